@@ -1,0 +1,37 @@
+"""What can go wrong at the edge, and the exit code each kind of trouble leaves behind."""
+
+
+class GdistillError(Exception):
+  """One line for the user: the field or file, the value found, the remedy."""
+
+  exit_code = 1
+
+
+class ConfigError(GdistillError, ValueError):
+  """A config, flag or argument that cannot be run."""
+
+  exit_code = 2
+
+
+class DataError(GdistillError):
+  """A data set that is missing, too small or malformed."""
+
+  exit_code = 3
+
+
+class CheckpointError(GdistillError):
+  """A folder that cannot be read, restored or written."""
+
+  exit_code = 4
+
+
+class NumericsError(GdistillError):
+  """Losses or gradients that stopped being finite."""
+
+  exit_code = 5
+
+
+class Preempted(GdistillError):  # noqa: N818 - it is no error
+  """A signal arrived; everything is saved, and the same command goes on from here."""
+
+  exit_code = 42

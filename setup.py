@@ -1,0 +1,41 @@
+"""Packaging: `pip install -e .`; requirements.txt pins the exact set that the tests pass with."""
+
+import pathlib
+
+import setuptools
+
+setuptools.setup(
+  name='gdistill',
+  version='0.1.0',
+  description='Distillation of classifier-free-guided diffusion models into few-step networks, in JAX',
+  long_description=pathlib.Path(__file__).with_name('README.md').read_text(encoding='utf-8'),
+  long_description_content_type='text/markdown',
+  license='Apache-2.0',
+  packages=setuptools.find_packages(include=['gdistill', 'gdistill.*']),
+  package_data={'gdistill.evaluation': ['*.html']},
+  python_requires='>=3.11',
+  install_requires=[
+    'chex>=0.1.90',
+    'clu>=0.0.12',
+    'etils[epath]>=1.12',
+    'flax>=0.12',
+    'jax>=0.10',
+    'matplotlib>=3.9',
+    'ml_collections>=1.0',
+    'numpy>=2.0',
+    'optax>=0.2.8',
+    'orbax-checkpoint>=0.12',
+    'pillow>=11',
+    'scikit-learn>=1.5',
+    'tensorboardX>=2.6',
+    'tensorflow-datasets>=4.9.8',
+    'tqdm>=4.66',
+  ],
+  extras_require={
+    's3': ['s3fs>=0.4'],
+    'gcs': ['gcsfs'],
+    'test': ['boto3', 'moto[server]', 'pytest', 'pytest-timeout', 'ruff', 's3fs', 'scipy'],
+    'parity': ['diffusers', 'torch'],
+  },
+  entry_points={'console_scripts': ['gdistill = gdistill.cli:main']},
+)
