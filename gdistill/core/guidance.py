@@ -1,0 +1,61 @@
+"""Classifier-free guidance: what wraps a model returns a model."""
+
+from collections.abc import Callable
+
+from jax import numpy as jnp
+
+from gdistill.core import condition
+from gdistill.core import types
+
+# (z, logsnr, cond) -> (v_cond, v_null): the two predictions that guidance extrapolates between.
+Halves = Callable[[types.Images, types.PerExample, types.Cond], tuple[types.Images, types.Images]]
+
+
+def halves(
+  v_fn: types.VFn,
+  null: Callable[[types.Cond], types.Cond] = condition.null,
+  other: types.VFn | None = None,
+  one_batch: bool = False,
+) -> Halves:
+  """The conditional prediction and the one that guidance points away from.
+
+  `other` makes the second prediction: the same network by default, a separately trained
+  unconditional one, or a weaker conditional one with null = identity (autoguidance, Karras et
+  al., 2406.02507). `one_batch` runs both passes of one network as a single batch of 2B, which
+  pays on accelerators.
+  """
+
+  def predict(z, logsnr, cond):
+    zero = jnp.zeros_like(logsnr)
+    if one_batch and other is None:
+      z, logsnr, zero = (jnp.concatenate([a, a]) for a in (z, logsnr, zero))
+      conds = {name: jnp.concatenate([cond[name], n]) for name, n in null(cond).items()}
+      return tuple(jnp.split(v_fn(z, logsnr, conds, zero), 2))
+    return v_fn(z, logsnr, cond, zero), (other or v_fn)(z, logsnr, null(cond), zero)
+
+  return predict
+
+
+def guided(
+  v_fn: types.VFn,
+  null: Callable[[types.Cond], types.Cond] = condition.null,
+  other: types.VFn | None = None,
+  one_batch: bool = False,
+) -> types.VFn:
+  """v^w = (1 + w) v(z, c) - w v(z, null); w = 0 is the conditional model."""
+  return extrapolated(halves(v_fn, null, other, one_batch))
+
+
+def extrapolated(pair: Halves) -> types.VFn:
+  """The guided model of a pair. The same in v, x and eps as long as nothing is clipped."""
+
+  def v_fn(z, logsnr, cond, w):
+    v_cond, v_null = pair(z, logsnr, cond)
+    return combine(v_cond, v_null, w)
+
+  return v_fn
+
+
+def combine(v_cond: types.Images, v_null: types.Images, w: types.PerExample) -> types.Images:
+  """(1 + w) v_cond - w v_null, written so that w = 0 returns v_cond itself."""
+  return v_cond + types.expand_like(w, v_cond) * (v_cond - v_null)

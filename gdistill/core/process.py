@@ -1,0 +1,99 @@
+"""The diffusion process in v: diffuse, the DDIM rotation both ways, posterior, renoise."""
+
+import jax
+from jax import numpy as jnp
+
+from gdistill.core import schedule
+from gdistill.core import types
+
+
+def diffuse(x: types.Images, eps: types.Images, logsnr: types.PerExample) -> types.Images:
+  """z_t = alpha x + sigma eps."""
+  alpha, sigma = _alpha_sigma(logsnr, x)
+  return alpha * x + sigma * eps
+
+
+def v_from(x: types.Images, eps: types.Images, logsnr: types.PerExample) -> types.Images:
+  """v = alpha eps - sigma x."""
+  alpha, sigma = _alpha_sigma(logsnr, x)
+  return alpha * eps - sigma * x
+
+
+def x_from_v(z: types.Images, v_hat: types.Images, logsnr: types.PerExample) -> types.Images:
+  """x_hat = alpha z - sigma v_hat."""
+  alpha, sigma = _alpha_sigma(logsnr, z)
+  return alpha * z - sigma * v_hat
+
+
+def eps_from_v(z: types.Images, v_hat: types.Images, logsnr: types.PerExample) -> types.Images:
+  """eps_hat = sigma z + alpha v_hat."""
+  alpha, sigma = _alpha_sigma(logsnr, z)
+  return sigma * z + alpha * v_hat
+
+
+def ddim(
+  z_t: types.Images, v_hat: types.Images, logsnr_t: types.PerExample, logsnr_s: types.PerExample
+) -> types.Images:
+  """z_s = cos(d) z_t - sin(d) v_hat, d = phi_t - phi_s: a rotation; d < 0 adds noise (inversion)."""
+  d = types.expand_like(schedule.angle(logsnr_t) - schedule.angle(logsnr_s), z_t)
+  return jnp.cos(d) * z_t - jnp.sin(d) * v_hat
+
+
+def ddim_projected(
+  z_t: types.Images, x_hat: types.Images, logsnr_t: types.PerExample, logsnr_s: types.PerExample
+) -> types.Images:
+  """z_s = (sin phi_s / sin phi_t) z_t + (sin(phi_t - phi_s) / sin phi_t) x_hat.
+
+  The DDIM step that goes through a given x_hat, for an estimate that was clipped. It needs
+  phi_t > 0 (some noise to start from).
+  """
+  phi_t, phi_s = schedule.angle(logsnr_t), schedule.angle(logsnr_s)
+  keep = types.expand_like(jnp.sin(phi_s) / jnp.sin(phi_t), z_t)
+  gain = types.expand_like(jnp.sin(phi_t - phi_s) / jnp.sin(phi_t), z_t)
+  return keep * z_t + gain * x_hat
+
+
+def step(
+  z_t: types.Images,
+  v_hat: types.Images,
+  logsnr_t: types.PerExample,
+  logsnr_s: types.PerExample,
+  project: types.Project | None,
+) -> types.Images:
+  """One DDIM step t -> s: the rotation, or the sine form where x_hat is projected."""
+  if project is None:
+    return ddim(z_t, v_hat, logsnr_t, logsnr_s)
+  return ddim_projected(z_t, project(x_from_v(z_t, v_hat, logsnr_t)), logsnr_t, logsnr_s)
+
+
+def renoise(
+  z_k: types.Images, eps: types.Images, logsnr_k: types.PerExample, logsnr_s: types.PerExample
+) -> types.Images:
+  """Forward noise from k up to a noisier s: z_s = (alpha_s/alpha_k) z_k + sigma_{s|k} eps.
+
+  sigma_{s|k}^2 = (1 - exp(logsnr_s - logsnr_k)) sigma_s^2.
+  """
+  alpha_k, _ = _alpha_sigma(logsnr_k, z_k)
+  alpha_s, sigma_s = _alpha_sigma(logsnr_s, z_k)
+  fresh = types.expand_like(jnp.sqrt(-jnp.expm1(logsnr_s - logsnr_k)), z_k)
+  return (alpha_s / alpha_k) * z_k + fresh * sigma_s * eps
+
+
+def posterior(
+  z_t: types.Images, x: types.Images, logsnr_t: types.PerExample, logsnr_s: types.PerExample
+) -> tuple[types.Images, jax.Array]:
+  """Mean and variance of q(z_s | z_t, x) for s < t; the variance is [B, 1, 1, 1].
+
+  With r = exp(logsnr_t - logsnr_s): mean = r (alpha_s/alpha_t) z_t + (1 - r) alpha_s x,
+  variance = (1 - r) sigma_s^2. Source: Ho et al. 2006.11239, in Salimans & Ho's letters.
+  """
+  alpha_t, _ = _alpha_sigma(logsnr_t, z_t)
+  alpha_s, sigma_s = _alpha_sigma(logsnr_s, z_t)
+  r = types.expand_like(jnp.exp(logsnr_t - logsnr_s), z_t)
+  one_minus_r = types.expand_like(-jnp.expm1(logsnr_t - logsnr_s), z_t)
+  return r * (alpha_s / alpha_t) * z_t + one_minus_r * alpha_s * x, one_minus_r * sigma_s**2
+
+
+def _alpha_sigma(logsnr: types.PerExample, images: types.Images) -> tuple[jax.Array, jax.Array]:
+  alpha, sigma = schedule.alpha_sigma(logsnr)
+  return types.expand_like(alpha, images), types.expand_like(sigma, images)

@@ -1,0 +1,60 @@
+import chex
+import numpy as np
+import pytest
+from jax import numpy as jnp
+
+from gdistill.core import schedule
+
+
+def test_cosine_reaches_its_limits_and_is_antisymmetric(cosine):
+  chex.assert_trees_all_close(cosine(jnp.array([1.0])), jnp.array([-20.0]), rtol=1e-5)
+  # phi = a t + b with phi(0) + phi(1) = pi/2, so logsnr(1 - t) = -logsnr(t).
+  t = jnp.linspace(0.01, 0.99, 33)
+  chex.assert_trees_all_close(cosine(1 - t), -cosine(t), atol=2e-4)
+
+
+def test_cosine_angle_is_linear_in_time(cosine):
+  t = np.linspace(0.001, 1, 57)
+  b = np.arctan(np.exp(-10.0))
+  expected = (np.arctan(np.exp(10.0)) - b) * t + b
+  found = schedule.angle(cosine(jnp.asarray(t, jnp.float32)))
+  np.testing.assert_allclose(found, expected, atol=3e-7)
+
+
+def test_cosine_follows_the_printed_formula_with_other_limits():
+  t = np.linspace(0.05, 1, 20)
+  b = np.arctan(np.exp(-3.0))
+  a = np.arctan(np.exp(4.0)) - b
+  found = schedule.cosine(-8.0, 6.0)(jnp.asarray(t, jnp.float32))
+  np.testing.assert_allclose(found, -2 * np.log(np.tan(a * t + b)), atol=1e-4)
+
+
+def test_time_zero_is_exactly_noiseless_and_shown_as_the_maximum(cosine):
+  logsnr = cosine(jnp.array([0.0]))
+  assert logsnr[0] == jnp.inf
+  assert schedule.angle(logsnr)[0] == 0.0
+  assert [float(a[0]) for a in schedule.alpha_sigma(logsnr)] == [1.0, 0.0]
+  assert cosine.shown(logsnr)[0] == 20.0
+
+
+@pytest.mark.parametrize(
+  ('make', 'abar_last'),
+  # The last running product of 1 - beta: 4.0358e-05 for DDPM's linear betas and 0.0047 for Stable
+  # Diffusion's scaled-linear ones (its known non-zero terminal SNR, sqrt(abar) = 0.0683).
+  [(schedule.linear_beta, 4.0358e-05), (schedule.scaled_linear, 0.068265**2)],
+)
+def test_discrete_schedules_end_where_their_tables_do(make, abar_last):
+  found = make()(jnp.array([1.0]))[0]
+  np.testing.assert_allclose(found, np.log(abar_last / (1 - abar_last)), rtol=2e-4)
+
+
+def test_discrete_time_is_index_plus_one_over_count():
+  betas = np.array([0.1, 0.2, 0.4])
+  made = schedule.discrete(betas)
+  abar = [0.9, 0.9 * 0.8, 0.9 * 0.8 * 0.6]
+  expected = np.array([np.log(a / (1 - a)) for a in abar])
+  np.testing.assert_allclose(made(jnp.array([1, 2, 3]) / 3), expected, rtol=1e-5)
+  # Halfway between two indices logsnr is their mean; below 1/T it stays at index 0; t = 0 is clean.
+  np.testing.assert_allclose(made(jnp.array([0.5])), expected[:2].mean(), rtol=1e-5)
+  np.testing.assert_allclose(made(jnp.array([0.1])), expected[0], rtol=1e-5)
+  assert made(jnp.array([0.0]))[0] == jnp.inf
