@@ -1,0 +1,78 @@
+"""The two blocks of the pixel U-Net: a residual block with scale-shift, and self-attention."""
+
+from typing import Any
+
+import jax
+from flax import linen as nn
+from jax import numpy as jnp
+
+zeros = nn.initializers.zeros_init()
+
+
+class Norm(nn.Module):
+  """Group norm with statistics and parameters in float32, returned in float32."""
+
+  groups: int
+  epsilon: float = 1e-6
+
+  @nn.compact
+  def __call__(self, h: jax.Array) -> jax.Array:
+    h = h.astype(jnp.float32)
+    return nn.GroupNorm(self.groups, epsilon=self.epsilon, dtype=jnp.float32, name='group')(h)
+
+
+class ResBlock(nn.Module):
+  """h + conv(dropout(silu(scale * norm(conv(silu(norm(h)))) + shift))), scale and shift from emb.
+
+  `resample` 'down' averages 2x2 and 'up' repeats 2x2, on both the branch and the shortcut. The
+  last convolution starts at zero, so that a fresh block is its shortcut.
+  """
+
+  channels: int
+  groups: int
+  dropout: float = 0.0
+  resample: str | None = None
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, h: jax.Array, emb: jax.Array, train: bool) -> jax.Array:
+    skip = h
+    h = nn.silu(Norm(self.groups, name='norm1')(h)).astype(self.dtype)
+    if self.resample is not None:
+      h, skip = (resampled(a, self.resample) for a in (h, skip))
+    h = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name='conv1')(h)
+    turn = nn.Dense(2 * self.channels, dtype=self.dtype, name='emb')(nn.silu(emb))
+    scale, shift = jnp.split(turn.astype(jnp.float32)[:, None, None, :], 2, axis=-1)
+    h = nn.silu(Norm(self.groups, name='norm2')(h) * (1.0 + scale) + shift)
+    h = nn.Dropout(self.dropout, deterministic=not train)(h).astype(self.dtype)
+    h = nn.Conv(self.channels, (3, 3), dtype=self.dtype, kernel_init=zeros, name='conv2')(h)
+    if skip.shape[-1] != self.channels:
+      skip = nn.Dense(self.channels, dtype=self.dtype, name='shortcut')(skip)
+    return skip + h
+
+
+class Attention(nn.Module):
+  """h + out(softmax(q k / sqrt(d)) v) over the pixels of one image; out starts at zero."""
+
+  heads: int
+  groups: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, h: jax.Array) -> jax.Array:
+    b, height, width, c = h.shape
+    normed = Norm(self.groups, name='norm')(h).astype(self.dtype).reshape(b, height * width, c)
+    q, k, v = (
+      nn.Dense(c, dtype=self.dtype, name=name)(normed).reshape(b, -1, self.heads, c // self.heads)
+      for name in ('q', 'k', 'v')
+    )
+    a = jax.nn.dot_product_attention(q, k, v).reshape(b, height, width, c)
+    return h + nn.Dense(c, dtype=self.dtype, kernel_init=zeros, name='out')(a)
+
+
+def resampled(h: jax.Array, how: str) -> jax.Array:
+  """'down': 2x2 means. 'up': each pixel four times."""
+  if how == 'up':
+    return h.repeat(2, axis=1).repeat(2, axis=2)
+  b, height, width, c = h.shape
+  return h.reshape(b, height // 2, 2, width // 2, 2, c).mean(axis=(2, 4))

@@ -1,0 +1,98 @@
+"""The paper's pixel U-Net: residual blocks, attention by resolution, inputs logsnr, c and w."""
+
+from typing import Any
+
+import jax
+from flax import linen as nn
+from jax import numpy as jnp
+
+from gdistill.core import types
+from gdistill.models import blocks
+from gdistill.models import embeddings
+
+
+class UNet(nn.Module):
+  """(z [B, H, W, C], logsnr [B], cond, w [B]) -> [B, H, W, C] in float32.
+
+  `w_features` = 0 makes a network that does not look at w: a teacher. Otherwise the Fourier
+  features of w enter through a bias-free projection, which starts at zero, added to the time
+  features before the time MLP: a fresh student returns what the network without w returns.
+  cond['label'] = -1 is the null class: a zero one-hot. Layers and counts follow Salimans & Ho,
+  2202.00512 (60.0 M and 295.9 M parameters for CIFAR-10 and ImageNet 64, apart from w and labels).
+  """
+
+  channels: int
+  multipliers: tuple[int, ...]
+  num_blocks: int
+  attention_resolutions: tuple[int, ...]
+  num_classes: int
+  emb_channels: int
+  heads: int | None = 1
+  head_dim: int | None = None  # when given, heads = channels / head_dim
+  groups: int = 32
+  dropout: float = 0.0
+  w_features: int = 0
+  w_scale: float = 1000.0
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    z: types.Images,
+    logsnr: types.PerExample,
+    cond: types.Cond,
+    w: types.PerExample,
+    train: bool = False,
+  ) -> types.Images:
+    emb = self._embed(logsnr, cond, w)
+    h = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name='conv_in')(z.astype(self.dtype))
+    skips = [h]
+    last = len(self.multipliers) - 1
+    for level, multiplier in enumerate(self.multipliers):
+      for i in range(self.num_blocks):
+        h = self._block(multiplier, f'down{level}_block{i}')(h, emb, train)
+        h = self._attend(h, f'down{level}_attn{i}')
+        skips.append(h)
+      if level != last:
+        h = self._block(multiplier, f'down{level}_resample', 'down')(h, emb, train)
+        skips.append(h)
+
+    h = self._block(self.multipliers[-1], 'mid_block0')(h, emb, train)
+    h = self._attend(h, 'mid_attn', always=True)
+    h = self._block(self.multipliers[-1], 'mid_block1')(h, emb, train)
+
+    for level, multiplier in reversed(list(enumerate(self.multipliers))):
+      for i in range(self.num_blocks + 1):
+        h = jnp.concatenate([h, skips.pop()], axis=-1)
+        h = self._block(multiplier, f'up{level}_block{i}')(h, emb, train)
+        h = self._attend(h, f'up{level}_attn{i}')
+      if level != 0:
+        h = self._block(multiplier, f'up{level}_resample', 'up')(h, emb, train)
+
+    h = nn.silu(blocks.Norm(self.groups, name='norm_out')(h))
+    return nn.Conv(
+      z.shape[-1], (3, 3), dtype=jnp.float32, kernel_init=blocks.zeros, name='conv_out'
+    )(h)
+
+  def _embed(self, logsnr, cond, w):
+    emb = embeddings.time_features(logsnr, self.channels)
+    if self.w_features:
+      features = embeddings.w_features(w, self.w_features, self.w_scale)
+      emb += nn.Dense(self.channels, use_bias=False, kernel_init=blocks.zeros, name='w_proj')(
+        features
+      )
+    emb = nn.Dense(self.emb_channels, name='time0')(emb)
+    emb = nn.Dense(self.emb_channels, name='time1')(nn.silu(emb))
+    one_hot = jax.nn.one_hot(cond['label'], self.num_classes)
+    return emb + nn.Dense(self.emb_channels, use_bias=False, name='label')(one_hot)
+
+  def _block(self, multiplier, name, resample=None):
+    return blocks.ResBlock(
+      self.channels * multiplier, self.groups, self.dropout, resample, self.dtype, name=name
+    )
+
+  def _attend(self, h, name, always=False):
+    if not always and h.shape[1] not in self.attention_resolutions:
+      return h
+    heads = h.shape[-1] // self.head_dim if self.head_dim else self.heads
+    return blocks.Attention(heads, self.groups, self.dtype, name=name)(h)

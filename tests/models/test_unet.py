@@ -1,0 +1,172 @@
+import jax
+import numpy as np
+import pytest
+from jax import numpy as jnp
+
+from gdistill.models import blocks
+from gdistill.models import embeddings
+from gdistill.models import unet
+
+TINY = dict(
+  channels=8, multipliers=(1, 2), num_blocks=1, attention_resolutions=(4,), num_classes=3,
+  emb_channels=16, groups=4,
+)  # fmt: skip
+
+
+def inputs(count=4, size=8, channels=1):
+  z = jax.random.normal(jax.random.key(1), (count, size, size, channels))
+  cond = {'label': jnp.arange(count) % 4 - 1}
+  return z, jnp.linspace(-9.0, 9.0, count), cond, jnp.linspace(0.0, 4.0, count)
+
+
+def filled(net, seed=0):
+  """Parameters with nothing at zero, so that every path carries signal."""
+  shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), *inputs(1)))['params']
+  rng = np.random.default_rng(seed)
+  return jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape) * 0.2, jnp.float32), shapes)
+
+
+def counted(net, size):
+  shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), *inputs(1, size, 3)))['params']
+  return sum(
+    a.size for name, part in shapes.items() if name not in ('w_proj', 'label')
+    for a in jax.tree.leaves(part)
+  )  # fmt: skip
+
+
+def test_cifar10_settings_have_60_million_parameters():
+  net = unet.UNet(256, (1, 1, 1), 3, (8, 16), 10, 1024, heads=1, w_features=256)
+  assert round(counted(net, 32) / 1e6, 1) == 60.0
+
+
+def test_imagenet64_settings_have_the_printed_count():
+  # 295.9 M in print counts its label layer, 1000 x 768 and a bias; without it, 295.13 M.
+  net = unet.UNet(
+    192, (1, 2, 3, 4), 3, (8, 16, 32), 1000, 768, heads=None, head_dim=64, w_features=256
+  )
+  count = counted(net, 64)
+  assert round((count + 1000 * 768) / 1e6, 1) == 295.9
+  assert round(count / 1e6, 1) == 295.1
+
+
+def test_a_fresh_student_is_the_conditional_teacher_bit_for_bit_at_every_w():
+  teacher, student = unet.UNet(**TINY), unet.UNet(**TINY, w_features=16, w_scale=50.0)
+  params = filled(teacher)
+  fresh = student.init(jax.random.key(3), *inputs(1))['params']
+  z, logsnr, cond, _ = inputs()
+  expected = jax.jit(teacher.apply)({'params': params}, z, logsnr, cond, jnp.zeros(4))
+  grown = {'params': {**fresh, **params}}
+  apply = jax.jit(student.apply)
+  for w in (0.0, 0.3, 1.7, 4.0):
+    found = apply(grown, z, logsnr, cond, jnp.full(4, w))
+    np.testing.assert_array_equal(found, expected)
+  moved = {'params': {**grown['params'], 'w_proj': {'kernel': jnp.ones((16, 8))}}}
+  w1, w2 = (apply(moved, z, logsnr, cond, jnp.full(4, w)) for w in (0.0, 1.0))
+  assert np.abs(w1 - w2).max() > 1e-3
+
+
+def test_the_null_label_is_a_zero_one_hot_and_not_class_zero():
+  net = unet.UNet(**TINY)
+  params = filled(net)
+  z, logsnr, _, w = inputs()
+
+  def at(params, label):
+    return net.apply({'params': params}, z, logsnr, {'label': jnp.full(4, label)}, w)
+
+  null = at(params, -1)
+  assert np.abs(null - at(params, 0)).max() > 1e-3
+  no_labels = {**params, 'label': {'kernel': jnp.zeros_like(params['label']['kernel'])}}
+  np.testing.assert_array_equal(null, at(no_labels, 2))
+
+
+def test_rows_do_not_see_each_other():
+  net = unet.UNet(**TINY, w_features=8)
+  params = {'params': filled(net)}
+  z, logsnr, cond, w = inputs()
+  whole = net.apply(params, z, logsnr, cond, w)
+  alone = net.apply(params, z[2:3], logsnr[2:3], {'label': cond['label'][2:3]}, w[2:3])
+  np.testing.assert_allclose(whole[2:3], alone, atol=2e-5)
+
+
+def test_a_fresh_network_says_zero_and_every_block_is_its_shortcut():
+  net = unet.UNet(**TINY)
+  params = net.init(jax.random.key(0), *inputs(1))
+  np.testing.assert_array_equal(net.apply(params, *inputs()), 0.0)
+  block = blocks.ResBlock(8, 4)
+  h, emb = jnp.ones((1, 4, 4, 8)), jnp.ones((1, 16))
+  found = block.apply(block.init(jax.random.key(0), h, emb, False), h, emb, False)
+  np.testing.assert_array_equal(found, h)
+
+
+def test_bfloat16_computes_close_to_float32_and_returns_float32():
+  net, half = unet.UNet(**TINY), unet.UNet(**TINY, dtype=jnp.bfloat16)
+  params = {'params': filled(net)}
+  exact, rounded = net.apply(params, *inputs()), half.apply(params, *inputs())
+  assert rounded.dtype == jnp.float32
+  assert 0 < np.abs(exact - rounded).max() < 0.05 * np.abs(exact).max() + 0.05
+  assert {a.dtype for a in jax.tree.leaves(half.init(jax.random.key(0), *inputs(1)))} == {
+    jnp.dtype('float32')
+  }
+
+
+def test_group_statistics_are_float32_whatever_comes_in():
+  norm = blocks.Norm(2)
+  h = (1000.0 + jax.random.normal(jax.random.key(0), (2, 4, 4, 4))).astype(jnp.bfloat16)
+  found = norm.apply(norm.init(jax.random.key(0), h), h)
+  assert found.dtype == jnp.float32
+  x = np.asarray(h, np.float64).reshape(2, 16, 2, 2)
+  expected = (x - x.mean((1, 3), keepdims=True)) / np.sqrt(x.var((1, 3), keepdims=True) + 1e-6)
+  np.testing.assert_allclose(found, expected.reshape(h.shape), atol=2e-3)
+
+
+def test_dropout_acts_in_training_only():
+  net = unet.UNet(**TINY, dropout=0.5)
+  params = {'params': filled(net)}
+  a = net.apply(params, *inputs())
+  np.testing.assert_array_equal(a, net.apply(params, *inputs()))
+  b = net.apply(params, *inputs(), True, rngs={'dropout': jax.random.key(5)})
+  assert np.abs(a - b).max() > 1e-3
+
+
+def test_attention_is_softmax_over_all_pixels_by_head():
+  layer = blocks.Attention(heads=2, groups=4)
+  h = jax.random.normal(jax.random.key(0), (2, 2, 3, 8))
+  shapes = jax.eval_shape(layer.init, jax.random.key(0), h)['params']
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(lambda a: np.asarray(rng.normal(size=a.shape), np.float32), shapes)
+  x = np.asarray(blocks.Norm(4).apply({'params': params['norm']}, h)).reshape(2, 6, 8)
+  q, k, v = (x @ params[n]['kernel'] + params[n]['bias'] for n in 'qkv')
+  out = np.zeros_like(x)
+  for head in (slice(0, 4), slice(4, 8)):
+    scores = q[..., head] @ k[..., head].swapaxes(1, 2) / 2.0
+    p = np.exp(scores - scores.max(-1, keepdims=True))
+    out[..., head] = p / p.sum(-1, keepdims=True) @ v[..., head]
+  expected = h + (out @ params['out']['kernel'] + params['out']['bias']).reshape(h.shape)
+  np.testing.assert_allclose(layer.apply({'params': params}, h), expected, atol=2e-4)
+
+
+def test_resampling_means_and_repeats():
+  h = jnp.arange(16.0).reshape(1, 4, 4, 1)
+  down = blocks.resampled(h, 'down')
+  np.testing.assert_allclose(down[0, :, :, 0], [[2.5, 4.5], [10.5, 12.5]])
+  up = blocks.resampled(down, 'up')
+  np.testing.assert_allclose(up[0, :2, :2, 0], 2.5)
+  np.testing.assert_allclose(up[0, 2:, 2:, 0], 12.5)
+
+
+def test_w_features_are_those_of_diffusers_at_width_256_and_scale_1000():
+  # get_guidance_scale_embedding: w * 1000, frequencies exp(-k ln(10000) / 127), sines first.
+  w, half = np.array([0.0, 0.5, 3.25]), 128
+  f = np.exp(-np.arange(half) * np.log(10_000) / (half - 1))
+  angles = 1000 * w[:, None] * f
+  expected = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+  found = embeddings.w_features(jnp.asarray(w, jnp.float32), 256, 1000.0)
+  np.testing.assert_allclose(found, expected, atol=2e-3)  # float32 of an angle of 3250
+
+
+@pytest.mark.parametrize(('logsnr', 'index'), [(20.0, 0.0), (0.0, 500.0), (-20.0, 1000.0)])
+def test_time_features_run_over_a_thousand_steps(logsnr, index):
+  found = embeddings.time_features(jnp.array([logsnr]), 4)
+  angles = index * np.array([1.0, 1e-4])
+  expected = np.concatenate([np.sin(angles), np.cos(angles)])
+  np.testing.assert_allclose(found[0], expected, atol=0.05)
