@@ -1,0 +1,36 @@
+"""Ancestral sampling: z_s drawn from the posterior q(z_s | z_t, x_hat) at every step."""
+
+import jax
+from jax import numpy as jnp
+
+from gdistill.core import process
+from gdistill.core import schedule
+from gdistill.core import types
+from gdistill.samplers import ddim
+from gdistill.samplers import noise as image_noise
+
+
+def sample(
+  v_fn: types.VFn,
+  z: types.Images,
+  cond: types.Cond,
+  w: types.PerExample,
+  num_steps: jax.Array | int,
+  noise: schedule.Schedule,
+  keys: types.Keys,
+  project: types.Project | None = None,
+) -> types.Images:
+  """Over t = 1, ..., 1/N, 0; the variance at s = 0 is 0, so the last step returns x_hat.
+
+  N calls of v_fn. Source: Ho et al., 2006.11239, with the smaller of its two variances.
+  """
+
+  def step(i, z):
+    left = num_steps - i
+    logsnr_t, logsnr_s = (noise(ddim.grid_time(left - j, num_steps, z)) for j in (0, 1))
+    x_hat = process.x_from_v(z, v_fn(z, logsnr_t, cond, w), logsnr_t)
+    x_hat = project(x_hat) if project is not None else x_hat
+    mean, variance = process.posterior(z, x_hat, logsnr_t, logsnr_s)
+    return mean + jnp.sqrt(variance) * image_noise.normal(keys, i + 1, z.shape[1:])
+
+  return jax.lax.fori_loop(0, num_steps, step, z)

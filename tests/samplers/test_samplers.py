@@ -1,0 +1,184 @@
+"""Every sampler on models whose answer is known."""
+
+import jax
+import numpy as np
+import pytest
+from conftest import COSINE
+from conftest import gaussian_flow
+from jax import numpy as jnp
+
+from gdistill.core import projections
+from gdistill.core import schedule
+from gdistill.samplers import ancestral
+from gdistill.samplers import ddim
+from gdistill.samplers import dpm_solver
+from gdistill.samplers import noise
+from gdistill.samplers import stochastic
+
+COND = {'label': jnp.zeros(4, jnp.int32)}
+W = jnp.zeros(4)
+
+
+def point(x):
+  """The model of data that is one image: eps_hat = (z - alpha x) / sigma, v = alpha eps - sigma x."""
+
+  def v_fn(z, logsnr, cond, w):
+    alpha, sigma = (a[:, None, None, None] for a in schedule.alpha_sigma(jnp.minimum(logsnr, 20.0)))
+    return alpha * (z - alpha * x) / sigma - sigma * x
+
+  return v_fn
+
+
+def denoiser(c):
+  """The exact model of N(0, c^2 I): v = alpha sigma (1 - c^2) z / (alpha^2 c^2 + sigma^2)."""
+
+  def v_fn(z, logsnr, cond, w):
+    alpha, sigma = (a[:, None, None, None] for a in schedule.alpha_sigma(logsnr))
+    return alpha * sigma * (1 - c**2) * z / (alpha**2 * c**2 + sigma**2)
+
+  return v_fn
+
+
+def draw(name, v_fn, z, num_steps, keys=None, project=None):
+  keys = noise.image_keys(jnp.arange(len(z))) if keys is None else keys
+  rest = (keys,) if name in ('stochastic', 'ancestral') else ()
+  module = {'ddim': ddim, 'stochastic': stochastic, 'ancestral': ancestral, 'dpm': dpm_solver}[name]
+  cond, w = {'label': jnp.zeros(len(z), jnp.int32)}, jnp.zeros(len(z))
+  return module.sample(v_fn, z, cond, w, num_steps, COSINE, *rest, project=project)
+
+
+@pytest.mark.parametrize('name', ['ddim', 'stochastic', 'ancestral', 'dpm'])
+@pytest.mark.parametrize('num_steps', [1, 2, 5])
+def test_data_that_is_one_image_comes_back_as_that_image(name, num_steps):
+  x = jnp.asarray(np.random.default_rng(0).uniform(-0.8, 0.8, (4, 3, 3, 1)), jnp.float32)
+  z = jax.random.normal(jax.random.key(0), x.shape)
+  np.testing.assert_allclose(draw(name, point(x), z, num_steps), x, atol=1e-3)
+  clipped = draw(name, point(x), z, num_steps, project=projections.clip)
+  np.testing.assert_allclose(clipped, x, atol=1e-3)
+
+
+@pytest.mark.parametrize('name', ['ddim', 'stochastic', 'ancestral', 'dpm'])
+def test_projected_pictures_stay_in_range(name):
+  x = jnp.full((2, 2, 2, 1), 1.7)
+  z = jax.random.normal(jax.random.key(1), x.shape)
+  found = draw(name, point(x), z, 4, project=projections.clip)
+  np.testing.assert_allclose(found, 1.0, atol=1e-5)
+
+
+@pytest.mark.parametrize('name', ['ddim', 'stochastic', 'ancestral', 'dpm'])
+def test_an_image_does_not_depend_on_its_batch(name):
+  keys = noise.image_keys(jnp.array([5, 6, 7]))
+  z = noise.start(keys, (2, 2, 1))
+  whole = draw(name, denoiser(0.5), z, 3, keys)
+  alone = draw(name, denoiser(0.5), z[1:2], 3, keys[1:2])
+  np.testing.assert_array_equal(whole[1:2], alone)
+
+
+@pytest.mark.parametrize('name', ['ddim', 'stochastic', 'ancestral', 'dpm'])
+def test_the_number_of_steps_is_the_number_of_calls_and_may_be_traced(name):
+  times = []
+
+  def counted(z, logsnr, cond, w):
+    jax.debug.callback(lambda a: times.append(float(a[0])), logsnr, ordered=True)
+    return denoiser(0.5)(z, logsnr, cond, w)
+
+  z = jnp.ones((2, 1, 1, 1))
+  jax.jit(lambda n: draw(name, counted, z, n))(4).block_until_ready()
+  jax.effects_barrier()
+  expected = COSINE(jnp.array([1.0, 0.75, 0.5, 0.25]))
+  np.testing.assert_allclose(times, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize('num_steps', [1, 2, 8, 64])
+@pytest.mark.parametrize('c', [0.3, 1.0, 2.0])
+def test_ddim_with_the_exact_flow_keeps_the_variance(c, num_steps):
+  z = jnp.ones((1, 1, 1, 1))  # linear in z: the gain's square is the variance
+  gain = draw('ddim', gaussian_flow(c, 1 / num_steps), z, num_steps)
+  np.testing.assert_allclose(gain**2, c**2, rtol=1e-3)
+
+
+@pytest.mark.parametrize('num_steps', [2, 4, 16])
+@pytest.mark.parametrize('c', [0.3, 1.0, 2.0])
+def test_the_stochastic_sampler_with_the_exact_flow_keeps_the_variance(c, num_steps, monkeypatch):
+  # The sampler is linear, so its variance is a sum of squares of responses: image j of the batch
+  # gets the unit noise of draw j alone, and none of the others.
+  def unit(keys, step, shape):
+    return (jnp.arange(num_steps + 1) == step).astype(jnp.float32).reshape(-1, 1, 1, 1)
+
+  monkeypatch.setattr(noise, 'normal', unit)
+  z = noise.start(None, (1, 1, 1))
+  keys = noise.image_keys(jnp.arange(num_steps + 1))
+  v_fn = gaussian_flow(c, 2 / num_steps)
+  responses = draw('stochastic', v_fn, z, num_steps, keys)
+  np.testing.assert_allclose(jnp.sum(responses**2), c**2, rtol=1e-3)
+  # One step less of noise would be seen: the smallest response is well above the tolerance.
+  assert np.min(np.abs(responses[:num_steps])) > 0
+
+
+def test_inversion_brings_back_the_noise(mixture, cosine):
+  x, cond, w, _ = mixture.draw(4)
+  z = ddim.invert(mixture.v_fn, x, cond, w, 512, cosine)
+  back = ddim.sample(mixture.v_fn, z, cond, w, 512, cosine)
+  np.testing.assert_allclose(back, x, atol=0.02)
+  # Halving the step halves the round trip's error: a first-order walk, both ways.
+  z2 = ddim.invert(mixture.v_fn, x, cond, w, 2048, cosine)
+  better = ddim.sample(mixture.v_fn, z2, cond, w, 2048, cosine)
+  assert np.abs(better - x).max() < 0.5 * np.abs(back - x).max()
+
+
+def test_inversion_of_a_gaussian_is_its_flow():
+  c, x = 0.5, jnp.full((1, 1, 1, 1), 0.7)
+  z = ddim.invert(denoiser(c), x, {'label': jnp.zeros(1, int)}, jnp.zeros(1), 4096, COSINE)
+  np.testing.assert_allclose(z, x / c, rtol=2e-3)  # variance c^2 to variance 1
+
+
+def test_dpm_solver_is_its_printed_algorithm_and_beats_ddim():
+  # 2211.01095, algorithm 2, in float64 and in the paper's letters: lambda = logsnr / 2, D is the
+  # data estimate, first order at both ends.
+  c, n = 0.25, 16
+  t = np.arange(n, 0, -1) / n
+  lam = 0.5 * np.asarray(COSINE(jnp.asarray(t, jnp.float32)), np.float64)
+  alpha, sigma = np.sqrt(1 / (1 + np.exp(-2 * lam))), np.sqrt(1 / (1 + np.exp(2 * lam)))
+  x, data = 1.0, []
+  for i in range(n):
+    data.append(alpha[i] * c**2 / (alpha[i] ** 2 * c**2 + sigma[i] ** 2) * x)
+    if i == n - 1:
+      x = data[i]
+      break
+    h = lam[i + 1] - lam[i]
+    d = data[i]
+    if i > 0:
+      r = (lam[i] - lam[i - 1]) / h
+      d = (1 + 1 / (2 * r)) * data[i] - 1 / (2 * r) * data[i - 1]
+    x = sigma[i + 1] / sigma[i] * x - alpha[i + 1] * np.expm1(-h) * d
+  found = {
+    name: float(draw(name, denoiser(c), jnp.ones((1, 1, 1, 1)), n)[0, 0, 0, 0])
+    for name in ('dpm', 'ddim')
+  }
+  np.testing.assert_allclose(found['dpm'], x, rtol=1e-4)
+  # The flow's answer is c.
+  assert abs(found['dpm'] - c) < 0.5 * abs(found['ddim'] - c)
+
+
+def test_one_step_is_one_step_whatever_the_deterministic_sampler():
+  z = jax.random.normal(jax.random.key(3), (2, 2, 2, 1))
+  first = draw('ddim', denoiser(0.4), z, 1)
+  for name in ('dpm', 'stochastic', 'ancestral'):
+    np.testing.assert_allclose(draw(name, denoiser(0.4), z, 1), first, atol=1e-5)
+
+
+def test_ancestral_sampling_has_the_data_variance():
+  # 16,384 pixels: a variance's standard error is 1.1 %; N = 256 leaves a bias below that.
+  c = 0.5
+  keys = noise.image_keys(jnp.arange(4))
+  z = noise.start(keys, (64, 64, 1))
+  x = draw('ancestral', denoiser(c), z, 256, keys)
+  np.testing.assert_allclose(np.var(x), c**2, rtol=0.05)
+
+
+def test_noise_is_a_function_of_seed_and_step_alone():
+  keys = noise.image_keys(jnp.array([3, 9]))
+  a, b = noise.normal(keys, 1, (2, 2, 1)), noise.normal(keys[::-1], 1, (2, 2, 1))
+  np.testing.assert_array_equal(a, b[::-1])
+  assert np.abs(a - noise.normal(keys, 2, (2, 2, 1))).min() > 0
+  assert np.abs(a[0] - a[1]).min() > 0
