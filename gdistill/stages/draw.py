@@ -1,0 +1,58 @@
+"""What every stage draws: keys per example, w, and the noisy state z_t the networks are shown."""
+
+import jax
+from jax import numpy as jnp
+
+from gdistill.core import process
+from gdistill.core import schedule
+from gdistill.core import types
+
+
+def example_keys(key: jax.Array, ids: jax.Array, count: int) -> list[types.Keys]:
+  """`count` keys for each example, functions of (key, its place in the global batch) alone."""
+  keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i), count))(ids)
+  return [keys[:, j] for j in range(count)]
+
+
+def uniform(keys: types.Keys, low: float = 0.0, high: float = 1.0) -> types.PerExample:
+  """[B] ~ U[low, high); low == high gives that number."""
+  return jax.vmap(lambda key: jax.random.uniform(key, minval=low, maxval=high))(keys)
+
+
+def normal_like(keys: types.Keys, x: types.Images) -> types.Images:
+  """[B, H, W, C] ~ N(0, I), image by image."""
+  return jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(keys)
+
+
+def noised_data(
+  x: types.Images, eps: types.Images, t: types.PerExample, noise: schedule.Schedule
+) -> types.Images:
+  """z_t of the data, as the paper trains."""
+  return process.diffuse(x, eps, noise(t))
+
+
+def trajectory(
+  teacher: types.VFn,
+  eps: types.Images,
+  cond: types.Cond,
+  w: types.PerExample,
+  t: types.PerExample,
+  stride: jax.Array | float,
+  noise: schedule.Schedule,
+  project: types.Project | None,
+) -> types.Images:
+  """z_t on the teacher's own path from z_1 = eps: DDIM in steps of `stride`, the last one shorter.
+
+  Each example stops at its own t. This is the state a sampler meets, where noised data is not.
+  """
+
+  def step(i, z):
+    here = jnp.maximum(1.0 - i * stride, t)
+    there = jnp.maximum(1.0 - (i + 1) * stride, t)
+    logsnr = noise(here)
+    moved = process.step(z, teacher(z, logsnr, cond, w), logsnr, noise(there), project)
+    return jnp.where(types.expand_like(here > there, z), moved, z)
+
+  # The small slack keeps rounding of t = i/N from adding a step of length 1e-8.
+  steps = jnp.ceil((1.0 - jnp.min(t)) / stride - 1e-3).astype(jnp.int32)
+  return jax.lax.stop_gradient(jax.lax.fori_loop(0, steps, step, eps))

@@ -1,0 +1,53 @@
+"""Stage one: one w-conditioned network that does what the guided pair does."""
+
+import jax
+from jax import numpy as jnp
+
+from gdistill.core import guidance
+from gdistill.core import losses
+from gdistill.core import schedule
+from gdistill.core import types
+from gdistill.stages import draw
+
+
+def loss(
+  student: types.VFn,
+  teacher: guidance.Halves,
+  batch: dict,
+  key: jax.Array,
+  *,
+  noise: schedule.Schedule,
+  weight: str,
+  w_min: float,
+  w_max: float,
+  ws_per_pass: int = 1,
+  trajectory_steps: int = 0,
+  project: types.Project | None = None,
+) -> types.PerExample:
+  """[B]: omega |v^w - v_hat(z_t, c, w)|^2, t ~ U[0, 1], w ~ U[w_min, w_max] per example.
+
+  The target v^w = v_c + w (v_c - v_null) is linear in w, so one pass of the teacher serves
+  `ws_per_pass` values of w; the loss is their mean. `trajectory_steps` > 0 takes z_t from the
+  guided teacher's own path (in that many steps from noise) in place of noised data.
+  """
+  x, cond = batch['x'], batch['cond']
+  keys_t, keys_eps, *keys_w = draw.example_keys(key, batch['id'], 2 + ws_per_pass)
+  t, eps = draw.uniform(keys_t), draw.normal_like(keys_eps, x)
+  ws = [draw.uniform(keys, w_min, w_max) for keys in keys_w]
+  logsnr = noise(t)
+  if trajectory_steps:
+    guided = guidance.extrapolated(teacher)
+    z = draw.trajectory(guided, eps, cond, ws[0], t, 1.0 / trajectory_steps, noise, project)
+  else:
+    z = draw.noised_data(x, eps, t, noise)
+  v_cond, v_null = teacher(z, logsnr, cond)
+
+  def repeated(a):
+    return jnp.concatenate([a] * ws_per_pass)
+
+  w = jnp.concatenate(ws)
+  target = guidance.combine(repeated(v_cond), repeated(v_null), w)
+  logsnrs, conds = repeated(logsnr), jax.tree.map(repeated, dict(cond))
+  v_hat = student(repeated(z), logsnrs, conds, w)
+  error = losses.weighted_mse(v_hat, jax.lax.stop_gradient(target), logsnrs, weight)
+  return jnp.mean(error.reshape(ws_per_pass, -1), axis=0)

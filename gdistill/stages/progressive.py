@@ -1,0 +1,83 @@
+"""Stage two: one step of the student does what two steps of its teacher do."""
+
+import jax
+from jax import numpy as jnp
+
+from gdistill.core import condition
+from gdistill.core import losses
+from gdistill.core import process
+from gdistill.core import schedule
+from gdistill.core import types
+from gdistill.stages import draw
+
+# How far the teacher's two steps reach, in units of 1/N. Deterministic: two halves of the
+# student's one step. Stochastic: two whole steps, because that sampler jumps by 2/N and then
+# takes half of it back as noise.
+REACH = {'deterministic': (0.5, 1.0), 'stochastic': (1.0, 2.0)}
+
+
+def loss(
+  student: types.VFn,
+  teacher: types.VFn,
+  batch: dict,
+  key: jax.Array,
+  *,
+  num_steps: jax.Array,
+  noise: schedule.Schedule,
+  sampler: str,
+  weight: str,
+  w_min: float,
+  w_max: float,
+  p_uncond: float = 0.0,
+  on_trajectory: bool = False,
+  project: types.Project | None = None,
+) -> types.PerExample:
+  """[B]: omega |v~ - v_hat(z_t, c, w)|^2, t = i/N, i ~ {1..N}, w ~ U[w_min, w_max].
+
+  v~ is `target`. `num_steps` N may be traced: one compiled step serves every round. `p_uncond`
+  drops labels, for the naive baseline, which must halve the null model too.
+  """
+  x = batch['x']
+  keys_i, keys_eps, keys_w, keys_drop = draw.example_keys(key, batch['id'], 4)
+  i = jax.vmap(lambda key: jax.random.randint(key, (), 1, num_steps + 1))(keys_i)
+  i = i.astype(jnp.float32)
+  eps, w = draw.normal_like(keys_eps, x), draw.uniform(keys_w, w_min, w_max)
+  cond = condition.drop(batch['cond'], keys_drop, p_uncond) if p_uncond else batch['cond']
+  t = i / num_steps
+  if on_trajectory:
+    z = draw.trajectory(teacher, eps, cond, w, t, 0.5 / num_steps, noise, project)
+  else:
+    z = draw.noised_data(x, eps, t, noise)
+  v_target = target(teacher, z, i, num_steps, cond, w, noise, sampler)
+  logsnr = noise(t)
+  v_hat = student(z, logsnr, cond, w)
+  return losses.weighted_mse(v_hat, jax.lax.stop_gradient(v_target), logsnr, weight)
+
+
+def target(
+  teacher: types.VFn,
+  z: types.Images,
+  i: types.PerExample,
+  num_steps: jax.Array,
+  cond: types.Cond,
+  w: types.PerExample,
+  noise: schedule.Schedule,
+  sampler: str,
+) -> types.Images:
+  """v~, whose one DDIM step t -> t'' lands where the teacher's t -> t' -> t'' does, t = i/N.
+
+  v~ = (sin d1 cos d2 v0 + sin d2 v1 - sin d1 sin d2 z_t) / sin(d1 + d2), d1 = phi_t - phi_t',
+  d2 = phi_t' - phi_t''. Nothing cancels, and every edge is inside the formula: at t'' = 0 it is
+  the teacher's second prediction of x, and at the stochastic walk's last point (t' = t'' = 0,
+  so d2 = 0) it is the teacher's own v0.
+  """
+  first, second = REACH[sampler]
+  logsnr_t, logsnr_m, logsnr_s = (
+    noise(jnp.maximum(i - reach, 0.0) / num_steps) for reach in (0.0, first, second)
+  )
+  v0 = teacher(z, logsnr_t, cond, w)
+  v1 = teacher(process.ddim(z, v0, logsnr_t, logsnr_m), logsnr_m, cond, w)
+  phi_t, phi_m, phi_s = (schedule.angle(a) for a in (logsnr_t, logsnr_m, logsnr_s))
+  d1, d2 = (types.expand_like(d, z) for d in (phi_t - phi_m, phi_m - phi_s))
+  numerator = jnp.sin(d1) * jnp.cos(d2) * v0 + jnp.sin(d2) * v1 - jnp.sin(d1) * jnp.sin(d2) * z
+  return numerator / jnp.sin(d1 + d2)

@@ -1,0 +1,30 @@
+"""The guided teacher: one network, conditional and unconditional by dropping labels."""
+
+import jax
+
+from gdistill.core import condition
+from gdistill.core import losses
+from gdistill.core import process
+from gdistill.core import schedule
+from gdistill.core import types
+from gdistill.stages import draw
+
+
+def loss(
+  student: types.VFn,
+  teacher: None,
+  batch: dict,
+  key: jax.Array,
+  *,
+  noise: schedule.Schedule,
+  weight: str,
+  p_uncond: float,
+) -> types.PerExample:
+  """[B]: omega |v - v_hat(z_t, c or null)|^2, t ~ U[0, 1], v = alpha eps - sigma x."""
+  x = batch['x']
+  keys_t, keys_eps, keys_drop = draw.example_keys(key, batch['id'], 3)
+  t, eps = draw.uniform(keys_t), draw.normal_like(keys_eps, x)
+  cond = condition.drop(batch['cond'], keys_drop, p_uncond)
+  logsnr = noise(t)
+  v_hat = student(process.diffuse(x, eps, logsnr), logsnr, cond, 0.0 * t)
+  return losses.weighted_mse(v_hat, process.v_from(x, eps, logsnr), logsnr, weight)
