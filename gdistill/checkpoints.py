@@ -1,0 +1,536 @@
+"""Checkpoints that are whole and verified leaf by leaf, or absent: Orbax, a manifest, a card."""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+from jax.experimental import multihost_utils
+
+from gdistill import errors
+from gdistill import storage
+
+FORMAT_VERSION = 1
+_FOREIGN = ('.pt', '.pth', '.pkl', '.ckpt', '.bin', '.npz', '.h5', '.msgpack', '.safetensors')
+
+
+class _Corrupt(errors.CheckpointError):
+  """Damage in the store, unlike a target that asks for something else; `why` names its kind."""
+
+  def __init__(self, why: str, folder: epath.PathLike, message: str):
+    super().__init__(f'{os.fspath(folder)}: {message}; restore the folder from a copy')
+    self.why = why
+
+
+# ---- one folder: arrays/ and manifest.json
+
+
+def save(folder: epath.PathLike, tree: Any, *, meta: dict | None = None) -> dict:
+  """Writes folder/arrays, then manifest.json, which makes it complete; returns the manifest.
+
+  Every process calls it with the same tree. NumericsError where a leaf is not finite;
+  CheckpointError, and no folder left behind, where the save fails.
+  """
+  folder = storage.path(folder)
+  arrays, leaves = _inspect(folder, tree)
+  manifest = {
+    'format_version': FORMAT_VERSION,
+    'leaves': leaves,
+    'meta': meta or {},
+    'versions': {'jax': jax.__version__, 'orbax': ocp.__version__},
+  }
+  try:
+    old = _manifest(folder)
+    stored = old['leaves'] == leaves and _files(folder) == old['files']
+  except errors.CheckpointError:
+    stored = False
+  try:
+    if not stored:  # otherwise killed between this save and what was to follow it
+      _remove(folder)
+      _write_arrays(folder / 'arrays', arrays)
+    if jax.process_index() == 0:
+      manifest['files'] = _files(folder)
+      storage.write_bytes(folder / 'manifest.json', _sealed(manifest))
+    _barrier(f'{folder} is complete')
+    return _manifest(folder)
+  except BaseException as e:
+    if not stored:
+      with contextlib.suppress(Exception):  # a full disk must not stay full of halves
+        if jax.process_index() == 0:
+          _remove_one(folder)
+    if not isinstance(e, Exception):
+      raise
+    raise errors.CheckpointError(
+      f'{folder} could not be saved: {_line(e)}; free space or mend its permissions'
+    ) from e
+
+
+def restore(folder: epath.PathLike, target: Any = None, shardings: Any = None) -> Any:
+  """The tree, every leaf verified; like `target`, or nested dicts of numpy arrays without one.
+
+  Leaves are of the target's kind: numpy where it holds numpy, otherwise on its devices, or on
+  `shardings` (one, or a tree of them). CheckpointError names the folder and the first leaf.
+  """
+  folder = storage.path(folder)
+  stored = _manifest(folder)
+  _compare(folder, stored, target)
+  return _build(folder, _read_arrays(folder, stored), target, shardings)
+
+
+def manifest(folder: epath.PathLike) -> dict | None:
+  """The manifest; None where the folder is not complete."""
+  try:
+    return _manifest(storage.path(folder))
+  except _Corrupt:
+    return None
+
+
+def is_complete(folder: epath.PathLike) -> bool:
+  return manifest(folder) is not None
+
+
+def tree_digest(stored: dict) -> str:
+  """One digest over the names, shapes, dtypes and digests of all leaves of a manifest."""
+  return _digest(stored['leaves'])
+
+
+# ---- a folder of steps
+
+
+def save_step(
+  folder: epath.PathLike, step: int, tree: Any, meta: dict | None = None, keep: int = 3
+) -> dict:
+  """Saves folder/<step>; once it is complete removes older steps beyond `keep`, and halves."""
+  if keep < 1:
+    raise errors.ConfigError(f'{keep=} must be at least 1')
+  folder = storage.path(folder)
+  stored = save(folder / str(step), tree, meta={**(meta or {}), 'step': step})
+  if jax.process_index() == 0:
+    steps = [s for s in _steps(folder) if s != step]
+    halves = [s for s in steps if not storage.exists(folder / str(s) / 'manifest.json')]
+    older = [s for s in steps if s < step and is_complete(folder / str(s))]
+    for s in halves + older[: max(0, len(older) + 1 - keep)]:
+      try:
+        _remove_one(folder / str(s))
+      except Exception as e:  # the new step is safe: no reason to end the run
+        logging.warning('step %s/%s was not removed: %s', folder, s, _line(e))
+  return stored
+
+
+def latest_step(folder: epath.PathLike) -> int | None:
+  """The newest complete step."""
+  folder = storage.path(folder)
+  return max((s for s in _steps(folder) if is_complete(folder / str(s))), default=None)
+
+
+def restore_latest(
+  folder: epath.PathLike, target: Any = None, shardings: Any = None
+) -> tuple[int, Any, dict] | None:
+  """(step, tree, meta) of the newest sound step; None where no step was ever completed.
+
+  Damaged steps are set aside on the way, never removed. CheckpointError when none is sound, and
+  at once when a sound one does not fit the target, which is no damage.
+  """
+  folder = storage.path(folder)
+  rejected = _set_aside_before(folder)
+  steps = _steps(folder)
+  _barrier(f'{folder} is listed')
+  for step in reversed(steps):
+    one, damage, stored, arrays = folder / str(step), None, None, None
+    if not storage.exists(one / 'manifest.json'):
+      logging.warning('step %s is ignored: its save was not finished', one)
+      continue
+    try:
+      stored = _manifest(one)
+      if stored['meta'].get('step') != step:
+        raise _Corrupt('manifest', one, f'manifest.json is of step {stored["meta"].get("step")}')
+      _compare(one, stored, target)
+      arrays = _read_arrays(one, stored)
+    except _Corrupt as e:
+      damage = e
+    if _any_process(damage is not None):
+      damage = damage or _Corrupt('elsewhere', one, 'damaged as seen by another process')
+      rejected[str(step)] = damage.why
+      if jax.process_index() == 0:
+        _set_aside(folder, step, damage)
+      continue
+    return step, _build(one, arrays, target, shardings), stored['meta']
+  if rejected:
+    each = ', '.join(f'{name} ({why})' for name, why in rejected.items())
+    raise errors.CheckpointError(
+      f'{folder}: every step is damaged: {each}; restore one from a copy, '
+      'or remove the folder to start this round afresh'
+    )
+  return None
+
+
+def _steps(folder: epath.Path) -> list[int]:
+  """The numbers of the steps that have not been set aside, ascending."""
+  names = [n for n in storage.list_dir(folder) if n.isascii() and n.isdigit()]
+  return sorted(int(n) for n in names if not storage.exists(folder / n / 'CORRUPT.json'))
+
+
+def _set_aside_before(folder: epath.Path) -> dict[str, str]:
+  found = {}
+  for name in storage.list_dir(folder):
+    if '.corrupt-' in name:
+      found[name] = name.partition('.corrupt-')[2]
+    elif storage.exists(folder / name / 'CORRUPT.json'):
+      found[name] = 'CORRUPT.json says why'
+  return found
+
+
+def _set_aside(folder: epath.Path, step: int, damage: _Corrupt) -> None:
+  """Out of the way, with one line in the log; object stores cannot rename, so a marker there."""
+  logging.error('step %s is set aside (%s): %s', step, damage.why, damage)
+  try:
+    if storage.is_local(folder):
+      name, n = f'{step}.corrupt-{damage.why}', 1
+      while storage.exists(folder / name):
+        name, n = f'{step}.corrupt-{damage.why}-{n + 1}', n + 1
+      storage.move_tree(folder / str(step), folder / name)
+    else:
+      marker = {'why': damage.why, 'message': str(damage)}
+      storage.write_json(folder / str(step) / 'CORRUPT.json', marker)
+  except (OSError, errors.CheckpointError) as e:
+    logging.warning('step %s stays where it is: %s', step, _line(e))
+
+
+# ---- a round: params/ and card.json
+
+
+def finish(folder: epath.PathLike, params: Any, card: dict) -> dict:
+  """Saves folder/params, then card.json, which makes the round finished; returns the card."""
+  folder = storage.path(folder)
+  if is_finished(folder):
+    done = read_card(folder)
+    if done['params_digest'] != _digest(_inspect(folder, params)[1]):
+      raise errors.CheckpointError(
+        f'{folder} is finished, with other parameters; choose another folder or remove this one'
+      )
+    return done
+  card = {**card, 'params_digest': tree_digest(save(folder / 'params', params))}
+  if jax.process_index() == 0:
+    storage.write_once(folder / 'card.json', _sealed(card))
+  _barrier(f'{folder} is finished')
+  return read_card(folder)
+
+
+def is_finished(folder: epath.PathLike) -> bool:
+  return storage.exists(storage.path(folder) / 'card.json')
+
+
+def read_card(folder: epath.PathLike) -> dict:
+  folder = storage.path(folder)
+  if folder.suffix.lower() in _FOREIGN:
+    raise errors.ConfigError(
+      f'{folder} is a {folder.suffix} file, not a round folder; convert it first: gdistill import'
+    )
+  if not is_finished(folder):
+    if not storage.exists(folder):
+      raise errors.CheckpointError(f'{folder} does not exist; check the path of the round folder')
+    if storage.list_dir(folder / 'steps') or storage.exists(folder / 'params'):
+      raise errors.CheckpointError(
+        f'{folder} is a round without card.json: it was not finished; run it to its end'
+      )
+    raise errors.ConfigError(
+      f'{folder} is not a round folder: it has no card.json; name the folder of a finished round'
+    )
+  return _unseal(folder / 'card.json', 'card')
+
+
+def params_digest(folder: epath.PathLike) -> str:
+  """The digest of a finished round's parameters, which its card and its manifest agree on."""
+  folder = storage.path(folder)
+  wanted = read_card(folder).get('params_digest')
+  if wanted != tree_digest(_manifest(folder / 'params')):
+    raise _Corrupt('card', folder, 'card.json was written for other parameters than params/')
+  return wanted
+
+
+def read_params(folder: epath.PathLike, target: Any = None, shardings: Any = None) -> Any:
+  params_digest(folder)
+  return restore(storage.path(folder) / 'params', target, shardings)
+
+
+# ---- leaves, digests, Orbax
+
+
+def _inspect(folder: epath.Path, tree: Any) -> tuple[dict[str, Any], dict[str, dict]]:
+  """What to write and what the manifest says of it, by name; refuses what cannot come back."""
+  arrays, leaves = {}, {}
+  for name, leaf in _named(folder, tree).items():
+    try:
+      array = _host(leaf)
+    except Exception as e:
+      raise errors.CheckpointError(f'{folder}: leaf {name!r} is no array: {_line(e)}') from e
+    if array.dtype.kind in 'OUSMm':
+      raise errors.CheckpointError(
+        f'{folder}: leaf {name!r} is {array.dtype}; put it in meta, or make it a number'
+      )
+    if jax.dtypes.issubdtype(array.dtype, np.inexact) and not np.isfinite(array).all():
+      raise errors.NumericsError(
+        f'{folder}: leaf {name!r} is not finite, so nothing was saved; '
+        'go on from the last good step with a smaller learning rate'
+      )
+    raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    leaves[name] = _entry(array.shape, array.dtype, hashlib.sha256(raw).hexdigest())
+    # On a shared disk every process writes its own shards of what one of them cannot see.
+    spread = isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
+    arrays[name] = leaf if spread and storage.is_local(folder) else array
+  return arrays, leaves
+
+
+def _named(folder: epath.Path, tree: Any) -> dict[str, Any]:
+  """{'params/down0_block0/conv1/kernel': leaf}: names that outlive the classes of the tree."""
+  leaves = {}
+  for keys, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+    name = jax.tree_util.keystr(keys, simple=True, separator='/') or 'value'
+    if name in leaves:
+      raise errors.CheckpointError(f'{folder}: two leaves are named {name!r}; rename a key')
+    leaves[name] = leaf
+  for name in leaves:
+    for i, c in enumerate(name):
+      if c == '/' and name[:i] in leaves:
+        raise errors.CheckpointError(f'{folder}: {name[:i]!r} is a leaf and a branch; rename it')
+  return leaves
+
+
+def _host(leaf: Any) -> np.ndarray:
+  """The whole leaf, also when its shards live on several hosts."""
+  if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+    return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+  return np.asarray(leaf)
+
+
+def _entry(shape: tuple[int, ...], dtype: Any, digest: str) -> dict:
+  return {'shape': list(shape), 'dtype': np.dtype(dtype).name, 'digest': digest}
+
+
+def _write_arrays(folder: epath.Path, arrays: dict[str, Any]) -> None:
+  # Orbax refuses arrays without elements; the manifest knows all there is to know of them.
+  arrays = {name: array for name, array in arrays.items() if array.size}
+  alone = not storage.is_local(folder)
+  if jax.process_index() == 0 and not alone:
+    folder.mkdir(parents=True, exist_ok=True)
+  _barrier(f'{folder} is made')
+  if arrays and (jax.process_index() == 0 or not alone):
+    with _on_disk(folder) as disk:
+      handler = ocp.PyTreeCheckpointHandler()
+      handler.save(disk, args=ocp.args.PyTreeSave(arrays))
+      if not alone:
+        _barrier(f'{folder} is written')
+      if jax.process_index() == 0:
+        handler.finalize(disk)
+        if alone:
+          for name in storage.files(disk):
+            storage.write_bytes(folder / name, storage.read_bytes(disk / name))
+        storage.sync_tree(folder)
+
+
+@contextlib.contextmanager
+def _on_disk(folder: epath.Path) -> Iterator[epath.Path]:
+  """Where Orbax works: the folder, or for an object store a local one that is copied as files.
+
+  Orbax 0.12 turns s3://bucket into the relative path s3:/bucket, and its calls on other stores
+  could not be tested: so they only ever see plain puts and gets, of this module.
+  """
+  if storage.is_local(folder):
+    yield folder
+  else:
+    with tempfile.TemporaryDirectory(prefix='gdistill-') as scratch:
+      yield storage.path(scratch)
+
+
+def _files(folder: epath.Path) -> dict[str, dict]:
+  arrays = folder / 'arrays'
+  return {
+    name: {'bytes': size, 'digest': storage.digest(arrays / name)}
+    for name, size in storage.files(arrays).items()
+  }
+
+
+def _read_arrays(folder: epath.Path, stored: dict) -> dict[str, np.ndarray]:
+  """Every leaf on this host, equal to its digest."""
+  found = storage.files(folder / 'arrays')
+  for name, file in stored['files'].items():
+    if name not in found:
+      raise _Corrupt('missing-file', folder, f'arrays/{name} is missing')
+    if found[name] != file['bytes']:
+      size = f'{found[name]} bytes, not {file["bytes"]}'
+      raise _Corrupt('size', folder, f'arrays/{name} has {size}')
+  leaves = stored['leaves']
+  written = [n for n, leaf in leaves.items() if 0 not in leaf['shape']]
+  arrays = {}
+  try:
+    with _on_disk(folder / 'arrays') as disk:
+      # Orbax is shown no damaged file: its threads outlive the parse error and raise later.
+      for name, file in stored['files'].items():
+        if disk != folder / 'arrays':
+          storage.write_bytes(disk / name, storage.read_bytes(folder / 'arrays' / name))
+        if storage.digest(disk / name) != file['digest']:
+          raise _Corrupt('digest', folder, f'arrays/{name} does not match its digest')
+      if written:
+        arrays = ocp.PyTreeCheckpointHandler().restore(
+          disk,
+          args=ocp.args.PyTreeRestore(
+            item=dict.fromkeys(written, 0),
+            restore_args={n: ocp.RestoreArgs(restore_type=np.ndarray) for n in written},
+          ),
+        )
+  except _Corrupt:
+    raise
+  except errors.CheckpointError as e:
+    if storage.is_local(folder):
+      raise _Corrupt('unreadable', folder, _line(e)) from e
+    raise  # a store that cannot be reached has not lost anything
+  except Exception as e:
+    raise _Corrupt('unreadable', folder, f'Orbax cannot read arrays: {_line(e)}') from e
+  for name, leaf in leaves.items():
+    if 0 in leaf['shape']:
+      arrays[name] = np.zeros(leaf['shape'], leaf['dtype'])
+    array = np.asarray(arrays[name])
+    raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    if _entry(array.shape, array.dtype, hashlib.sha256(raw).hexdigest()) != leaf:
+      raise _Corrupt('digest', folder, f'leaf {name!r} does not match its digest')
+    arrays[name] = array
+  return arrays
+
+
+def _compare(folder: epath.Path, stored: dict, target: Any) -> None:
+  """Names the first leaf in which the target wants something else; nothing is ever cast."""
+  if target is None:
+    return
+  leaves = stored['leaves']
+  wanted = _named(folder, target)
+  remedy = 'use the model and optimiser it was saved with, or another folder'
+  for name, leaf in wanted.items():
+    if name not in leaves:
+      raise errors.CheckpointError(f'{folder} has no leaf {name!r}; {remedy}')
+    leaf = leaf if hasattr(leaf, 'dtype') else np.asarray(leaf)
+    here, there = leaves[name], _entry(leaf.shape, leaf.dtype, '')
+    for field in ('dtype', 'shape'):
+      if here[field] != there[field]:
+        raise errors.CheckpointError(
+          f'{folder}: leaf {name!r} has {field} {here[field]} and {there[field]} is wanted '
+          f'({here["dtype"]}{here["shape"]}, {there["dtype"]}{there["shape"]}); {remedy}'
+        )
+  extra = sorted(set(leaves) - set(wanted))
+  if extra:
+    raise errors.CheckpointError(
+      f'{folder} has a leaf {extra[0]!r} ({len(extra)} in all) that is not wanted; {remedy}'
+    )
+
+
+def _build(folder: epath.Path, arrays: dict[str, np.ndarray], target: Any, shardings: Any) -> Any:
+  if target is None:
+    tree = {}
+    for name, array in arrays.items():
+      node = tree
+      *branches, last = name.split('/')
+      for branch in branches:
+        node = node.setdefault(branch, {})
+      node[last] = array
+    target = tree
+  wanted, treedef = _named(folder, target), jax.tree.structure(target)
+  if shardings is None:
+    places = [getattr(like, 'sharding', None) for like in wanted.values()]
+  elif isinstance(shardings, jax.sharding.Sharding):
+    places = [shardings] * len(wanted)
+  else:
+    places = treedef.flatten_up_to(shardings)
+  return treedef.unflatten(
+    _place(folder, name, arrays[name], like, place)
+    for (name, like), place in zip(wanted.items(), places, strict=True)
+  )
+
+
+def _place(folder: epath.Path, name: str, array: np.ndarray, like: Any, place: Any) -> Any:
+  if place is None:
+    if not isinstance(like, (jax.Array, jax.ShapeDtypeStruct)):
+      return array
+    placed = jax.numpy.array(array)
+  else:
+    # Every process holds the whole leaf; each shard gets a buffer of its own, since a donated
+    # state whose replicas share memory is a crash.
+    placed = jax.make_array_from_callback(array.shape, place, lambda i: np.array(array[i]))
+  if placed.dtype != array.dtype:
+    raise errors.CheckpointError(
+      f'{folder}: leaf {name!r} would be cast from {array.dtype} to {placed.dtype}; '
+      'set jax_enable_x64 as in the run that saved it'
+    )
+  return placed
+
+
+def _manifest(folder: epath.Path) -> dict:
+  file = folder / 'manifest.json'
+  if not storage.exists(file):
+    raise _Corrupt('incomplete', folder, 'there is no manifest.json: a save that did not end')
+  stored = _unseal(file, 'manifest')
+  if stored.get('format_version') != FORMAT_VERSION:
+    raise errors.CheckpointError(
+      f'{folder} has format_version {stored.get("format_version")}, this program reads '
+      f'{FORMAT_VERSION}; use the version of gdistill that wrote it'
+    )
+  return stored
+
+
+def _digest(value: Any) -> str:
+  return hashlib.sha256(storage.dumps(value).encode()).hexdigest()
+
+
+def _sealed(value: dict) -> bytes:
+  """JSON with a digest of itself: a flipped bit in it is found like one in an array."""
+  return storage.dumps({**value, 'digest': _digest(value)}).encode()
+
+
+def _unseal(file: epath.Path, why: str) -> dict:
+  try:
+    data = storage.read_bytes(file)
+  except errors.CheckpointError as e:
+    if storage.is_local(file):
+      raise _Corrupt('unreadable', file.parent, _line(e)) from e
+    raise  # a store that cannot be reached has not lost anything
+  try:
+    value = json.loads(data)
+    value.pop('digest', None)
+    if data != _sealed(value):
+      raise ValueError('it does not match its own digest')
+  except Exception as e:
+    raise _Corrupt(why, file.parent, f'{file.name} cannot be trusted: {_line(e)}') from e
+  return value
+
+
+def _remove(folder: epath.Path) -> None:
+  _barrier(f'{folder} is left')
+  if jax.process_index() == 0:
+    _remove_one(folder)
+  _barrier(f'{folder} is gone')
+
+
+def _remove_one(folder: epath.Path) -> None:
+  storage.remove(folder / 'manifest.json')  # first: half a removal is no damaged checkpoint
+  storage.remove_tree(folder)
+
+
+def _barrier(name: str) -> None:
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(name)
+
+
+def _any_process(flag: bool) -> bool:
+  if jax.process_count() == 1:
+    return flag
+  return bool(multihost_utils.process_allgather(np.array(flag)).any())
+
+
+def _line(e: BaseException) -> str:
+  return (' '.join(str(e).split()) or type(e).__name__)[:300]

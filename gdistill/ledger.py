@@ -1,0 +1,199 @@
+"""Who may write a workdir, and what has happened in it."""
+
+import contextlib
+import json
+import math
+import os
+import re
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+from absl import logging
+from etils import epath
+
+from gdistill import errors
+from gdistill import storage
+
+try:
+  import fcntl
+except ImportError:  # not a POSIX system: `_alone` is then a no-op
+  fcntl = None
+
+
+@contextlib.contextmanager
+def _alone(folder: epath.Path) -> Iterator[None]:
+  """Serialises the processes of one machine; an object store has only the order of its puts."""
+  if fcntl is None or not storage.is_local(folder):
+    yield
+    return
+  folder.mkdir(parents=True, exist_ok=True)
+  fd = os.open(folder, os.O_RDONLY)
+  try:
+    with contextlib.suppress(OSError):  # a network disk without locks
+      fcntl.flock(fd, fcntl.LOCK_EX)
+    yield
+  finally:
+    os.close(fd)
+
+
+def _machine() -> str | None:
+  """This boot of this machine or container: process ids mean something only within it."""
+  try:
+    with open('/proc/sys/kernel/random/boot_id') as f:
+      return f'{f.read().strip()}/{os.readlink("/proc/self/ns/pid")}'
+  except OSError:
+    return None
+
+
+def _started(pid: int) -> str | None:
+  """When the process started, in clock ticks since boot; None when it has ended."""
+  try:
+    with open(f'/proc/{int(pid)}/stat') as f:
+      fields = f.read().rpartition(')')[2].split()  # the name before it may hold anything
+  except (OSError, ValueError, TypeError):
+    return None
+  return None if fields[0] in 'ZX' else fields[19]
+
+
+class Lock:
+  """The single writer of a workdir, named in lock.json with a heartbeat."""
+
+  def __init__(self, workdir: epath.PathLike, lease_seconds: float = 60):
+    self._file = storage.path(workdir) / 'lock.json'
+    self._lease = lease_seconds
+    self._lost = False
+    self._stop = threading.Event()
+    self._thread = threading.Thread(target=self._renew, name='gdistill-lock', daemon=True)
+    self._me = {
+      'host': socket.gethostname(),
+      'pid': os.getpid(),
+      'machine': _machine(),
+      'started': _started(os.getpid()),
+      'token': secrets.token_hex(16),
+      'lease_seconds': lease_seconds,
+    }
+
+  def __enter__(self) -> 'Lock':
+    with _alone(self._file.parent):
+      holder = self._read()
+      if holder is None:
+        if not storage.write_once(self._file, self._beat()):
+          self._refuse(self._read() or {})
+      elif self._stale(holder):
+        logging.warning('%s: taking over from %s', self._file, _who(holder))
+        storage.write_bytes(self._file, self._beat())
+      else:
+        self._refuse(holder)
+    if not storage.is_local(self._file):
+      time.sleep(min(1.0, self._lease / 10))  # the last of several puts wins; let it land
+    if not self._mine():
+      self._refuse(self._read() or {})
+    self._thread.start()
+    return self
+
+  def __exit__(self, *exc) -> None:
+    self._stop.set()
+    self._thread.join()
+    try:
+      with _alone(self._file.parent):
+        if self._mine():
+          storage.remove(self._file)
+    except Exception as e:  # never hides the error that ended the run; the lease will pass
+      logging.warning('%s: could not be released: %s', self._file, e)
+
+  def check(self) -> None:
+    """Raises once another writer has taken over, as after a suspended machine wakes up."""
+    if self._lost:
+      self._refuse(self._read() or {})
+
+  def _renew(self) -> None:
+    while not self._stop.wait(self._lease / 4):
+      try:
+        with _alone(self._file.parent):
+          if not self._mine():
+            self._lost = True
+            logging.error('%s: lost to %s', self._file, _who(self._read() or {}))
+            return
+          storage.write_bytes(self._file, self._beat())
+      except Exception as e:  # a passing fault of the store: the next beat may succeed
+        logging.warning('%s: heartbeat failed: %s', self._file, e)
+
+  def _beat(self) -> bytes:
+    return storage.dumps({**self._me, 'heartbeat': time.time()}).encode()
+
+  def _read(self) -> dict | None:
+    try:
+      text = storage.read_bytes(self._file)
+    except errors.CheckpointError as e:
+      if isinstance(e.__cause__, FileNotFoundError):
+        return None
+      raise  # a fault of the store is no reason to take over
+    try:
+      holder = json.loads(text)
+    except (ValueError, RecursionError):
+      return {}
+    return holder if isinstance(holder, dict) else {}
+
+  def _mine(self) -> bool:
+    return (self._read() or {}).get('token') == self._me['token']
+
+  def _stale(self, holder: dict) -> bool:
+    lease = holder.get('lease_seconds')  # its own: it sets the pace of its heartbeat
+    if _age(holder) > (lease if isinstance(lease, (int, float)) else self._lease):
+      return True
+    if self._me['machine'] is None:  # no way to ask: only the heartbeat counts
+      return False
+    here = all(holder.get(k) == self._me[k] for k in ('host', 'machine'))
+    return here and _started(holder.get('pid')) != holder.get('started')
+
+  def _refuse(self, holder: dict) -> None:
+    raise errors.ConfigError(
+      f'workdir {os.fspath(self._file.parent)} is in use by {_who(holder)}; '
+      'stop that process, wait for its lease to pass, or choose another workdir'
+    )
+
+
+def _age(holder: dict) -> float:
+  heartbeat = holder.get('heartbeat')
+  return time.time() - heartbeat if isinstance(heartbeat, (int, float)) else math.inf
+
+
+def _who(holder: dict) -> str:
+  host, pid = holder.get('host', 'unknown'), holder.get('pid', 'unknown')
+  return f'host {host}, pid {pid}, heartbeat {_age(holder):.0f} s ago'
+
+
+_ENTRY = re.compile(r'(\d{8})-([A-Za-z0-9._-]{1,64})\.json')
+
+
+def record(workdir: epath.PathLike, event: str, **fields) -> dict:
+  """Adds one immutable entry, ledger/<number>-<event>.json, and returns it."""
+  folder = storage.path(workdir) / 'ledger'
+  if not _ENTRY.fullmatch(f'00000000-{event}.json'):
+    raise errors.ConfigError(f'{event=} must be 1 to 64 of A-Z a-z 0-9 . _ -')
+  with _alone(folder):
+    taken = [int(m[1]) for m in map(_ENTRY.fullmatch, storage.list_dir(folder)) if m]
+    number = max(taken, default=0)
+    while True:
+      number += 1
+      entry = storage.jsonable({**fields, 'number': number, 'event': event, 'time': time.time()})
+      if storage.write_once(folder / f'{number:08d}-{event}.json', storage.dumps(entry).encode()):
+        return entry
+
+
+def ledger(workdir: epath.PathLike) -> list[dict]:
+  """Every entry in order; one that cannot be parsed is left out with a warning."""
+  folder = storage.path(workdir) / 'ledger'
+  entries = []
+  for name in filter(_ENTRY.fullmatch, storage.list_dir(folder)):
+    try:
+      entry = storage.read_json(folder / name)
+      if not isinstance(entry, dict) or entry.get('number') != int(name[:8]):
+        raise errors.CheckpointError(f'{folder / name} is not a ledger entry')
+      entries.append(entry)
+    except errors.CheckpointError as e:
+      logging.warning('ledger entry skipped: %s', e)
+  return entries

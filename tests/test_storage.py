@@ -1,0 +1,125 @@
+import dataclasses
+import json
+import os
+import threading
+
+import numpy as np
+import pytest
+from etils.epath import backend
+
+from gdistill import errors
+from gdistill import storage
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+  file = tmp_path / 'a' / 'x.json'
+  storage.write_json(file, {'a': 1})
+
+  def full(*args):
+    raise OSError(28, 'No space left on device')
+
+  monkeypatch.setattr(os, 'replace', full)
+  with pytest.raises(errors.CheckpointError, match=r'x.json: .*No space left.*free space'):
+    storage.write_json(file, {'a': 2})
+  assert storage.read_json(file) == {'a': 1}
+  assert os.listdir(tmp_path / 'a') == ['x.json']
+
+
+def test_nothing_is_visible_before_it_is_on_the_disk(tmp_path, monkeypatch):
+  seen = []
+  fsync = os.fsync
+
+  def look(fd):
+    seen.append(storage.list_dir(tmp_path))
+    fsync(fd)
+
+  monkeypatch.setattr(os, 'fsync', look)
+  storage.write_bytes(tmp_path / 'x', b'abc')
+  storage.write_once(tmp_path / 'y', b'abc')
+  assert seen == [[], ['x'], ['x'], ['x', 'y']]  # file, folder, file, folder
+
+
+def test_write_once_keeps_the_first(tmp_path):
+  assert storage.write_once(tmp_path / 'x', b'one')
+  assert not storage.write_once(tmp_path / 'x', b'two')
+  assert (tmp_path / 'x').read_bytes() == b'one'
+  assert os.listdir(tmp_path) == ['x']
+
+
+def test_write_once_works_without_hard_links(tmp_path, monkeypatch):
+  def refused(*args):
+    raise PermissionError(1, 'Operation not permitted')
+
+  monkeypatch.setattr(os, 'link', refused)
+  test_write_once_keeps_the_first(tmp_path)
+
+
+def test_of_many_writers_one_creates_the_file(tmp_path):
+  wins = []
+
+  def write(i):
+    if storage.write_once(tmp_path / 'x', str(i).encode()):
+      wins.append(str(i))
+
+  threads = [threading.Thread(target=write, args=(i,)) for i in range(16)]
+  [t.start() for t in threads]
+  [t.join() for t in threads]
+  assert wins == [storage.read_text(tmp_path / 'x')]
+
+
+def test_a_file_in_the_place_of_a_folder_is_an_error(tmp_path):
+  storage.write_bytes(tmp_path / 'x', b'')
+  with pytest.raises(errors.CheckpointError, match='cannot write'):
+    storage.write_once(tmp_path / 'x' / 'y', b'')
+
+
+@pytest.mark.parametrize(
+  'data, verb', [(b'{"a": ', 'parse'), (b'', 'parse'), (b'\xff', 'read'), (b'[' * 99999, 'parse')]
+)
+def test_bad_json_names_the_file(tmp_path, data, verb):
+  (tmp_path / 'x.json').write_bytes(data)
+  with pytest.raises(errors.CheckpointError, match=f'cannot {verb} .*x.json: .*; restore'):
+    storage.read_json(tmp_path / 'x.json')
+
+
+def test_a_missing_file_is_named(tmp_path):
+  with pytest.raises(errors.CheckpointError, match=r'cannot read .*x.json'):
+    storage.read_json(tmp_path / 'x.json')
+
+
+def test_json_is_canonical_and_has_no_nan():
+  @dataclasses.dataclass
+  class Point:
+    y: int
+    x: float
+
+  value = {'b': float('nan'), 'a': [np.float32(0.5), -np.inf, np.arange(2)], 'p': Point(1, 2.0)}
+  text = storage.dumps(value)
+  assert json.loads(text) == {'a': [0.5, None, [0, 1]], 'b': None, 'p': {'x': 2.0, 'y': 1}}
+  assert text == storage.dumps(dict(reversed(value.items())))
+  with pytest.raises(TypeError, match='object'):
+    storage.dumps(object())
+
+
+def test_folders_are_listed_and_removed(tmp_path):
+  assert storage.list_dir(tmp_path / 'none') == []
+  storage.write_bytes(tmp_path / 'a' / 'b' / 'c', b'123')
+  storage.write_bytes(tmp_path / 'a' / 'd', b'')
+  assert storage.files(tmp_path) == {'a/b/c': 3, 'a/d': 0}
+  storage.remove_tree(tmp_path / 'a')
+  storage.remove_tree(tmp_path / 'a')
+  assert not storage.exists(tmp_path / 'a')
+
+
+def test_what_others_wrote_in_an_object_store_is_seen(monkeypatch):
+  forgotten = []
+
+  class Store:
+    def invalidate_cache(self):
+      forgotten.append(True)
+
+    def exists(self, p):
+      return bool(forgotten)
+
+  monkeypatch.setattr(backend.fsspec_backend, 'fs', lambda p: Store())
+  assert storage.exists('s3://bucket/x')
