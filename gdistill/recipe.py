@@ -1,0 +1,465 @@
+"""A run's settings as frozen dataclasses, and every check that needs no data and no devices."""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import math
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from gdistill import errors
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+  """Where images come from, and which share of them training never sees."""
+
+  name: Literal['digits']
+  held_out: float  # share of the examples, the same for every class
+
+
+@dataclasses.dataclass(frozen=True)
+class Noise:
+  """The noise schedule; the limits belong to 'cosine', the betas to the discrete ones."""
+
+  name: Literal['cosine', 'linear_beta', 'scaled_linear']
+  logsnr_min: float = -20.0
+  logsnr_max: float = 20.0
+  beta_start: float = 0.00085
+  beta_end: float = 0.012
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """The network: models/unet.py says what the keys mean."""
+
+  image_size: int
+  image_channels: int
+  num_classes: int
+  channels: int
+  multipliers: tuple[int, ...]
+  num_blocks: int
+  attention_resolutions: tuple[int, ...]
+  emb_channels: int
+  heads: int | None
+  head_dim: int | None
+  groups: int
+  dropout: float  # of the teacher; distillation uses none
+  w_features: int
+  w_scale: float
+  dtype: Literal['float32', 'bfloat16']
+  predict: Literal['x', 'eps', 'v']
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+  """What every stage's optimisation is told. The learning rate decays within the round."""
+
+  steps: int
+  batch_size: int
+  accumulation: int
+  lr: float
+  anneal: bool  # linear to zero over the round; otherwise constant
+  warmup: int
+  ema: float  # 0: none, the parameters themselves are handed on
+  beta1: float
+  beta2: float
+  adam_eps: float
+  weight_decay: float
+  grad_clip: float
+  weight: Literal['snr', 'snr_trunc', 'snr_plus_one']
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher(Training):
+  p_uncond: float  # how often a label is dropped
+
+
+@dataclasses.dataclass(frozen=True)
+class Guidance(Training):
+  w_min: float
+  w_max: float  # equal to w_min: a single-w student, which takes no w
+  ws_per_pass: int
+  state: Literal['data', 'trajectory']
+  trajectory_steps: int
+  one_batch: bool  # conditional and null pass as one batch of 2B; pays on accelerators
+
+
+@dataclasses.dataclass(frozen=True)
+class Progressive(Training):
+  start_steps: int
+  end_steps: int
+  sampler: Literal['deterministic', 'stochastic']
+  state: Literal['data', 'trajectory']
+  last_steps: int  # training steps of the rounds for 2 and 1 sampling steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+  """Devices: batch rows over data x fsdp, large parameters over fsdp. One axis may be -1."""
+
+  data: int
+  fsdp: int
+  cpu_devices: int = 1  # how many devices to make of a CPU, whatever its number of cores
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+  """The loop itself."""
+
+  substeps: int  # updates per dispatch on accelerators; a CPU always runs one
+  checkpoint_every: int
+  max_to_keep: int
+  log_every: int
+  max_skipped_in_a_row: int
+  max_skipped_percent: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+  """The w x N grid, in two sizes."""
+
+  ws: tuple[float, ...]
+  num_steps: tuple[int, ...]
+  quick_images: int
+  quick_reference_steps: int
+  full_images: int
+  full_reference_steps: int
+  batch_size: int
+
+
+STAGES = ('teacher', 'guidance', 'progressive')
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+  """One run: which stages, from what, and every number they need.
+
+  `stages` is a consecutive part of teacher, guidance, progressive, or (teacher, progressive) for
+  the naive baseline; what does not begin with a teacher begins from the round in `initial`.
+  """
+
+  seed: int
+  stages: tuple[str, ...]
+  initial: str
+  data: Data
+  noise: Noise
+  model: Model
+  teacher: Teacher
+  guidance: Guidance
+  progressive: Progressive
+  mesh: Mesh
+  train: Train
+  evaluation: Evaluation
+
+  @property
+  def naive(self) -> bool:
+    """Halve the unguided network and guide afterwards."""
+    return self.stages == ('teacher', 'progressive')
+
+  @property
+  def single_w(self) -> bool:
+    return self.guidance.w_min == self.guidance.w_max
+
+  @property
+  def takes_w(self) -> bool:
+    """Whether the students have an input for w."""
+    return not self.naive and not self.single_w
+
+
+# What may change between two starts of one run: nothing that reaches the parameters.
+MAY_CHANGE = (
+  'train.checkpoint_every',
+  'train.max_to_keep',
+  'train.log_every',
+  'mesh',
+  'evaluation',
+)
+
+
+def from_config(config: Mapping[str, Any]) -> Recipe:
+  """A checked Recipe from a ConfigDict or a plain dict; ConfigError names what is wrong."""
+  plain = config.to_dict() if hasattr(config, 'to_dict') else dict(config)
+  recipe = _build(Recipe, plain, '')
+  _check(recipe)
+  return recipe
+
+
+def to_dict(recipe: Recipe) -> dict:
+  """The resolved config: plain JSON types, every key."""
+  return json.loads(json.dumps(dataclasses.asdict(recipe)))
+
+
+def digest(recipe: Recipe) -> str:
+  """A hash of everything that must not change between two starts of a run."""
+  fields = {k: v for k, v in flat(to_dict(recipe)).items() if not _may_change(k)}
+  return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+  """'field: old -> new' for each field that differs and may not."""
+  a, b = flat(old), flat(new)
+  keys = [k for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k) and not _may_change(k)]
+  return [f'{k}: {a.get(k)!r} -> {b.get(k)!r}' for k in keys]
+
+
+def flat(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+  """{'a': {'b': 1}} -> {'a.b': 1}."""
+  out = {}
+  for key, value in tree.items():
+    if isinstance(value, Mapping):
+      out |= flat(value, f'{prefix}{key}.')
+    else:
+      out[prefix + key] = value
+  return out
+
+
+def _may_change(key: str) -> bool:
+  return any(key == name or key.startswith(name + '.') for name in MAY_CHANGE)
+
+
+def _build(kind: type, values: Any, prefix: str) -> Any:
+  where = prefix[:-1] or 'config'
+  if not isinstance(values, Mapping):
+    raise errors.ConfigError(f'{where}={values!r} must be a section of keys')
+  fields = {f.name: f for f in dataclasses.fields(kind)}
+  hints = typing.get_type_hints(kind)
+  for key in values:
+    if key not in fields:
+      raise errors.ConfigError(_unknown(key, prefix, fields))
+  out = {}
+  for name, field in fields.items():
+    if name in values:
+      if dataclasses.is_dataclass(hints[name]):
+        out[name] = _build(hints[name], values[name], f'{prefix}{name}.')
+      else:
+        out[name] = _typed(hints[name], values[name], prefix + name)
+    elif field.default is dataclasses.MISSING:
+      raise errors.ConfigError(f'{prefix}{name} is missing; configs/digits.py shows every key')
+  return kind(**out)
+
+
+def _unknown(key: str, prefix: str, fields: Mapping[str, Any]) -> str:
+  homes = [
+    f'{f.name}.{key}'
+    for f in dataclasses.fields(Recipe)
+    if dataclasses.is_dataclass(f.type) and key in {g.name for g in dataclasses.fields(f.type)}
+  ]
+  if homes:
+    return f'unknown key {prefix}{key}; did you mean {" or ".join(homes)}?'
+  near = difflib.get_close_matches(key, fields, 1, 0.4)
+  hint = f'did you mean {prefix}{near[0]}?' if near else f'known keys: {", ".join(fields)}'
+  return f'unknown key {prefix}{key}; {hint}'
+
+
+def _typed(hint: Any, value: Any, name: str) -> Any:
+  origin = typing.get_origin(hint)
+  if origin is Literal:
+    choices = typing.get_args(hint)
+    if value not in choices or isinstance(value, bool):
+      raise errors.ConfigError(f'{name}={value!r} must be one of {", ".join(map(str, choices))}')
+    return value
+  if origin is types.UnionType:
+    inner = next(a for a in typing.get_args(hint) if a is not type(None))
+    return None if value is None else _typed(inner, value, name)
+  if origin is tuple:
+    if not isinstance(value, (tuple, list)):
+      raise errors.ConfigError(f'{name}={value!r} must be a list')
+    inner = typing.get_args(hint)[0]
+    return tuple(_typed(inner, v, f'{name}[{i}]') for i, v in enumerate(value))
+  if hint is float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+      raise errors.ConfigError(f'{name}={value!r} must be a finite number')
+    return float(value)
+  if hint is int and (isinstance(value, bool) or not isinstance(value, int)):
+    raise errors.ConfigError(f'{name}={value!r} must be a whole number')
+  if hint in (bool, str) and not isinstance(value, hint):
+    kind = 'True or False' if hint is bool else 'a string'
+    raise errors.ConfigError(f'{name}={value!r} must be {kind}')
+  return value
+
+
+def _need(ok: bool, name: str, value: Any, remedy: str) -> None:
+  if not ok:
+    raise errors.ConfigError(f'{name}={value!r} {remedy}')
+
+
+def _check(recipe: Recipe) -> None:
+  _need(0 <= recipe.seed < 2**32, 'seed', recipe.seed, 'must be from 0 to 2**32 - 1')
+  _check_stages(recipe)
+  _need(
+    0 < recipe.data.held_out < 1, 'data.held_out', recipe.data.held_out, 'must lie between 0 and 1'
+  )
+  _check_noise(recipe.noise)
+  _check_model(recipe.model)
+  for name in STAGES:
+    _check_training(name, getattr(recipe, name), recipe.train)
+  _check_distillation(recipe)
+  _check_mesh(recipe.mesh)
+  _check_loop(recipe.train)
+  _check_evaluation(recipe.evaluation)
+
+
+def _check_stages(recipe: Recipe) -> None:
+  stages, allowed = recipe.stages, [STAGES[a:b] for a in range(3) for b in range(a + 1, 4)]
+  allowed.append(('teacher', 'progressive'))
+  choices = '; '.join(', '.join(a) for a in allowed)
+  _need(stages in allowed, 'stages', stages, f'must be one of: {choices}')
+  if stages[0] == 'teacher':
+    _need(not recipe.initial, 'initial', recipe.initial, "must be '' when stages has a teacher")
+  else:
+    _need(
+      bool(recipe.initial), 'initial', recipe.initial,
+      f'must name the folder of a finished round, because stages begins with {stages[0]}',
+    )  # fmt: skip
+
+
+def _check_noise(noise: Noise) -> None:
+  _need(
+    noise.logsnr_min < noise.logsnr_max, 'noise.logsnr_min', noise.logsnr_min,
+    f'must be below noise.logsnr_max={noise.logsnr_max}',
+  )  # fmt: skip
+  for name in ('beta_start', 'beta_end'):
+    value = getattr(noise, name)
+    _need(0 < value < 1, f'noise.{name}', value, 'must lie between 0 and 1')
+
+
+def _check_model(model: Model) -> None:
+  for name in ('image_size', 'image_channels', 'num_classes', 'num_blocks', 'groups'):
+    _need(getattr(model, name) >= 1, f'model.{name}', getattr(model, name), 'must be at least 1')
+  for name in ('channels', 'emb_channels', 'w_features'):
+    value = getattr(model, name)
+    _need(value >= 4 and value % 2 == 0, f'model.{name}', value, 'must be even and at least 4')
+  _need(
+    bool(model.multipliers) and min(model.multipliers) >= 1, 'model.multipliers',
+    model.multipliers, 'must list a width multiplier of at least 1 for every resolution',
+  )  # fmt: skip
+  step = 2 ** (len(model.multipliers) - 1)
+  _need(
+    model.image_size % step == 0, 'model.image_size', model.image_size,
+    f'must be divisible by {step}: {len(model.multipliers)} multipliers halve it '
+    f'{len(model.multipliers) - 1} times',
+  )  # fmt: skip
+  reached = [model.image_size // 2**i for i in range(len(model.multipliers))]
+  for resolution in model.attention_resolutions:
+    _need(
+      resolution in reached, 'model.attention_resolutions', model.attention_resolutions,
+      f'names {resolution}, which is never reached; the network works at {reached}',
+    )  # fmt: skip
+  widths = [model.channels * m for m in model.multipliers]
+  for width in widths:
+    _need(
+      width % model.groups == 0, 'model.groups', model.groups,
+      f'must divide the width {width} of every resolution ({widths})',
+    )  # fmt: skip
+    for name in ('heads', 'head_dim'):
+      value = getattr(model, name)
+      if value is not None:
+        _need(value >= 1, f'model.{name}', value, 'must be at least 1, or None')
+        _need(width % value == 0, f'model.{name}', value, f'must divide the width {width}')
+  one = (model.heads is None) != (model.head_dim is None)
+  _need(
+    one, 'model.heads', model.heads, f'or model.head_dim={model.head_dim} must be None, not both'
+  )
+  _need(0 <= model.dropout < 1, 'model.dropout', model.dropout, 'must be at least 0 and below 1')
+  _need(model.w_scale > 0, 'model.w_scale', model.w_scale, 'must be above 0')
+
+
+def _check_training(section: str, t: Training, train: Train) -> None:
+  for name in ('steps', 'batch_size', 'accumulation'):
+    _need(getattr(t, name) >= 1, f'{section}.{name}', getattr(t, name), 'must be at least 1')
+  _need(
+    t.batch_size % t.accumulation == 0, f'{section}.batch_size', t.batch_size,
+    f'must be divisible by {section}.accumulation={t.accumulation}',
+  )  # fmt: skip
+  _need(t.lr > 0, f'{section}.lr', t.lr, 'must be above 0')
+  _need(
+    0 <= t.warmup <= t.steps, f'{section}.warmup', t.warmup,
+    f'must be from 0 to {section}.steps={t.steps}',
+  )  # fmt: skip
+  for name in ('ema', 'beta1', 'beta2'):
+    value = getattr(t, name)
+    _need(0 <= value < 1, f'{section}.{name}', value, 'must be at least 0 and below 1')
+  for name in ('adam_eps', 'grad_clip'):
+    _need(getattr(t, name) > 0, f'{section}.{name}', getattr(t, name), 'must be above 0')
+  _need(t.weight_decay >= 0, f'{section}.weight_decay', t.weight_decay, 'must be at least 0')
+  counts = {f'{section}.steps': t.steps}
+  if isinstance(t, Progressive):
+    counts[f'{section}.last_steps'] = t.last_steps
+    _need(t.last_steps >= 1, f'{section}.last_steps', t.last_steps, 'must be at least 1')
+    _need(
+      t.warmup <= t.last_steps, f'{section}.warmup', t.warmup,
+      f'must be from 0 to {section}.last_steps={t.last_steps}',
+    )  # fmt: skip
+  for name, steps in counts.items():
+    _need(
+      train.substeps >= 1 and steps % train.substeps == 0, 'train.substeps', train.substeps,
+      f'must be at least 1 and divide {name}={steps}',
+    )  # fmt: skip
+
+
+def _check_distillation(recipe: Recipe) -> None:
+  teacher, guidance, progressive = recipe.teacher, recipe.guidance, recipe.progressive
+  p = teacher.p_uncond
+  _need(0 <= p < 1, 'teacher.p_uncond', p, 'must be at least 0 and below 1')
+  if {'guidance', 'teacher'} <= set(recipe.stages) or recipe.naive:
+    _need(p > 0, 'teacher.p_uncond', p, 'must be above 0: guidance needs a trained null class')
+  _need(guidance.w_min >= 0, 'guidance.w_min', guidance.w_min, 'must be at least 0')
+  _need(
+    guidance.w_min <= guidance.w_max, 'guidance.w_min', guidance.w_min,
+    f'must not be above guidance.w_max={guidance.w_max}',
+  )  # fmt: skip
+  for name in ('ws_per_pass', 'trajectory_steps'):
+    value = getattr(guidance, name)
+    _need(value >= 1, f'guidance.{name}', value, 'must be at least 1')
+  start, end = progressive.start_steps, progressive.end_steps
+  _need(end >= 1, 'progressive.end_steps', end, 'must be at least 1')
+  ratio = start // end if start % end == 0 else 0
+  _need(
+    ratio >= 2 and ratio & (ratio - 1) == 0, 'progressive.start_steps', start,
+    f'must be progressive.end_steps={end} times a power of two (at least 2)',
+  )  # fmt: skip
+  if recipe.noise.name != 'cosine':
+    _need(start <= 512, 'progressive.start_steps', start, f'must be at most 512 with noise.name='
+          f'{recipe.noise.name!r}: its thousand steps have no half steps below that')  # fmt: skip
+
+
+def _check_mesh(mesh: Mesh) -> None:
+  count = mesh.cpu_devices
+  _need(1 <= count <= 64, 'mesh.cpu_devices', count, 'must be from 1 to 64')
+  for name in ('data', 'fsdp'):
+    value = getattr(mesh, name)
+    _need(
+      value >= 1 or value == -1, f'mesh.{name}', value, 'must be at least 1, or -1 for the rest'
+    )
+  _need(
+    (mesh.data, mesh.fsdp) != (-1, -1), 'mesh.data', mesh.data,
+    'and mesh.fsdp=-1 cannot both be -1; give one of them a size',
+  )  # fmt: skip
+
+
+def _check_loop(train: Train) -> None:
+  for name in ('checkpoint_every', 'max_to_keep', 'log_every', 'max_skipped_in_a_row'):
+    _need(getattr(train, name) >= 1, f'train.{name}', getattr(train, name), 'must be at least 1')
+  percent = train.max_skipped_percent
+  _need(0 < percent <= 100, 'train.max_skipped_percent', percent, 'must be above 0, at most 100')
+  for name in ('checkpoint_every', 'log_every'):
+    _need(
+      getattr(train, name) % train.substeps == 0, f'train.{name}', getattr(train, name),
+      f'must be a multiple of train.substeps={train.substeps}',
+    )  # fmt: skip
+
+
+def _check_evaluation(e: Evaluation) -> None:
+  for name in ('quick_images', 'full_images', 'batch_size'):
+    _need(getattr(e, name) >= 2, f'evaluation.{name}', getattr(e, name), 'must be at least 2')
+  for name in ('quick_reference_steps', 'full_reference_steps'):
+    _need(getattr(e, name) >= 1, f'evaluation.{name}', getattr(e, name), 'must be at least 1')
+  _need(bool(e.ws) and min(e.ws) >= 0, 'evaluation.ws', e.ws, 'must list strengths of at least 0')
+  _need(
+    bool(e.num_steps) and min(e.num_steps) >= 1, 'evaluation.num_steps', e.num_steps,
+    'must list step counts of at least 1',
+  )  # fmt: skip

@@ -1,0 +1,123 @@
+"""Every wrong config gets one line that names the field, the value and the remedy."""
+
+import copy
+import re
+
+import pytest
+
+from gdistill import errors
+from gdistill import recipe as recipes
+from gdistill.cli import edge
+
+DIGITS = edge.load_config('configs/digits.py', [])
+
+
+def changed(**fields):
+  config = copy.deepcopy(DIGITS)
+  for key, value in fields.items():
+    *sections, last = key.split('__')
+    here = config
+    for section in sections:
+      here = here[section]
+    here[last] = value
+  return config
+
+
+INF, NAN = float('inf'), float('nan')
+WRONG = [
+  ('teacher__lr', -1, 'above 0'),
+  ('teacher__lr', NAN, 'finite'),
+  ('teacher__lr', INF, 'finite'),
+  ('teacher__lr', 'abc', 'finite number'),
+  ('guidance__lr', 0, 'above 0'),
+  ('teacher__batch_size', 0, 'at least 1'),
+  ('teacher__batch_size', -8, 'at least 1'),
+  ('teacher__batch_size', 12.5, 'whole number'),
+  ('teacher__batch_size', True, 'whole number'),
+  ('teacher__accumulation', 3, 'teacher.batch_size=64 must be divisible by teacher.accumulation=3'),
+  ('progressive__steps', 0, 'at least 1'),
+  ('progressive__last_steps', 0, 'at least 1'),
+  ('teacher__warmup', 10**6, 'teacher.steps'),
+  ('teacher__ema', 1.0, 'below 1'),
+  ('teacher__ema', -0.1, 'at least 0'),
+  ('teacher__beta2', 1.0, 'below 1'),
+  ('teacher__grad_clip', 0, 'above 0'),
+  ('teacher__weight_decay', -1, 'at least 0'),
+  ('seed', -1, '2**32'),
+  ('seed', 2**64, '2**32'),
+  ('train__substeps', 7, 'divide teacher.steps'),
+  ('train__checkpoint_every', 0, 'at least 1'),
+  ('train__max_to_keep', 0, 'at least 1'),
+  ('model__dtype', 'fp17', 'float32, bfloat16'),
+  ('model__predict', 'score', 'x, eps, v'),
+  ('progressive__sampler', 'euler', 'deterministic, stochastic'),
+  ('teacher__weight', 'min_snr', 'snr_trunc'),
+  ('progressive__start_steps', 100, 'power of two'),
+  ('progressive__end_steps', 128, 'power of two'),
+  ('guidance__w_min', 5.0, 'must not be above guidance.w_max'),
+  ('guidance__w_min', -1.0, 'at least 0'),
+  ('teacher__p_uncond', 0.0, 'null class'),
+  ('noise__logsnr_min', 20.0, 'below noise.logsnr_max'),
+  ('model__groups', 5, 'must divide the width'),
+  ('model__heads', 3, 'must divide the width'),
+  ('model__head_dim', 4, 'not both'),
+  ('model__multipliers', (), 'every resolution'),
+  ('model__multipliers', (1, 1, 1, 1, 1), 'divisible by 16'),
+  ('model__attention_resolutions', (5,), 'never reached'),
+  ('model__dropout', 1.0, 'below 1'),
+  ('mesh', {'data': -1, 'fsdp': -1}, 'both be -1'),
+  ('mesh__data', 0, 'at least 1, or -1'),
+  ('stages', ('guidance', 'teacher'), 'must be one of'),
+  ('stages', ('progressive',), 'must name the folder'),
+  ('initial', 'somewhere', "must be ''"),
+  ('evaluation__ws', (), 'must list'),
+  ('data__name', 'imagenet', 'digits'),
+  ('data__held_out', 1.0, 'between 0 and 1'),
+]
+
+
+@pytest.mark.parametrize(('field', 'value', 'words'), WRONG)
+def test_wrong_values_are_named_with_their_remedy(field, value, words):
+  with pytest.raises(errors.ConfigError, match=re.escape(words)) as e:
+    recipes.from_config(changed(**{field: value}))
+  line = str(e.value)
+  assert '\n' not in line
+  assert field.split('__')[-1] in line
+
+
+@pytest.mark.parametrize(
+  ('section', 'key', 'hint'),
+  [
+    ('teacher', 'learning_rate', 'known keys|did you mean'),
+    ('teacher', 'batchsize', 'did you mean teacher.batch_size'),
+    ('train', 'w_max', 'did you mean guidance.w_max'),
+  ],
+)
+def test_unknown_keys_suggest_the_nearest_or_the_right_section(section, key, hint):
+  with pytest.raises(errors.ConfigError, match=hint):
+    recipes.from_config(changed(**{f'{section}__{key}': 1}))
+
+
+def test_a_missing_key_is_named():
+  config = copy.deepcopy(DIGITS)
+  del config['teacher']['lr']
+  with pytest.raises(errors.ConfigError, match=r'teacher\.lr is missing'):
+    recipes.from_config(config)
+
+
+@pytest.mark.parametrize('variant', ['', ':stochastic', ':single_w', ':naive', ':tiny'])
+def test_configs_resolve_and_survive_json(variant):
+  recipe = recipes.from_config(edge.load_config(f'configs/digits.py{variant}', []))
+  assert recipes.from_config(recipes.to_dict(recipe)) == recipe
+  assert recipe.takes_w == (variant in ('', ':stochastic', ':tiny'))
+
+
+def test_the_digest_sees_what_reaches_the_parameters_and_nothing_else():
+  base = recipes.from_config(DIGITS)
+  same = recipes.from_config(changed(train__log_every=40, train__checkpoint_every=100))
+  other = recipes.from_config(changed(teacher__lr=1e-3))
+  assert recipes.digest(base) == recipes.digest(same) != recipes.digest(other)
+  assert recipes.differences(recipes.to_dict(base), recipes.to_dict(other)) == [
+    'teacher.lr: 0.002 -> 0.001'
+  ]
+  assert recipes.differences(recipes.to_dict(base), recipes.to_dict(same)) == []
