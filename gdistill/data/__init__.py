@@ -1,0 +1,1 @@
+"""Data: a source is an indexable set of labelled pictures; one pipeline for all of them."""

@@ -1,0 +1,386 @@
+"""The composition root: plan, skip what is finished, wire data + teacher + loss + folder."""
+
+import concurrent.futures
+import functools
+import importlib.metadata
+import platform
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax import numpy as jnp
+from jax.sharding import Mesh
+
+from gdistill import checkpoints
+from gdistill import errors
+from gdistill import interrupt
+from gdistill import ledger
+from gdistill import model
+from gdistill import parallel
+from gdistill import progress
+from gdistill import recipe as recipes
+from gdistill import state as states
+from gdistill import storage
+from gdistill import train
+from gdistill.core import guidance as core_guidance
+from gdistill.core import projections
+from gdistill.data import pipeline as data
+from gdistill.stages import guidance
+from gdistill.stages import progressive
+from gdistill.stages import rounds
+from gdistill.stages import teacher as teacher_stage
+
+
+def check(recipe: recipes.Recipe, workdir: storage.epath.Path) -> Mesh:
+  """Every check that needs devices, data's shape or folders; writes nothing, compiles nothing."""
+  parallel.check_compile_cache()
+  shape, num_classes, _ = data.SOURCES[recipe.data.name]
+  for name, mine, theirs in (
+    ('num_classes', recipe.model.num_classes, num_classes),
+    ('image_size', recipe.model.image_size, shape[0]),
+    ('image_channels', recipe.model.image_channels, shape[2]),
+  ):
+    if mine != theirs:
+      raise errors.ConfigError(
+        f'model.{name}={mine} is not what data.name={recipe.data.name!r} has; set it to {theirs}'
+      )
+  mesh = parallel.make_mesh(recipe.mesh.data, recipe.mesh.fsdp)
+  for stage in recipe.stages:
+    settings = getattr(recipe, stage)
+    parallel.check_batch(stage, settings.batch_size, settings.accumulation, mesh)
+  parallel.check_fsdp(mesh, _shapes(recipe, recipe.takes_w))
+  if recipe.initial:
+    check_initial(recipe, checkpoints.read_card(recipe.initial))
+  check_same_run(recipe, workdir)
+  return mesh
+
+
+def check_initial(recipe: recipes.Recipe, card: dict) -> None:
+  """Whether a finished round may be what this recipe's first stage learns from."""
+  where, first = f'initial={recipe.initial!r}', recipe.stages[0]
+  if first == 'guidance':
+    if card['stage'] != 'teacher':
+      raise errors.ConfigError(f'{where} is a {card["stage"]} round; guidance needs a teacher')
+    if not card['p_uncond']:
+      raise errors.ConfigError(
+        f'{where} was trained with p_uncond=0: it has no null class to guide with; '
+        'train the teacher with label dropout'
+      )
+  else:
+    expected = recipe.progressive.start_steps
+    if card['stage'] == 'teacher':
+      raise errors.ConfigError(
+        f'{where} is a teacher, not a student of guidance; add guidance to stages'
+      )
+    if not card['takes_w'] and not recipe.single_w:
+      raise errors.ConfigError(
+        f'{where} takes no w; set guidance.w_min equal to guidance.w_max={recipe.guidance.w_max}'
+      )
+    if card['takes_w'] and recipe.single_w:
+      raise errors.ConfigError(f'{where} takes w; guidance.w_min must be below guidance.w_max')
+    if card['num_steps'] and card['num_steps'] != expected:
+      raise errors.ConfigError(
+        f'{where} is a student of {card["num_steps"]} steps; '
+        f'set progressive.start_steps={card["num_steps"]} (now {expected})'
+      )
+    if card['num_steps'] and card['sampler'] != recipe.progressive.sampler:
+      raise errors.ConfigError(
+        f'{where} was distilled for the {card["sampler"]} sampler; '
+        f'set progressive.sampler={card["sampler"]!r}'
+      )
+    low, high = recipe.guidance.w_min, recipe.guidance.w_max
+    if (card['w_min'], card['w_max']) != (low, high):
+      raise errors.ConfigError(
+        f'guidance.w_min={low}, guidance.w_max={high} differ from what {where} was trained for: '
+        f'{card["w_min"]} to {card["w_max"]}'
+      )
+  theirs = recipes.flat({'model': card['model'], 'noise': card['noise']})
+  mine = recipes.flat(recipes.to_dict(recipe) | {})
+  for key, value in theirs.items():
+    if key != 'model.dropout' and mine.get(key) != value:
+      raise errors.ConfigError(f'{key}={mine.get(key)!r} differs from {where}, which has {value!r}')
+
+
+def check_same_run(recipe: recipes.Recipe, workdir: storage.epath.Path) -> None:
+  """A workdir belongs to one config: what reaches the parameters may not change."""
+  file = workdir / 'config.json'
+  if storage.exists(file):
+    changed = recipes.differences(storage.read_json(file), recipes.to_dict(recipe))
+    if changed:
+      raise errors.ConfigError(
+        f'--workdir={workdir} holds a run with another config ({"; ".join(changed)}); '
+        'choose another workdir or restore these values'
+      )
+
+
+def run(
+  recipe: recipes.Recipe,
+  workdir: Any,
+  stop: interrupt.Interrupt,
+  seconds: train.Seconds,
+  compiled: dict[str, Callable] | None = None,
+) -> None:
+  """Trains every round of the plan that is not finished; a finished run does nothing.
+
+  `compiled` holds the train step of each stage; runs of one recipe may share it.
+  """
+  workdir = storage.path(workdir)
+  mesh = check(recipe, workdir)
+  parallel.agree('config', recipes.digest(recipe))
+  plan = rounds.plan(recipe)
+  if all(checkpoints.is_finished(workdir / r.name) for r in plan):
+    return
+  if jax.process_index() == 0:
+    storage.write_json(workdir / 'config.json', recipes.to_dict(recipe))
+  with seconds('data'):
+    source, _ = data.SOURCES[recipe.data.name][2](recipe.data.held_out)
+  compiled = {} if compiled is None else compiled
+  todo = [r for r in plan if not checkpoints.is_finished(workdir / r.name)]
+  with concurrent.futures.ThreadPoolExecutor(1) as background:
+    for stage in dict.fromkeys(r.stage for r in todo):
+      if stage not in compiled:
+        # The next stage compiles while the one before it trains.
+        compiled[stage] = background.submit(_compile, recipe, stage, mesh)
+        _record(workdir, 'compiled', stage=stage)
+    try:
+      for r in todo:
+        stop.check()
+        _run_round(recipe, workdir, r, source, mesh, compiled[r.stage], stop, seconds)
+    except BaseException:
+      background.shutdown(wait=False, cancel_futures=True)
+      raise
+
+
+def _compile(recipe: recipes.Recipe, stage: str, mesh: Mesh) -> Callable:
+  """The one train step of a stage, ahead of time and from shapes alone."""
+  settings = getattr(recipe, stage)
+  cpu = jax.default_backend() == 'cpu'
+  substeps = 1 if cpu else recipe.train.substeps
+
+  def placed(tree, sharding=None):
+    return jax.tree.map(
+      lambda a: jax.ShapeDtypeStruct(
+        a.shape, a.dtype, sharding=sharding or parallel.leaf_sharding(mesh, a.shape)
+      ),
+      tree,
+    )
+
+  params = _shapes(recipe, takes_w=recipe.takes_w and stage != 'teacher')
+  teacher = None
+  if stage != 'teacher':
+    teacher = placed(_shapes(recipe, takes_w=recipe.takes_w and stage == 'progressive'))
+  rows, shape = (substeps, settings.batch_size), model.image_shape(recipe.model)
+  batch = {
+    'pixels': jax.ShapeDtypeStruct((*rows, *shape), np.uint8),
+    'label': jax.ShapeDtypeStruct(rows, np.int32),
+    'id': jax.ShapeDtypeStruct(rows, np.int32),
+  }
+  given = jax.eval_shape(lambda: train.numbers(settings, 1, 1, jax.random.key(0)))
+  return train.compile_step(
+    train.make_step(loss_of(recipe, stage), settings, unrolled=cpu),
+    placed(jax.eval_shape(_create(settings), params)),
+    teacher,
+    placed(batch, parallel.batches_sharding(mesh)),
+    placed(given, parallel.replicated(mesh)),
+  )
+
+
+def _create(settings: recipes.Training) -> Callable:
+  return functools.partial(states.create, tx=train.optimizer(settings), with_ema=settings.ema > 0)
+
+
+def _run_round(recipe, workdir, r, source, mesh, step, stop, seconds) -> None:
+  settings, folder = getattr(recipe, r.stage), workdir / r.name
+  substeps = 1 if jax.default_backend() == 'cpu' else recipe.train.substeps
+  began = time.monotonic()
+  _record(workdir, 'round-entered', round=r.name)
+  with seconds('restore'):
+    teacher = None
+    if r.teacher:
+      teacher = model.read_folder(workdir / r.teacher if r.index else r.teacher).params
+  key = jax.random.fold_in(jax.random.fold_in(jax.random.key(recipe.seed), _ID[r.stage]), r.index)
+  fresh = _fresh_state(recipe, r, teacher, key, mesh)
+  if teacher is not None:
+    teacher = parallel.put_like(parallel.tree_shardings(mesh, teacher), teacher)
+
+  def batches(step, count):
+    made = [
+      data.batch(source, (recipe.seed, r.index), step + i, settings.batch_size)
+      for i in range(count)
+    ]
+    # The leading axis is updates; rows are sharded behind it.
+    return parallel.put_batches(mesh, jax.tree.map(lambda *a: np.stack(a), *made))
+
+  given = train.numbers(settings, r.steps, r.num_steps, key)
+  given = parallel.put_like(jax.tree.map(lambda _: parallel.replicated(mesh), given), given)
+  with seconds('compile'):
+    step = step.result()
+  state = train.fit(
+    folder, fresh, step, teacher, batches, given, r.steps, recipe.train, substeps,
+    mesh, stop, seconds,
+  )  # fmt: skip
+  with seconds('save'):
+    card = _card(recipe, r, state, time.monotonic() - began)
+    checkpoints.finish(folder, states.handed_on(state), card)
+    _record(workdir, 'round-finished', round=r.name)
+    if jax.process_index() == 0:
+      storage.remove_tree(folder / 'steps')
+  progress.say(f'{r.name}: finished {r.steps} updates in {time.monotonic() - began:.0f} s')
+
+
+_ID = {'teacher': 1, 'guidance': 2, 'progressive': 3}  # in every random key of a stage
+
+
+def loss_of(recipe: recipes.Recipe, stage: str) -> train.Loss:
+  """The stage's loss with everything but arrays settled: (params, teacher params, batch, ...)."""
+  noise = model.noise(recipe.noise)
+  takes_w = recipe.takes_w and stage != 'teacher'
+  student_net = model.build(recipe.model, takes_w)
+  settings = getattr(recipe, stage)
+  low, high = recipe.guidance.w_min, recipe.guidance.w_max
+  shared = {'noise': noise, 'weight': settings.weight}
+
+  def loss(params, teacher_params, batch, key, num_steps):
+    x = batch['pixels'].astype(jnp.float32) / 127.5 - 1.0
+    examples = {'x': x, 'cond': {'label': batch['label']}, 'id': batch['id']}
+    key_loss, key_dropout = jax.random.split(key)
+    dropout = key_dropout if stage == 'teacher' and recipe.model.dropout else None
+    student = model.as_v_fn(student_net, params, recipe.model, noise, dropout)
+    if stage == 'teacher':
+      return teacher_stage.loss(
+        student, None, examples, key_loss, p_uncond=recipe.teacher.p_uncond, **shared
+      )
+    if stage == 'guidance':
+      net = model.build(recipe.model, takes_w=False)
+      teacher = model.as_v_fn(net, teacher_params, recipe.model, noise)
+      steps = settings.trajectory_steps if settings.state == 'trajectory' else 0
+      return guidance.loss(
+        student, core_guidance.halves(teacher, one_batch=settings.one_batch), examples, key_loss,
+        w_min=low, w_max=high, ws_per_pass=settings.ws_per_pass, trajectory_steps=steps,
+        project=projections.clip, **shared,
+      )  # fmt: skip
+    teacher = model.as_v_fn(student_net, teacher_params, recipe.model, noise)
+    return progressive.loss(
+      student, teacher, examples, key_loss, num_steps=num_steps, sampler=settings.sampler,
+      w_min=low, w_max=high, p_uncond=recipe.teacher.p_uncond if recipe.naive else 0.0,
+      on_trajectory=settings.state == 'trajectory', project=projections.clip, **shared,
+    )  # fmt: skip
+
+  return loss
+
+
+def _fresh_state(recipe, r, teacher, key, mesh) -> states.TrainState:
+  settings = getattr(recipe, r.stage)
+  net = model.build(recipe.model, recipe.takes_w and r.stage != 'teacher')
+  if teacher is None:
+    params = model.drawn(net, recipe.model, key)
+  else:
+    params = model.grown(net, recipe.model, key, teacher)
+  create = _create(settings)
+  shardings = parallel.tree_shardings(mesh, jax.eval_shape(create, params))
+  return parallel.put_like(shardings, create(params))
+
+
+def _card(recipe, r, state, seconds) -> dict:
+  """What a reader of the folder must know, and what it is good to know."""
+  params = states.handed_on(state)
+  plain = recipes.to_dict(recipe)
+  teacher = r.stage == 'teacher'
+  return {
+    'stage': r.stage,
+    'num_steps': r.num_steps,
+    'sampler': recipe.progressive.sampler if r.num_steps else 'any',
+    'takes_w': recipe.takes_w and not teacher,
+    'guided': teacher or recipe.naive,
+    'p_uncond': recipe.teacher.p_uncond if teacher or recipe.naive else 0.0,
+    'null_label': -1,
+    'w_min': recipe.guidance.w_min,
+    'w_max': recipe.guidance.w_max,
+    'predict': recipe.model.predict,
+    'model': plain['model'],
+    'noise': plain['noise'],
+    'class_names': list(data.digits.CLASS_NAMES),
+    'teacher': r.teacher,
+    'steps': r.steps,
+    'skipped': int(state.skipped),
+    'seed': recipe.seed,
+    'parameters': sum(a.size for a in jax.tree.leaves(params)),
+    'seconds': round(seconds, 3),
+    'config': plain,
+    'config_digest': recipes.digest(recipe),
+    'versions': versions(),
+  }
+
+
+def versions() -> dict[str, str]:
+  names = ('gdistill', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
+  found = {'python': platform.python_version(), 'backend': jax.default_backend()}
+  for name in names:
+    try:
+      found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      found[name] = 'not installed'
+  return found
+
+
+def describe(recipe: recipes.Recipe, mesh: Mesh) -> str:
+  """The plan in words: rounds, updates, images, parameters, bytes, programs. Starts nothing."""
+  from clu import parameter_overview
+
+  shapes = _shapes(recipe, recipe.takes_w)
+  plan = rounds.plan(recipe)
+  lines = [parameter_overview.get_parameter_overview(shapes, include_stats=False), '']
+  lines.append(f'{"round":24}{"updates":>9}{"batch":>7}{"images seen":>13}  learns from')
+  for r in plan:
+    batch = getattr(recipe, r.stage).batch_size
+    lines.append(f'{r.name:24}{r.steps:9,}{batch:7,}{r.steps * batch:13,}  {r.teacher or "data"}')
+  updates = sum(r.steps for r in plan)
+  images = sum(r.steps * getattr(recipe, r.stage).batch_size for r in plan)
+  stages = list(dict.fromkeys(r.stage for r in plan))
+  lines += [
+    f'{"total":24}{updates:9,}{"":7}{images:13,}',
+    '',
+    f'mesh: data={mesh.shape["data"]} x fsdp={mesh.shape["fsdp"]} '
+    f'({jax.devices()[0].device_kind}); state held per device, activations apart:',
+  ]
+  for stage in stages:
+    lines.append(f'  {stage:12} {_bytes_per_device(recipe, stage, mesh):>14,} bytes')
+  lines.append(
+    f'compiled train steps: {len(stages)} ({", ".join(stages)}), each once for its rounds'
+  )
+  return '\n'.join(lines)
+
+
+def _shapes(recipe: recipes.Recipe, takes_w: bool) -> Any:
+  net = model.build(recipe.model, takes_w)
+  return jax.eval_shape(lambda: model.initial_params(net, recipe.model, jax.random.key(0)))
+
+
+def _bytes_per_device(recipe: recipes.Recipe, stage: str, mesh: Mesh) -> int:
+  """Parameters, optimiser, EMA and the teacher, after sharding."""
+  shapes = _shapes(recipe, recipe.takes_w)
+  state = jax.eval_shape(_create(getattr(recipe, stage)), shapes)
+  held = [state] if stage == 'teacher' else [state, shapes]
+  total = 0
+  for leaf in jax.tree.leaves(held):
+    local = parallel.leaf_sharding(mesh, leaf.shape).shard_shape(leaf.shape)
+    total += int(np.prod(local)) * leaf.dtype.itemsize
+  return total
+
+
+def _record(workdir, event, **fields) -> None:
+  if jax.process_index() == 0:
+    ledger.record(workdir, event, **fields)
+
+
+def account(workdir: Any, seconds: train.Seconds) -> None:
+  """Adds this process's seconds to WORKDIR/time.json, and says them in one line."""
+  file = storage.path(workdir) / 'time.json'
+  total = dict(storage.read_json(file)) if storage.exists(file) else {}
+  for name, spent in seconds.spent.items():
+    total[name] = round(total.get(name, 0.0) + spent, 3)
+  if jax.process_index() == 0:
+    storage.write_json(file, total)
+  progress.say('seconds: ' + ', '.join(f'{k} {v:.1f}' for k, v in seconds.spent.items()))

@@ -1,0 +1,41 @@
+"""Progress for whoever is looking: a live bar on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+
+import tqdm
+
+
+class Progress:
+  """`with Progress('teacher', 1500) as p: p.update(n, loss=0.1)`; writes to stderr."""
+
+  def __init__(self, name: str, total: int, start: int = 0, seconds_between_lines: float = 10.0):
+    self._name, self._total, self._done = name, total, start
+    self._between, self._said = seconds_between_lines, time.monotonic()
+    self._bar = None
+    if sys.stderr.isatty():
+      self._bar = tqdm.tqdm(total=total, initial=start, desc=name, dynamic_ncols=True)
+
+  def __enter__(self) -> 'Progress':
+    return self
+
+  def __exit__(self, *exc) -> None:
+    if self._bar is not None:
+      self._bar.close()
+
+  def update(self, done: int, **numbers: float) -> None:
+    """`done` of the total are done now."""
+    text = ' '.join(f'{k}={v:.4g}' for k, v in numbers.items())
+    if self._bar is not None:
+      if text:
+        self._bar.set_postfix_str(text, refresh=False)
+      self._bar.update(done - self._done)
+    elif time.monotonic() - self._said > self._between or done == self._total:
+      self._said = time.monotonic()
+      print(f'{self._name}: {done}/{self._total} {text}'.rstrip(), file=sys.stderr, flush=True)
+    self._done = done
+
+
+def say(text: str) -> None:
+  """One line that does not break a running bar."""
+  tqdm.tqdm.write(text, file=sys.stderr)

@@ -1,0 +1,271 @@
+"""The only training loop: a compiled step, checkpoints, logs, preemption. It knows no diffusion."""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jax import numpy as jnp
+from jax.sharding import Mesh
+
+from gdistill import checkpoints
+from gdistill import errors
+from gdistill import interrupt
+from gdistill import progress
+from gdistill import recipe as recipes
+from gdistill import state as states
+from gdistill import storage
+
+# (params, teacher_params, batch, key, num_steps) -> [B]
+Loss = Callable[[Any, Any, Any, jax.Array, jax.Array], jax.Array]
+
+
+def optimizer(settings: recipes.Training) -> optax.GradientTransformation:
+  """Clip the global norm, then Adam, then decoupled weight decay; the step applies -lr."""
+  return optax.chain(
+    optax.clip_by_global_norm(settings.grad_clip),
+    optax.scale_by_adam(settings.beta1, settings.beta2, settings.adam_eps),
+    optax.add_decayed_weights(settings.weight_decay),
+  )
+
+
+def learning_rate(
+  step: jax.Array, lr: jax.Array, steps: jax.Array, warmup: int, anneal: bool
+) -> jax.Array:
+  """lr min(1, (step + 1) / warmup), times 1 - step / steps when annealed: within the round."""
+  rate = lr * jnp.minimum(1.0, (step + 1) / warmup) if warmup else lr
+  return rate * (1.0 - step / steps) if anneal else rate
+
+
+def numbers(settings: recipes.Training, steps: int, num_steps: int, key: jax.Array) -> dict:
+  """What differs between rounds, as arguments of the one compiled step of their stage."""
+  return {
+    'key': key,
+    'lr': jnp.float32(settings.lr),
+    'steps': jnp.float32(steps),
+    'num_steps': jnp.int32(num_steps),
+  }
+
+
+def make_step(loss: Loss, settings: recipes.Training, unrolled: bool) -> Callable:
+  """(state, teacher_params, batches [S, B, ...], numbers) -> (state, metrics of the last update).
+
+  One call makes S updates. An update whose loss or gradient norm is not finite changes nothing
+  but the counters. `unrolled` spells scans out: a convolution's weight gradient inside a scan is
+  some 60 times slower on a CPU.
+  """
+  tx = optimizer(settings)
+  parts = settings.accumulation
+
+  def gradient(params, teacher, batch, key, num_steps):
+    def mean_loss(params, part):
+      return jnp.mean(loss(params, teacher, part, key, num_steps))
+
+    value_and_grad = jax.value_and_grad(mean_loss)
+    if parts == 1:
+      return value_and_grad(params, batch)
+
+    def add(total, part):
+      return jax.tree.map(jnp.add, total, value_and_grad(params, part)), None
+
+    # Rows j, j + parts, ...: a microbatch takes from every device's own rows.
+    split = jax.tree.map(
+      lambda a: a.reshape(a.shape[0] // parts, parts, *a.shape[1:]).swapaxes(0, 1), batch
+    )
+    zero = jax.tree.map(jnp.zeros_like, (jnp.zeros(()), params))
+    total, _ = jax.lax.scan(add, zero, split, unroll=parts if unrolled else 1)
+    return jax.tree.map(lambda a: a / parts, total)
+
+  def update(state, batch, teacher, given):
+    key = jax.random.fold_in(given['key'], state.step)
+    value, grads = gradient(state.params, teacher, batch, key, given['num_steps'])
+    norm = optax.tree.norm(grads)
+    finite = jnp.isfinite(value) & jnp.isfinite(norm)
+    updates, opt = tx.update(grads, state.opt, state.params)
+    rate = learning_rate(state.step, given['lr'], given['steps'], settings.warmup, settings.anneal)
+    params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
+    ema = state.ema
+    if ema is not None:
+      ema = jax.tree.map(lambda e, p: e + (1.0 - settings.ema) * (p - e), ema, params)
+    new, old = (params, ema, opt), (state.params, state.ema, state.opt)
+    params, ema, opt = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+    state = states.TrainState(
+      step=state.step + 1,
+      params=params,
+      ema=ema,
+      opt=opt,
+      skipped=state.skipped + ~finite,
+      skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1),
+    )
+    metrics = {
+      'loss': value,
+      'grad_norm': norm,
+      'lr': rate,
+      'skipped': state.skipped,
+      'skipped_in_a_row': state.skipped_in_a_row,
+    }
+    return state, metrics
+
+  def step(state, teacher, batches, given):
+    def body(state, batch):
+      return update(state, batch, teacher, given)
+
+    if unrolled:
+      for i in range(jax.tree.leaves(batches)[0].shape[0]):
+        state, metrics = body(state, jax.tree.map(lambda a, i=i: a[i], batches))
+      return state, metrics
+    state, metrics = jax.lax.scan(body, state, batches)
+    return state, jax.tree.map(lambda a: a[-1], metrics)
+
+  return step
+
+
+def compile_step(step: Callable, *args: Any) -> Callable:
+  """Ahead of time and donated: an executable that cannot compile a second time behind our back."""
+  return jax.jit(step, donate_argnums=0).lower(*args).compile()
+
+
+@dataclasses.dataclass
+class Seconds:
+  """Where the time went: `with seconds('save'): ...`."""
+
+  spent: dict[str, float] = dataclasses.field(default_factory=dict)
+
+  @contextlib.contextmanager
+  def __call__(self, name: str) -> Iterator[None]:
+    start = time.monotonic()
+    try:
+      yield
+    finally:
+      self.spent[name] = self.spent.get(name, 0.0) + time.monotonic() - start
+
+
+def fit(
+  folder: storage.epath.Path,
+  fresh: states.TrainState,
+  run: Callable,
+  teacher: Any,
+  batches: Callable[[int, int], Any],
+  given: dict,
+  steps: int,
+  settings: recipes.Train,
+  substeps: int,
+  mesh: Mesh,
+  stop: interrupt.Interrupt,
+  seconds: Seconds,
+) -> states.TrainState:
+  """Trains one round from `fresh`, or from its newest checkpoint, to `steps` updates.
+
+  `run(state, teacher, batches(step, substeps), given)` is the compiled step. Raises Preempted
+  after saving when asked to stop, NumericsError when too many updates were skipped.
+  """
+  steps_folder = folder / 'steps'
+  with seconds('restore'):
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), fresh)
+    shardings = jax.tree.map(lambda a: a.sharding, fresh)
+    found = checkpoints.restore_latest(steps_folder, shapes, shardings)
+    # Its own buffers: the step donates them.
+    state = fresh if found is None else jax.tree.map(jnp.copy, found[1])
+  step = 0 if found is None else found[0]
+  log = Log(folder, step)
+
+  def save(step):
+    with seconds('save'):
+      checkpoints.save_step(steps_folder, step, state, keep=settings.max_to_keep)
+      log.flush()
+
+  metrics, since, start = None, step, time.monotonic()
+  with progress.Progress(folder.name, steps, step) as bar:
+    while step < steps:
+      with seconds('data'):
+        batch = batches(step, substeps)
+      with seconds('productive'):
+        before, (state, metrics) = metrics, run(state, teacher, batch, given)
+        step += substeps
+        # At most one step ahead of the devices: virtual CPU devices die of a longer queue.
+        if before is not None:
+          _check_finite(jax.device_get(before), step - substeps, settings)
+      if step % settings.log_every == 0 or step == steps:
+        with seconds('productive'):
+          row = {k: float(v) for k, v in jax.device_get(metrics).items()}
+        now = time.monotonic()
+        row['updates_per_second'] = (step - since) / max(now - start, 1e-9)
+        since, start = step, now
+        log.add(step, row)
+        bar.update(step, loss=row['loss'], lr=row['lr'])
+      else:
+        bar.update(step)
+      if stop.requested and step < steps:
+        _check_finite(jax.device_get(metrics), step, settings)
+        save(step)
+        raise errors.Preempted(
+          f'{stop.requested}: {folder.name} is saved at step {step}; repeat the command to go on'
+        )
+      if step % settings.checkpoint_every == 0 and step < steps:
+        _check_finite(jax.device_get(metrics), step, settings)
+        save(step)
+  if metrics is not None:
+    _check_finite(jax.device_get(metrics), step, settings)
+  log.flush()
+  return state
+
+
+def _check_finite(metrics: dict, step: int, settings: recipes.Train) -> None:
+  in_a_row, skipped = int(metrics['skipped_in_a_row']), int(metrics['skipped'])
+  limit = settings.max_skipped_percent / 100 * max(step, settings.max_skipped_in_a_row)
+  if in_a_row >= settings.max_skipped_in_a_row or skipped > limit:
+    raise errors.NumericsError(
+      f'{skipped} of {step} updates were not finite, the last {in_a_row} in a row; lower the '
+      'learning rate, or look for the first broken value with JAX_DEBUG_NANS=1'
+    )
+
+
+class Log:
+  """Training metrics as JSON lines and TensorBoard events, written whole: stores cannot append."""
+
+  def __init__(self, folder: storage.epath.Path, step: int):
+    self._file = folder / 'metrics.jsonl'
+    self._events = folder / 'events'
+    self._lines = []
+    if storage.exists(self._file):
+      lines = storage.read_text(self._file).splitlines()
+      self._lines = [a for a in lines if _step_of(a) <= step]
+    self._new: list[tuple[int, dict]] = []
+    self._name = f'events.out.tfevents.{int(time.time())}.{step:08d}'
+
+  def add(self, step: int, row: dict) -> None:
+    if jax.process_index() == 0:
+      self._lines.append(json.dumps(storage.jsonable({'step': step, **row})))
+      self._new.append((step, row))
+
+  def flush(self) -> None:
+    if not self._new:
+      return
+    storage.write_bytes(self._file, ('\n'.join(self._lines) + '\n').encode())
+    storage.write_bytes(self._events / self._name, _tensorboard(self._new))
+
+
+def _step_of(line: str) -> int:
+  try:
+    return int(json.loads(line)['step'])
+  except (ValueError, KeyError, TypeError):
+    return np.iinfo(np.int64).max  # a damaged line is dropped, not repeated
+
+
+def _tensorboard(rows: list[tuple[int, dict]]) -> bytes:
+  """An event file's bytes; written beside nothing, because workdirs may be object stores."""
+  import tensorboardX
+
+  with tempfile.TemporaryDirectory() as folder:
+    with tensorboardX.SummaryWriter(folder) as writer:
+      for step, row in rows:
+        for name, value in row.items():
+          writer.add_scalar(name, value, step)
+    return next(pathlib.Path(folder).glob('events*')).read_bytes()

@@ -1,0 +1,43 @@
+"""A run small enough to be repeated forty times."""
+
+import threading
+
+from gdistill import interrupt
+from gdistill import recipe as recipes
+from gdistill.cli import edge
+
+
+def config(**sections):
+  """Teacher 12 updates, stage one 10, rounds 2 and 1 of 9 each: 40 in all, every stage."""
+  c = edge.load_config('configs/digits.py:tiny', [])
+  c['model'].update(channels=4, multipliers=(1,), emb_channels=8, w_features=4, groups=2)
+  c['teacher'].update(steps=12, batch_size=4)
+  c['guidance'].update(steps=10, batch_size=4)
+  c['progressive'].update(steps=9, last_steps=9, start_steps=4, batch_size=4)
+  c['train'].update(checkpoint_every=5, log_every=3)
+  c['evaluation'].update(ws=(0.0, 2.0), num_steps=(1, 2), quick_images=20, batch_size=20,
+                         quick_reference_steps=4, full_images=30, full_reference_steps=4)  # fmt: skip
+  for name, values in sections.items():
+    if isinstance(values, dict):
+      c[name].update(values)
+    else:
+      c[name] = values
+  return c
+
+
+def recipe(**sections):
+  return recipes.from_config(config(**sections))
+
+
+class StopAfter(interrupt.Interrupt):
+  """Asks to stop once the loop has looked `looks` times: one look an update."""
+
+  def __init__(self, looks):
+    self._left = looks
+    self._lock = threading.Lock()
+
+  @property
+  def requested(self):
+    with self._lock:
+      self._left -= 1
+      return 'SIGTERM' if self._left < 0 else ''

@@ -1,0 +1,94 @@
+"""Who may import whom, read from the imports; and what may not be written anywhere."""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+FILES = sorted((ROOT / 'gdistill').rglob('*.py'))
+ANY = {'errors', 'recipe'}
+ALLOWED = {
+  'core': {'core'},
+  'errors': set(),
+  'recipe': ANY,
+  'parallel': ANY,
+  'storage': ANY,
+  'ledger': {'errors', 'storage'},
+  'interrupt': ANY,
+  'progress': set(),
+  'models': {'core', 'models'} | ANY,
+  'samplers': {'core', 'samplers'} | ANY,
+  'stages': {'core', 'stages'} | ANY,
+  'data': {'core', 'data'} | ANY,
+  'evaluation': {'core', 'models', 'evaluation', 'storage'} | ANY,
+  'state': {'core'},
+  'checkpoints': {'state', 'parallel', 'storage'} | ANY,
+  'train': {'core', 'state', 'parallel', 'checkpoints', 'storage', 'interrupt', 'progress'} | ANY,
+}
+HEAVY = {'tensorflow_datasets', 'torch', 'matplotlib', 'sklearn', 'clu', 'tensorboardX', 'PIL'}
+
+
+def imports(file):
+  for node in ast.walk(ast.parse(file.read_text())):
+    if isinstance(node, ast.ImportFrom) and node.module:
+      if node.module == 'gdistill':
+        yield from (f'gdistill.{a.name}' for a in node.names)
+      else:
+        yield node.module
+    elif isinstance(node, ast.Import):
+      yield from (a.name for a in node.names)
+
+
+def layer(file):
+  first = file.relative_to(ROOT / 'gdistill').parts[0]
+  return first.removesuffix('.py')
+
+
+@pytest.mark.parametrize('file', FILES, ids=lambda f: str(f.relative_to(ROOT)))
+def test_layers_import_only_what_lies_below_them(file):
+  allowed = ALLOWED.get(layer(file))
+  if allowed is None:
+    assert layer(file) in ('pipeline', 'main', 'cli', 'model', 'sampling', 'evaluate', '__init__')
+  for module in imports(file):
+    if module.startswith('gdistill.'):
+      target = module.split('.')[1]
+      assert target != 'cli' or layer(file) in ('cli', 'main'), f'{file} imports the command line'
+      if allowed is not None:
+        assert target in allowed, f'{file} may not import {module}'
+
+
+@pytest.mark.parametrize('file', FILES, ids=lambda f: str(f.relative_to(ROOT)))
+def test_core_needs_jax_alone(file):
+  if layer(file) == 'core':
+    for module in imports(file):
+      assert module.split('.')[0] in (
+        'jax', 'numpy', 'gdistill', 'collections', 'dataclasses', 'functools', 'math',
+      )  # fmt: skip
+
+
+def test_heavy_libraries_load_with_the_file_that_needs_them_only():
+  for file in FILES:
+    tree = ast.parse(file.read_text())
+    for node in tree.body:
+      if isinstance(node, (ast.Import, ast.ImportFrom)):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module]
+        heavy = {n.split('.')[0] for n in names if n} & HEAVY
+        assert not heavy or layer(file) == 'evaluation', f'{file} imports {heavy} at the top'
+
+
+def test_no_pickle_no_shell_no_eval():
+  bad = {'eval', 'exec', 'compile_command'}
+  for file in [*FILES, ROOT / 'setup.py', *(ROOT / 'configs').glob('*.py')]:
+    for module in imports(file):
+      assert module.split('.')[0] not in ('pickle', 'dill', 'marshal', 'shelve'), file
+    for node in ast.walk(ast.parse(file.read_text())):
+      if not isinstance(node, ast.Call):
+        continue
+      name = ast.unparse(node.func)
+      assert name not in bad | {'os.system', 'yaml.load', 'torch.load'}, f'{file}: {name}'
+      for keyword in node.keywords:
+        value = ast.unparse(keyword.value)
+        assert (keyword.arg, value) not in (('shell', 'True'), ('allow_pickle', 'True')), file
+      if name in ('np.load', 'numpy.load'):
+        assert any(k.arg == 'allow_pickle' for k in node.keywords), file

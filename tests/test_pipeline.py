@@ -1,0 +1,294 @@
+"""The whole ladder: trained, interrupted, resumed, finished, refused."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import micro
+import numpy as np
+import pytest
+
+from gdistill import checkpoints
+from gdistill import errors
+from gdistill import interrupt
+from gdistill import ledger
+from gdistill import pipeline
+from gdistill import storage
+from gdistill import train
+from gdistill.stages import rounds
+
+ROOT = pathlib.Path(__file__).parent.parent
+COMPILED = {}  # executables shared by the runs of one recipe, as a long process would
+
+
+def run(workdir, stop=None, compiled=COMPILED, **sections):
+  recipe = micro.recipe(**sections)
+  pipeline.run(recipe, workdir, stop or interrupt.Interrupt(), train.Seconds(), compiled)
+  return recipe
+
+
+def digests(workdir):
+  plan = rounds.plan(micro.recipe())
+  return {r.name: checkpoints.params_digest(storage.path(workdir) / r.name) for r in plan}
+
+
+@pytest.fixture(scope='session')
+def undisturbed(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('undisturbed') / 'run'
+  run(workdir)
+  return workdir
+
+
+def test_every_round_leaves_a_finished_folder(undisturbed):
+  for r in rounds.plan(micro.recipe()):
+    card = checkpoints.read_card(undisturbed / r.name)
+    assert (card['stage'], card['num_steps']) == (r.stage, r.num_steps)
+    assert card['takes_w'] == (r.stage != 'teacher')
+    rows = [
+      json.loads(a) for a in (undisturbed / r.name / 'metrics.jsonl').read_text().splitlines()
+    ]
+    assert rows[-1]['step'] == r.steps and np.isfinite(rows[-1]['loss'])
+    assert list((undisturbed / r.name / 'events').iterdir())
+  events = [e['event'] for e in ledger.ledger(undisturbed)]
+  # One train step is compiled for each stage, over the whole ladder.
+  assert events.count('compiled') <= 3
+  assert events.count('round-finished') == len(rounds.plan(micro.recipe())) == 4
+
+
+def test_one_compiled_step_serves_every_round_of_its_stage(tmp_path):
+  compiled = {}
+  run(tmp_path / 'run', compiled=compiled)
+  events = [e for e in ledger.ledger(tmp_path / 'run') if e['event'] == 'compiled']
+  assert [e['stage'] for e in events] == ['teacher', 'guidance', 'progressive']
+  assert set(compiled) == {'teacher', 'guidance', 'progressive'}
+
+
+def test_interrupted_after_every_update_and_restarted_it_ends_bitwise_the_same(
+  undisturbed, tmp_path
+):
+  workdir, interruptions = tmp_path / 'run', 0
+  while True:
+    try:
+      # One look at the start of a round and one after an update: two looks are one update more.
+      run(workdir, micro.StopAfter(1))
+      break
+    except errors.Preempted:
+      interruptions += 1
+      assert interruptions < 100
+  assert interruptions >= 36  # 40 updates, of which the last of each round hands on
+  assert digests(workdir) == digests(undisturbed)
+  finished = [e['round'] for e in ledger.ledger(workdir) if e['event'] == 'round-finished']
+  assert finished == sorted(set(finished)) and len(finished) == 4
+
+
+def test_a_finished_run_does_nothing(undisturbed):
+  before = {p: p.stat().st_mtime_ns for p in undisturbed.rglob('*')}
+  run(undisturbed)
+  assert {p: p.stat().st_mtime_ns for p in undisturbed.rglob('*')} == before
+
+
+def test_another_config_is_refused_and_its_fields_are_named(undisturbed):
+  with pytest.raises(errors.ConfigError, match=r'teacher\.lr: 0\.002 -> 0\.001'):
+    run(undisturbed, teacher={'lr': 1e-3})
+  run(undisturbed, train={'log_every': 6})  # cadence may change
+
+
+def test_other_seeds_give_other_parameters(undisturbed, tmp_path):
+  run(tmp_path / 'run', seed=1)
+  assert not set(digests(tmp_path / 'run').values()) & set(digests(undisturbed).values())
+
+
+def test_checkpoint_cadence_does_not_reach_the_parameters(undisturbed, tmp_path):
+  run(tmp_path / 'run', train={'checkpoint_every': 2})
+  assert digests(tmp_path / 'run') == digests(undisturbed)
+
+
+def test_a_run_can_begin_from_a_finished_round_elsewhere(undisturbed, tmp_path):
+  given = dict(stages=('progressive',), initial=str(undisturbed / '01_guidance'))
+  recipe = run(tmp_path / 'run', **given)
+  names = [r.name for r in rounds.plan(recipe)]
+  assert names == ['00_progressive_2', '01_progressive_1']
+  # Another place in the plan is another stream of random numbers, but the same network.
+  card = checkpoints.read_card(tmp_path / 'run' / names[-1])
+  assert card['num_steps'] == 1 and card['takes_w']
+
+
+@pytest.mark.parametrize(
+  ('given', 'words'),
+  [
+    (dict(stages=('progressive',), initial='{}/00_teacher'), 'is a teacher, not a student'),
+    (dict(stages=('guidance',), initial='{}/01_guidance'), 'guidance needs a teacher'),
+    (dict(stages=('progressive',), initial='{}/02_progressive_2'), 'set progressive.start_steps=2'),
+    (
+      dict(
+        stages=('progressive',), initial='{}/02_progressive_2',
+        progressive={'start_steps': 2, 'sampler': 'stochastic'},
+      ),
+      "set progressive.sampler='deterministic'",
+    ),
+    (
+      dict(stages=('progressive',), initial='{}/01_guidance', guidance={'w_max': 3.0}),
+      'differ from what',
+    ),
+    (
+      dict(stages=('guidance',), initial='{}/00_teacher', model={'channels': 8}),
+      r'model\.channels=8 differs',
+    ),
+    (dict(model={'num_classes': 7}), r'model\.num_classes=7 .* set it to 10'),
+    (dict(mesh={'data': 3}), r'mesh\.data=3 x mesh\.fsdp=1 must make the 1 devices'),
+  ],
+)  # fmt: skip
+def test_wrong_beginnings_are_refused_before_anything_is_written(
+  undisturbed, tmp_path, given, words
+):
+  if 'initial' in given:
+    given = {**given, 'initial': given['initial'].format(undisturbed)}
+  with pytest.raises(errors.ConfigError, match=words):
+    run(tmp_path / 'run', **given)
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_teacher_without_label_dropout_cannot_be_guided(undisturbed, tmp_path):
+  card = checkpoints.read_card(undisturbed / '00_teacher')
+  recipe = micro.recipe(stages=('guidance',), initial=str(undisturbed / '00_teacher'))
+  with pytest.raises(errors.ConfigError, match='no null class'):
+    pipeline.check_initial(recipe, {**card, 'p_uncond': 0.0})
+
+
+def test_a_missing_initial_folder_is_a_checkpoint_error(tmp_path):
+  with pytest.raises(errors.CheckpointError):
+    run(tmp_path / 'run', stages=('guidance',), initial=str(tmp_path / 'nothing'))
+
+
+def test_the_single_w_student_and_the_naive_baseline_take_no_w(tmp_path):
+  recipe = run(tmp_path / 'a', compiled={}, guidance={'w_min': 1.0, 'w_max': 1.0})
+  last = rounds.plan(recipe)[-1].name
+  card = checkpoints.read_card(tmp_path / 'a' / last)
+  assert not card['takes_w'] and not card['guided'] and card['w_min'] == card['w_max'] == 1.0
+  recipe = run(tmp_path / 'b', compiled={}, stages=('teacher', 'progressive'))
+  names = [r.name for r in rounds.plan(recipe)]
+  assert names == ['00_teacher', '01_progressive_2', '02_progressive_1']
+  card = checkpoints.read_card(tmp_path / 'b' / names[-1])
+  assert card['guided'] and not card['takes_w'] and card['p_uncond'] == 0.1
+
+
+def test_a_broken_teacher_is_not_learnt_from(undisturbed, tmp_path):
+  with pytest.raises(errors.NumericsError, match='not finite'):
+    run(tmp_path / 'run', compiled={}, teacher={'lr': 1e30}, train={'max_skipped_in_a_row': 2})
+
+
+def command(workdir, *more):
+  config = workdir.parent / 'config.json'
+  if not config.exists():
+    config.write_text(json.dumps(micro.config()))
+  return [
+    sys.executable, '-m', 'gdistill.main', f'--config={config}', f'--workdir={workdir}', *more,
+  ]  # fmt: skip
+
+
+def test_sigterm_saves_leaves_with_42_and_kill_9_during_a_save_loses_nothing(undisturbed, tmp_path):
+  workdir = tmp_path / 'run'
+  # Paused inside the save of step 5, all arrays written and no manifest yet: then killed.
+  script = (
+    'import sys, time\n'
+    'from gdistill import storage\n'
+    'from gdistill.cli import train\n'
+    'write = storage.write_once\n'
+    'def slow(path, data):\n'
+    "  if str(path).endswith('steps/5/manifest.json'):\n"
+    "    print('saving', flush=True); time.sleep(60)\n"
+    '  return write(path, data)\n'
+    'storage.write_once = slow\n'
+    'put = storage.write_bytes\n'
+    'def slow_put(path, data):\n'
+    "  if str(path).endswith('steps/5/manifest.json'):\n"
+    "    print('saving', flush=True); time.sleep(60)\n"
+    '  return put(path, data)\n'
+    'storage.write_bytes = slow_put\n'
+    'sys.exit(train.main(sys.argv[1:]))\n'
+  )
+  child = subprocess.Popen(
+    [sys.executable, '-c', script, *command(workdir)[3:]], cwd=ROOT, stdout=subprocess.PIPE, text=True
+  )  # fmt: skip
+  assert child.stdout.readline().strip() == 'saving'
+  child.send_signal(signal.SIGKILL)
+  child.wait()
+  child = subprocess.Popen(command(workdir), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+  while not (workdir / '01_guidance').exists():
+    assert child.poll() is None
+    time.sleep(0.02)
+  child.send_signal(signal.SIGTERM)
+  _, lines = child.communicate(timeout=120)
+  assert child.returncode == 42, lines
+  assert 'repeat the command' in lines.splitlines()[-1]
+  done = subprocess.run(command(workdir), cwd=ROOT, capture_output=True, text=True, check=False)
+  assert done.returncode == 0, done.stderr
+  assert digests(workdir) == digests(undisturbed)
+  rows = json.loads((workdir / 'report' / 'metrics.json').read_text())
+  keys = [
+    'model',
+    'stage',
+    'sampler',
+    'num_steps',
+    'w',
+    'network_calls',
+    'fd',
+    'fd_teacher',
+    'rms_teacher',
+    'inception_score',
+    'accuracy',
+    'precision',
+    'recall',
+    'images',
+    'seconds_per_image',
+  ]
+  assert all(set(keys) <= set(row) for row in rows)
+  found = {(r['model'], r['sampler'], r['num_steps'], r['w']) for r in rows}
+  for n in (1, 2):
+    for w in (0.0, 2.0):
+      assert ('student', 'ddim', n, w) in found
+      assert {('teacher', 'ddim', n, w), ('teacher', 'dpm_solver', n, w)} <= found
+  assert '<html' in (workdir / 'report' / 'index.html').read_text()
+  again = subprocess.run(command(workdir), cwd=ROOT, capture_output=True, text=True, check=False)
+  assert again.returncode == 0 and 'nothing to do' in again.stderr
+
+
+def test_the_command_refuses_in_one_line_and_leaves_the_workdir_alone(tmp_path):
+  for more, words in (
+    (['--config.teacher.lr=-1'], 'teacher.lr=-1.0 must be above 0'),
+    (['--config.teacher.lr=1e400'], 'teacher.lr=inf must be a finite number'),
+    (['--config.teacher.batch_sise=1'], 'did you mean teacher.batch_size'),
+    (['--coordinator=localhost:1'], 'needs --num_processes and --process_id'),
+    (['--bogus'], 'unrecognized'),
+  ):
+    done = subprocess.run(
+      command(tmp_path / 'run', *more), cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr and done.stderr.count('\n') == 1
+    assert not (tmp_path / 'run').exists()
+
+
+def test_batches_are_a_function_of_seed_and_step():
+  from gdistill.data import digits
+  from gdistill.data import pipeline as data
+
+  source, held = digits.load(0.2)
+  assert (len(source), len(held)) == (1438, 359) or len(source) + len(held) == 1797
+  a, b = data.batch(source, (0, 1), 30, 64), data.batch(source, (0, 1), 30, 64)
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+  other = data.batch(source, (0, 2), 30, 64)
+  assert (a['pixels'] != other['pixels']).any()
+  # An epoch and a half of batches deals every example once or twice.
+  steps = -(-len(source) * 3 // 2 // 64)
+  seen = np.concatenate([
+    data.batch(source, (0, 1), s, 64)['pixels'].reshape(64, -1) for s in range(steps)
+  ])  # fmt: skip
+  _, counts = np.unique(seen, axis=0, return_counts=True)
+  assert counts.min() >= 1
+  assert os.environ['JAX_COMPILATION_CACHE_DIR']
