@@ -1,0 +1,182 @@
+"""A small classifier trained on the data itself, whose last hidden layer is the feature space.
+
+For pictures that no public feature network has seen (8x8 digits). Distances in its features compare
+models within one report; they are not FID. It is a fixed function of (pixels, labels, seed).
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+from collections.abc import Iterator, Mapping
+
+import jax
+import numpy as np
+import optax
+from flax import linen as nn
+from flax import traverse_util
+from jax import numpy as jnp
+
+Params = dict[str, np.ndarray]  # {'conv0/kernel': array, ...}
+
+FEATURE_SIZE = 64
+_UPDATES = 800
+_BATCH = 128
+_LEARNING_RATE = 3e-3
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Features:
+  """features [n, 64] float32, after the last ReLU; logits [n, classes] float32."""
+
+  features: np.ndarray
+  logits: np.ndarray
+
+
+class Classifier(nn.Module):
+  """3x3 convolutions, halving until no side is above 4; then 64 ReLU units and the classes.
+
+  The 64 units are the features: all that the class decision is a linear function of.
+  """
+
+  num_convs: int
+  num_classes: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    for i in range(self.num_convs):
+      width, stride = min(16 * 2**i, 64), 1 if i == 0 else 2
+      # full precision: what counts as near must not depend on the accelerator's default
+      conv = nn.Conv(width, (3, 3), stride, precision='highest', name=f'conv{i}')
+      x = nn.relu(conv(x))
+    x = jnp.reshape(x, (x.shape[0], -1))
+    x = nn.relu(nn.Dense(FEATURE_SIZE, precision='highest', name='features')(x))
+    return x, nn.Dense(self.num_classes, precision='highest', name='logits')(x)
+
+
+def train_classifier(
+  pixels: np.ndarray, labels: np.ndarray, num_classes: int, seed: int = 0
+) -> Params:
+  """Parameters after a fixed number of Adam updates on shifted pixels [n, H, W, C] uint8.
+
+  Labels are [n] integers in [0, num_classes). Two calls with the same arguments on the same
+  machine return the same bits. Runs on the CPU where JAX has one, for that reason.
+  """
+  _check_pixels(pixels)
+  labels = np.asarray(labels, np.int32)
+  if labels.shape != pixels.shape[:1] or not labels.size:
+    raise ValueError(f'{labels.shape=} must be one label for each of {pixels.shape[0]} images')
+  if labels.min() < 0 or labels.max() >= num_classes:
+    raise ValueError(f'labels run from {labels.min()} to {labels.max()}, {num_classes=}')
+  net = Classifier(_num_convs(pixels), num_classes)
+  optimizer = optax.adam(optax.cosine_decay_schedule(_LEARNING_RATE, _UPDATES))
+
+  @jax.jit
+  def update(params, opt, x, label):
+    def loss(params):
+      logits = net.apply({'params': params}, _images(x))[1]
+      return optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
+
+    updates, opt = optimizer.update(jax.grad(loss)(params), opt)
+    return optax.apply_updates(params, updates), opt
+
+  with _on_cpu():
+    params = _start(net, pixels.shape[1:], seed)
+    opt = optimizer.init(params)
+    # a host loop, not lax.scan: on CPU a convolution's gradient inside scan is far slower
+    for x, label in _batches(pixels, labels, seed):
+      params, opt = update(params, opt, x, label)
+  return jax.tree.map(np.asarray, traverse_util.flatten_dict(params, sep='/'))
+
+
+def extract(params: Mapping[str, np.ndarray], pixels: np.ndarray, batch: int = 500) -> Features:
+  """Features and logits of pixels [n, H, W, C] uint8, in padded batches of one shape."""
+  _check_pixels(pixels)
+  net = Classifier(_num_convs(pixels), params['logits/bias'].shape[0])
+  tree = traverse_util.unflatten_dict(dict(params), sep='/')
+  found = [np.zeros((0, FEATURE_SIZE), np.float32)], [np.zeros((0, net.num_classes), np.float32)]
+  for start in range(0, len(pixels), batch):
+    x = pixels[start : start + batch]
+    padding = [(0, batch - len(x))] + [(0, 0)] * 3
+    for rows, out in zip(found, _apply(net, tree, np.pad(x, padding)), strict=True):
+      rows.append(np.asarray(out)[: len(x)])
+  return Features(*(np.concatenate(rows) for rows in found))
+
+
+def digest(params: Mapping[str, np.ndarray]) -> str:
+  """Sixteen hex digits naming these parameters: two reports compare only where they agree."""
+  h = hashlib.sha256()
+  for name, value in sorted(params.items()):
+    h.update(f'{name} {value.dtype.str} {value.shape}\n'.encode())
+    h.update(np.ascontiguousarray(value).tobytes())
+  return h.hexdigest()[:16]
+
+
+def to_bytes(params: Mapping[str, np.ndarray]) -> bytes:
+  """The parameters as an .npz file."""
+  file = io.BytesIO()
+  np.savez(file, **params)
+  return file.getvalue()
+
+
+def from_bytes(data: bytes) -> Params:
+  """The parameters from `to_bytes`; reads arrays only, never code."""
+  with np.load(io.BytesIO(data), allow_pickle=False) as file:
+    return {name: file[name] for name in file.files}
+
+
+def _start(net: Classifier, shape: tuple[int, ...], seed: int) -> dict:
+  """He's normal kernels and zero biases, by numpy: compiling Flax's would take half the time."""
+  x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+  shapes = jax.eval_shape(lambda x: net.init(jax.random.key(0), x)['params'], x)
+  rng = np.random.default_rng([seed, 1])  # not the stream that draws the batches
+
+  def draw(leaf):
+    if len(leaf.shape) == 1:
+      return np.zeros(leaf.shape, np.float32)
+    scale = np.sqrt(2 / np.prod(leaf.shape[:-1]))
+    return (scale * rng.standard_normal(leaf.shape)).astype(np.float32)
+
+  return jax.tree.map(draw, shapes)
+
+
+@jax.jit(static_argnums=0)
+def _apply(net: Classifier, params: Mapping, pixels: jax.Array) -> tuple[jax.Array, jax.Array]:
+  return net.apply({'params': params}, _images(pixels))
+
+
+def _images(pixels: jax.Array) -> jax.Array:
+  return jnp.asarray(pixels, jnp.float32) / 127.5 - 1.0
+
+
+def _num_convs(pixels: np.ndarray) -> int:
+  """One, and one more for each halving that brings the longer side to 4 or below."""
+  return 1 + max(0, int(np.ceil(np.log2(max(pixels.shape[1:3]) / 4))))
+
+
+def _batches(
+  pixels: np.ndarray, labels: np.ndarray, seed: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """Batches in a fixed order, each picture moved by up to a sixteenth of its side (at least 1)."""
+  rng = np.random.default_rng(seed)
+  height, width = pixels.shape[1:3]
+  reach = max(1, max(height, width) // 16)
+  padded = np.pad(pixels, [(0, 0), (reach, reach), (reach, reach), (0, 0)], 'edge')
+  for _ in range(_UPDATES):
+    index = rng.integers(len(pixels), size=_BATCH)
+    down, right = rng.integers(2 * reach + 1, size=(2, _BATCH))
+    rows = down[:, None] + np.arange(height)
+    columns = right[:, None] + np.arange(width)
+    yield padded[index[:, None, None], rows[:, :, None], columns[:, None, :]], labels[index]
+
+
+def _on_cpu() -> contextlib.AbstractContextManager:
+  try:
+    return jax.default_device(jax.local_devices(backend='cpu')[0])
+  except RuntimeError:  # JAX_PLATFORMS names an accelerator alone
+    return contextlib.nullcontext()
+
+
+def _check_pixels(pixels: np.ndarray) -> None:
+  if pixels.ndim != 4 or pixels.dtype != np.uint8:
+    raise ValueError(f'{pixels.shape=}, {pixels.dtype=}: pixels must be uint8 [n, H, W, C]')
