@@ -34,7 +34,7 @@ def eps_from_v(z: types.Images, v_hat: types.Images, logsnr: types.PerExample) -
 def ddim(
   z_t: types.Images, v_hat: types.Images, logsnr_t: types.PerExample, logsnr_s: types.PerExample
 ) -> types.Images:
-  """z_s = cos(d) z_t - sin(d) v_hat, d = phi_t - phi_s: a rotation; d < 0 adds noise (inversion)."""
+  """z_s = cos(d) z_t - sin(d) v_hat, d = phi_t - phi_s: a rotation; d < 0 adds noise."""
   d = types.expand_like(schedule.angle(logsnr_t) - schedule.angle(logsnr_s), z_t)
   return jnp.cos(d) * z_t - jnp.sin(d) * v_hat
 

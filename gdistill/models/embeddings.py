@@ -27,5 +27,5 @@ def sinusoids(a: jax.Array, dim: int) -> jax.Array:
   """concat(sin(a f_k), cos(a f_k)), f_k = exp(-k ln(10000) / (dim/2 - 1)), k < dim/2."""
   half = dim // 2
   f = jnp.exp(-jnp.log(10_000.0) / (half - 1) * jnp.arange(half, dtype=jnp.float32))
-  angles = a.astype(jnp.float32)[:, None] * f
+  angles = a.astype(jnp.float32)[:, None] * f[None, :]
   return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)

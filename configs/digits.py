@@ -1,0 +1,75 @@
+"""The whole paper on 1,797 real handwritten digits, on a laptop.
+
+  python -m gdistill.main --config=configs/digits.py --workdir=runs/digits
+
+Variants, after a colon: `stochastic` (stage two for the stochastic sampler), `single_w` (one fixed
+w, no w input), `naive` (halve the unguided network, guide afterwards), `tiny` (every stage in
+seconds, for tests: sizes change, never the method).
+
+Hardware assumed: two CPU cores. Result: not run yet.
+"""
+
+import ml_collections
+
+VARIANTS = ('', 'stochastic', 'single_w', 'naive', 'tiny')
+
+
+def get_config(variant: str = '') -> ml_collections.ConfigDict:
+  if variant not in VARIANTS:
+    raise ValueError(f'{variant=} must be one of {", ".join(VARIANTS)}')
+
+  def training(steps, lr, ema, weight, **more):
+    return dict(
+      steps=steps, batch_size=64, accumulation=1, lr=lr, anneal=True, warmup=0, ema=ema,
+      beta1=0.9, beta2=0.99, adam_eps=1e-8, weight_decay=0.0, grad_clip=1.0, weight=weight, **more,
+    )  # fmt: skip
+
+  config = dict(
+    seed=0,
+    stages=('teacher', 'guidance', 'progressive'),
+    initial='',  # the folder of a finished round, when stages does not begin with a teacher
+    data=dict(name='digits', held_out=0.2),
+    noise=dict(name='cosine', logsnr_min=-20.0, logsnr_max=20.0),
+    model=dict(
+      image_size=8, image_channels=1, num_classes=10,
+      channels=16, multipliers=(1, 2), num_blocks=1, attention_resolutions=(), emb_channels=128,
+      heads=1, head_dim=None, groups=4, dropout=0.0, w_features=64, w_scale=4.0,
+      dtype='float32', predict='v',
+    ),
+    teacher=training(1800, 2e-3, 0.995, 'snr_trunc', p_uncond=0.1),
+    guidance=training(
+      2400, 2e-3, 0.98, 'snr_trunc',
+      w_min=0.0, w_max=4.0, ws_per_pass=1, state='data', trajectory_steps=16, one_batch=False,
+    ),
+    progressive=training(
+      200, 1e-3, 0.98, 'snr_trunc',
+      start_steps=32, end_steps=1, sampler='deterministic', state='data', last_steps=500,
+    ),
+    mesh=dict(data=-1, fsdp=1, cpu_devices=2),
+    train=dict(
+      substeps=1, checkpoint_every=500, max_to_keep=2, log_every=20,
+      max_skipped_in_a_row=20, max_skipped_percent=5.0,
+    ),
+    evaluation=dict(
+      ws=(0.0, 0.3, 1.0, 2.0, 4.0), num_steps=(1, 2, 4, 8, 16), batch_size=250,
+      quick_images=500, quick_reference_steps=64, full_images=2000, full_reference_steps=256,
+    ),
+  )  # fmt: skip
+  if variant == 'stochastic':
+    config['progressive']['sampler'] = 'stochastic'
+  if variant == 'single_w':
+    config['guidance'].update(w_min=1.0, w_max=1.0)
+    config['evaluation']['ws'] = (1.0,)
+  if variant == 'naive':
+    config['stages'] = ('teacher', 'progressive')
+  if variant == 'tiny':
+    config['model'].update(channels=8, emb_channels=16, w_features=8, groups=4)
+    config['teacher'].update(steps=12, batch_size=16)
+    config['guidance'].update(steps=8, batch_size=16)
+    config['progressive'].update(steps=4, last_steps=6, start_steps=8, batch_size=16)
+    config['train'].update(checkpoint_every=4, log_every=2)
+    config['evaluation'].update(
+      ws=(0.0, 2.0), num_steps=(1, 2, 4), batch_size=20,
+      quick_images=40, quick_reference_steps=8, full_images=60, full_reference_steps=16,
+    )  # fmt: skip
+  return ml_collections.ConfigDict(config)

@@ -1,0 +1,32 @@
+"""The `gdistill` command: one file a subcommand. It may import anything; nothing imports it."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+  'train': 'run a config: every round, the quick grid and the report',
+  'plan': 'print what a config would do; start nothing',
+  'sample': 'draw pictures from a finished round',
+  'evaluate': 'measure a finished run over its grid of w and steps',
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Returns the exit code; each subcommand's file has `main(argv)`."""
+  argv = sys.argv[1:] if argv is None else list(argv)
+  if argv and argv[0] in COMMANDS:
+    return importlib.import_module(f'gdistill.cli.{argv[0]}').main(argv[1:])
+  parser = argparse.ArgumentParser(
+    prog='gdistill',
+    description='Distil a classifier-free-guided diffusion model into a few-step network '
+    'with w as a dial.',
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    epilog='commands:\n'
+    + '\n'.join(f'  {name:10} {text}' for name, text in COMMANDS.items())
+    + '\n\n`gdistill COMMAND --help` says more.',
+  )
+  parser.add_argument('command', choices=COMMANDS)
+  parser.parse_args(argv)
+  return 2

@@ -1,0 +1,107 @@
+"""The edge of the program: arguments in, one clear line and an exit code out."""
+
+import argparse
+import ast
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from gdistill import errors
+
+
+class Parser(argparse.ArgumentParser):
+  """argparse with one-line errors and the debug switch every command has."""
+
+  def __init__(self, *args, **kwargs):
+    super().__init__(*args, allow_abbrev=False, **kwargs)
+    self.add_argument('--debug', action='store_true', help='show tracebacks of errors')
+
+  def error(self, message: str):
+    raise errors.ConfigError(f'{message}; see {self.prog} --help')
+
+
+def call(command: Callable[[], int], debug: bool) -> int:
+  """Runs a command; an error of ours becomes one line on stderr and its exit code."""
+  try:
+    return command()
+  except errors.GdistillError as e:
+    if debug:
+      raise
+    print(f'gdistill: {" ".join(str(e).split())}', file=sys.stderr)
+    return e.exit_code
+  except KeyboardInterrupt:
+    print('gdistill: interrupted before anything was to be saved', file=sys.stderr)
+    return 130
+
+
+def parse(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
+  """Arguments, or SystemExit(2) after one line."""
+  try:
+    return parser.parse_args(argv)
+  except errors.ConfigError as e:
+    print(f'gdistill: {e}', file=sys.stderr)
+    raise SystemExit(2) from None
+
+
+def load_config(spec: str, overrides: Sequence[str]) -> dict:
+  """The plain dict of `file.py[:argument]` or a resolved `config.json`, with overrides.
+
+  A .py config is code and is executed; the JSON form, which every workdir holds, is not.
+  Overrides are '--config.section.key=value' with Python literals, anything else is a string.
+  """
+  path, _, argument = spec.partition(':') if '.py:' in spec else (spec, '', '')
+  if not os.path.isfile(path):
+    raise errors.ConfigError(
+      f'--config={spec} does not exist; configs/ has the ones that come with it'
+    )
+  config = _json_config(path) if path.endswith('.json') else _python_config(path, argument)
+  for override in overrides:
+    _override(config, override)
+  return config
+
+
+def _json_config(path: str) -> dict:
+  try:
+    with open(path, encoding='utf-8') as f:
+      return json.load(f)
+  except (ValueError, OSError) as e:
+    raise errors.ConfigError(f'--config={path} is not readable JSON: {e}') from e
+
+
+def _python_config(path: str, argument: str) -> dict:
+  name = os.path.basename(path)
+  try:
+    spec = importlib.util.spec_from_file_location('gdistill_config', path)
+    if spec is None:
+      raise errors.ConfigError(f'--config={path} must be a .py or .json file')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config(argument) if argument else module.get_config()
+    return config.to_dict() if hasattr(config, 'to_dict') else dict(config)
+  except errors.ConfigError:
+    raise
+  except SyntaxError as e:
+    raise errors.ConfigError(f'--config={path} line {e.lineno}: {e.msg}; mend the file') from e
+  except Exception as e:  # the file is the user's code: it may raise anything
+    raise errors.ConfigError(f'--config={name} failed: {type(e).__name__}: {e}') from e
+
+
+def _override(config: dict, override: str) -> None:
+  key, equals, text = override.removeprefix('--config.').partition('=')
+  if not override.startswith('--config.') or not equals or not key:
+    raise errors.ConfigError(f'unknown argument {override}; overrides read --config.key=value')
+  *sections, last = key.split('.')
+  here: Any = config
+  for section in sections:
+    if not isinstance(here, dict) or section not in here:
+      raise errors.ConfigError(f'unknown key {key} in {override}; no section {section!r}')
+    here = here[section]
+  if not isinstance(here, dict):
+    raise errors.ConfigError(f'unknown key {key} in {override}')
+  try:
+    here[last] = ast.literal_eval(text)
+  except (ValueError, SyntaxError):
+    here[last] = text

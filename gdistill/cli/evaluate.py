@@ -1,0 +1,50 @@
+"""gdistill evaluate: the grid of a finished run, into its report; resumable, cell by cell."""
+
+from collections.abc import Sequence
+
+from gdistill.cli import edge
+
+
+def parser() -> edge.Parser:
+  p = edge.Parser(
+    prog='gdistill evaluate',
+    description='Draws the cells that are missing, measures all and rewrites WORKDIR/report. '
+    'With --model, --sampler, --num_steps or --w the matching cells are drawn anew.',
+  )
+  p.add_argument('--workdir', required=True)
+  p.add_argument('--grid', choices=('quick', 'full'), default='quick')
+  p.add_argument('--model', choices=('teacher', 'student'))
+  p.add_argument('--sampler')
+  p.add_argument('--num_steps', type=int)
+  p.add_argument('--w', type=float)
+  return p
+
+
+def main(argv: Sequence[str]) -> int:
+  args = edge.parse(parser(), argv)
+  return edge.call(lambda: _run(args), args.debug)
+
+
+def _run(args) -> int:
+  from gdistill import errors
+  from gdistill import evaluate
+  from gdistill import interrupt
+  from gdistill import ledger
+  from gdistill import parallel
+  from gdistill import pipeline
+  from gdistill import recipe as recipes
+  from gdistill import storage
+  from gdistill import train
+
+  if not storage.exists(storage.path(args.workdir) / 'config.json'):
+    raise errors.ConfigError(f'--workdir={args.workdir} holds no run; train one first')
+  recipe = recipes.from_config(storage.read_json(storage.path(args.workdir) / 'config.json'))
+  parallel.make_cpu_devices(recipe.mesh.cpu_devices)
+  names = ('model', 'sampler', 'num_steps', 'w')
+  again = {k: getattr(args, k) for k in names if getattr(args, k) is not None}
+  seconds = train.Seconds()
+  with interrupt.Interrupt() as stop, ledger.Lock(args.workdir):
+    rows = evaluate.run(args.workdir, args.grid, stop, seconds, again)
+    pipeline.account(args.workdir, seconds)
+    evaluate.write(args.workdir, rows)
+  return 0

@@ -1,0 +1,115 @@
+"""gdistill sample: pictures from a finished round, as PNGs and one grid."""
+
+import math
+import sys
+from collections.abc import Sequence
+
+from gdistill import errors
+from gdistill.cli import edge
+
+
+def parser() -> edge.Parser:
+  p = edge.Parser(
+    prog='gdistill sample',
+    description='Draws one picture for every label and seed. A picture depends on its own seed, '
+    'label, w and the number of steps alone.',
+  )
+  p.add_argument('--folder', required=True, help='a finished round: WORKDIR/<round>')
+  p.add_argument('--w', type=float, default=1.0, help='guidance strength, 0 = none (default 1)')
+  p.add_argument('--num_steps', type=int, help="default: the student's own; 64 for a teacher")
+  p.add_argument('--sampler', help='default: what the round was distilled for, or ddim')
+  p.add_argument('--labels', default=None, help='2, or 0..9, or 1,3,5 (default: every class)')
+  p.add_argument('--seeds', default='0..3', help='likewise (default 0..3)')
+  p.add_argument('--scale', type=int, default=8, help='enlargement of the grid picture')
+  p.add_argument('--out', required=True, help='a folder that is empty or does not exist')
+  return p
+
+
+def main(argv: Sequence[str]) -> int:
+  args = edge.parse(parser(), argv)
+  return edge.call(lambda: _run(args), args.debug)
+
+
+def numbers(flag: str, text: str, limit: int) -> list[int]:
+  """'3', '0..9' (both ends in) or '1,3,5' as a list of numbers from 0 to limit - 1."""
+  out: list[int] = []
+  try:
+    for part in text.split(','):
+      first, dots, last = part.partition('..')
+      ends = int(first), int(last) if dots else int(first)
+      if min(ends) < 0 or max(ends) >= limit or ends[1] < ends[0]:
+        raise ValueError
+      if ends[1] - ends[0] >= 100_000:
+        raise ValueError
+      out += range(ends[0], ends[1] + 1)
+  except ValueError:
+    raise errors.ConfigError(
+      f'--{flag}={text!r} must be numbers from 0 to {limit - 1}, such as 2 or 0..9 or 1,3,5'
+    ) from None
+  return out
+
+
+def _run(args) -> int:
+  import numpy as np
+  from PIL import Image
+
+  from gdistill import interrupt
+  from gdistill import model
+  from gdistill import progress
+  from gdistill import sampling
+  from gdistill import storage
+
+  folder = model.read_folder(args.folder)
+  card = folder.card
+  classes = folder.settings.num_classes
+  labels = numbers('labels', args.labels or f'0..{classes - 1}', classes)
+  seeds = numbers('seeds', args.seeds, 2**32)
+  sampler = args.sampler or sampling.own_sampler(card)
+  num_steps = args.num_steps if args.num_steps is not None else card['num_steps'] or 64
+  sampling.check_steps(card, num_steps, sampler)
+  if not math.isfinite(args.w) or args.w < 0:
+    raise errors.ConfigError(f'--w={args.w} must be a number of at least 0')
+  if args.scale < 1:
+    raise errors.ConfigError(f'--scale={args.scale} must be at least 1')
+  low, high = card['w_min'], card['w_max']
+  if not card['guided'] and not low <= args.w <= high:
+    if not card['takes_w']:
+      raise errors.ConfigError(f'--w={args.w} is fixed in this student: it takes only --w={low}')
+    progress.say(
+      f'warning: --w={args.w} is outside {low} to {high}, the range this was trained for'
+    )
+  out = storage.path(args.out)
+  if storage.exists(out) and storage.list_dir(out):
+    raise errors.ConfigError(f'--out={out} is not empty; name another folder')
+
+  pairs = [(label, seed) for seed in seeds for label in labels]
+  column = np.array(pairs)
+  with interrupt.Interrupt() as stop, progress.Progress('sampling', len(pairs)) as bar:
+    draw = sampling.Sampler(folder, sampler, min(len(pairs), 250))
+    pixels = draw(
+      column[:, 1], column[:, 0], np.full(len(pairs), args.w), num_steps, stop, bar.update
+    )
+  for (label, seed), picture in zip(pairs, pixels, strict=True):
+    storage.write_bytes(out / f'label{label}_seed{seed}.png', _png(Image, picture))
+  rows, columns = len(seeds), len(labels)
+  size = folder.settings.image_size
+  sheet = pixels.reshape(rows, columns, size, size, -1).transpose(0, 2, 1, 3, 4)
+  sheet = sheet.reshape(rows * size, columns * size, -1)
+  sheet = sheet.repeat(args.scale, axis=0).repeat(args.scale, axis=1)
+  storage.write_bytes(out / 'grid.png', _png(Image, sheet))
+  calls = num_steps * (2 if card['guided'] else 1)
+  print(
+    f'{len(pairs)} pictures in {out}, grid.png has a column a label and a row a seed; '
+    f'{sampler}, {num_steps} steps, {calls} network calls each',
+    file=sys.stderr,
+  )
+  return 0
+
+
+def _png(image_module, pixels) -> bytes:
+  import io
+
+  buffer = io.BytesIO()
+  picture = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+  image_module.fromarray(picture).save(buffer, 'PNG')
+  return buffer.getvalue()

@@ -1,0 +1,8 @@
+"""A run: python -m gdistill.main --config=configs/digits.py --workdir=runs/digits [--plan]."""
+
+import sys
+
+from gdistill.cli import train
+
+if __name__ == '__main__':
+  sys.exit(train.main(sys.argv[1:]))

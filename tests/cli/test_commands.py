@@ -1,0 +1,196 @@
+"""The commands as a person types them, on a micro run."""
+
+import json
+import pathlib
+import re
+import subprocess
+import sys
+import time
+
+import micro
+import numpy as np
+import pytest
+from PIL import Image
+
+import gdistill.cli
+from gdistill import evaluate
+from gdistill import interrupt
+from gdistill import ledger
+from gdistill import pipeline
+from gdistill import train
+from gdistill.cli import edge
+from gdistill.cli import evaluate as evaluate_command
+from gdistill.cli import sample
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('cli') / 'run'
+  recipe = micro.recipe()
+  pipeline.run(recipe, folder, interrupt.Interrupt(), train.Seconds())
+  return folder
+
+
+def test_sample_writes_a_picture_for_every_label_and_seed(workdir, tmp_path, capsys):
+  out = tmp_path / 'out'
+  given = [f'--folder={workdir}/02_progressive_2', '--w=1', '--num_steps=2', '--labels=0..9']
+  assert sample.main([*given, '--seeds=3,5', f'--out={out}']) == 0
+  assert len(list(out.glob('label*_seed*.png'))) == 20
+  assert Image.open(out / 'label7_seed5.png').size == (8, 8)
+  assert Image.open(out / 'grid.png').size == (10 * 64, 2 * 64)
+  assert '2 network calls each' in capsys.readouterr().err
+  # The same picture, drawn alone.
+  assert sample.main([*given[:3], '--labels=7', '--seeds=5', f'--out={tmp_path}/one']) == 0
+  one, many = (Image.open(p / 'label7_seed5.png') for p in (tmp_path / 'one', out))
+  np.testing.assert_array_equal(one, many)
+  assert sample.main([*given, f'--out={out}']) == 2  # not empty
+  assert 'is not empty' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  ('more', 'code', 'words'),
+  [
+    (['--num_steps=4'], 2, 'outside the grid of this student, which was distilled for 2'),
+    (['--sampler=stochastic'], 2, 'use --sampler=ddim'),
+    (['--sampler=euler'], 2, 'must be one of ddim'),
+    (['--labels=10'], 2, 'numbers from 0 to 9'),
+    (['--labels=3..1'], 2, 'numbers from 0 to 9'),
+    (['--seeds=-1'], 2, 'must be numbers'),
+    (['--w=nan'], 2, 'must be a number'),
+    (['--w=-1'], 2, 'at least 0'),
+    (['--w=9', '--labels=1', '--seeds=1'], 0, 'warning: --w=9.0 is outside 0.0 to 4.0'),
+    (['--folder=nowhere'], 4, 'nowhere'),
+    (['--folder=model.pt'], None, 'convert'),
+  ],
+)
+def test_sample_says_what_is_wrong(workdir, tmp_path, capsys, more, code, words):
+  folder = [] if any(a.startswith('--folder') for a in more) else [
+    f'--folder={workdir}/02_progressive_2'
+  ]  # fmt: skip
+  found = sample.main([*folder, *more, f'--out={tmp_path}/out'])
+  lines = capsys.readouterr().err
+  assert words in lines
+  assert found == code if code is not None else found in (2, 4)
+  if code:
+    assert not (tmp_path / 'out').exists()
+
+
+def test_evaluate_draws_what_is_missing_and_again_what_is_asked_for(workdir, capsys):
+  assert evaluate_command.main([f'--workdir={workdir}', '--grid=full']) == 0
+  cells = workdir / 'evaluation' / 'cells'
+  before = {p.name: p.stat().st_mtime_ns for p in cells.iterdir()}
+  rows = json.loads((workdir / 'report' / 'metrics.json').read_text())
+  assert {r['grid'] for r in rows} == {'full'}
+  # A reference is at no distance from itself.
+  own = [r for r in rows if r['model'] == 'teacher' and r['num_steps'] == 4
+         and r['sampler'] == 'ddim']  # fmt: skip
+  assert own and all(abs(r['fd_teacher']) < 1e-6 and r['rms_teacher'] == 0 for r in own)
+  calls = {(r['model'], r['num_steps']): r['network_calls'] for r in rows}
+  assert calls['student', 2] == 2 and calls['teacher', 2] == 4
+  again = ['--model=student', '--num_steps=2', '--w=2']
+  assert evaluate_command.main([f'--workdir={workdir}', '--grid=full', *again]) == 0
+  after = {p.name: p.stat().st_mtime_ns for p in cells.iterdir()}
+  assert [n for n in after if after[n] != before[n]] == [
+    n for n in after if n.startswith('student-ddim-2-w2-')
+  ]
+  same = json.loads((workdir / 'report' / 'metrics.json').read_text())
+  for a, b in zip(rows, same, strict=True):
+    a, b = ({k: v for k, v in r.items() if k != 'seconds_per_image'} for r in (a, b))
+    assert a == b
+  assert evaluate_command.main([f'--workdir={workdir}', '--num_steps=3']) == 2
+  assert 'is no cell of this grid' in capsys.readouterr().err
+  assert evaluate_command.main(['--workdir=nowhere']) == 2
+
+
+def test_evaluation_stops_between_batches_and_goes_on(workdir, tmp_path):
+  recipe = micro.recipe()
+  cells = evaluate.plan(recipe, workdir, 'quick')
+  assert cells[0].num_steps == recipe.evaluation.quick_reference_steps
+  assert len(cells) == len(set(cells))
+  stop = micro.StopAfter(3)
+  with pytest.raises(Exception, match='repeat the command'):
+    evaluate.run(workdir, 'quick', stop, train.Seconds())
+  kept = {p: p.stat().st_mtime_ns for p in (workdir / 'evaluation' / 'cells').iterdir()}
+  evaluate.run(workdir, 'quick', interrupt.Interrupt(), train.Seconds())
+  assert all(p.stat().st_mtime_ns == t for p, t in kept.items())
+
+
+def test_a_damaged_cell_is_named(workdir):
+  evaluate.run(workdir, 'quick', interrupt.Interrupt(), train.Seconds())
+  cell = next((workdir / 'evaluation' / 'cells').glob('student-ddim-1-*.npz'))
+  whole = cell.read_bytes()
+  cell.write_bytes(whole[: len(whole) // 2])
+  assert evaluate_command.main([f'--workdir={workdir}']) == 4
+  cell.unlink()
+  assert evaluate_command.main([f'--workdir={workdir}']) == 0
+
+
+@pytest.mark.parametrize('command', ['', 'train', 'plan', 'sample', 'evaluate'])
+def test_help_is_there_in_under_three_seconds(command):
+  began = time.monotonic()
+  done = subprocess.run(
+    [sys.executable, '-c', 'import sys; from gdistill import cli; sys.exit(cli.main())',
+     *([command] if command else []), '--help'],
+    cwd=ROOT, capture_output=True, text=True, check=False,
+  )  # fmt: skip
+  assert done.returncode == 0 and 'usage' in done.stdout
+  print(f'{command or "gdistill"} --help: {time.monotonic() - began:.1f} s')
+
+
+def test_help_imports_neither_jax_nor_tensorflow():
+  code = (
+    'import sys\nfrom gdistill import cli\n'
+    'try: cli.main(["sample", "--help"])\nexcept SystemExit: pass\n'
+    'print("heavy:", sorted({"jax", "tensorflow", "torch"} & set(sys.modules)))'
+  )
+  done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+  assert 'heavy: []' in done.stdout
+
+
+def test_the_plan_starts_nothing(tmp_path, capsys):
+  config = tmp_path / 'config.json'
+  config.write_text(json.dumps(micro.config()))
+  assert gdistill.cli.main(['plan', f'--config={config}', f'--workdir={tmp_path}/run']) == 0
+  text = capsys.readouterr().out
+  assert re.search(r'total +40 ', text) and 'compiled train steps: 3' in text
+  assert re.search(r'Total: \d', text) and 'bytes' in text
+  assert not (tmp_path / 'run').exists()
+
+
+def test_configs_that_cannot_be_read_are_said_so(tmp_path, capsys):
+  for name, content, words in (
+    ('missing.py', None, 'does not exist'),
+    ('syntax.py', b'def get_config(:\n', 'line 1'),
+    ('latin.py', b'# \xe9\xff\nx = 1\n', 'latin.py'),
+    ('raises.py', b'def get_config():\n  return 1 / 0\n', 'ZeroDivisionError'),
+    ('bad.json', b'{"a": ', 'not readable JSON'),
+    ('list.json', b'[1]', 'must be a section of keys'),
+  ):
+    file = tmp_path / name
+    if content is not None:
+      file.write_bytes(content)
+    code = gdistill.cli.main(['train', f'--config={file}', f'--workdir={tmp_path}/run'])
+    lines = capsys.readouterr().err
+    assert code == 2 and words in lines and lines.count('\n') == 1, lines
+  assert gdistill.cli.main(['plan', '--config=configs/digits.py:huge']) == 2
+  assert "variant='huge'" in capsys.readouterr().err
+
+
+def test_a_second_writer_is_refused(workdir, capsys):
+  with ledger.Lock(workdir):
+    done = subprocess.run(
+      [sys.executable, '-m', 'gdistill.main', f'--config={workdir}/config.json',
+       f'--workdir={workdir}'], cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+  assert done.returncode == 2 and 'pid' in done.stderr
+
+
+def test_overrides_read_python_literals_and_strings():
+  config = edge.load_config(
+    'configs/digits.py',
+    ['--config.teacher.lr=0.5', '--config.model.multipliers=(1,)', '--config.data.name=other'],
+  )
+  assert config['teacher']['lr'] == 0.5 and config['model']['multipliers'] == (1,)
+  assert config['data']['name'] == 'other'
