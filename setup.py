@@ -7,7 +7,7 @@ import setuptools
 setuptools.setup(
   name='gdistill',
   version='0.1.0',
-  description='Distillation of classifier-free-guided diffusion models into few-step networks, in JAX',
+  description='Distils classifier-free-guided diffusion models into few-step networks, in JAX',
   long_description=pathlib.Path(__file__).with_name('README.md').read_text(encoding='utf-8'),
   long_description_content_type='text/markdown',
   license='Apache-2.0',

@@ -20,7 +20,7 @@ W = jnp.zeros(4)
 
 
 def point(x):
-  """The model of data that is one image: eps_hat = (z - alpha x) / sigma, v = alpha eps - sigma x."""
+  """Data that is one image: eps_hat = (z - alpha x) / sigma, v = alpha eps - sigma x."""
 
   def v_fn(z, logsnr, cond, w):
     alpha, sigma = (a[:, None, None, None] for a in schedule.alpha_sigma(jnp.minimum(logsnr, 20.0)))

@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Sets up and runs the whole paper on the embedded digits; further arguments go to the run.
+#   bash launch/local.sh [--config.seed=1 ...]
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+setup ''
+exec .venv/bin/python -m gdistill.main --config=configs/digits.py --workdir=runs/digits "$@"

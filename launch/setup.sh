@@ -1,0 +1,19 @@
+# Sourced by local.sh and test.sh: makes .venv if absent, installs what is asked for, once.
+#   setup EXTRAS     EXTRAS is '' or a list such as [test]
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+PYTHON=${PYTHON:-python3}
+
+setup() {
+  "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+    echo "gdistill needs Python 3.11 or newer; set PYTHON=/path/to/python3.11" >&2
+    exit 2
+  }
+  [ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
+  local stamp=.venv/installed want
+  want="$(cat setup.py requirements.txt | cksum) $1"
+  if ! grep -qxF "$want" "$stamp" 2>/dev/null; then
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -c requirements.txt -e ".$1"
+    echo "$want" >>"$stamp"
+  fi
+}

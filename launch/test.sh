@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Sets up and runs the tests; further arguments go to pytest.
+#   bash launch/test.sh            the ordinary suite
+#   bash launch/test.sh heavy      the tests that take minutes
+#   bash launch/test.sh parity     the tests against torch and diffusers
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+select='not heavy and not parity' extras='[test]'
+case "${1:-}" in
+  heavy) select=heavy; shift ;;
+  parity) select=parity extras='[test,parity]'; shift ;;
+esac
+setup "$extras"
+export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
+exec .venv/bin/python -m pytest -m "$select" "$@"
