@@ -16,6 +16,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from gdistill import errors
+from gdistill import parallel
 from gdistill import storage
 
 FORMAT_VERSION = 1
@@ -59,7 +60,7 @@ def save(folder: epath.PathLike, tree: Any, *, meta: dict | None = None) -> dict
     if jax.process_index() == 0:
       manifest['files'] = _files(folder)
       storage.write_bytes(folder / 'manifest.json', _sealed(manifest))
-    _barrier(f'{folder} is complete')
+    parallel.barrier(f'{folder} is complete')
     return _manifest(folder)
   except BaseException as e:
     if not stored:
@@ -142,7 +143,7 @@ def restore_latest(
   folder = storage.path(folder)
   rejected = _set_aside_before(folder)
   steps = _steps(folder)
-  _barrier(f'{folder} is listed')
+  parallel.barrier(f'{folder} is listed')
   for step in reversed(steps):
     one, damage, stored, arrays = folder / str(step), None, None, None
     if not storage.exists(one / 'manifest.json'):
@@ -156,7 +157,7 @@ def restore_latest(
       arrays = _read_arrays(one, stored)
     except _Corrupt as e:
       damage = e
-    if _any_process(damage is not None):
+    if parallel.any_process(damage is not None):
       damage = damage or _Corrupt('elsewhere', one, 'damaged as seen by another process')
       rejected[str(step)] = damage.why
       if jax.process_index() == 0:
@@ -220,7 +221,7 @@ def finish(folder: epath.PathLike, params: Any, card: dict) -> dict:
   card = {**card, 'params_digest': tree_digest(save(folder / 'params', params))}
   if jax.process_index() == 0:
     storage.write_once(folder / 'card.json', _sealed(card))
-  _barrier(f'{folder} is finished')
+  parallel.barrier(f'{folder} is finished')
   return read_card(folder)
 
 
@@ -321,13 +322,13 @@ def _write_arrays(folder: epath.Path, arrays: dict[str, Any]) -> None:
   alone = not storage.is_local(folder)
   if jax.process_index() == 0 and not alone:
     folder.mkdir(parents=True, exist_ok=True)
-  _barrier(f'{folder} is made')
+  parallel.barrier(f'{folder} is made')
   if arrays and (jax.process_index() == 0 or not alone):
     with _on_disk(folder) as disk:
       handler = ocp.PyTreeCheckpointHandler()
       handler.save(disk, args=ocp.args.PyTreeSave(arrays))
       if not alone:
-        _barrier(f'{folder} is written')
+        parallel.barrier(f'{folder} is written')
       if jax.process_index() == 0:
         handler.finalize(disk)
         if alone:
@@ -510,26 +511,15 @@ def _unseal(file: epath.Path, why: str) -> dict:
 
 
 def _remove(folder: epath.Path) -> None:
-  _barrier(f'{folder} is left')
+  parallel.barrier(f'{folder} is left')
   if jax.process_index() == 0:
     _remove_one(folder)
-  _barrier(f'{folder} is gone')
+  parallel.barrier(f'{folder} is gone')
 
 
 def _remove_one(folder: epath.Path) -> None:
   storage.remove(folder / 'manifest.json')  # first: half a removal is no damaged checkpoint
   storage.remove_tree(folder)
-
-
-def _barrier(name: str) -> None:
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices(name)
-
-
-def _any_process(flag: bool) -> bool:
-  if jax.process_count() == 1:
-    return flag
-  return bool(multihost_utils.process_allgather(np.array(flag)).any())
 
 
 def _line(e: BaseException) -> str:

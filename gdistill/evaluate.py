@@ -50,7 +50,7 @@ def plan(recipe: recipes.Recipe, workdir: storage.epath.Path, grid: str) -> list
   for sampler in ('ddim', 'dpm_solver'):
     for n in (reference, *e.num_steps):
       cells += [Cell('teacher', teacher, sampler, n, w) for w in e.ws]
-  own = 'stochastic' if recipe.progressive.sampler == 'stochastic' else 'ddim'
+  own = sampling.own_sampler({'sampler': recipe.progressive.sampler})
   for r in rounds.plan(recipe):
     ws = [w for w in e.ws if recipe.guidance.w_min <= w <= recipe.guidance.w_max]
     folder = str(workdir / r.name)
@@ -85,21 +85,41 @@ def run(
   matching cells anew. Returns the rows.
   """
   workdir = storage.path(workdir)
-  if not storage.exists(workdir / 'config.json'):
-    raise errors.ConfigError(f'--workdir={workdir} holds no run (no config.json); train one first')
-  recipe = recipes.from_config(storage.read_json(workdir / 'config.json'))
+  recipe = read_recipe(workdir)
   for r in rounds.plan(recipe):
     if not checkpoints.is_finished(workdir / r.name):
       raise errors.ConfigError(
         f'--workdir={workdir}: round {r.name} is not finished; repeat the training command first'
       )
   cells = plan(recipe, workdir, grid)
-  images = recipe.evaluation.quick_images if grid == 'quick' else recipe.evaluation.full_images
+  images = _images(recipe, grid)
   with seconds('evaluate'):
     _draw(recipe, workdir, cells, images, stop, _matching(cells, again))
     rows = _measure(recipe, workdir, cells, images, grid)
     storage.write_json(workdir / 'report' / 'metrics.json', rows)
   return rows
+
+
+def read_recipe(workdir: storage.epath.Path) -> recipes.Recipe:
+  """The recipe of the run in a workdir."""
+  if not storage.exists(workdir / 'config.json'):
+    raise errors.ConfigError(f'--workdir={workdir} holds no run (no config.json); train one first')
+  return recipes.from_config(storage.read_json(workdir / 'config.json'))
+
+
+def missing(workdir: storage.epath.Path, grid: str) -> list[Cell]:
+  """The cells that are not drawn yet, once every round is finished."""
+  recipe = read_recipe(workdir)
+  store, images = workdir / 'evaluation' / 'cells', _images(recipe, grid)
+  return [
+    c
+    for c in plan(recipe, workdir, grid)
+    if not storage.exists(store / f'{cell_id(c, images)}.npz')
+  ]
+
+
+def _images(recipe: recipes.Recipe, grid: str) -> int:
+  return recipe.evaluation.quick_images if grid == 'quick' else recipe.evaluation.full_images
 
 
 def cell_id(cell: Cell, images: int) -> str:
@@ -172,7 +192,10 @@ def classifier(recipe: recipes.Recipe, workdir: storage.epath.Path) -> dict:
   key = hashlib.sha256(train_set.pixels.tobytes() + train_set.labels.tobytes()).hexdigest()[:12]
   file = workdir / 'evaluation' / f'classifier-{key}.npz'
   if storage.exists(file):
-    return features.from_bytes(storage.read_bytes(file))
+    try:
+      return features.from_bytes(storage.read_bytes(file))
+    except Exception as e:  # zipfile, zlib and numpy each have their own
+      raise errors.CheckpointError(f'{file} is damaged ({e}); remove it and repeat') from e
   params = features.train_classifier(
     train_set.pixels, train_set.labels, recipe.model.num_classes, seed=0
   )
@@ -256,7 +279,7 @@ def _median(points: np.ndarray, reference: np.ndarray) -> float:
 def _read_cell(file: storage.epath.Path) -> dict[str, np.ndarray]:
   try:
     with np.load(io.BytesIO(storage.read_bytes(file)), allow_pickle=False) as stored:
-      return dict(stored)
+      return {name: stored[name] for name in ('pixels', 'seconds_per_image')}
   except Exception as e:  # zipfile, zlib and numpy each have their own
     raise errors.CheckpointError(f'{file} is damaged ({e}); remove it and evaluate again') from e
 

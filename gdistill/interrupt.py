@@ -26,6 +26,6 @@ class Interrupt:
     self.requested = signal.Signals(number).name
 
   def check(self) -> None:
-    """Raises Preempted where everything done so far is already on disk."""
+    """Raises Preempted, for places where what is finished is already on disk."""
     if self.requested:
       raise errors.Preempted(f'{self.requested}: all is saved; repeat the command to go on')

@@ -37,7 +37,13 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
     raise errors.ConfigError(
       f'--process_id={process_id} must be from 0 to --num_processes - 1 = {num_processes - 1}'
     )
-  jax.distributed.initialize(coordinator, num_processes, process_id)
+  host, _, port = coordinator.rpartition(':')
+  if not host or not port.isdigit():
+    raise errors.ConfigError(f'--coordinator={coordinator!r} must be HOST:PORT of process 0')
+  try:
+    jax.distributed.initialize(coordinator, num_processes, process_id)
+  except Exception as e:  # grpc and JAX each have their own
+    raise errors.ConfigError(f'--coordinator={coordinator!r} was not joined: {e}') from e
 
 
 def agree(name: str, value: str) -> None:
@@ -54,6 +60,23 @@ def agree(name: str, value: str) -> None:
       f'{name}={value!r} differs between processes (process 0 against {odd}); '
       'start every process with the same command'
     )
+
+
+def any_process(flag: bool) -> bool:
+  """Whether the flag is up in some process; every process must ask."""
+  if jax.process_count() == 1:
+    return flag
+  from jax.experimental import multihost_utils
+
+  return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
+
+
+def barrier(name: str) -> None:
+  """Waits until every process is here."""
+  if jax.process_count() > 1:
+    from jax.experimental import multihost_utils
+
+    multihost_utils.sync_global_devices(name)
 
 
 def check_compile_cache() -> None:

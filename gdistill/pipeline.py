@@ -33,10 +33,10 @@ from gdistill.stages import rounds
 from gdistill.stages import teacher as teacher_stage
 
 
-def check(recipe: recipes.Recipe, workdir: storage.epath.Path) -> Mesh:
+def check(recipe: recipes.Recipe, workdir: storage.epath.Path | None) -> Mesh:
   """Every check that needs devices, data's shape or folders; writes nothing, compiles nothing."""
   parallel.check_compile_cache()
-  shape, num_classes, _ = data.SOURCES[recipe.data.name]
+  shape, num_classes, load = data.SOURCES[recipe.data.name]
   for name, mine, theirs in (
     ('num_classes', recipe.model.num_classes, num_classes),
     ('image_size', recipe.model.image_size, shape[0]),
@@ -51,9 +51,18 @@ def check(recipe: recipes.Recipe, workdir: storage.epath.Path) -> Mesh:
     settings = getattr(recipe, stage)
     parallel.check_batch(stage, settings.batch_size, settings.accumulation, mesh)
   parallel.check_fsdp(mesh, _shapes(recipe, recipe.takes_w))
+  train_set, held_set = load(recipe.data.held_out)
+  largest = max(getattr(recipe, stage).batch_size for stage in recipe.stages)
+  if len(train_set) < largest or len(held_set) < 4:
+    raise errors.DataError(
+      f'data.held_out={recipe.data.held_out} leaves {len(train_set)} training and {len(held_set)} '
+      f'held-out examples; a batch needs {largest}, the figures need 4'
+    )
   if recipe.initial:
     check_initial(recipe, checkpoints.read_card(recipe.initial))
-  check_same_run(recipe, workdir)
+  if workdir is not None:
+    storage.check_writable('--workdir', workdir)
+    check_same_run(recipe, workdir)
   return mesh
 
 
@@ -70,9 +79,10 @@ def check_initial(recipe: recipes.Recipe, card: dict) -> None:
       )
   else:
     expected = recipe.progressive.start_steps
-    if card['stage'] == 'teacher':
+    if card['guided']:
       raise errors.ConfigError(
-        f'{where} is a teacher, not a student of guidance; add guidance to stages'
+        f'{where} is a {card["stage"]} round that is guided when it is sampled, not a student of '
+        'guidance; begin stages with guidance, from a teacher'
       )
     if not card['takes_w'] and not recipe.single_w:
       raise errors.ConfigError(
@@ -97,7 +107,7 @@ def check_initial(recipe: recipes.Recipe, card: dict) -> None:
         f'{card["w_min"]} to {card["w_max"]}'
       )
   theirs = recipes.flat({'model': card['model'], 'noise': card['noise']})
-  mine = recipes.flat(recipes.to_dict(recipe) | {})
+  mine = recipes.flat(recipes.to_dict(recipe))
   for key, value in theirs.items():
     if key != 'model.dropout' and mine.get(key) != value:
       raise errors.ConfigError(f'{key}={mine.get(key)!r} differs from {where}, which has {value!r}')
@@ -120,7 +130,7 @@ def run(
   workdir: Any,
   stop: interrupt.Interrupt,
   seconds: train.Seconds,
-  compiled: dict[str, Callable] | None = None,
+  compiled: dict[str, concurrent.futures.Future] | None = None,
 ) -> None:
   """Trains every round of the plan that is not finished; a finished run does nothing.
 
@@ -130,10 +140,14 @@ def run(
   mesh = check(recipe, workdir)
   parallel.agree('config', recipes.digest(recipe))
   plan = rounds.plan(recipe)
+  resolved, config_file = recipes.to_dict(recipe), workdir / 'config.json'
+  if jax.process_index() == 0:
+    if not storage.exists(config_file) or storage.read_json(config_file) != resolved:
+      storage.write_json(config_file, resolved)
+    for r in plan:
+      _tidy(workdir, r)
   if all(checkpoints.is_finished(workdir / r.name) for r in plan):
     return
-  if jax.process_index() == 0:
-    storage.write_json(workdir / 'config.json', recipes.to_dict(recipe))
   with seconds('data'):
     source, _ = data.SOURCES[recipe.data.name][2](recipe.data.held_out)
   compiled = {} if compiled is None else compiled
@@ -142,8 +156,7 @@ def run(
     for stage in dict.fromkeys(r.stage for r in todo):
       if stage not in compiled:
         # The next stage compiles while the one before it trains.
-        compiled[stage] = background.submit(_compile, recipe, stage, mesh)
-        _record(workdir, 'compiled', stage=stage)
+        compiled[stage] = background.submit(_compile, recipe, stage, mesh, workdir)
     try:
       for r in todo:
         stop.check()
@@ -153,7 +166,19 @@ def run(
       raise
 
 
-def _compile(recipe: recipes.Recipe, stage: str, mesh: Mesh) -> Callable:
+def _tidy(workdir: storage.epath.Path, r: rounds.Round) -> None:
+  """What a kill between a round's card and its last words may have left undone."""
+  if checkpoints.is_finished(workdir / r.name):
+    told = any(
+      e['event'] == 'round-finished' and e.get('round') == r.name for e in ledger.ledger(workdir)
+    )
+    if not told:
+      _record(workdir, 'round-finished', round=r.name)
+    if storage.exists(workdir / r.name / 'steps'):
+      storage.remove_tree(workdir / r.name / 'steps')
+
+
+def _compile(recipe: recipes.Recipe, stage: str, mesh: Mesh, workdir: Any) -> Callable:
   """The one train step of a stage, ahead of time and from shapes alone."""
   settings = getattr(recipe, stage)
   cpu = jax.default_backend() == 'cpu'
@@ -167,10 +192,7 @@ def _compile(recipe: recipes.Recipe, stage: str, mesh: Mesh) -> Callable:
       tree,
     )
 
-  params = _shapes(recipe, takes_w=recipe.takes_w and stage != 'teacher')
-  teacher = None
-  if stage != 'teacher':
-    teacher = placed(_shapes(recipe, takes_w=recipe.takes_w and stage == 'progressive'))
+  params, teacher = _student_and_teacher(recipe, stage)
   rows, shape = (substeps, settings.batch_size), model.image_shape(recipe.model)
   batch = {
     'pixels': jax.ShapeDtypeStruct((*rows, *shape), np.uint8),
@@ -178,13 +200,23 @@ def _compile(recipe: recipes.Recipe, stage: str, mesh: Mesh) -> Callable:
     'id': jax.ShapeDtypeStruct(rows, np.int32),
   }
   given = jax.eval_shape(lambda: train.numbers(settings, 1, 1, jax.random.key(0)))
-  return train.compile_step(
+  step = train.compile_step(
     train.make_step(loss_of(recipe, stage), settings, unrolled=cpu),
     placed(jax.eval_shape(_create(settings), params)),
-    teacher,
+    placed(teacher),
     placed(batch, parallel.batches_sharding(mesh)),
     placed(given, parallel.replicated(mesh)),
   )
+  _record(workdir, 'compiled', stage=stage)
+  return step
+
+
+def _student_and_teacher(recipe: recipes.Recipe, stage: str) -> tuple[Any, Any]:
+  """Shapes of a stage's own parameters and of its teacher's; a teacher has none."""
+  student = _shapes(recipe, takes_w=recipe.takes_w and stage != 'teacher')
+  if stage == 'teacher':
+    return student, None
+  return student, _shapes(recipe, takes_w=recipe.takes_w and stage == 'progressive')
 
 
 def _create(settings: recipes.Training) -> Callable:
@@ -201,7 +233,8 @@ def _run_round(recipe, workdir, r, source, mesh, step, stop, seconds) -> None:
     if r.teacher:
       teacher = model.read_folder(workdir / r.teacher if r.index else r.teacher).params
   key = jax.random.fold_in(jax.random.fold_in(jax.random.key(recipe.seed), _ID[r.stage]), r.index)
-  fresh = _fresh_state(recipe, r, teacher, key, mesh)
+  key_init, key_steps = jax.random.split(key)
+  fresh = _fresh_state(recipe, r, teacher, key_init, mesh)
   if teacher is not None:
     teacher = parallel.put_like(parallel.tree_shardings(mesh, teacher), teacher)
 
@@ -213,7 +246,7 @@ def _run_round(recipe, workdir, r, source, mesh, step, stop, seconds) -> None:
     # The leading axis is updates; rows are sharded behind it.
     return parallel.put_batches(mesh, jax.tree.map(lambda *a: np.stack(a), *made))
 
-  given = train.numbers(settings, r.steps, r.num_steps, key)
+  given = train.numbers(settings, r.steps, r.num_steps, key_steps)
   given = parallel.put_like(jax.tree.map(lambda _: parallel.replicated(mesh), given), given)
   with seconds('compile'):
     step = step.result()
@@ -222,7 +255,7 @@ def _run_round(recipe, workdir, r, source, mesh, step, stop, seconds) -> None:
     mesh, stop, seconds,
   )  # fmt: skip
   with seconds('save'):
-    card = _card(recipe, r, state, time.monotonic() - began)
+    card = _card(recipe, r, state, source, time.monotonic() - began)
     checkpoints.finish(folder, states.handed_on(state), card)
     _record(workdir, 'round-finished', round=r.name)
     if jax.process_index() == 0:
@@ -246,6 +279,7 @@ def loss_of(recipe: recipes.Recipe, stage: str) -> train.Loss:
     x = batch['pixels'].astype(jnp.float32) / 127.5 - 1.0
     examples = {'x': x, 'cond': {'label': batch['label']}, 'id': batch['id']}
     key_loss, key_dropout = jax.random.split(key)
+    key_dropout = jax.random.fold_in(key_dropout, batch['id'][0])  # another one a microbatch
     dropout = key_dropout if stage == 'teacher' and recipe.model.dropout else None
     student = model.as_v_fn(student_net, params, recipe.model, noise, dropout)
     if stage == 'teacher':
@@ -283,7 +317,7 @@ def _fresh_state(recipe, r, teacher, key, mesh) -> states.TrainState:
   return parallel.put_like(shardings, create(params))
 
 
-def _card(recipe, r, state, seconds) -> dict:
+def _card(recipe, r, state, source, seconds) -> dict:
   """What a reader of the folder must know, and what it is good to know."""
   params = states.handed_on(state)
   plain = recipes.to_dict(recipe)
@@ -301,7 +335,7 @@ def _card(recipe, r, state, seconds) -> dict:
     'predict': recipe.model.predict,
     'model': plain['model'],
     'noise': plain['noise'],
-    'class_names': list(data.digits.CLASS_NAMES),
+    'class_names': list(source.class_names),
     'teacher': r.teacher,
     'steps': r.steps,
     'skipped': int(state.skipped),
@@ -360,9 +394,8 @@ def _shapes(recipe: recipes.Recipe, takes_w: bool) -> Any:
 
 def _bytes_per_device(recipe: recipes.Recipe, stage: str, mesh: Mesh) -> int:
   """Parameters, optimiser, EMA and the teacher, after sharding."""
-  shapes = _shapes(recipe, recipe.takes_w)
-  state = jax.eval_shape(_create(getattr(recipe, stage)), shapes)
-  held = [state] if stage == 'teacher' else [state, shapes]
+  student, teacher = _student_and_teacher(recipe, stage)
+  held = [jax.eval_shape(_create(getattr(recipe, stage)), student), teacher]
   total = 0
   for leaf in jax.tree.leaves(held):
     local = parallel.leaf_sharding(mesh, leaf.shape).shard_shape(leaf.shape)

@@ -4,7 +4,6 @@ import dataclasses
 import difflib
 import hashlib
 import json
-import math
 import types
 import typing
 from collections.abc import Mapping
@@ -170,7 +169,8 @@ class Recipe:
     return not self.naive and not self.single_w
 
 
-# What may change between two starts of one run: nothing that reaches the parameters.
+# What may change between two starts of one run. Nothing here reaches the parameters, but for the
+# mesh, whose size decides their last bits.
 MAY_CHANGE = (
   'train.checkpoint_every',
   'train.max_to_keep',
@@ -182,7 +182,7 @@ MAY_CHANGE = (
 
 def from_config(config: Mapping[str, Any]) -> Recipe:
   """A checked Recipe from a ConfigDict or a plain dict; ConfigError names what is wrong."""
-  plain = config.to_dict() if hasattr(config, 'to_dict') else dict(config)
+  plain = config.to_dict() if hasattr(config, 'to_dict') else config
   recipe = _build(Recipe, plain, '')
   _check(recipe)
   return recipe
@@ -250,7 +250,7 @@ def _unknown(key: str, prefix: str, fields: Mapping[str, Any]) -> str:
   ]
   if homes:
     return f'unknown key {prefix}{key}; did you mean {" or ".join(homes)}?'
-  near = difflib.get_close_matches(key, fields, 1, 0.4)
+  near = difflib.get_close_matches(str(key), fields, 1, 0.4)
   hint = f'did you mean {prefix}{near[0]}?' if near else f'known keys: {", ".join(fields)}'
   return f'unknown key {prefix}{key}; {hint}'
 
@@ -271,7 +271,8 @@ def _typed(hint: Any, value: Any, name: str) -> Any:
     inner = typing.get_args(hint)[0]
     return tuple(_typed(inner, v, f'{name}[{i}]') for i, v in enumerate(value))
   if hint is float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not abs(value) < 1e300:  # also nan, inf and integers no float can hold
       raise errors.ConfigError(f'{name}={value!r} must be a finite number')
     return float(value)
   if hint is int and (isinstance(value, bool) or not isinstance(value, int)):
@@ -349,7 +350,7 @@ def _check_model(model: Model) -> None:
       resolution in reached, 'model.attention_resolutions', model.attention_resolutions,
       f'names {resolution}, which is never reached; the network works at {reached}',
     )  # fmt: skip
-  widths = [model.channels * m for m in model.multipliers]
+  widths = [model.channels, *(model.channels * m for m in model.multipliers)]
   for width in widths:
     _need(
       width % model.groups == 0, 'model.groups', model.groups,
@@ -454,12 +455,18 @@ def _check_loop(train: Train) -> None:
 
 
 def _check_evaluation(e: Evaluation) -> None:
-  for name in ('quick_images', 'full_images', 'batch_size'):
-    _need(getattr(e, name) >= 2, f'evaluation.{name}', getattr(e, name), 'must be at least 2')
+  for name in ('quick_images', 'full_images'):
+    value = getattr(e, name)
+    _need(
+      4 <= value < 2**31, f'evaluation.{name}', value,
+      'must be at least 4: precision and recall look at 3 neighbours',
+    )  # fmt: skip
+  _need(e.batch_size >= 1, 'evaluation.batch_size', e.batch_size, 'must be at least 1')
   for name in ('quick_reference_steps', 'full_reference_steps'):
-    _need(getattr(e, name) >= 1, f'evaluation.{name}', getattr(e, name), 'must be at least 1')
+    value = getattr(e, name)
+    _need(1 <= value <= 100_000, f'evaluation.{name}', value, 'must be from 1 to 100000')
   _need(bool(e.ws) and min(e.ws) >= 0, 'evaluation.ws', e.ws, 'must list strengths of at least 0')
   _need(
-    bool(e.num_steps) and min(e.num_steps) >= 1, 'evaluation.num_steps', e.num_steps,
-    'must list step counts of at least 1',
+    bool(e.num_steps) and min(e.num_steps) >= 1 and max(e.num_steps) <= 100_000,
+    'evaluation.num_steps', e.num_steps, 'must list step counts from 1 to 100000',
   )  # fmt: skip

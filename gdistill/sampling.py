@@ -123,8 +123,8 @@ def own_sampler(card: dict) -> str:
 def check_steps(card: dict, num_steps: int, sampler: str) -> None:
   """A distilled network knows only its own grid."""
   trained = card['num_steps']
-  if num_steps < 1:
-    raise errors.ConfigError(f'--num_steps={num_steps} must be at least 1')
+  if not 1 <= num_steps <= 100_000:
+    raise errors.ConfigError(f'--num_steps={num_steps} must be from 1 to 100000')
   if sampler not in SAMPLERS:
     raise errors.ConfigError(f'--sampler={sampler!r} must be one of {", ".join(SAMPLERS)}')
   if trained and num_steps != trained:

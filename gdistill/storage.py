@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import pathlib
 import secrets
 import shutil
 from typing import Any, Literal
@@ -153,6 +154,22 @@ def read_json(p: epath.PathLike) -> Any:
     return json.loads(text)
   except (ValueError, RecursionError) as e:
     raise _cannot('parse', p, e, 'restore the file from a copy') from e
+
+
+def check_writable(flag: str, p: epath.PathLike) -> None:
+  """ConfigError unless the folder is there and writable, or could be made; writes nothing."""
+  text = os.fspath(p)
+  if '\0' in text or any(len(part.encode()) > 255 for part in text.split('/')):
+    raise errors.ConfigError(f'{flag}={text[:80]!r} is no name a disk can hold; choose another')
+  if not is_local(p):
+    return
+  here = pathlib.Path(text).absolute()
+  while not os.path.lexists(here):
+    here = here.parent
+  if not here.is_dir():
+    raise errors.ConfigError(f'{flag}={text}: {here} is not a folder; choose another place')
+  if not os.access(here, os.W_OK | os.X_OK):
+    raise errors.ConfigError(f'{flag}={text}: {here} is not writable; choose another place')
 
 
 def exists(p: epath.PathLike) -> bool:

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from gdistill import checkpoints
 from gdistill import errors
 from gdistill import interrupt
+from gdistill import parallel
 from gdistill import progress
 from gdistill import recipe as recipes
 from gdistill import state as states
@@ -47,7 +48,7 @@ def learning_rate(
 def numbers(settings: recipes.Training, steps: int, num_steps: int, key: jax.Array) -> dict:
   """What differs between rounds, as arguments of the one compiled step of their stage."""
   return {
-    'key': key,
+    'key': jax.random.key_data(key),
     'lr': jnp.float32(settings.lr),
     'steps': jnp.float32(steps),
     'num_steps': jnp.int32(num_steps),
@@ -84,7 +85,7 @@ def make_step(loss: Loss, settings: recipes.Training, unrolled: bool) -> Callabl
     return jax.tree.map(lambda a: a / parts, total)
 
   def update(state, batch, teacher, given):
-    key = jax.random.fold_in(given['key'], state.step)
+    key = jax.random.fold_in(jax.random.wrap_key_data(given['key']), state.step)
     value, grads = gradient(state.params, teacher, batch, key, given['num_steps'])
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(value) & jnp.isfinite(norm)
@@ -202,11 +203,12 @@ def fit(
         bar.update(step, loss=row['loss'], lr=row['lr'])
       else:
         bar.update(step)
-      if stop.requested and step < steps:
+      if step < steps and _asked_to_stop(stop, step, settings):
         _check_finite(jax.device_get(metrics), step, settings)
         save(step)
         raise errors.Preempted(
-          f'{stop.requested}: {folder.name} is saved at step {step}; repeat the command to go on'
+          f'{stop.requested or "a signal"}: {folder.name} is saved at step {step}; '
+          'repeat the command to go on'
         )
       if step % settings.checkpoint_every == 0 and step < steps:
         _check_finite(jax.device_get(metrics), step, settings)
@@ -217,10 +219,18 @@ def fit(
   return state
 
 
+def _asked_to_stop(stop: interrupt.Interrupt, step: int, settings: recipes.Train) -> bool:
+  """Whether any process was signalled; several ask each other at the logging cadence only."""
+  if jax.process_count() == 1:
+    return bool(stop.requested)
+  return step % settings.log_every == 0 and parallel.any_process(bool(stop.requested))
+
+
 def _check_finite(metrics: dict, step: int, settings: recipes.Train) -> None:
   in_a_row, skipped = int(metrics['skipped_in_a_row']), int(metrics['skipped'])
-  limit = settings.max_skipped_percent / 100 * max(step, settings.max_skipped_in_a_row)
-  if in_a_row >= settings.max_skipped_in_a_row or skipped > limit:
+  many = skipped >= settings.max_skipped_in_a_row  # a share of the first few steps says little
+  share = 100 * skipped > settings.max_skipped_percent * step
+  if in_a_row >= settings.max_skipped_in_a_row or (many and share):
     raise errors.NumericsError(
       f'{skipped} of {step} updates were not finite, the last {in_a_row} in a row; lower the '
       'learning rate, or look for the first broken value with JAX_DEBUG_NANS=1'

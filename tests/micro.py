@@ -15,8 +15,11 @@ def config(**sections):
   c['guidance'].update(steps=10, batch_size=4)
   c['progressive'].update(steps=9, last_steps=9, start_steps=4, batch_size=4)
   c['train'].update(checkpoint_every=5, log_every=3)
-  c['evaluation'].update(ws=(0.0, 2.0), num_steps=(1, 2), quick_images=20, batch_size=20,
-                         quick_reference_steps=4, full_images=30, full_reference_steps=4)  # fmt: skip
+  c['mesh'].update(cpu_devices=1)
+  c['evaluation'].update(
+    ws=(0.0, 2.0), num_steps=(1, 2), batch_size=20,
+    quick_images=20, quick_reference_steps=4, full_images=30, full_reference_steps=4,
+  )  # fmt: skip
   for name, values in sections.items():
     if isinstance(values, dict):
       c[name].update(values)

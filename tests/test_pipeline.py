@@ -121,7 +121,7 @@ def test_a_run_can_begin_from_a_finished_round_elsewhere(undisturbed, tmp_path):
 @pytest.mark.parametrize(
   ('given', 'words'),
   [
-    (dict(stages=('progressive',), initial='{}/00_teacher'), 'is a teacher, not a student'),
+    (dict(stages=('progressive',), initial='{}/00_teacher'), 'is a teacher round that is guided'),
     (dict(stages=('guidance',), initial='{}/01_guidance'), 'guidance needs a teacher'),
     (dict(stages=('progressive',), initial='{}/02_progressive_2'), 'set progressive.start_steps=2'),
     (
@@ -213,7 +213,8 @@ def test_sigterm_saves_leaves_with_42_and_kill_9_during_a_save_loses_nothing(und
     'sys.exit(train.main(sys.argv[1:]))\n'
   )
   child = subprocess.Popen(
-    [sys.executable, '-c', script, *command(workdir)[3:]], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    [sys.executable, '-c', script, *command(workdir)[3:]], cwd=ROOT, text=True,
+    stdout=subprocess.PIPE,
   )  # fmt: skip
   assert child.stdout.readline().strip() == 'saving'
   child.send_signal(signal.SIGKILL)

@@ -103,5 +103,5 @@ def _override(config: dict, override: str) -> None:
     raise errors.ConfigError(f'unknown key {key} in {override}')
   try:
     here[last] = ast.literal_eval(text)
-  except (ValueError, SyntaxError):
+  except Exception:  # anything literal_eval does not take is meant as a string
     here[last] = text

@@ -26,19 +26,15 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(args) -> int:
-  from gdistill import errors
   from gdistill import evaluate
   from gdistill import interrupt
   from gdistill import ledger
   from gdistill import parallel
   from gdistill import pipeline
-  from gdistill import recipe as recipes
   from gdistill import storage
   from gdistill import train
 
-  if not storage.exists(storage.path(args.workdir) / 'config.json'):
-    raise errors.ConfigError(f'--workdir={args.workdir} holds no run; train one first')
-  recipe = recipes.from_config(storage.read_json(storage.path(args.workdir) / 'config.json'))
+  recipe = evaluate.read_recipe(storage.path(args.workdir))
   parallel.make_cpu_devices(recipe.mesh.cpu_devices)
   names = ('model', 'sampler', 'num_steps', 'w')
   again = {k: getattr(args, k) for k in names if getattr(args, k) is not None}

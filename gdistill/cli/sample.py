@@ -79,8 +79,8 @@ def _run(args) -> int:
       f'warning: --w={args.w} is outside {low} to {high}, the range this was trained for'
     )
   out = storage.path(args.out)
-  if storage.exists(out) and storage.list_dir(out):
-    raise errors.ConfigError(f'--out={out} is not empty; name another folder')
+  if storage.exists(out) and (not out.is_dir() or storage.list_dir(out)):
+    raise errors.ConfigError(f'--out={out} is not empty or no folder; name another folder')
 
   pairs = [(label, seed) for seed in seeds for label in labels]
   column = np.array(pairs)

@@ -44,28 +44,42 @@ def _run(args, overrides, plan: bool) -> int:
 
   parallel.make_cpu_devices(recipe.mesh.cpu_devices)
   parallel.start(args.coordinator, args.num_processes, args.process_id)
-  workdir = storage.path(args.workdir or 'runs/plan')
+  workdir = storage.path(args.workdir) if args.workdir else None
   mesh = pipeline.check(recipe, workdir)
   if plan:
     print(pipeline.describe(recipe, mesh))
     return 0
+  parallel.agree('config', recipes.digest(recipe))
 
-  from gdistill import evaluate
+  import contextlib
+
+  import jax
+
   from gdistill import interrupt
   from gdistill import ledger
   from gdistill import train as training
 
-  page = workdir / 'report' / 'index.html'
   seconds = training.Seconds()
-  with interrupt.Interrupt() as stop, ledger.Lock(workdir):
+  lock = ledger.Lock(workdir) if jax.process_index() == 0 else contextlib.nullcontext()
+  with interrupt.Interrupt() as stop, lock:
     try:
       pipeline.run(recipe, workdir, stop, seconds)
-      if not seconds.spent and storage.exists(page):
-        print(f'nothing to do: every round is finished; {page}', file=sys.stderr)
-        return 0
-      rows = evaluate.run(workdir, 'quick', stop, seconds)
+      if jax.process_index() == 0:
+        _evaluate(workdir, stop, seconds)
     finally:
-      if seconds.spent:
+      if seconds.spent and jax.process_index() == 0:
         pipeline.account(workdir, seconds)
-    evaluate.write(workdir, rows)
+  parallel.barrier('the report is written')
   return 0
+
+
+def _evaluate(workdir, stop, seconds) -> None:
+  """The quick grid and the page, unless they are there."""
+  from gdistill import evaluate
+
+  cells = evaluate.missing(workdir, 'quick')
+  page = workdir / 'report' / 'index.html'
+  if not cells and not seconds.spent and page.exists():
+    print(f'nothing to do: every round is finished; {page}', file=sys.stderr)
+  else:
+    evaluate.write(workdir, evaluate.run(workdir, 'quick', stop, seconds))

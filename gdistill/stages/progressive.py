@@ -45,7 +45,7 @@ def loss(
   cond = condition.drop(batch['cond'], keys_drop, p_uncond) if p_uncond else batch['cond']
   t = i / num_steps
   if on_trajectory:
-    z = draw.trajectory(teacher, eps, cond, w, t, 0.5 / num_steps, noise, project)
+    z = draw.trajectory(teacher, eps, cond, w, t, REACH[sampler][0] / num_steps, noise, project)
   else:
     z = draw.noised_data(x, eps, t, noise)
   v_target = target(teacher, z, i, num_steps, cond, w, noise, sampler)

@@ -1,0 +1,105 @@
+"""The loop's arithmetic on a loss a child could minimise."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from jax import numpy as jnp
+
+from gdistill import recipe as recipes
+from gdistill import state as states
+from gdistill import train
+from gdistill.cli import edge
+
+BASE = recipes.from_config(edge.load_config('configs/digits.py', [])).teacher
+KEY = jax.random.key(0)
+
+
+def loss(params, teacher, batch, key, num_steps):
+  """(a - x)^2, its gradient 2 (a - x)."""
+  return jnp.square(params['a'] - batch['x'])
+
+
+def run(settings, xs, steps=10, unrolled=True, a=1.0):
+  state = states.create({'a': jnp.float32(a)}, train.optimizer(settings), settings.ema > 0)
+  step = train.make_step(loss, settings, unrolled)
+  given = train.numbers(settings, steps, 1, KEY)
+  compiled, metrics = None, []
+  for x in xs:
+    batch = {'x': jnp.asarray(x, jnp.float32)}
+    compiled = compiled or train.compile_step(step, state, None, batch, given)
+    state, m = compiled(state, None, batch, given)
+    metrics.append(jax.device_get(m))
+  return state, metrics
+
+
+def changed(**fields):
+  return dataclasses.replace(BASE, **fields)
+
+
+def test_two_updates_are_adam_by_hand():
+  s = changed(lr=0.1, anneal=True, ema=0.9, beta1=0.9, beta2=0.99, grad_clip=100.0)
+  state, metrics = run(s, [np.full((1, 2), 3.0)] * 2)
+  a = ema = 1.0
+  m = v = 0.0
+  for k in range(2):
+    g = 2 * (a - 3.0)
+    m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g * g
+    step = (m / (1 - 0.9 ** (k + 1))) / (np.sqrt(v / (1 - 0.99 ** (k + 1))) + 1e-8)
+    a -= 0.1 * (1 - k / 10) * step  # linear to zero over this round's ten updates
+    ema = 0.9 * ema + 0.1 * a
+  np.testing.assert_allclose(state.params['a'], a, rtol=1e-5)
+  np.testing.assert_allclose(state.ema['a'], ema, rtol=1e-5)
+  np.testing.assert_allclose([x['loss'] for x in metrics][0], 4.0)
+
+
+def test_the_mean_is_taken_once_over_the_batch():
+  _, metrics = run(changed(grad_clip=100.0), [np.array([[1.0, 2.0, 4.0, 5.0]])])
+  np.testing.assert_allclose(metrics[0]['loss'], (0 + 1 + 9 + 16) / 4)
+  np.testing.assert_allclose(metrics[0]['grad_norm'], 2 * (0 + 1 + 3 + 4) / 4)
+
+
+@pytest.mark.parametrize('unrolled', [True, False])
+def test_microbatches_give_the_gradient_of_the_whole(unrolled):
+  xs = [np.array([[1.0, 2.0, 4.0, 5.0]])] * 3
+  whole, _ = run(changed(batch_size=4), xs)
+  parts, _ = run(changed(batch_size=4, accumulation=2), xs, unrolled=unrolled)
+  np.testing.assert_allclose(whole.params['a'], parts.params['a'], rtol=1e-6)
+
+
+def test_several_updates_in_a_dispatch_are_the_same_updates():
+  one, _ = run(BASE, [np.full((1, 2), float(i)) for i in range(4)])
+  many, _ = run(BASE, [np.stack([np.full(2, float(i)) for i in (j, j + 1)]) for j in (0, 2)],
+                unrolled=False)  # fmt: skip
+  assert int(many.step) == 4
+  np.testing.assert_allclose(one.params['a'], many.params['a'], rtol=1e-6)
+
+
+def test_an_update_that_is_not_finite_changes_nothing_but_the_counters():
+  good, bad = np.full((1, 2), 3.0), np.array([[3.0, np.nan]])
+  before, _ = run(BASE, [good])
+  after, metrics = run(BASE, [good, bad, np.array([[np.inf, 0.0]])])
+  assert (int(after.step), int(after.skipped), int(after.skipped_in_a_row)) == (3, 2, 2)
+  for a, b in zip(jax.tree.leaves((before.params, before.ema, before.opt)),
+                  jax.tree.leaves((after.params, after.ema, after.opt)), strict=True):  # fmt: skip
+    np.testing.assert_array_equal(a, b)
+  mended, _ = run(BASE, [good, bad, good])
+  assert (int(mended.skipped), int(mended.skipped_in_a_row)) == (1, 0)
+
+
+def test_warm_up_and_decay_are_within_the_round():
+  rates = [
+    float(train.learning_rate(jnp.int32(k), jnp.float32(2.0), jnp.float32(100.0), 4, True))
+    for k in (0, 1, 3, 50, 99)
+  ]
+  np.testing.assert_allclose(rates, [0.5, 0.99, 1.94, 1.0, 0.02], rtol=1e-5)
+  flat = train.learning_rate(jnp.int32(70), jnp.float32(2.0), jnp.float32(100.0), 0, False)
+  np.testing.assert_allclose(flat, 2.0)
+
+
+def test_the_gradient_is_clipped_by_its_global_norm():
+  # Adam divides the scale away, so what shows is the second moment: (0.5)^2 (1 - beta2).
+  state, metrics = run(changed(grad_clip=0.5), [np.full((1, 2), 10.0)])
+  np.testing.assert_allclose(metrics[0]['grad_norm'], 18.0)
+  np.testing.assert_allclose(state.opt[1].nu['a'], 0.25 * (1 - BASE.beta2), rtol=1e-4)
