@@ -106,8 +106,12 @@ def two_processes(tmp_path, configs):
     folder.mkdir()
     children.append(
       start(
-        folder, config, f'--coordinator=127.0.0.1:{port}', '--num_processes=2',
-        f'--process_id={i}', f'--workdir={tmp_path}/run',
+        folder,
+        config,
+        f'--coordinator=127.0.0.1:{port}',
+        '--num_processes=2',
+        f'--process_id={i}',
+        f'--workdir={tmp_path}/run',
       )  # fmt: skip
     )
   return children
