@@ -95,7 +95,9 @@ def run(
   images = _images(recipe, grid)
   with seconds('evaluate'):
     _draw(recipe, workdir, cells, images, stop, _matching(cells, again))
-    rows = _measure(recipe, workdir, cells, images, grid)
+    real, rows = _measure(recipe, workdir, cells, images, grid, stop)
+    rows = _merged(workdir, rows)
+    storage.write_json(workdir / 'report' / 'data.json', real)
     storage.write_json(workdir / 'report' / 'metrics.json', rows)
   return rows
 
@@ -120,6 +122,21 @@ def missing(workdir: storage.epath.Path, grid: str) -> list[Cell]:
 
 def _images(recipe: recipes.Recipe, grid: str) -> int:
   return recipe.evaluation.quick_images if grid == 'quick' else recipe.evaluation.full_images
+
+
+def _merged(workdir: storage.epath.Path, rows: list[dict]) -> list[dict]:
+  """The new rows with those of the other grid that still hold; at one place the full grid's."""
+  file, store = workdir / 'report' / 'metrics.json', workdir / 'evaluation' / 'cells'
+  old = storage.read_json(file) if storage.exists(file) else []
+  kept = [
+    r for r in old
+    if r['grid'] != rows[0]['grid'] and r['features'] == rows[0]['features']
+    and storage.exists(store / f'{r["cell"]}.npz')
+  ]  # fmt: skip
+  found = {}
+  for row in sorted(kept + rows, key=lambda r: r['grid'] == 'full'):
+    found[tuple(row[k] for k in ('model', 'stage', 'sampler', 'num_steps', 'w'))] = row
+  return list(found.values())
 
 
 def cell_id(cell: Cell, images: int) -> str:
@@ -203,7 +220,7 @@ def classifier(recipe: recipes.Recipe, workdir: storage.epath.Path) -> dict:
   return params
 
 
-def _measure(recipe, workdir, cells, images, grid) -> list[dict]:
+def _measure(recipe, workdir, cells, images, grid, stop) -> tuple[list[dict], list[dict]]:
   net = classifier(recipe, workdir)
   train_set, held_set = data.SOURCES[recipe.data.name][2](recipe.data.held_out)
   seen, held = (features.extract(net, s.pixels) for s in (train_set, held_set))
@@ -227,6 +244,7 @@ def _measure(recipe, workdir, cells, images, grid) -> list[dict]:
 
   shared = {
     'grid': grid,
+    'reference_steps': cells[0].num_steps,
     'features': features.digest(net),
     'labels': 'balanced: image i has label i mod classes',
     'seeds': f'0..{images - 1}',
@@ -238,12 +256,13 @@ def _measure(recipe, workdir, cells, images, grid) -> list[dict]:
   data_row |= {'network_calls': 0, 'fd_teacher': None, 'rms_teacher': None}
   data_row |= {'images': len(held_set), 'seconds_per_image': None, **shared}
   # What drawing perfectly would score: real digits nobody trained on, and those trained on.
-  rows = [{**data_row, **figures(held, held_set.labels)[1], 'set': 'held out'}]
-  rows.append({
+  real = [{**data_row, **figures(held, held_set.labels)[1], 'set': 'held out'}]
+  real.append({
     **data_row, **figures(seen, train_set.labels)[1], 'set': 'training', 'images': len(train_set),
   })  # fmt: skip
-  reference = {}
+  rows, reference = [], {}
   for cell in cells:
+    stop.check()
     name = cell_id(cell, images)
     file = workdir / 'evaluation' / 'cells' / f'{name}.npz'
     stored = _read_cell(file)
@@ -269,7 +288,7 @@ def _measure(recipe, workdir, cells, images, grid) -> list[dict]:
       'cell': name,
       **shared,
     })  # fmt: skip
-  return rows
+  return real, rows
 
 
 def _median(points: np.ndarray, reference: np.ndarray) -> float:

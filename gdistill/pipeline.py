@@ -60,10 +60,25 @@ def check(recipe: recipes.Recipe, workdir: storage.epath.Path | None) -> Mesh:
     )
   if recipe.initial:
     check_initial(recipe, checkpoints.read_card(recipe.initial))
+  check_grid(recipe)
   if workdir is not None:
     storage.check_writable('--workdir', workdir)
     check_same_run(recipe, workdir)
   return mesh
+
+
+def check_grid(recipe: recipes.Recipe) -> None:
+  """A grid without a single student in it would be found out only after the training."""
+  trained = [r.num_steps for r in rounds.plan(recipe) if r.num_steps]
+  e, low, high = recipe.evaluation, recipe.guidance.w_min, recipe.guidance.w_max
+  if trained and not set(trained) & set(e.num_steps):
+    raise errors.ConfigError(
+      f'evaluation.num_steps={e.num_steps} has none of the steps that get a round: {trained}'
+    )
+  if trained and not any(low <= w <= high for w in e.ws):
+    raise errors.ConfigError(
+      f'evaluation.ws={e.ws} has none between guidance.w_min={low} and guidance.w_max={high}'
+    )
 
 
 def check_initial(recipe: recipes.Recipe, card: dict) -> None:

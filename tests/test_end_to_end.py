@@ -104,16 +104,8 @@ def two_processes(tmp_path, configs):
   for i, config in enumerate(configs):
     folder = tmp_path / f'process{i}'
     folder.mkdir()
-    children.append(
-      start(
-        folder,
-        config,
-        f'--coordinator=127.0.0.1:{port}',
-        '--num_processes=2',
-        f'--process_id={i}',
-        f'--workdir={tmp_path}/run',
-      )  # fmt: skip
-    )
+    flags = [f'--coordinator=127.0.0.1:{port}', '--num_processes=2', f'--process_id={i}']
+    children.append(start(folder, config, *flags, f'--workdir={tmp_path}/run'))
   return children
 
 

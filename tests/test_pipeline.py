@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -140,6 +141,8 @@ def test_a_run_can_begin_from_a_finished_round_elsewhere(undisturbed, tmp_path):
       r'model\.channels=8 differs',
     ),
     (dict(model={'num_classes': 7}), r'model\.num_classes=7 .* set it to 10'),
+    (dict(evaluation={'num_steps': (8,)}), r'evaluation\.num_steps=\(8,\) has none'),
+    (dict(evaluation={'ws': (5.0,)}), r'evaluation\.ws=\(5\.0,\) has none'),
     (dict(mesh={'data': 3}), r'mesh\.data=3 x mesh\.fsdp=1 must make the 1 devices'),
   ],
 )  # fmt: skip
@@ -158,6 +161,36 @@ def test_a_teacher_without_label_dropout_cannot_be_guided(undisturbed, tmp_path)
   recipe = micro.recipe(stages=('guidance',), initial=str(undisturbed / '00_teacher'))
   with pytest.raises(errors.ConfigError, match='no null class'):
     pipeline.check_initial(recipe, {**card, 'p_uncond': 0.0})
+
+
+@pytest.mark.parametrize(
+  'given', [dict(data={'held_out': 0.999}), dict(teacher={'batch_size': 2048})]
+)
+def test_too_little_data_is_said_before_anything_is_written(tmp_path, given):
+  with pytest.raises(errors.DataError, match='training and'):
+    run(tmp_path / 'run', **given)
+  assert not (tmp_path / 'run').exists()
+
+
+def test_workdirs_that_cannot_be_are_refused(tmp_path):
+  file = tmp_path / 'file'
+  file.write_text('')
+  for workdir in (file, file / 'under', tmp_path / ('x' * 300), tmp_path / 'a\0b'):
+    with pytest.raises(errors.ConfigError, match='--workdir'):
+      run(workdir)
+
+
+def test_what_a_kill_after_the_card_left_undone_is_done_at_the_next_start(undisturbed, tmp_path):
+  workdir = tmp_path / 'run'
+  shutil.copytree(undisturbed, workdir)
+  (workdir / '00_teacher' / 'steps').mkdir()
+  last = max((workdir / 'ledger').iterdir())
+  assert 'round-finished' in last.name
+  last.unlink()
+  run(workdir)
+  assert not (workdir / '00_teacher' / 'steps').exists()
+  finished = [e['round'] for e in ledger.ledger(workdir) if e['event'] == 'round-finished']
+  assert len(finished) == 4
 
 
 def test_a_missing_initial_folder_is_a_checkpoint_error(tmp_path):

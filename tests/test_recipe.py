@@ -73,6 +73,11 @@ WRONG = [
   ('evaluation__ws', (), 'must list'),
   ('data__name', 'imagenet', 'digits'),
   ('data__held_out', 1.0, 'between 0 and 1'),
+  ('evaluation__quick_images', 3, 'at least 4'),
+  ('evaluation__num_steps', (10**12,), 'from 1 to 100000'),
+  ('teacher__lr', 10**400, 'finite number'),
+  ('mesh__cpu_devices', 0, 'from 1 to 64'),
+  ('model', 3, 'must be a section'),
 ]
 
 

@@ -51,7 +51,7 @@ def test_two_updates_are_adam_by_hand():
     ema = 0.9 * ema + 0.1 * a
   np.testing.assert_allclose(state.params['a'], a, rtol=1e-5)
   np.testing.assert_allclose(state.ema['a'], ema, rtol=1e-5)
-  np.testing.assert_allclose([x['loss'] for x in metrics][0], 4.0)
+  np.testing.assert_allclose(metrics[0]['loss'], 4.0)
 
 
 def test_the_mean_is_taken_once_over_the_batch():
@@ -84,6 +84,7 @@ def test_an_update_that_is_not_finite_changes_nothing_but_the_counters():
   for a, b in zip(jax.tree.leaves((before.params, before.ema, before.opt)),
                   jax.tree.leaves((after.params, after.ema, after.opt)), strict=True):  # fmt: skip
     np.testing.assert_array_equal(a, b)
+  assert not np.isfinite(metrics[1]['loss'])
   mended, _ = run(BASE, [good, bad, good])
   assert (int(mended.skipped), int(mended.skipped_in_a_row)) == (1, 0)
 

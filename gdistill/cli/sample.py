@@ -53,14 +53,17 @@ def _run(args) -> int:
   import numpy as np
   from PIL import Image
 
+  from gdistill import checkpoints
   from gdistill import interrupt
   from gdistill import model
+  from gdistill import parallel
   from gdistill import progress
   from gdistill import sampling
   from gdistill import storage
 
+  card = checkpoints.read_card(args.folder)
+  parallel.make_cpu_devices(card['config']['mesh']['cpu_devices'])
   folder = model.read_folder(args.folder)
-  card = folder.card
   classes = folder.settings.num_classes
   labels = numbers('labels', args.labels or f'0..{classes - 1}', classes)
   seeds = numbers('seeds', args.seeds, 2**32)

@@ -1,5 +1,6 @@
 """gdistill train, which is also python -m gdistill.main: run a config from start to report."""
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -34,7 +35,11 @@ def _run(args, overrides, plan: bool) -> int:
   from gdistill import errors
   from gdistill import recipe as recipes
 
-  recipe = recipes.from_config(edge.load_config(args.config, overrides))
+  config = edge.load_config(args.config, overrides)
+  initial = config.get('initial') if isinstance(config, dict) else None
+  if isinstance(initial, str) and initial and '://' not in initial:
+    config['initial'] = os.path.abspath(initial)  # found again from any folder
+  recipe = recipes.from_config(config)
   if not args.workdir and not plan:
     raise errors.ConfigError('--workdir is missing; name a folder for the run')
 

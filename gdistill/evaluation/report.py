@@ -59,7 +59,10 @@ _PICTURE_BYTES = 1_200_000
 def write(workdir: epath.PathLike) -> epath.Path:
   """Writes WORKDIR/report/index.html from what the workdir has; what is missing is said so."""
   workdir = storage.path(workdir)
-  rows = _clean(_json(workdir / 'report' / 'metrics.json'))
+  # the real digits measured like a sample, for scale, and the rows of the models
+  rows = [
+    r for name in ('data', 'metrics') for r in _clean(_json(workdir / 'report' / f'{name}.json'))
+  ]
   rounds = _rounds(workdir)
   series = _series(rows)
   cells, across, note = _cells(workdir, series)

@@ -83,6 +83,9 @@ def test_evaluate_draws_what_is_missing_and_again_what_is_asked_for(workdir, cap
   before = {p.name: p.stat().st_mtime_ns for p in cells.iterdir()}
   rows = json.loads((workdir / 'report' / 'metrics.json').read_text())
   assert {r['grid'] for r in rows} == {'full'}
+  assert {r['model'] for r in rows} == {'teacher', 'student'}
+  real = json.loads((workdir / 'report' / 'data.json').read_text())
+  assert [r['set'] for r in real] == ['held out', 'training'] and real[1]['fd'] < 1e-6
   # A reference is at no distance from itself.
   own = [r for r in rows if r['model'] == 'teacher' and r['num_steps'] == 4
          and r['sampler'] == 'ddim']  # fmt: skip
