@@ -22,7 +22,8 @@ _TEMPORARY = '.tmp-'
 
 
 def path(p: epath.PathLike) -> epath.Path:
-  return epath.Path(p)
+  """The one way to name a place in a workdir; local ones become absolute, as Orbax wants them."""
+  return epath.Path(os.path.abspath(p) if is_local(p) else p)
 
 
 def is_local(p: epath.PathLike) -> bool:

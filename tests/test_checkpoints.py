@@ -653,3 +653,9 @@ def test_a_store_that_cannot_be_reached_is_no_damage(bucket, monkeypatch, logged
     checkpoints.restore_latest(f'{bucket}/steps')
   monkeypatch.setattr(storage, 'read_bytes', read)
   assert checkpoints.restore_latest(f'{bucket}/steps')[0] == 1 and not logged
+
+
+def test_folders_may_be_named_relative_to_where_one_stands(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  checkpoints.save('runs/one', {'a': np.arange(3.0)})
+  np.testing.assert_array_equal(checkpoints.restore('runs/one')['a'], np.arange(3.0))

@@ -123,3 +123,9 @@ def test_what_others_wrote_in_an_object_store_is_seen(monkeypatch):
 
   monkeypatch.setattr(backend.fsspec_backend, 'fs', lambda p: Store())
   assert storage.exists('s3://bucket/x')
+
+
+def test_local_places_are_absolute_and_others_are_left_alone(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  assert storage.path('runs/digits') == tmp_path / 'runs' / 'digits'
+  assert str(storage.path('gs://bucket/runs')) == 'gs://bucket/runs'
