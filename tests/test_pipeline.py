@@ -199,7 +199,9 @@ def test_a_missing_initial_folder_is_a_checkpoint_error(tmp_path):
 
 
 def test_the_single_w_student_and_the_naive_baseline_take_no_w(tmp_path):
-  recipe = run(tmp_path / 'a', compiled={}, guidance={'w_min': 1.0, 'w_max': 1.0})
+  recipe = run(
+    tmp_path / 'a', compiled={}, guidance={'w_min': 1.0, 'w_max': 1.0}, evaluation={'ws': (1.0,)}
+  )
   last = rounds.plan(recipe)[-1].name
   card = checkpoints.read_card(tmp_path / 'a' / last)
   assert not card['takes_w'] and not card['guided'] and card['w_min'] == card['w_max'] == 1.0

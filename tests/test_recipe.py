@@ -59,7 +59,7 @@ WRONG = [
   ('teacher__p_uncond', 0.0, 'null class'),
   ('noise__logsnr_min', 20.0, 'below noise.logsnr_max'),
   ('model__groups', 5, 'must divide the width'),
-  ('model__heads', 3, 'must divide the width'),
+  ('model__heads', 5, 'must divide the width'),
   ('model__head_dim', 4, 'not both'),
   ('model__multipliers', (), 'every resolution'),
   ('model__multipliers', (1, 1, 1, 1, 1), 'divisible by 16'),
