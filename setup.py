@@ -35,7 +35,7 @@ setuptools.setup(
     's3': ['s3fs>=0.4'],
     'gcs': ['gcsfs'],
     'test': ['boto3', 'moto[server]', 'pytest', 'pytest-timeout', 'ruff', 's3fs', 'scipy'],
-    'parity': ['diffusers==0.42.1', 'torch==2.13.0'],
+    'parity': ['diffusers==0.42.1', 'torch==2.13.0', 'transformers==5.23.0'],
   },
   entry_points={'console_scripts': ['gdistill = gdistill.cli:main']},
 )

@@ -62,8 +62,12 @@ class Attention(nn.Module):
   def __call__(self, h: jax.Array) -> jax.Array:
     b, height, width, c = h.shape
     normed = Norm(self.groups, name='norm')(h).astype(self.dtype).reshape(b, height * width, c)
+    # No bias on k: it adds the same to all scores of a query, which softmax does not see, and Adam
+    # would turn the rounding noise that is its gradient into steps.
     q, k, v = (
-      nn.Dense(c, dtype=self.dtype, name=name)(normed).reshape(b, -1, self.heads, c // self.heads)
+      nn.Dense(c, use_bias=name != 'k', dtype=self.dtype, name=name)(normed).reshape(
+        b, -1, self.heads, c // self.heads
+      )
       for name in ('q', 'k', 'v')
     )
     a = jax.nn.dot_product_attention(q, k, v).reshape(b, height, width, c)

@@ -135,7 +135,7 @@ def test_attention_is_softmax_over_all_pixels_by_head():
   rng = np.random.default_rng(0)
   params = jax.tree.map(lambda a: np.asarray(rng.normal(size=a.shape), np.float32), shapes)
   x = np.asarray(blocks.Norm(4).apply({'params': params['norm']}, h)).reshape(2, 6, 8)
-  q, k, v = (x @ params[n]['kernel'] + params[n]['bias'] for n in 'qkv')
+  q, k, v = (x @ params[n]['kernel'] + params[n].get('bias', 0.0) for n in 'qkv')
   out = np.zeros_like(x)
   for head in (slice(0, 4), slice(4, 8)):
     scores = q[..., head] @ k[..., head].swapaxes(1, 2) / 2.0
