@@ -34,18 +34,18 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
     noise=dict(name='cosine', logsnr_min=-20.0, logsnr_max=20.0),
     model=dict(
       image_size=8, image_channels=1, num_classes=10,
-      channels=24, multipliers=(1, 1), num_blocks=1, attention_resolutions=(), emb_channels=128,
+      channels=32, multipliers=(1, 1), num_blocks=1, attention_resolutions=(), emb_channels=128,
       heads=1, head_dim=None, groups=4, dropout=0.0, w_features=64, w_scale=4.0,
       dtype='float32', predict='v',
     ),
-    teacher=training(1500, 2e-3, 0.995, 'snr_trunc', p_uncond=0.1),
+    teacher=training(800, 2e-3, 0.995, 'snr_trunc', p_uncond=0.1),
     guidance=training(
-      1800, 2e-3, 0.98, 'snr_trunc',
+      1500, 2e-3, 0.98, 'snr_trunc',
       w_min=0.0, w_max=4.0, ws_per_pass=1, state='data', trajectory_steps=16, one_batch=False,
     ),
     progressive=training(
-      150, 1e-3, 0.98, 'snr_trunc',
-      start_steps=32, end_steps=1, sampler='deterministic', state='data', last_steps=400,
+      70, 1e-3, 0.98, 'snr_trunc',
+      start_steps=128, end_steps=1, sampler='deterministic', state='data', last_steps=450,
     ),
     mesh=dict(data=-1, fsdp=1, cpu_devices=2),
     train=dict(

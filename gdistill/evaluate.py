@@ -41,14 +41,16 @@ class Cell:
 def plan(recipe: recipes.Recipe, workdir: storage.epath.Path, grid: str) -> list[Cell]:
   """The cells of a grid: the guided teacher with two samplers, every student with its own.
 
-  The first len(ws) cells are the reference: the guided teacher's many DDIM steps.
+  The first len(ws) cells are the reference: the guided teacher's many DDIM steps. As many of
+  DPM-Solver++ are drawn for the full grid only: no other cells cost so much and tell so little.
   """
   e = recipe.evaluation
   reference = e.quick_reference_steps if grid == 'quick' else e.full_reference_steps
   teacher = str(teacher_folder(recipe, workdir))
   cells = [Cell('teacher', teacher, 'ddim', reference, w) for w in e.ws]
   for sampler in ('ddim', 'dpm_solver'):
-    for n in (reference, *e.num_steps):
+    many = (reference,) if sampler == 'ddim' or grid == 'full' else ()
+    for n in (*many, *e.num_steps):
       cells += [Cell('teacher', teacher, sampler, n, w) for w in e.ws]
   own = sampling.own_sampler({'sampler': recipe.progressive.sampler})
   for r in rounds.plan(recipe):
@@ -66,8 +68,8 @@ def teacher_folder(recipe: recipes.Recipe, workdir: storage.epath.Path) -> stora
   folder = storage.path(recipe.initial)
   card = checkpoints.read_card(folder)
   while card['stage'] != 'teacher':
-    before = storage.path(card['teacher'])
-    folder = before if before.parts[1:] else folder.parent / card['teacher']
+    before = card['teacher']  # a round beside this one by its name, another run's by its path
+    folder = storage.path(before) if '/' in before else folder.parent / before
     card = checkpoints.read_card(folder)
   return folder
 

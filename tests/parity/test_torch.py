@@ -74,7 +74,6 @@ def test_the_residual_block_is_the_same_layers_in_torch(resample):
     return torch.from_numpy(np.asarray(a))
 
   def norm(x, p):
-    p = p['group']
     return torch.nn.functional.group_norm(x, 2, tensor(p['scale']), tensor(p['bias']), 1e-6)
 
   def conv(x, p):
@@ -91,8 +90,10 @@ def test_the_residual_block_is_the_same_layers_in_torch(resample):
   silu = torch.nn.functional.silu
   x = tensor(h).permute(0, 3, 1, 2)
   y = conv(resampled(silu(norm(x, params['norm1']))), params['conv1'])
-  turn = silu(tensor(emb)) @ tensor(params['emb']['kernel']) + tensor(params['emb']['bias'])
-  scale, shift = turn[:, :, None, None].chunk(2, dim=1)
+  scale, shift = (
+    (silu(tensor(emb)) @ tensor(params[n]['kernel']) + tensor(params[n]['bias']))[:, :, None, None]
+    for n in ('emb_scale', 'emb_shift')
+  )
   y = conv(silu(norm(y, params['norm2']) * (1 + scale) + shift), params['conv2'])
   skip = resampled(x).permute(0, 2, 3, 1) @ tensor(params['shortcut']['kernel'])
   expected = skip + tensor(params['shortcut']['bias']) + y.permute(0, 2, 3, 1)
