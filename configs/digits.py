@@ -38,14 +38,15 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
       heads=1, head_dim=None, groups=4, dropout=0.0, w_features=64, w_scale=4.0,
       dtype='float32', predict='v',
     ),
-    teacher=training(800, 2e-3, 0.995, 'snr_trunc', p_uncond=0.1),
+    teacher=training(1000, 2e-3, 0.995, 'snr_trunc', p_uncond=0.1),
     guidance=training(
       1500, 2e-3, 0.98, 'snr_trunc',
       w_min=0.0, w_max=4.0, ws_per_pass=1, state='data', trajectory_steps=16, one_batch=False,
     ),
     progressive=training(
-      70, 1e-3, 0.98, 'snr_trunc',
-      start_steps=128, end_steps=1, sampler='deterministic', state='data', last_steps=450,
+      140, 6e-4, 0.98, 'snr_trunc',
+      start_steps=64, end_steps=1, sampler='deterministic', state='data', last_steps=480,
+      last_lr=1.5e-3,
     ),
     mesh=dict(data=-1, fsdp=1, cpu_devices=2),
     train=dict(

@@ -2,15 +2,26 @@
 
 import os
 import signal
+from collections.abc import Callable
 
 from gdistill import errors
 
 
 class Interrupt:
-  """`with Interrupt() as stop:` and, in every long loop, `stop.check()` or `if stop.requested`."""
+  """`with Interrupt() as stop:` and, in every long loop, `stop.check()` or `if stop.requested`.
 
-  def __init__(self):
-    self.requested = ''
+  `watch` is asked at every look, and raises where going on would do harm: a lock that was lost.
+  """
+
+  def __init__(self, watch: Callable[[], None] = lambda: None):
+    self._signal = ''
+    self._watch = watch
+
+  @property
+  def requested(self) -> str:
+    """The name of the signal that asked to stop, or ''."""
+    self._watch()
+    return self._signal
 
   def __enter__(self) -> 'Interrupt':
     self._before = {s: signal.signal(s, self._arrived) for s in (signal.SIGTERM, signal.SIGINT)}
@@ -21,11 +32,12 @@ class Interrupt:
       signal.signal(s, handler)
 
   def _arrived(self, number, frame) -> None:
-    if self.requested:
+    if self._signal:
       os._exit(128 + number)
-    self.requested = signal.Signals(number).name
+    self._signal = signal.Signals(number).name
 
   def check(self) -> None:
     """Raises Preempted, for places where what is finished is already on disk."""
-    if self.requested:
-      raise errors.Preempted(f'{self.requested}: all is saved; repeat the command to go on')
+    requested = self.requested
+    if requested:
+      raise errors.Preempted(f'{requested}: all is saved; repeat the command to go on')

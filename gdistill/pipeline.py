@@ -214,7 +214,7 @@ def _compile(recipe: recipes.Recipe, stage: str, mesh: Mesh, workdir: Any) -> Ca
     'label': jax.ShapeDtypeStruct(rows, np.int32),
     'id': jax.ShapeDtypeStruct(rows, np.int32),
   }
-  given = jax.eval_shape(lambda: train.numbers(settings, 1, 1, jax.random.key(0)))
+  given = jax.eval_shape(lambda: train.numbers(1, 1.0, 1, jax.random.key(0)))
   step = train.compile_step(
     train.make_step(loss_of(recipe, stage), settings, unrolled=cpu),
     placed(jax.eval_shape(_create(settings), params)),
@@ -261,7 +261,7 @@ def _run_round(recipe, workdir, r, source, mesh, step, stop, seconds) -> None:
     # The leading axis is updates; rows are sharded behind it.
     return parallel.put_batches(mesh, jax.tree.map(lambda *a: np.stack(a), *made))
 
-  given = train.numbers(settings, r.steps, r.num_steps, key_steps)
+  given = train.numbers(r.steps, r.lr, r.num_steps, key_steps)
   given = parallel.put_like(jax.tree.map(lambda _: parallel.replicated(mesh), given), given)
   with seconds('compile'):
     step = step.result()

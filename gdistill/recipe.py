@@ -94,6 +94,7 @@ class Progressive(Training):
   sampler: Literal['deterministic', 'stochastic']
   state: Literal['data', 'trajectory']
   last_steps: int  # training steps of the rounds for 2 and 1 sampling steps
+  last_lr: float  # and their learning rate: they have far to go, the others only a little
 
 
 @dataclasses.dataclass(frozen=True)
@@ -390,6 +391,7 @@ def _check_training(section: str, t: Training, train: Train) -> None:
   counts = {f'{section}.steps': t.steps}
   if isinstance(t, Progressive):
     counts[f'{section}.last_steps'] = t.last_steps
+    _need(t.last_lr > 0, f'{section}.last_lr', t.last_lr, 'must be above 0')
     _need(t.last_steps >= 1, f'{section}.last_steps', t.last_steps, 'must be at least 1')
     _need(
       t.warmup <= t.last_steps, f'{section}.warmup', t.warmup,

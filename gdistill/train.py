@@ -45,11 +45,11 @@ def learning_rate(
   return rate * (1.0 - step / steps) if anneal else rate
 
 
-def numbers(settings: recipes.Training, steps: int, num_steps: int, key: jax.Array) -> dict:
+def numbers(steps: int, lr: float, num_steps: int, key: jax.Array) -> dict:
   """What differs between rounds, as arguments of the one compiled step of their stage."""
   return {
     'key': jax.random.key_data(key),
-    'lr': jnp.float32(settings.lr),
+    'lr': jnp.float32(lr),
     'steps': jnp.float32(steps),
     'num_steps': jnp.int32(num_steps),
   }

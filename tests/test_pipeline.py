@@ -87,6 +87,18 @@ def test_interrupted_after_every_update_and_restarted_it_ends_bitwise_the_same(
   assert finished == sorted(set(finished)) and len(finished) == 4
 
 
+def test_a_run_that_lost_its_lock_stops_and_saves_nothing_over_its_new_holder(tmp_path):
+  looks = iter(range(100))
+
+  def lost():
+    if next(looks) > 2:
+      raise errors.ConfigError('another run has the lock')
+
+  with pytest.raises(errors.ConfigError, match='has the lock'):
+    run(tmp_path / 'run', interrupt.Interrupt(lost))
+  assert not list((tmp_path / 'run').rglob('steps/*')) and next(looks) < 6
+
+
 def test_a_finished_run_does_nothing(undisturbed):
   before = {p: p.stat().st_mtime_ns for p in undisturbed.rglob('*')}
   run(undisturbed)

@@ -37,6 +37,7 @@ WRONG = [
   ('teacher__accumulation', 3, 'teacher.batch_size=64 must be divisible by teacher.accumulation=3'),
   ('progressive__steps', 0, 'at least 1'),
   ('progressive__last_steps', 0, 'at least 1'),
+  ('progressive__last_lr', 0.0, 'must be above 0'),
   ('teacher__warmup', 10**6, 'teacher.steps'),
   ('teacher__ema', 1.0, 'below 1'),
   ('teacher__ema', -0.1, 'at least 0'),

@@ -24,7 +24,7 @@ def loss(params, teacher, batch, key, num_steps):
 def run(settings, xs, steps=10, unrolled=True, a=1.0):
   state = states.create({'a': jnp.float32(a)}, train.optimizer(settings), settings.ema > 0)
   step = train.make_step(loss, settings, unrolled)
-  given = train.numbers(settings, steps, 1, KEY)
+  given = train.numbers(steps, settings.lr, 1, KEY)
   compiled, metrics = None, []
   for x in xs:
     batch = {'x': jnp.asarray(x, jnp.float32)}

@@ -39,7 +39,8 @@ def _run(args) -> int:
   names = ('model', 'sampler', 'num_steps', 'w')
   again = {k: getattr(args, k) for k in names if getattr(args, k) is not None}
   seconds = train.Seconds()
-  with interrupt.Interrupt() as stop, ledger.Lock(args.workdir):
+  lock = ledger.Lock(args.workdir)
+  with interrupt.Interrupt(lock.check) as stop, lock:
     rows = evaluate.run(args.workdir, args.grid, stop, seconds, again)
     pipeline.account(args.workdir, seconds)
     evaluate.write(args.workdir, rows)

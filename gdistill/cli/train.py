@@ -65,14 +65,16 @@ def _run(args, overrides, plan: bool) -> int:
   from gdistill import train as training
 
   seconds = training.Seconds()
-  lock = ledger.Lock(workdir) if jax.process_index() == 0 else contextlib.nullcontext()
-  with interrupt.Interrupt() as stop, lock:
+  writer = jax.process_index() == 0
+  lock = ledger.Lock(workdir) if writer else contextlib.nullcontext()
+  stop = interrupt.Interrupt(lock.check) if writer else interrupt.Interrupt()
+  with stop, lock:
     try:
       pipeline.run(recipe, workdir, stop, seconds)
-      if jax.process_index() == 0:
+      if writer:
         _evaluate(workdir, stop, seconds)
     finally:
-      if seconds.spent and jax.process_index() == 0:
+      if seconds.spent and writer:
         pipeline.account(workdir, seconds)
   parallel.barrier('the report is written')
   return 0

@@ -1,0 +1,42 @@
+"""Which cells a grid has, and whose teacher it is measured against."""
+
+import pathlib
+
+import micro
+import pytest
+
+from gdistill import checkpoints
+from gdistill import evaluate
+from gdistill import storage
+
+
+@pytest.mark.parametrize('initial', ['first/01_guidance', 'second/00_progressive_2'])
+def test_the_teacher_of_a_run_begun_elsewhere_is_found_through_the_cards(
+  tmp_path, monkeypatch, initial
+):
+  # first/00_teacher <- first/01_guidance <- second/00_progressive_2 <- the run in question
+  first, second = tmp_path / 'first', tmp_path / 'second'
+  cards = {
+    first / '00_teacher': {'stage': 'teacher', 'teacher': ''},
+    first / '01_guidance': {'stage': 'guidance', 'teacher': '00_teacher'},
+    second / '00_progressive_2': {'stage': 'progressive', 'teacher': str(first / '01_guidance')},
+  }
+  monkeypatch.setattr(checkpoints, 'read_card', lambda folder: cards[pathlib.Path(folder)])
+  recipe = micro.recipe(stages=('progressive',), initial=str(tmp_path / initial))
+  found = evaluate.teacher_folder(recipe, storage.path(tmp_path / 'third'))
+  assert str(found) == str(first / '00_teacher')
+
+
+@pytest.mark.parametrize(('grid', 'many'), [('quick', False), ('full', True)])
+def test_a_grid_holds_every_w_at_every_number_of_steps(tmp_path, grid, many):
+  recipe = micro.recipe(evaluation={'quick_reference_steps': 8, 'full_reference_steps': 8})
+  cells = evaluate.plan(recipe, storage.path(tmp_path), grid)
+  found = {(c.model, c.sampler, c.num_steps, c.w) for c in cells}
+  ws = (0.0, 2.0)
+  expected = {('teacher', s, n, w) for s in ('ddim', 'dpm_solver') for n in (1, 2) for w in ws}
+  expected |= {('student', 'ddim', n, w) for n in (1, 2) for w in ws}
+  expected |= {('teacher', 'ddim', 8, w) for w in ws}
+  if many:
+    expected |= {('teacher', 'dpm_solver', 8, w) for w in ws}
+  assert found == expected and len(cells) == len(expected)
+  assert [(c.num_steps, c.w) for c in cells[:2]] == [(8, 0.0), (8, 2.0)]  # the reference is first
