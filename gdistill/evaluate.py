@@ -41,16 +41,15 @@ class Cell:
 def plan(recipe: recipes.Recipe, workdir: storage.epath.Path, grid: str) -> list[Cell]:
   """The cells of a grid: the guided teacher with two samplers, every student with its own.
 
-  The first len(ws) cells are the reference: the guided teacher's many DDIM steps. As many of
-  DPM-Solver++ are drawn for the full grid only: no other cells cost so much and tell so little.
+  The first len(ws) cells are the reference: the guided teacher's many DDIM steps. DPM-Solver++,
+  which is of second order, has a quarter as many for its own longest walk.
   """
   e = recipe.evaluation
   reference = e.quick_reference_steps if grid == 'quick' else e.full_reference_steps
   teacher = str(teacher_folder(recipe, workdir))
   cells = [Cell('teacher', teacher, 'ddim', reference, w) for w in e.ws]
-  for sampler in ('ddim', 'dpm_solver'):
-    many = (reference,) if sampler == 'ddim' or grid == 'full' else ()
-    for n in (*many, *e.num_steps):
+  for sampler, most in (('ddim', reference), ('dpm_solver', max(1, reference // 4))):
+    for n in (most, *e.num_steps):
       cells += [Cell('teacher', teacher, sampler, n, w) for w in e.ws]
   own = sampling.own_sampler({'sampler': recipe.progressive.sampler})
   for r in rounds.plan(recipe):

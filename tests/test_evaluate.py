@@ -27,16 +27,15 @@ def test_the_teacher_of_a_run_begun_elsewhere_is_found_through_the_cards(
   assert str(found) == str(first / '00_teacher')
 
 
-@pytest.mark.parametrize(('grid', 'many'), [('quick', False), ('full', True)])
-def test_a_grid_holds_every_w_at_every_number_of_steps(tmp_path, grid, many):
-  recipe = micro.recipe(evaluation={'quick_reference_steps': 8, 'full_reference_steps': 8})
+@pytest.mark.parametrize(('grid', 'reference', 'dpm'), [('quick', 8, 2), ('full', 16, 4)])
+def test_a_grid_holds_every_w_at_every_number_of_steps(tmp_path, grid, reference, dpm):
+  recipe = micro.recipe(evaluation={'quick_reference_steps': 8, 'full_reference_steps': 16})
   cells = evaluate.plan(recipe, storage.path(tmp_path), grid)
   found = {(c.model, c.sampler, c.num_steps, c.w) for c in cells}
   ws = (0.0, 2.0)
   expected = {('teacher', s, n, w) for s in ('ddim', 'dpm_solver') for n in (1, 2) for w in ws}
   expected |= {('student', 'ddim', n, w) for n in (1, 2) for w in ws}
-  expected |= {('teacher', 'ddim', 8, w) for w in ws}
-  if many:
-    expected |= {('teacher', 'dpm_solver', 8, w) for w in ws}
+  expected |= {('teacher', 'ddim', reference, w) for w in ws}
+  expected |= {('teacher', 'dpm_solver', dpm, w) for w in ws}
   assert found == expected and len(cells) == len(expected)
-  assert [(c.num_steps, c.w) for c in cells[:2]] == [(8, 0.0), (8, 2.0)]  # the reference is first
+  assert [(c.num_steps, c.w) for c in cells[:2]] == [(reference, w) for w in ws]  # it comes first
