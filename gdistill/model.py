@@ -1,6 +1,7 @@
 """A network by its settings, and a finished round's folder as a model that returns v."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,6 +53,12 @@ def initial_params(net: unet.UNet, settings: recipes.Model, key: jax.Array) -> A
   return net.init(key, *arguments)['params']
 
 
+@functools.lru_cache
+def initial_shapes(net: unet.UNet, settings: recipes.Model) -> Any:
+  """The shapes of initial_params. Remembered: tracing takes long and every round asks again."""
+  return jax.eval_shape(lambda: initial_params(net, settings, jax.random.key(0)))
+
+
 def drawn(net: unet.UNet, settings: recipes.Model, key: jax.Array) -> Any:
   """initial_params, compiled without optimisation: it runs once, and compiling it is what costs."""
   jitted = jax.jit(lambda key: initial_params(net, settings, key))
@@ -79,19 +86,19 @@ def grown(net: unet.UNet, settings: recipes.Model, key: jax.Array, old: Mapping[
 
   Only the w projection may be missing in `old`; anything else is another architecture.
   """
-
-  def missing():
-    fresh = initial_params(net, settings, key)
-    return {name: fresh[name] for name in fresh if name not in old}
-
-  names = set(jax.eval_shape(missing))
-  shapes = jax.eval_shape(lambda: initial_params(net, settings, key))
+  shapes = initial_shapes(net, settings)
+  names = set(shapes) - set(old)
   odd = (names - {'w_proj'}) | (set(old) - set(shapes))
   if odd:
     raise errors.CheckpointError(
       f'the teacher has another architecture: first difference at layer {min(odd)}; '
       'use its own model settings'
     )
+
+  def missing():
+    fresh = initial_params(net, settings, key)
+    return {name: fresh[name] for name in names}
+
   return {**old, **(jax.jit(missing)() if names else {})}
 
 
@@ -134,6 +141,5 @@ def read_folder(path: Any) -> Folder:
     net = build(settings, card['takes_w'])
   except (KeyError, TypeError) as e:
     raise errors.CheckpointError(f'{folder}/card.json lacks or misnames {e}') from e
-  shapes = jax.eval_shape(lambda: initial_params(net, settings, jax.random.key(0)))
-  params = checkpoints.read_params(folder, shapes)
+  params = checkpoints.read_params(folder, initial_shapes(net, settings))
   return Folder(folder, card, settings, noise_settings, params)

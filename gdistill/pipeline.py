@@ -403,8 +403,7 @@ def describe(recipe: recipes.Recipe, mesh: Mesh) -> str:
 
 
 def _shapes(recipe: recipes.Recipe, takes_w: bool) -> Any:
-  net = model.build(recipe.model, takes_w)
-  return jax.eval_shape(lambda: model.initial_params(net, recipe.model, jax.random.key(0)))
+  return model.initial_shapes(model.build(recipe.model, takes_w), recipe.model)
 
 
 def _bytes_per_device(recipe: recipes.Recipe, stage: str, mesh: Mesh) -> int:
