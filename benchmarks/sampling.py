@@ -35,18 +35,23 @@ def main() -> None:
   workdir = storage.path(args.workdir)
   recipe = evaluate.read_recipe(workdir)
   parallel.make_cpu_devices(recipe.mesh.cpu_devices)
-  student = next(r.name for r in rounds.plan(recipe) if r.num_steps == args.student_steps)
+  students = {r.num_steps: r.name for r in rounds.plan(recipe) if r.num_steps}
+  if args.student_steps not in students or args.repeats < 1:
+    p.error(f'--student_steps must be one of {sorted(students)} and --repeats at least 1')
+  student = students[args.student_steps]
   teacher = evaluate.teacher_folder(recipe, workdir)
   seeds, w = np.arange(args.images), np.full(args.images, args.w)
   labels = seeds % recipe.model.num_classes
 
-  runs = {}
+  runs, calls = {}, {}
   for name, folder, steps in (
     ('teacher', teacher, args.teacher_steps),
     ('student', workdir / student, args.student_steps),
   ):
     kind = sampling.own_sampler(checkpoints.read_card(folder)) if name == 'student' else 'ddim'
-    runs[name] = (sampling.Sampler(model.read_folder(folder), kind, args.images), steps)
+    read = model.read_folder(folder)
+    runs[name] = (sampling.Sampler(read, kind, args.images), steps)
+    calls[name] = steps * (2 if read.guided else 1)
   seconds = {name: [] for name in runs}
   for repeat in range(args.repeats + 1):
     for name, (sampler, steps) in runs.items():
@@ -58,7 +63,6 @@ def main() -> None:
       if repeat:  # the first round warms up
         seconds[name].append((time.perf_counter() - began) / times / args.images)
   medians = {name: statistics.median(s) for name, s in seconds.items()}
-  calls = {'teacher': 2 * args.teacher_steps, 'student': args.student_steps}
   each = {name: 1e3 * medians[name] / calls[name] for name in runs}
   print(json.dumps({
     'seconds_per_image': medians,

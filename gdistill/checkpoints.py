@@ -19,7 +19,7 @@ from gdistill import errors
 from gdistill import parallel
 from gdistill import storage
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _FOREIGN = ('.pt', '.pth', '.pkl', '.ckpt', '.bin', '.npz', '.h5', '.msgpack', '.safetensors')
 
 

@@ -69,6 +69,11 @@ def teacher_folder(recipe: recipes.Recipe, workdir: storage.epath.Path) -> stora
   while card['stage'] != 'teacher':
     before = card['teacher']  # a round beside this one by its name, another run's by its path
     folder = storage.path(before) if '/' in before else folder.parent / before
+    if not checkpoints.is_finished(folder):
+      raise errors.ConfigError(
+        f'initial={recipe.initial!r} descends from {folder}, which is not there; copy that round '
+        'too: the report measures against the guided teacher'
+      )
     card = checkpoints.read_card(folder)
   return folder
 
@@ -107,7 +112,12 @@ def read_recipe(workdir: storage.epath.Path) -> recipes.Recipe:
   """The recipe of the run in a workdir."""
   if not storage.exists(workdir / 'config.json'):
     raise errors.ConfigError(f'--workdir={workdir} holds no run (no config.json); train one first')
-  return recipes.from_config(storage.read_json(workdir / 'config.json'))
+  try:
+    return recipes.from_config(storage.read_json(workdir / 'config.json'))
+  except errors.ConfigError as e:
+    raise errors.ConfigError(
+      f'{workdir}/config.json: {e}; if another version of gdistill wrote it, use that one'
+    ) from e
 
 
 def missing(workdir: storage.epath.Path, grid: str) -> list[Cell]:

@@ -17,10 +17,14 @@ class Interrupt:
     self._signal = ''
     self._watch = watch
 
+  def watch(self) -> None:
+    """Raises where going on, or writing one thing more, would do harm."""
+    self._watch()
+
   @property
   def requested(self) -> str:
     """The name of the signal that asked to stop, or ''."""
-    self._watch()
+    self.watch()
     return self._signal
 
   def __enter__(self) -> 'Interrupt':

@@ -104,10 +104,19 @@ class Lock:
     except Exception as e:  # never hides the error that ended the run; the lease will pass
       logging.warning('%s: could not be released: %s', self._file, e)
 
+  @property
+  def lost(self) -> bool:
+    """Whether a heartbeat has found another writer's lock, or none; they come four a lease."""
+    return self._lost
+
   def check(self) -> None:
-    """Raises once another writer has taken over, as after a suspended machine wakes up."""
+    """Raises once the lock is lost, as after a suspended machine wakes up."""
     if self._lost:
-      self._refuse(self._read() or {})
+      holder = self._read()
+      raise errors.ConfigError(
+        f'{self._file} was {f"taken over by {_who(holder)}" if holder else "removed"} while this '
+        'run held it; it stopped without saving; repeat the command when nothing else writes there'
+      )
 
   def _renew(self) -> None:
     while not self._stop.wait(self._lease / 4):

@@ -271,6 +271,7 @@ def _run_round(recipe, workdir, r, source, mesh, step, stop, seconds) -> None:
   )  # fmt: skip
   with seconds('save'):
     card = _card(recipe, r, state, source, time.monotonic() - began)
+    stop.watch()
     checkpoints.finish(folder, states.handed_on(state), card)
     _record(workdir, 'round-finished', round=r.name)
     if jax.process_index() == 0:
@@ -351,8 +352,9 @@ def _card(recipe, r, state, source, seconds) -> dict:
     'model': plain['model'],
     'noise': plain['noise'],
     'class_names': list(source.class_names),
-    'teacher': r.teacher,
+    'teacher': r.teacher if r.index or not r.teacher else str(storage.path(r.teacher)),
     'steps': r.steps,
+    'lr': r.lr,
     'skipped': int(state.skipped),
     'seed': recipe.seed,
     'parameters': sum(a.size for a in jax.tree.leaves(params)),

@@ -178,6 +178,7 @@ def fit(
   log = Log(folder, step)
 
   def save(step):
+    stop.watch()
     with seconds('save'):
       checkpoints.save_step(steps_folder, step, state, keep=settings.max_to_keep)
       log.flush()

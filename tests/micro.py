@@ -13,7 +13,7 @@ def config(**sections):
   c['model'].update(channels=4, multipliers=(1,), emb_channels=8, w_features=4, groups=2)
   c['teacher'].update(steps=12, batch_size=4)
   c['guidance'].update(steps=10, batch_size=4)
-  c['progressive'].update(steps=9, last_steps=9, start_steps=4, batch_size=4)
+  c['progressive'].update(steps=9, last_steps=9, last_lr=5e-4, start_steps=4, batch_size=4)
   c['train'].update(checkpoint_every=5, log_every=3)
   c['mesh'].update(cpu_devices=1)
   c['evaluation'].update(

@@ -6,6 +6,7 @@ import micro
 import pytest
 
 from gdistill import checkpoints
+from gdistill import errors
 from gdistill import evaluate
 from gdistill import storage
 
@@ -22,14 +23,20 @@ def test_the_teacher_of_a_run_begun_elsewhere_is_found_through_the_cards(
     second / '00_progressive_2': {'stage': 'progressive', 'teacher': str(first / '01_guidance')},
   }
   monkeypatch.setattr(checkpoints, 'read_card', lambda folder: cards[pathlib.Path(folder)])
+  monkeypatch.setattr(checkpoints, 'is_finished', lambda folder: pathlib.Path(folder) in cards)
   recipe = micro.recipe(stages=('progressive',), initial=str(tmp_path / initial))
   found = evaluate.teacher_folder(recipe, storage.path(tmp_path / 'third'))
   assert str(found) == str(first / '00_teacher')
+  del cards[first / '00_teacher']
+  with pytest.raises(errors.ConfigError, match=r'descends from .*00_teacher.*copy that round'):
+    evaluate.teacher_folder(recipe, storage.path(tmp_path / 'third'))
 
 
-@pytest.mark.parametrize(('grid', 'reference', 'dpm'), [('quick', 8, 2), ('full', 16, 4)])
+@pytest.mark.parametrize(
+  ('grid', 'reference', 'dpm'), [('quick', 16, 4), ('full', 32, 8), ('quick', 3, 1)]
+)
 def test_a_grid_holds_every_w_at_every_number_of_steps(tmp_path, grid, reference, dpm):
-  recipe = micro.recipe(evaluation={'quick_reference_steps': 8, 'full_reference_steps': 16})
+  recipe = micro.recipe(evaluation={f'{grid}_reference_steps': reference})
   cells = evaluate.plan(recipe, storage.path(tmp_path), grid)
   found = {(c.model, c.sampler, c.num_steps, c.w) for c in cells}
   ws = (0.0, 2.0)

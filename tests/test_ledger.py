@@ -97,7 +97,8 @@ def test_a_lock_that_was_lost_is_noticed_and_left_to_its_new_holder(tmp_path):
     with ledger._alone(tmp_path):
       storage.write_json(tmp_path / 'lock.json', other)
     time.sleep(0.5)
-    with pytest.raises(errors.ConfigError, match='host h2, pid 7'):
+    assert lock.lost
+    with pytest.raises(errors.ConfigError, match='taken over by host h2, pid 7'):
       lock.check()
   assert storage.read_json(tmp_path / 'lock.json') == other
 

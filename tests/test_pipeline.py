@@ -54,6 +54,7 @@ def test_every_round_leaves_a_finished_folder(undisturbed):
       json.loads(a) for a in (undisturbed / r.name / 'metrics.jsonl').read_text().splitlines()
     ]
     assert rows[-1]['step'] == r.steps and np.isfinite(rows[-1]['loss'])
+    np.testing.assert_allclose(rows[-1]['lr'], r.lr / r.steps, rtol=1e-5)  # annealed in its round
     assert list((undisturbed / r.name / 'events').iterdir())
   events = [e['event'] for e in ledger.ledger(undisturbed)]
   # One train step is compiled for each stage, over the whole ladder.
@@ -87,16 +88,23 @@ def test_interrupted_after_every_update_and_restarted_it_ends_bitwise_the_same(
   assert finished == sorted(set(finished)) and len(finished) == 4
 
 
-def test_a_run_that_lost_its_lock_stops_and_saves_nothing_over_its_new_holder(tmp_path):
+@pytest.mark.parametrize(('allowed', 'saved'), [(2, []), (14, [5, 10])])
+def test_a_run_that_lost_its_lock_stops_and_saves_nothing_over_its_new_holder(
+  tmp_path, allowed, saved
+):
+  # One look at the start of the round, one after each of 11 updates, one before each of two saves:
+  # the 15th comes before the finished round is written.
   looks = iter(range(100))
 
   def lost():
-    if next(looks) > 2:
+    if next(looks) >= allowed:
       raise errors.ConfigError('another run has the lock')
 
   with pytest.raises(errors.ConfigError, match='has the lock'):
     run(tmp_path / 'run', interrupt.Interrupt(lost))
-  assert not list((tmp_path / 'run').rglob('steps/*')) and next(looks) < 6
+  folder = tmp_path / 'run' / '00_teacher'
+  assert checkpoints._steps(folder / 'steps') == saved and not (folder / 'card.json').exists()
+  assert next(looks) == allowed + 1
 
 
 def test_a_finished_run_does_nothing(undisturbed):

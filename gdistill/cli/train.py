@@ -51,6 +51,10 @@ def _run(args, overrides, plan: bool) -> int:
   parallel.start(args.coordinator, args.num_processes, args.process_id)
   workdir = storage.path(args.workdir) if args.workdir else None
   mesh = pipeline.check(recipe, workdir)
+  if recipe.initial:
+    from gdistill import evaluate
+
+    evaluate.teacher_folder(recipe, workdir)  # the report will need it
   if plan:
     print(pipeline.describe(recipe, mesh))
     return 0
@@ -74,7 +78,7 @@ def _run(args, overrides, plan: bool) -> int:
       if writer:
         _evaluate(workdir, stop, seconds)
     finally:
-      if seconds.spent and writer:
+      if seconds.spent and writer and not lock.lost:
         pipeline.account(workdir, seconds)
   parallel.barrier('the report is written')
   return 0

@@ -26,8 +26,8 @@ class Norm(nn.Module):
   ) -> jax.Array:
     h = h.astype(jnp.float32)
     b, _, _, c = h.shape
-    factor = self.param('scale', nn.initializers.ones_init(), (c,))[None]
-    offset = self.param('bias', zeros, (c,))[None]
+    gamma = self.param('scale', nn.initializers.ones_init(), (c,))[None]
+    beta = self.param('bias', zeros, (c,))[None]
 
     def over_group(a):
       return a.mean(1).reshape(b, self.groups, -1).mean(-1)
@@ -40,8 +40,8 @@ class Norm(nn.Module):
     pixels = h.reshape(b, -1, c)
     mean = over_group(pixels)
     variance = over_group(jnp.square(pixels - per_channel(mean)[:, None]))
-    factor = per_channel(jax.lax.rsqrt(variance + self.epsilon)) * factor
-    offset = offset - per_channel(mean) * factor
+    factor = per_channel(jax.lax.rsqrt(variance + self.epsilon)) * gamma
+    offset = beta - per_channel(mean) * factor
     if scale is not None:
       factor, offset = factor * (1.0 + scale), offset * (1.0 + scale)
     if shift is not None:

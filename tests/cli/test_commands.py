@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 import gdistill.cli
+from gdistill import errors
 from gdistill import evaluate
 from gdistill import interrupt
 from gdistill import ledger
@@ -188,6 +189,31 @@ def test_a_second_writer_is_refused(workdir, capsys):
        f'--workdir={workdir}'], cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
   assert done.returncode == 2 and 'pid' in done.stderr
+
+
+@pytest.mark.parametrize('command', ['train', 'evaluate'])
+def test_a_command_that_loses_its_lock_stops_with_2(
+  workdir, tmp_path, capsys, monkeypatch, command
+):
+  def taken_over(lock):
+    raise errors.ConfigError('lock.json was taken over')
+
+  monkeypatch.setattr(ledger.Lock, 'check', taken_over)
+  where = workdir if command == 'evaluate' else tmp_path / 'run'
+  config = [f'--config={workdir}/config.json'] if command == 'train' else []
+  assert gdistill.cli.main([command, *config, f'--workdir={where}']) == 2
+  assert 'was taken over' in capsys.readouterr().err
+  assert not list(tmp_path.rglob('card.json'))
+
+
+def test_the_benchmark_of_sampling_says_how_many_calls_it_compared(workdir):
+  done = subprocess.run(
+    [sys.executable, 'benchmarks/sampling.py', f'--workdir={workdir}', '--teacher_steps=4',
+     '--student_steps=2', '--images=4', '--repeats=1'],
+    cwd=ROOT, capture_output=True, text=True, check=True,
+  )  # fmt: skip
+  found = json.loads(done.stdout)
+  assert found['ratio_of_calls'] == 4.0 and found['ratio'] > 0
 
 
 def test_overrides_read_python_literals_and_strings():

@@ -109,6 +109,23 @@ def test_bfloat16_computes_close_to_float32_and_returns_float32():
   }
 
 
+def test_the_norm_is_its_formula_with_scale_and_shift():
+  rng = np.random.default_rng(0)
+  h, gamma, beta = rng.normal(size=(2, 3, 5, 6)) + 2.0, rng.normal(size=6), rng.normal(size=6)
+  scale, shift = rng.normal(size=(2, 6)), rng.normal(size=(2, 6))
+  x = h.reshape(2, 15, 2, 3)
+  normed = (x - x.mean((1, 3), keepdims=True)) / np.sqrt(x.var((1, 3), keepdims=True) + 1e-6)
+  plain = gamma * normed.reshape(h.shape) + beta
+  conditioned = (1 + scale[:, None, None]) * plain + shift[:, None, None]
+  norm, params = (
+    blocks.Norm(2),
+    {'params': {'scale': jnp.float32(gamma), 'bias': jnp.float32(beta)}},
+  )
+  h, scale, shift = (jnp.float32(a) for a in (h, scale, shift))
+  np.testing.assert_allclose(norm.apply(params, h), plain, atol=2e-5)
+  np.testing.assert_allclose(norm.apply(params, h, scale, shift), conditioned, atol=5e-5)
+
+
 def test_group_statistics_are_float32_whatever_comes_in():
   norm = blocks.Norm(2)
   h = (10.0 + jax.random.normal(jax.random.key(0), (2, 4, 4, 4))).astype(jnp.bfloat16)
