@@ -233,7 +233,7 @@ def read_card(folder: epath.PathLike) -> dict:
   folder = storage.path(folder)
   if folder.suffix.lower() in _FOREIGN:
     raise errors.ConfigError(
-      f'{folder} is a {folder.suffix} file, not a round folder; convert it first: gdistill import'
+      f'{folder} is a {folder.suffix} file, not a round folder; name WORKDIR/<round> of a run'
     )
   if not is_finished(folder):
     if not storage.exists(folder):

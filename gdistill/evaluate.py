@@ -85,7 +85,8 @@ def run(
   seconds: train.Seconds,
   again: dict[str, Any] | None = None,
 ) -> list[dict]:
-  """Draws what is missing, measures everything, writes report/metrics.json and the page.
+  """Draws what is missing, measures everything, writes report/metrics.json and data.json; `write`
+  makes the page of them.
 
   `again` ({'model': ..., 'sampler': ..., 'num_steps': ..., 'w': ...}, any of them) draws the
   matching cells anew. Returns the rows.

@@ -55,7 +55,7 @@ def initial_params(net: unet.UNet, settings: recipes.Model, key: jax.Array) -> A
 
 @functools.lru_cache
 def initial_shapes(net: unet.UNet, settings: recipes.Model) -> Any:
-  """The shapes of initial_params. Remembered: tracing takes long and every round asks again."""
+  """The shapes of initial_params, remembered because tracing is slow: shared, not to be changed."""
   return jax.eval_shape(lambda: initial_params(net, settings, jax.random.key(0)))
 
 

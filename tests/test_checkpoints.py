@@ -536,9 +536,9 @@ def test_parameters_of_another_round_are_refused(tmp_path):
   [
     ('none', errors.CheckpointError, 'none does not exist'),
     ('plain', errors.ConfigError, 'is not a round folder'),
-    ('model.pt', errors.ConfigError, 'model.pt is a .pt file.*convert it first'),
-    ('model.SAFETENSORS', errors.ConfigError, 'convert it first'),
-    ('none.ckpt', errors.ConfigError, 'convert it first'),
+    ('model.pt', errors.ConfigError, 'model.pt is a .pt file.*name WORKDIR'),
+    ('model.SAFETENSORS', errors.ConfigError, 'not a round folder; name'),
+    ('none.ckpt', errors.ConfigError, 'not a round folder; name'),
   ],
 )
 def test_what_is_no_round_is_said_to_be_none(tmp_path, name, kind, text):

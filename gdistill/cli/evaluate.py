@@ -12,11 +12,14 @@ def parser() -> edge.Parser:
     'With --model, --sampler, --num_steps or --w the matching cells are drawn anew.',
   )
   p.add_argument('--workdir', required=True)
-  p.add_argument('--grid', choices=('quick', 'full'), default='quick')
-  p.add_argument('--model', choices=('teacher', 'student'))
-  p.add_argument('--sampler')
-  p.add_argument('--num_steps', type=int)
-  p.add_argument('--w', type=float)
+  p.add_argument(
+    '--grid', choices=('quick', 'full'), default='quick',
+    help='how many images a cell and reference steps: evaluation.quick_* or full_* of the config',
+  )  # fmt: skip
+  p.add_argument('--model', choices=('teacher', 'student'), help='only its cells anew')
+  p.add_argument('--sampler', help='only the cells drawn with it anew')
+  p.add_argument('--num_steps', type=int, help='only the cells of so many steps anew')
+  p.add_argument('--w', type=float, help='only the cells of this w anew')
   return p
 
 
