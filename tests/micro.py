@@ -36,6 +36,7 @@ class StopAfter(interrupt.Interrupt):
   """Asks to stop once the loop has looked `looks` times: one look an update."""
 
   def __init__(self, looks):
+    super().__init__()
     self._left = looks
     self._lock = threading.Lock()
 
