@@ -137,18 +137,19 @@ def _images(recipe: recipes.Recipe, grid: str) -> int:
 
 
 def _merged(workdir: storage.epath.Path, rows: list[dict]) -> list[dict]:
-  """The new rows with those of the other grid that still hold; at one place the full grid's."""
+  """The new rows, or those of the full grid where they still hold.
+
+  Never both: a Frechet distance over 500 images does not compare with one over 2,000.
+  """
   file, store = workdir / 'report' / 'metrics.json', workdir / 'evaluation' / 'cells'
-  old = storage.read_json(file) if storage.exists(file) else []
-  kept = [
-    r for r in old
-    if r['grid'] != rows[0]['grid'] and r['features'] == rows[0]['features']
+  if rows[0]['grid'] == 'full' or not storage.exists(file):
+    return rows
+  full = [
+    r for r in storage.read_json(file)
+    if r['grid'] == 'full' and r['features'] == rows[0]['features']
     and storage.exists(store / f'{r["cell"]}.npz')
   ]  # fmt: skip
-  found = {}
-  for row in sorted(kept + rows, key=lambda r: r['grid'] == 'full'):
-    found[tuple(row[k] for k in ('model', 'stage', 'sampler', 'num_steps', 'w'))] = row
-  return list(found.values())
+  return full or rows
 
 
 def cell_id(cell: Cell, images: int) -> str:

@@ -46,3 +46,18 @@ def test_a_grid_holds_every_w_at_every_number_of_steps(tmp_path, grid, reference
   expected |= {('teacher', 'dpm_solver', dpm, w) for w in ws}
   assert found == expected and len(cells) == len(expected)
   assert [(c.num_steps, c.w) for c in cells[:2]] == [(reference, w) for w in ws]  # it comes first
+
+
+def test_the_report_holds_one_grid_and_the_full_one_wins_while_its_cells_are_there(tmp_path):
+  workdir = storage.path(tmp_path)
+  full = [{'grid': 'full', 'features': 'f', 'cell': 'a'}]
+  quick = [{'grid': 'quick', 'features': 'f', 'cell': 'b'}]
+  assert evaluate._merged(workdir, quick) == quick
+  storage.write_json(workdir / 'report' / 'metrics.json', quick)
+  assert evaluate._merged(workdir, full) == full
+  storage.write_json(workdir / 'report' / 'metrics.json', full)
+  assert evaluate._merged(workdir, quick) == quick  # the cell it was measured on is gone
+  storage.write_bytes(workdir / 'evaluation' / 'cells' / 'a.npz', b'')
+  assert evaluate._merged(workdir, quick) == full
+  other = [{**quick[0], 'features': 'g'}]
+  assert evaluate._merged(workdir, other) == other  # another classifier's features
