@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -204,6 +205,15 @@ def test_a_command_that_loses_its_lock_stops_with_2(
   assert gdistill.cli.main([command, *config, f'--workdir={where}']) == 2
   assert 'was taken over' in capsys.readouterr().err
   assert not list(tmp_path.rglob('card.json'))
+
+
+def test_a_round_without_the_teacher_it_descends_from_is_refused_before_training(
+  workdir, tmp_path, capsys
+):
+  shutil.copytree(workdir / '01_guidance', tmp_path / '01_guidance')
+  more = ["--config.stages=('progressive',)", f'--config.initial={tmp_path}/01_guidance']
+  assert gdistill.cli.main(['plan', f'--config={workdir}/config.json', *more]) == 2
+  assert '00_teacher, which is not there' in capsys.readouterr().err
 
 
 def test_the_benchmark_of_sampling_says_how_many_calls_it_compared(workdir):
