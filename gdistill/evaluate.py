@@ -101,8 +101,9 @@ def run(
   cells = plan(recipe, workdir, grid)
   images = _images(recipe, grid)
   with seconds('evaluate'):
-    _draw(recipe, workdir, cells, images, stop, _matching(cells, again))
-    real, rows = _measure(recipe, workdir, cells, images, grid, stop)
+    ids = cell_ids(cells, images)
+    _draw(recipe, workdir, ids, images, stop, _matching(cells, again))
+    real, rows = _measure(recipe, workdir, ids, images, grid, stop)
     rows = _merged(workdir, rows)
     storage.write_json(workdir / 'report' / 'data.json', real)
     storage.write_json(workdir / 'report' / 'metrics.json', rows)
@@ -124,12 +125,9 @@ def read_recipe(workdir: storage.epath.Path) -> recipes.Recipe:
 def missing(workdir: storage.epath.Path, grid: str) -> list[Cell]:
   """The cells that are not drawn yet, once every round is finished."""
   recipe = read_recipe(workdir)
-  store, images = workdir / 'evaluation' / 'cells', _images(recipe, grid)
-  return [
-    c
-    for c in plan(recipe, workdir, grid)
-    if not storage.exists(store / f'{cell_id(c, images)}.npz')
-  ]
+  ids = cell_ids(plan(recipe, workdir, grid), _images(recipe, grid))
+  store = workdir / 'evaluation' / 'cells'
+  return [c for c, name in ids.items() if not storage.exists(store / f'{name}.npz')]
 
 
 def _images(recipe: recipes.Recipe, grid: str) -> int:
@@ -152,13 +150,15 @@ def _merged(workdir: storage.epath.Path, rows: list[dict]) -> list[dict]:
   return full or rows
 
 
-def cell_id(cell: Cell, images: int) -> str:
-  """A name that is the same exactly when the pictures are: it holds the parameters' digest."""
-  what = [
-    checkpoints.params_digest(cell.folder), cell.sampler, cell.num_steps, cell.w, images, 'clip',
-  ]  # fmt: skip
-  digest = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]
-  return f'{cell.model}-{cell.sampler}-{cell.num_steps}-w{cell.w:g}-{digest}'
+def cell_ids(cells: list[Cell], images: int) -> dict[Cell, str]:
+  """A name for each, the same exactly when the pictures are: it holds the parameters' digest."""
+  digests = {f: checkpoints.params_digest(f) for f in dict.fromkeys(c.folder for c in cells)}
+  ids = {}
+  for c in cells:
+    what = [digests[c.folder], c.sampler, c.num_steps, c.w, images, 'clip']
+    digest = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]
+    ids[c] = f'{c.model}-{c.sampler}-{c.num_steps}-w{c.w:g}-{digest}'
+  return ids
 
 
 def _matching(cells: list[Cell], again: dict[str, Any] | None) -> set[Cell]:
@@ -177,10 +177,9 @@ def _labels(recipe: recipes.Recipe, images: int) -> np.ndarray:
   return (np.arange(images) % recipe.model.num_classes).astype(np.int32)
 
 
-def _draw(recipe, workdir, cells, images, stop, again) -> None:
+def _draw(recipe, workdir, ids, images, stop, again) -> None:
   store = workdir / 'evaluation' / 'cells'
-  ids = {c: cell_id(c, images) for c in cells}
-  todo = [c for c in cells if c in again or not storage.exists(store / f'{ids[c]}.npz')]
+  todo = [c for c in ids if c in again or not storage.exists(store / f'{ids[c]}.npz')]
   total = sum(c.num_steps * images for c in todo)
   labels, seeds = _labels(recipe, images), np.arange(images)
   sampler, made_for, done = None, None, 0
@@ -233,17 +232,20 @@ def classifier(recipe: recipes.Recipe, workdir: storage.epath.Path) -> dict:
   return params
 
 
-def _measure(recipe, workdir, cells, images, grid, stop) -> tuple[list[dict], list[dict]]:
+def _measure(recipe, workdir, ids, images, grid, stop) -> tuple[list[dict], list[dict]]:
   net = classifier(recipe, workdir)
   train_set, held_set = data.SOURCES[recipe.data.name][2](recipe.data.held_out)
   seen, held = (features.extract(net, s.pixels) for s in (train_set, held_set))
   moments = {k: statistics.Moments.of(f.features) for k, f in (('seen', seen), ('held', held))}
+  support = precision_recall.Support.of(seen.features)
   labels = _labels(recipe, images)
-  cards = {f: checkpoints.read_card(f) for f in {c.folder for c in cells}}
+  cards = {f: checkpoints.read_card(f) for f in {c.folder for c in ids}}
 
   def figures(found, labels):
     own = statistics.Moments.of(found.features)
-    precision, recall = precision_recall.precision_and_recall(seen.features, found.features)
+    precision, recall = precision_recall.precision_and_recall(
+      support, precision_recall.Support.of(found.features)
+    )
     return own, {
       'fd': statistics.frechet_distance(own, moments['seen']),
       'fd_held_out': statistics.frechet_distance(own, moments['held']),
@@ -257,7 +259,7 @@ def _measure(recipe, workdir, cells, images, grid, stop) -> tuple[list[dict], li
 
   shared = {
     'grid': grid,
-    'reference_steps': cells[0].num_steps,
+    'reference_steps': next(iter(ids)).num_steps,
     'features': features.digest(net),
     'labels': 'balanced: image i has label i mod classes',
     'seeds': f'0..{images - 1}',
@@ -274,9 +276,8 @@ def _measure(recipe, workdir, cells, images, grid, stop) -> tuple[list[dict], li
     **data_row, **figures(seen, train_set.labels)[1], 'set': 'training', 'images': len(train_set),
   })  # fmt: skip
   rows, reference = [], {}
-  for cell in cells:
+  for cell, name in ids.items():
     stop.check()
-    name = cell_id(cell, images)
     file = workdir / 'evaluation' / 'cells' / f'{name}.npz'
     stored = _read_cell(file)
     own, found = figures(features.extract(net, stored['pixels']), labels)

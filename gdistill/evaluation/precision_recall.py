@@ -4,23 +4,42 @@ Source: Kynkaanniemi et al. 1904.06991. Each set's support is the union of balls
 reaching to the point's k-th neighbour within the set.
 """
 
+from __future__ import annotations
+
+import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
 
 
-def precision_and_recall(
-  reference: np.ndarray, features: np.ndarray, k: int = 3, chunk: int = 1000
-) -> tuple[float, float]:
-  """Precision: the share of `features` [n, d] inside the support of `reference` [m, d].
+@dataclasses.dataclass(frozen=True, eq=False)
+class Support:
+  """Balls around points [m, d], each reaching to its k-th neighbour among them."""
 
-  Recall is the other way round. The reference (real) set comes first, as in the authors' code.
-  Both sets need more than k points; numbers at different n or m do not compare.
+  points: np.ndarray
+  squared_radii: np.ndarray
+
+  @classmethod
+  def of(cls, points: np.ndarray, k: int = 3, chunk: int = 1000) -> Support:
+    """Needs more than k points."""
+    points, _ = _pair(points, points)
+    return cls(points, _squared_radii(points, k, chunk))
+
+  def share(self, points: np.ndarray, chunk: int = 1000) -> float:
+    """The share of points [n, d] that lie in at least one of the closed balls."""
+    points, centres = _pair(points, self.points)
+    blocks = _squared_distances(points, centres, chunk)
+    inside = [(block <= self.squared_radii[None]).any(1) for _, block in blocks]
+    return float(np.concatenate(inside).mean())
+
+
+def precision_and_recall(real: Support, drawn: Support, chunk: int = 1000) -> tuple[float, float]:
+  """Precision: the share of the drawn points inside the support of the real ones.
+
+  Recall is the other way round; the real set comes first, as in the authors' code. Numbers at
+  different k or different sizes do not compare.
   """
-  features, reference = _pair(features, reference)
-  precision = _inside(features, reference, _radii(reference, k, chunk), chunk).mean()
-  recall = _inside(reference, features, _radii(features, k, chunk), chunk).mean()
-  return float(precision), float(recall)
+  return real.share(drawn.points, chunk), drawn.share(real.points, chunk)
 
 
 def nearest_distances(features: np.ndarray, reference: np.ndarray, chunk: int = 1000) -> np.ndarray:
@@ -32,7 +51,7 @@ def nearest_distances(features: np.ndarray, reference: np.ndarray, chunk: int = 
   return np.sqrt(np.concatenate([np.zeros(0), *nearest]))
 
 
-def _radii(points: np.ndarray, k: int, chunk: int) -> np.ndarray:
+def _squared_radii(points: np.ndarray, k: int, chunk: int) -> np.ndarray:
   """[m] squared distances to the k-th neighbour, the point itself not counted."""
   if not 1 <= k < len(points):
     raise ValueError(f'{k=} needs more than {k} points in each set, found {len(points)}')
@@ -42,12 +61,6 @@ def _radii(points: np.ndarray, k: int, chunk: int) -> np.ndarray:
     block[rows, start + rows] = np.inf
     radii.append(np.partition(block, k - 1, axis=1)[:, k - 1])
   return np.concatenate(radii)
-
-
-def _inside(points: np.ndarray, centres: np.ndarray, radii: np.ndarray, chunk: int) -> np.ndarray:
-  """[n] whether each point lies in at least one of the closed balls."""
-  blocks = _squared_distances(points, centres, chunk)
-  return np.concatenate([(block <= radii[None]).any(1) for _, block in blocks])
 
 
 def _squared_distances(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -37,6 +38,12 @@ class Moments:
       raise ValueError(f'{self.count=}: a covariance needs at least 2 samples')
     return self.scatter / (self.count - 1)
 
+  @functools.cached_property
+  def root(self) -> np.ndarray:
+    """R with R^T R = cov; eigenvalues below zero, which only rounding makes, count as zero."""
+    values, vectors = np.linalg.eigh(self.cov)
+    return np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T
+
   def merge(self, other: Moments) -> Moments:
     """The moments of both sets together."""
     _check_same_size(self, other)
@@ -67,7 +74,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
   """
   _check_same_size(a, b)
   gap = a.mean - b.mean
-  overlap = np.linalg.svd(_root(a.cov) @ _root(b.cov).T, compute_uv=False).sum()
+  overlap = np.linalg.svd(a.root @ b.root.T, compute_uv=False).sum()
   # rounding can leave a small negative number where the two agree
   return max(float(gap @ gap + np.trace(a.cov) + np.trace(b.cov) - 2 * overlap), 0.0)
 
@@ -80,12 +87,6 @@ def rms(a: np.ndarray, b: np.ndarray) -> float:
     raise ValueError(f'{a.dtype=} and {b.dtype=} must be uint8')
   difference = a.astype(np.int32) - b
   return float(np.sqrt(np.mean(np.square(difference), dtype=np.float64)) / 127.5)
-
-
-def _root(cov: np.ndarray) -> np.ndarray:
-  """R with R^T R = cov; eigenvalues below zero, which only rounding makes, count as zero."""
-  values, vectors = np.linalg.eigh(cov)
-  return np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T
 
 
 def _check_same_size(a: Moments, b: Moments) -> None:

@@ -18,12 +18,19 @@ def by_loops(points, centres, k):
   return inside / len(points)
 
 
+def scores(real, fake):
+  return precision_recall.precision_and_recall(
+    *(precision_recall.Support.of(points) for points in (real, fake))
+  )
+
+
 @pytest.mark.parametrize('k', [1, 3])
 @pytest.mark.parametrize('chunk', [5, 1000])
 def test_loops_say_the_same(k, chunk):
   rng = np.random.default_rng(k)
   fake, real = rng.normal(size=(23, 4)) + 0.7, rng.normal(size=(31, 4))
-  precision, recall = precision_recall.precision_and_recall(real, fake, k=k, chunk=chunk)
+  supports = [precision_recall.Support.of(points, k, chunk) for points in (real, fake)]
+  precision, recall = precision_recall.precision_and_recall(*supports, chunk)
   assert precision == by_loops(fake, real, k)
   assert recall == by_loops(real, fake, k)
   assert precision != recall  # or a swap would pass
@@ -33,7 +40,7 @@ def test_on_a_line_the_balls_are_countable():
   real = np.array([[0.0], [1], [2], [3], [10]])
   # k = 3: radii 3, 2, 2, 3, 9 reach [-3, 19]
   fake = np.array([[-3.0], [-3.1], [19], [19.1]])
-  precision, recall = precision_recall.precision_and_recall(real, fake)
+  precision, recall = scores(real, fake)
   assert precision == 0.5
   # radii 22.1, 22.2, 22, 22.1: one wide cover of everything
   assert recall == 1
@@ -43,16 +50,15 @@ def test_a_dropped_mode_costs_recall_and_an_invented_one_precision():
   rng = np.random.default_rng(2)
   left, right = rng.normal(size=(40, 2)), rng.normal(size=(40, 2)) + 1000
   both = np.concatenate([left, right])
-  score = precision_recall.precision_and_recall
-  precision, recall = score(both, left)
+  precision, recall = scores(both, left)
   assert precision == 1 and recall == 0.5
-  precision, recall = score(left, both)
+  precision, recall = scores(left, both)
   assert precision == 0.5 and recall == 1
 
 
 def test_a_set_covers_itself_even_in_copies_and_far_from_zero():
   x = np.repeat(np.random.default_rng(3).normal(size=(10, 63)) + 100, 5, axis=0)  # radii are 0
-  assert precision_recall.precision_and_recall(x, x.copy()) == (1, 1)
+  assert scores(x, x.copy()) == (1, 1)
 
 
 def test_nearest_distances_are_the_shortest_of_all():
@@ -71,7 +77,7 @@ def test_a_copy_is_at_distance_zero():
 def test_too_few_points_and_wrong_shapes_are_refused():
   x = np.zeros((9, 2))
   with pytest.raises(ValueError, match='needs more than 3 points in each set, found 3'):
-    precision_recall.precision_and_recall(x, x[:3])
+    scores(x, x[:3])
   with pytest.raises(ValueError, match=r'\[n, d\] and \[m, d\]'):
     precision_recall.nearest_distances(x, np.zeros((9, 3)))
   with pytest.raises(ValueError, match='reference set is empty'):
