@@ -36,17 +36,19 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
     model=dict(
       image_size=8, image_channels=1, num_classes=10,
       channels=32, multipliers=(1, 1), num_blocks=1, attention_resolutions=(), emb_channels=128,
-      heads=1, head_dim=None, groups=4, dropout=0.0, w_features=64, w_scale=4.0,
+      heads=1, head_dim=None, groups=4, dropout=0.1, w_features=64, w_scale=4.0,
       dtype='float32', predict='v',
     ),
-    teacher=training(1000, 2e-3, 0.995, 'snr_trunc', p_uncond=0.1),
+    teacher=training(900, 2e-3, 0.995, 'snr_trunc', p_uncond=0.2),
     guidance=training(
-      1500, 2e-3, 0.98, 'snr_trunc',
-      w_min=0.0, w_max=4.0, ws_per_pass=1, state='data', trajectory_steps=16, one_batch=False,
+      1300, 2e-3, 0.98, 'snr_trunc',
+      w_min=0.0, w_max=4.0, w_power=2.0, clip_x_hat=True, ws_per_pass=1, state='data',
+      trajectory_steps=16, one_batch=False,
     ),
     progressive=training(
-      140, 6e-4, 0.98, 'snr_trunc',
-      start_steps=64, end_steps=1, sampler='deterministic', state='data', last_steps=480,
+      250, 8e-4, 0.98, 'snr_trunc',
+      start_steps=64, end_steps=1, w_power=2.0, clip_x_hat=True, sampler='deterministic',
+      state='data', last_steps=400,
       last_lr=1.5e-3,  # of the rounds for 2 and 1 steps; lr does not reach them
     ),
     mesh=dict(data=-1, fsdp=1, cpu_devices=2),
@@ -67,6 +69,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
     config['evaluation']['ws'] = (1.0,)
   if variant == 'naive':
     config['stages'] = ('teacher', 'progressive')
+    config['progressive'].update(w_power=0.0, clip_x_hat=False)
   if variant == 'tiny':
     config['model'].update(channels=8, emb_channels=16, w_features=8, groups=4)
     config['teacher'].update(steps=12, batch_size=16)

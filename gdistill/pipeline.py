@@ -308,14 +308,16 @@ def loss_of(recipe: recipes.Recipe, stage: str) -> train.Loss:
       steps = settings.trajectory_steps if settings.state == 'trajectory' else 0
       return guidance.loss(
         student, core_guidance.halves(teacher, one_batch=settings.one_batch), examples, key_loss,
-        w_min=low, w_max=high, ws_per_pass=settings.ws_per_pass, trajectory_steps=steps,
-        project=projections.clip, **shared,
+        w_min=low, w_max=high, w_power=settings.w_power, ws_per_pass=settings.ws_per_pass,
+        trajectory_steps=steps, project=projections.clip, as_sampled=settings.clip_x_hat, **shared,
       )  # fmt: skip
     teacher = model.as_v_fn(student_net, teacher_params, recipe.model, noise)
     return progressive.loss(
       student, teacher, examples, key_loss, num_steps=num_steps, sampler=settings.sampler,
-      w_min=low, w_max=high, p_uncond=recipe.teacher.p_uncond if recipe.naive else 0.0,
-      on_trajectory=settings.state == 'trajectory', project=projections.clip, **shared,
+      w_min=low, w_max=high, w_power=settings.w_power,
+      p_uncond=recipe.teacher.p_uncond if recipe.naive else 0.0,
+      on_trajectory=settings.state == 'trajectory', project=projections.clip,
+      as_sampled=settings.clip_x_hat, **shared,
     )  # fmt: skip
 
   return loss

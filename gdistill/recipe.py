@@ -81,6 +81,8 @@ class Teacher(Training):
 class Guidance(Training):
   w_min: float
   w_max: float  # equal to w_min: a single-w student, which takes no w
+  w_power: float  # the loss is divided by (1 + w)^w_power; 0 is the paper
+  clip_x_hat: bool  # compare x_hat as the samplers clip it; False is the paper
   ws_per_pass: int
   state: Literal['data', 'trajectory']
   trajectory_steps: int
@@ -91,6 +93,8 @@ class Guidance(Training):
 class Progressive(Training):
   start_steps: int
   end_steps: int
+  w_power: float  # both as in guidance
+  clip_x_hat: bool
   sampler: Literal['deterministic', 'stochastic']
   state: Literal['data', 'trajectory']
   last_steps: int  # training steps of the rounds for 2 and 1 sampling steps
@@ -415,9 +419,20 @@ def _check_distillation(recipe: Recipe) -> None:
     guidance.w_min <= guidance.w_max, 'guidance.w_min', guidance.w_min,
     f'must not be above guidance.w_max={guidance.w_max}',
   )  # fmt: skip
+  for section in ('guidance', 'progressive'):
+    value = getattr(recipe, section).w_power
+    _need(value >= 0, f'{section}.w_power', value, 'must be at least 0')
   for name in ('ws_per_pass', 'trajectory_steps'):
     value = getattr(guidance, name)
     _need(value >= 1, f'guidance.{name}', value, 'must be at least 1')
+  if recipe.naive:
+    value = progressive.clip_x_hat
+    _need(
+      not value, 'progressive.clip_x_hat', value,
+      'must be False for the naive baseline: guiding its students reaches beyond the edges',
+    )  # fmt: skip
+    value = progressive.w_power
+    _need(not value, 'progressive.w_power', value, 'must be 0: naive students take no w')
   start, end = progressive.start_steps, progressive.end_steps
   _need(end >= 1, 'progressive.end_steps', end, 'must be at least 1')
   ratio = start // end if start % end == 0 else 0

@@ -38,6 +38,8 @@ WRONG = [
   ('progressive__steps', 0, 'at least 1'),
   ('progressive__last_steps', 0, 'at least 1'),
   ('progressive__last_lr', 0.0, 'must be above 0'),
+  ('guidance__w_power', -1.0, 'at least 0'),
+  ('progressive__w_power', -1.0, 'at least 0'),
   ('teacher__warmup', 10**6, 'teacher.steps'),
   ('teacher__ema', 1.0, 'below 1'),
   ('teacher__ema', -0.1, 'at least 0'),
@@ -89,6 +91,16 @@ def test_wrong_values_are_named_with_their_remedy(field, value, words):
   line = str(e.value)
   assert '\n' not in line
   assert field.split('__')[-1] in line
+
+
+@pytest.mark.parametrize(('key', 'value'), [('clip_x_hat', True), ('w_power', 2.0)])
+def test_the_naive_baseline_refuses_what_its_guided_students_cannot_bear(key, value):
+  given = changed(stages=('teacher', 'progressive'))
+  given['progressive'].update(clip_x_hat=False, w_power=0.0)
+  recipes.from_config(given)
+  given['progressive'][key] = value
+  with pytest.raises(errors.ConfigError, match=f'progressive.{key}={value} must be'):
+    recipes.from_config(given)
 
 
 @pytest.mark.parametrize(

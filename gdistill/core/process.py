@@ -66,6 +66,20 @@ def step(
   return ddim_projected(z_t, project(x_from_v(z_t, v_hat, logsnr_t)), logsnr_t, logsnr_s)
 
 
+def project_v(
+  z: types.Images, v_hat: types.Images, logsnr: types.PerExample, project: types.Project
+) -> types.Images:
+  """The v whose estimate of x is project(x_hat): v_hat + (x_hat - project(x_hat)) / sin(phi).
+
+  `ddim` by it is `step` with that projection. Where phi = 0, x_hat is z whatever v says, and v_hat
+  is returned.
+  """
+  x_hat = x_from_v(z, v_hat, logsnr)
+  sin = jnp.sin(types.expand_like(schedule.angle(logsnr), z))
+  moved = (x_hat - project(x_hat)) / jnp.where(sin > 0, sin, 1.0)
+  return v_hat + jnp.where(sin > 0, moved, 0.0)
+
+
 def renoise(
   z_k: types.Images, eps: types.Images, logsnr_k: types.PerExample, logsnr_s: types.PerExample
 ) -> types.Images:

@@ -1,4 +1,4 @@
-"""Projections of x_hat that a sampler may apply before it steps; a loss never does."""
+"""Projections of x_hat that a sampler may apply before it steps."""
 
 from jax import numpy as jnp
 

@@ -28,14 +28,18 @@ def loss(
   weight: str,
   w_min: float,
   w_max: float,
+  w_power: float = 0.0,
   p_uncond: float = 0.0,
   on_trajectory: bool = False,
   project: types.Project | None = None,
+  as_sampled: bool = False,
 ) -> types.PerExample:
-  """[B]: omega |v~ - v_hat(z_t, c, w)|^2, t = i/N, i ~ {1..N}, w ~ U[w_min, w_max].
+  """[B]: omega |v~ - v_hat(z_t, c, w)|^2 / (1 + w)^p, t = i/N, i ~ {1..N}, w ~ U[w_min, w_max].
 
-  v~ is `target`. `num_steps` N may be traced: one compiled step serves every round. `p_uncond`
-  drops labels, for the naive baseline, which must halve the null model too.
+  v~ is `target`, p `w_power`. `num_steps` N may be traced: one compiled step serves every round.
+  `p_uncond` drops labels, for the naive baseline, which must halve the null model too. With
+  `as_sampled` the teacher's two steps project x_hat, as its sampler does, and the student's x_hat
+  counts as `project` leaves it: losses.as_sampled.
   """
   x = batch['x']
   keys_i, keys_eps, keys_w, keys_drop = draw.example_keys(key, batch['id'], 4)
@@ -48,10 +52,14 @@ def loss(
     z = draw.trajectory(teacher, eps, cond, w, t, REACH[sampler][0] / num_steps, noise, project)
   else:
     z = draw.noised_data(x, eps, t, noise)
-  v_target = target(teacher, z, i, num_steps, cond, w, noise, sampler)
+  seen = project if as_sampled else None
+  v_target = target(teacher, z, i, num_steps, cond, w, noise, sampler, seen)
   logsnr = noise(t)
   v_hat = student(z, logsnr, cond, w)
-  return losses.weighted_mse(v_hat, jax.lax.stop_gradient(v_target), logsnr, weight)
+  if as_sampled:
+    v_hat, v_target = losses.as_sampled(v_hat, v_target, z, logsnr, project)
+  error = losses.weighted_mse(v_hat, jax.lax.stop_gradient(v_target), logsnr, weight)
+  return error / (1.0 + w) ** w_power
 
 
 def target(
@@ -63,20 +71,27 @@ def target(
   w: types.PerExample,
   noise: schedule.Schedule,
   sampler: str,
+  project: types.Project | None = None,
 ) -> types.Images:
   """v~, whose one DDIM step t -> t'' lands where the teacher's t -> t' -> t'' does, t = i/N.
 
   v~ = (sin d1 cos d2 v0 + sin d2 v1 - sin d1 sin d2 z_t) / sin(d1 + d2), d1 = phi_t - phi_t',
   d2 = phi_t' - phi_t''. Nothing cancels, and every edge is inside the formula: at t'' = 0 it is
   the teacher's second prediction of x, and at the stochastic walk's last point (t' = t'' = 0,
-  so d2 = 0) it is the teacher's own v0.
+  so d2 = 0) it is the teacher's own v0. With `project`, v0 and v1 are those of the projected x_hat,
+  and the estimate of x by v~ is an average of the two.
   """
   first, second = REACH[sampler]
   logsnr_t, logsnr_m, logsnr_s = (
     noise(jnp.maximum(i - reach, 0.0) / num_steps) for reach in (0.0, first, second)
   )
-  v0 = teacher(z, logsnr_t, cond, w)
-  v1 = teacher(process.ddim(z, v0, logsnr_t, logsnr_m), logsnr_m, cond, w)
+
+  def v_at(z, logsnr):
+    v = teacher(z, logsnr, cond, w)
+    return v if project is None else process.project_v(z, v, logsnr, project)
+
+  v0 = v_at(z, logsnr_t)
+  v1 = v_at(process.ddim(z, v0, logsnr_t, logsnr_m), logsnr_m)
   phi_t, phi_m, phi_s = (schedule.angle(a) for a in (logsnr_t, logsnr_m, logsnr_s))
   d1, d2 = (types.expand_like(d, z) for d in (phi_t - phi_m, phi_m - phi_s))
   numerator = jnp.sin(d1) * jnp.cos(d2) * v0 + jnp.sin(d2) * v1 - jnp.sin(d1) * jnp.sin(d2) * z

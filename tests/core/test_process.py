@@ -3,6 +3,7 @@ import numpy as np
 from jax import numpy as jnp
 
 from gdistill.core import process
+from gdistill.core import projections
 from gdistill.core import schedule
 
 LOGSNRS = jnp.array([-7.0, -1.0, 0.0, 2.5, 9.0])
@@ -40,6 +41,24 @@ def test_the_sine_form_is_the_rotation_where_nothing_is_projected():
       process.ddim(z, v, LOGSNRS, target),
       atol=2e-5,
     )
+
+
+def test_rotating_by_the_projected_v_is_the_projected_step():
+  z, v = draw(2), 3 * draw(3)
+  projected = process.project_v(z, v, LOGSNRS, projections.clip)
+  x_hat = process.x_from_v(z, v, LOGSNRS)
+  assert (abs(x_hat) > 1).any() and (abs(x_hat) < 1).any()
+  np.testing.assert_allclose(
+    process.x_from_v(z, projected, LOGSNRS), np.clip(x_hat, -1, 1), atol=1e-6
+  )
+  for target in (LOGSNRS + 1.0, jnp.full(5, jnp.inf)):
+    np.testing.assert_allclose(
+      process.ddim(z, projected, LOGSNRS, target),
+      process.step(z, v, LOGSNRS, target, projections.clip),
+      atol=2e-5,
+    )
+  at_data = process.project_v(z, v, jnp.full(5, jnp.inf), projections.clip)
+  np.testing.assert_array_equal(at_data, v)
 
 
 def test_renoise_adds_exactly_the_missing_variance():

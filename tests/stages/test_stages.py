@@ -27,12 +27,12 @@ def batch_of(mixture, count=B):
   return {'x': x, 'cond': cond, 'id': jnp.arange(count)}, w, key
 
 
-def perfect_student(teacher, num_steps, sampler):
+def perfect_student(teacher, num_steps, sampler, project=None):
   """The student that hits its target everywhere on its grid."""
 
   def v_fn(z, logsnr, cond, w):
     i = jnp.round(time_of(logsnr) * num_steps)
-    return progressive.target(teacher, z, i, num_steps, cond, w, COSINE, sampler)
+    return progressive.target(teacher, z, i, num_steps, cond, w, COSINE, sampler, project)
 
   return v_fn
 
@@ -83,7 +83,7 @@ def test_several_ws_per_pass_are_the_mean_over_those_ws(mixture):
     return 0.1 * z
 
   pair = core_guidance.halves(teacher)
-  given = dict(noise=COSINE, weight='snr_trunc', w_min=0.0, w_max=4.0, ws_per_pass=3)
+  given = dict(noise=COSINE, weight='snr_trunc', w_min=0.0, w_max=4.0, ws_per_pass=3, w_power=2.0)
   loss = guidance.loss(student, pair, batch, key, **given)
   assert calls == [B, B]
   keys_t, keys_eps, *keys_w = draw.example_keys(key, batch['id'], 5)
@@ -95,7 +95,7 @@ def test_several_ws_per_pass_are_the_mean_over_those_ws(mixture):
   for keys in keys_w:
     w = draw.uniform(keys, 0.0, 4.0)
     v = core_guidance.guided(mixture.v_fn)(z, logsnr, batch['cond'], w)
-    expected += omega * np.mean((v - 0.1 * z) ** 2, axis=(1, 2, 3)) / 3
+    expected += omega * np.mean((v - 0.1 * z) ** 2, axis=(1, 2, 3)) / (1 + w) ** 2 / 3
   np.testing.assert_allclose(loss, expected, rtol=1e-4)
 
 
@@ -108,6 +108,40 @@ def test_n_steps_of_a_perfect_student_are_2n_of_its_teacher(mixture, num_steps):
   mine = ddim.sample(student, z, cond, w, num_steps, COSINE)
   theirs = ddim.sample(teacher, z, cond, w, 2 * num_steps, COSINE)
   np.testing.assert_allclose(mine, theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize('num_steps', [1, 4])
+def test_with_clipped_teacher_steps_they_are_2n_of_its_clipped_sampler(mixture, num_steps):
+  _, cond, w, key = mixture.draw(B)
+  z = jax.random.normal(key, (B, *mixture.shape))
+  teacher, clip = core_guidance.guided(mixture.v_fn), projections.clip
+  student = perfect_student(teacher, num_steps, 'deterministic', clip)
+  mine = ddim.sample(student, z, cond, w, num_steps, COSINE)  # in range by itself
+  theirs = ddim.sample(teacher, z, cond, w, 2 * num_steps, COSINE, clip)
+  np.testing.assert_allclose(mine, theirs, atol=1e-4)
+  other = ddim.sample(teacher, z, cond, w, 2 * num_steps, COSINE)
+  assert abs(other - theirs).max() > 0.1  # clipping matters to this mixture
+
+
+@pytest.mark.parametrize('sampler', ['deterministic', 'stochastic'])
+def test_a_student_beyond_the_edge_its_target_is_on_has_no_loss(mixture, sampler):
+  batch, _, key = batch_of(mixture)
+  teacher = core_guidance.guided(mixture.v_fn)
+  clipped = perfect_student(teacher, 4, sampler, projections.clip)
+
+  def beyond(z, logsnr, cond, w):
+    v = clipped(z, logsnr, cond, w)
+    x = process.x_from_v(z, v, logsnr)
+    sigma = jnp.sqrt(jax.nn.sigmoid(-logsnr))[:, None, None, None]
+    return v - jnp.where(abs(x) > 0.9999, x, 0.0) / sigma  # x twice as far out
+
+  given = dict(
+    num_steps=jnp.int32(4), noise=COSINE, sampler=sampler, weight='snr_trunc', w_min=0.0, w_max=4.0,
+    project=projections.clip,
+  )  # fmt: skip
+  loss = progressive.loss(beyond, teacher, batch, key, as_sampled=True, **given)
+  assert np.isfinite(loss).all() and np.max(loss) < 1e-6
+  assert np.mean(progressive.loss(beyond, teacher, batch, key, **given)) > 1e-2
 
 
 @pytest.mark.parametrize('num_steps', [2, 3, 8])
@@ -141,6 +175,23 @@ def test_a_perfect_student_has_no_loss_and_another_has(mixture, sampler):
   assert loss.shape == (B,) and np.max(loss) < 1e-8
   other = progressive.loss(teacher, teacher, batch, key, num_steps=jnp.int32(4), **given)
   assert np.mean(other) > 1e-3
+
+
+def test_w_power_divides_each_loss_by_the_strength_it_was_drawn_at(mixture):
+  batch, _, key = batch_of(mixture)
+  seen = []
+
+  def student(z, logsnr, cond, w):
+    seen.append(np.float64(w))
+    return 0.3 * z
+
+  def loss(**more):
+    return progressive.loss(
+      student, mixture.v_fn, batch, key, num_steps=jnp.int32(4), noise=COSINE,
+      sampler='deterministic', weight='snr_trunc', w_min=0.0, w_max=4.0, **more,
+    )  # fmt: skip
+
+  np.testing.assert_allclose(loss(w_power=2.0), loss() / (1 + seen[0]) ** 2, rtol=1e-5)
 
 
 def test_the_grid_is_one_to_n_and_never_zero(mixture):
