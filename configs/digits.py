@@ -46,10 +46,10 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
       trajectory_steps=16, one_batch=False,
     ),
     progressive=training(
-      250, 8e-4, 0.98, 'snr_trunc',
+      260, 8e-4, 0.98, 'snr_trunc',
       start_steps=64, end_steps=1, w_power=2.0, clip_x_hat=True, sampler='deterministic',
-      state='data', last_steps=400,
-      last_lr=1.5e-3,  # of the rounds for 2 and 1 steps; lr does not reach them
+      state='data', last_steps=420,
+      last_lr=2e-3,  # of the rounds for 2 and 1 steps; lr does not reach them
     ),
     mesh=dict(data=-1, fsdp=1, cpu_devices=2),
     train=dict(
