@@ -41,8 +41,8 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
     ),
     teacher=training(900, 2e-3, 0.995, 'snr_trunc', p_uncond=0.2),
     guidance=training(
-      1300, 2e-3, 0.98, 'snr_trunc',
-      w_min=0.0, w_max=4.0, w_power=2.0, clip_x_hat=True, ws_per_pass=1, state='data',
+      1600, 2e-3, 0.98, 'snr_trunc',
+      w_min=0.0, w_max=4.0, w_power=1.5, clip_x_hat=True, ws_per_pass=1, state='data',
       trajectory_steps=16, one_batch=False,
     ),
     progressive=training(
@@ -65,10 +65,12 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
     # Its student jumps by 2/N: N steps are as hard to learn as N/2 of the deterministic sampler.
     config['progressive'].update(sampler='stochastic', steps=400, lr=1e-3, last_steps=1000)
   if variant == 'single_w':
-    config['guidance'].update(w_min=1.0, w_max=1.0)
+    config['guidance'].update(w_min=1.0, w_max=1.0, w_power=0.0)
+    config['progressive'].update(w_power=0.0)
     config['evaluation']['ws'] = (1.0,)
   if variant == 'naive':
     config['stages'] = ('teacher', 'progressive')
+    config['guidance'].update(w_power=0.0)  # has no part in this, but for w_min and w_max
     config['progressive'].update(w_power=0.0, clip_x_hat=False)
   if variant == 'tiny':
     config['model'].update(channels=8, emb_channels=16, w_features=8, groups=4)

@@ -104,7 +104,10 @@ def run(
     ids = cell_ids(cells, images)
     _draw(recipe, workdir, ids, images, stop, _matching(cells, again))
     real, rows = _measure(recipe, workdir, ids, images, grid, stop)
-    rows = _merged(workdir, rows)
+    full = _full_rows(recipe, workdir) if grid == 'quick' else []
+    if full and full[0]['features'] == rows[0]['features']:
+      progress.say('the report keeps the full grid, whose cells are all still there')
+      return full
     storage.write_json(workdir / 'report' / 'data.json', real)
     storage.write_json(workdir / 'report' / 'metrics.json', rows)
   return rows
@@ -134,20 +137,18 @@ def _images(recipe: recipes.Recipe, grid: str) -> int:
   return recipe.evaluation.quick_images if grid == 'quick' else recipe.evaluation.full_images
 
 
-def _merged(workdir: storage.epath.Path, rows: list[dict]) -> list[dict]:
-  """The new rows, or those of the full grid where they still hold.
+def _full_rows(recipe: recipes.Recipe, workdir: storage.epath.Path) -> list[dict]:
+  """The report's rows where they are the whole full grid of these rounds; otherwise nothing.
 
-  Never both: a Frechet distance over 500 images does not compare with one over 2,000.
+  A report never mixes grids: a Frechet distance over 500 images does not compare with one over
+  2,000.
   """
-  file, store = workdir / 'report' / 'metrics.json', workdir / 'evaluation' / 'cells'
-  if rows[0]['grid'] == 'full' or not storage.exists(file):
-    return rows
-  full = [
-    r for r in storage.read_json(file)
-    if r['grid'] == 'full' and r['features'] == rows[0]['features']
-    and storage.exists(store / f'{r["cell"]}.npz')
-  ]  # fmt: skip
-  return full or rows
+  file = workdir / 'report' / 'metrics.json'
+  rows = storage.read_json(file) if storage.exists(file) else []
+  cells = plan(recipe, workdir, 'full')
+  wanted = set(cell_ids(cells, recipe.evaluation.full_images).values())
+  whole = {r['cell'] for r in rows if r['grid'] == 'full'} == wanted
+  return rows if whole and not missing(workdir, 'full') else []
 
 
 def cell_ids(cells: list[Cell], images: int) -> dict[Cell, str]:

@@ -105,6 +105,11 @@ def check_initial(recipe: recipes.Recipe, card: dict) -> None:
       )
     if card['takes_w'] and recipe.single_w:
       raise errors.ConfigError(f'{where} takes w; guidance.w_min must be below guidance.w_max')
+    if card.get('clip_x_hat') and not recipe.progressive.clip_x_hat:
+      raise errors.ConfigError(
+        f'progressive.clip_x_hat=False, but {where} was trained with clip_x_hat=True and says '
+        'nothing of use beyond the edges; set it to True'
+      )
     if card['num_steps'] and card['num_steps'] != expected:
       raise errors.ConfigError(
         f'{where} is a student of {card["num_steps"]} steps; '
@@ -302,6 +307,7 @@ def loss_of(recipe: recipes.Recipe, stage: str) -> train.Loss:
       return teacher_stage.loss(
         student, None, examples, key_loss, p_uncond=recipe.teacher.p_uncond, **shared
       )
+    loss_project = projections.clip if settings.clip_x_hat else None
     if stage == 'guidance':
       net = model.build(recipe.model, takes_w=False)
       teacher = model.as_v_fn(net, teacher_params, recipe.model, noise)
@@ -309,7 +315,7 @@ def loss_of(recipe: recipes.Recipe, stage: str) -> train.Loss:
       return guidance.loss(
         student, core_guidance.halves(teacher, one_batch=settings.one_batch), examples, key_loss,
         w_min=low, w_max=high, w_power=settings.w_power, ws_per_pass=settings.ws_per_pass,
-        trajectory_steps=steps, project=projections.clip, as_sampled=settings.clip_x_hat, **shared,
+        trajectory_steps=steps, project=projections.clip, loss_project=loss_project, **shared,
       )  # fmt: skip
     teacher = model.as_v_fn(student_net, teacher_params, recipe.model, noise)
     return progressive.loss(
@@ -317,7 +323,7 @@ def loss_of(recipe: recipes.Recipe, stage: str) -> train.Loss:
       w_min=low, w_max=high, w_power=settings.w_power,
       p_uncond=recipe.teacher.p_uncond if recipe.naive else 0.0,
       on_trajectory=settings.state == 'trajectory', project=projections.clip,
-      as_sampled=settings.clip_x_hat, **shared,
+      loss_project=loss_project, **shared,
     )  # fmt: skip
 
   return loss
@@ -350,6 +356,7 @@ def _card(recipe, r, state, source, seconds) -> dict:
     'null_label': -1,
     'w_min': recipe.guidance.w_min,
     'w_max': recipe.guidance.w_max,
+    'clip_x_hat': not teacher and getattr(recipe, r.stage).clip_x_hat,
     'predict': recipe.model.predict,
     'model': plain['model'],
     'noise': plain['noise'],

@@ -81,24 +81,24 @@ class Teacher(Training):
 class Guidance(Training):
   w_min: float
   w_max: float  # equal to w_min: a single-w student, which takes no w
-  w_power: float  # the loss is divided by (1 + w)^w_power; 0 is the paper
-  clip_x_hat: bool  # compare x_hat as the samplers clip it; False is the paper
   ws_per_pass: int
   state: Literal['data', 'trajectory']
   trajectory_steps: int
   one_batch: bool  # conditional and null pass as one batch of 2B; pays on accelerators
+  w_power: float = 0.0  # the loss is divided by (1 + w)^w_power; 0 is the paper
+  clip_x_hat: bool = False  # compare x_hat as samplers clip it; False is the paper
 
 
 @dataclasses.dataclass(frozen=True)
 class Progressive(Training):
   start_steps: int
   end_steps: int
-  w_power: float  # both as in guidance
-  clip_x_hat: bool
   sampler: Literal['deterministic', 'stochastic']
   state: Literal['data', 'trajectory']
   last_steps: int  # training steps of the rounds for 2 and 1 sampling steps
   last_lr: float  # and their learning rate: they have far to go, the others only a little
+  w_power: float = 0.0  # as in guidance
+  clip_x_hat: bool = False  # as in guidance, and the teacher's two steps clip too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -420,19 +420,21 @@ def _check_distillation(recipe: Recipe) -> None:
     f'must not be above guidance.w_max={guidance.w_max}',
   )  # fmt: skip
   for section in ('guidance', 'progressive'):
-    value = getattr(recipe, section).w_power
-    _need(value >= 0, f'{section}.w_power', value, 'must be at least 0')
+    name, value = f'{section}.w_power', getattr(recipe, section).w_power
+    _need(0 <= value <= 8, name, value, 'must be from 0 to 8')
+    _need(recipe.takes_w or not value, name, value, 'must be 0: these students take no w')
   for name in ('ws_per_pass', 'trajectory_steps'):
     value = getattr(guidance, name)
     _need(value >= 1, f'guidance.{name}', value, 'must be at least 1')
-  if recipe.naive:
-    value = progressive.clip_x_hat
+  _need(
+    not (recipe.naive and progressive.clip_x_hat), 'progressive.clip_x_hat', progressive.clip_x_hat,
+    'must be False for the naive baseline: guiding its students reaches beyond the edges',
+  )  # fmt: skip
+  if {'guidance', 'progressive'} <= set(recipe.stages) and guidance.clip_x_hat:
     _need(
-      not value, 'progressive.clip_x_hat', value,
-      'must be False for the naive baseline: guiding its students reaches beyond the edges',
+      progressive.clip_x_hat, 'progressive.clip_x_hat', progressive.clip_x_hat,
+      'must be True where guidance.clip_x_hat is: beyond the edges its student was taught nothing',
     )  # fmt: skip
-    value = progressive.w_power
-    _need(not value, 'progressive.w_power', value, 'must be 0: naive students take no w')
   start, end = progressive.start_steps, progressive.end_steps
   _need(end >= 1, 'progressive.end_steps', end, 'must be at least 1')
   ratio = start // end if start % end == 0 else 0

@@ -88,10 +88,9 @@ def test_four_devices_sharded_two_ways_train_as_one_does(tmp_path):
 
 def test_microbatches_and_one_batch_of_both_passes_change_nothing_but_rounding(tmp_path):
   folders = {}
-  variants = {
-    'whole': {},
-    'parts': {'teacher': {'accumulation': 2}, 'guidance': {'accumulation': 2, 'one_batch': True}},
-  }
+  plain = {'model': {'dropout': 0.0}}  # whose masks belong to a row's place in its microbatch
+  parts = {'teacher': {'accumulation': 2}, 'guidance': {'accumulation': 2, 'one_batch': True}}
+  variants = {'whole': plain, 'parts': {**plain, **parts}}
   for name, change in variants.items():
     folders[name] = tmp_path / name
     folders[name].mkdir()

@@ -8,6 +8,7 @@ import pytest
 from gdistill import checkpoints
 from gdistill import errors
 from gdistill import evaluate
+from gdistill import recipe as recipes
 from gdistill import storage
 
 
@@ -48,16 +49,19 @@ def test_a_grid_holds_every_w_at_every_number_of_steps(tmp_path, grid, reference
   assert [(c.num_steps, c.w) for c in cells[:2]] == [(reference, w) for w in ws]  # it comes first
 
 
-def test_the_report_holds_one_grid_and_the_full_one_wins_while_its_cells_are_there(tmp_path):
-  workdir = storage.path(tmp_path)
-  full = [{'grid': 'full', 'features': 'f', 'cell': 'a'}]
-  quick = [{'grid': 'quick', 'features': 'f', 'cell': 'b'}]
-  assert evaluate._merged(workdir, quick) == quick
-  storage.write_json(workdir / 'report' / 'metrics.json', quick)
-  assert evaluate._merged(workdir, full) == full
+def test_a_report_keeps_the_full_grid_while_all_of_it_is_there(tmp_path, monkeypatch):
+  recipe, workdir = micro.recipe(), storage.path(tmp_path)
+  names = {'cell 1': 'a', 'cell 2': 'b'}
+  monkeypatch.setattr(evaluate, 'plan', lambda recipe, workdir, grid: list(names))
+  monkeypatch.setattr(evaluate, 'cell_ids', lambda cells, images: names)
+  storage.write_json(workdir / 'config.json', recipes.to_dict(recipe))
+  full = [{'grid': 'full', 'cell': name} for name in 'ab']
+  assert evaluate._full_rows(recipe, workdir) == []  # no report yet
   storage.write_json(workdir / 'report' / 'metrics.json', full)
-  assert evaluate._merged(workdir, quick) == quick  # the cell it was measured on is gone
   storage.write_bytes(workdir / 'evaluation' / 'cells' / 'a.npz', b'')
-  assert evaluate._merged(workdir, quick) == full
-  other = [{**quick[0], 'features': 'g'}]
-  assert evaluate._merged(workdir, other) == other  # another classifier's features
+  assert evaluate._full_rows(recipe, workdir) == []  # the cell of a row is gone
+  storage.write_bytes(workdir / 'evaluation' / 'cells' / 'b.npz', b'')
+  assert evaluate._full_rows(recipe, workdir) == full
+  names['cell 2'] = 'c'  # of another round, or at another w
+  storage.write_bytes(workdir / 'evaluation' / 'cells' / 'c.npz', b'')
+  assert evaluate._full_rows(recipe, workdir) == []

@@ -18,9 +18,11 @@ from gdistill import checkpoints
 from gdistill import errors
 from gdistill import interrupt
 from gdistill import ledger
+from gdistill import model
 from gdistill import pipeline
 from gdistill import storage
 from gdistill import train
+from gdistill.core import projections
 from gdistill.stages import rounds
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -220,19 +222,38 @@ def test_a_missing_initial_folder_is_a_checkpoint_error(tmp_path):
 
 def test_the_single_w_student_and_the_naive_baseline_take_no_w(tmp_path):
   recipe = run(
-    tmp_path / 'a', compiled={}, guidance={'w_min': 1.0, 'w_max': 1.0}, evaluation={'ws': (1.0,)}
+    tmp_path / 'a',
+    compiled={},
+    guidance={'w_min': 1.0, 'w_max': 1.0, 'w_power': 0.0},
+    progressive={'w_power': 0.0},
+    evaluation={'ws': (1.0,)},
   )
   last = rounds.plan(recipe)[-1].name
   card = checkpoints.read_card(tmp_path / 'a' / last)
   assert not card['takes_w'] and not card['guided'] and card['w_min'] == card['w_max'] == 1.0
   recipe = run(
     tmp_path / 'b', compiled={}, stages=('teacher', 'progressive'),
-    progressive={'w_power': 0.0, 'clip_x_hat': False},
+    guidance={'w_power': 0.0}, progressive={'w_power': 0.0, 'clip_x_hat': False},
   )  # fmt: skip
   names = [r.name for r in rounds.plan(recipe)]
   assert names == ['00_teacher', '01_progressive_2', '02_progressive_1']
   card = checkpoints.read_card(tmp_path / 'b' / names[-1])
-  assert card['guided'] and not card['takes_w'] and card['p_uncond'] == 0.1
+  assert card['guided'] and not card['takes_w'] and card['p_uncond'] == recipe.teacher.p_uncond > 0
+
+
+@pytest.mark.parametrize('stage', ['guidance', 'progressive'])
+def test_the_settings_of_a_loss_reach_it(monkeypatch, stage):
+  given = {}
+  module = {'guidance': pipeline.guidance, 'progressive': pipeline.progressive}[stage]
+  monkeypatch.setattr(module, 'loss', lambda *args, **settings: given.update(settings))
+  recipe = micro.recipe(**{stage: {'w_power': 1.5, 'clip_x_hat': True, 'weight': 'snr_plus_one'}})
+  params = model.drawn(model.build(recipe.model, True), recipe.model, jax.random.key(0))
+  batch = {'pixels': np.zeros((2, 8, 8, 1), np.uint8), 'label': np.zeros(2, np.int32)}
+  batch['id'] = np.arange(2, dtype=np.int32)
+  pipeline.loss_of(recipe, stage)(params, params, batch, jax.random.key(1), 4)
+  assert given['w_power'] == 1.5 and given['weight'] == 'snr_plus_one'
+  assert given['loss_project'] is projections.clip
+  assert (given['w_min'], given['w_max']) == (0.0, 4.0)
 
 
 def test_a_broken_teacher_is_not_learnt_from(undisturbed, tmp_path):

@@ -38,8 +38,9 @@ WRONG = [
   ('progressive__steps', 0, 'at least 1'),
   ('progressive__last_steps', 0, 'at least 1'),
   ('progressive__last_lr', 0.0, 'must be above 0'),
-  ('guidance__w_power', -1.0, 'at least 0'),
-  ('progressive__w_power', -1.0, 'at least 0'),
+  ('guidance__w_power', -1.0, 'from 0 to 8'),
+  ('progressive__w_power', 9.0, 'from 0 to 8'),
+  ('progressive__clip_x_hat', False, 'must be True where guidance.clip_x_hat is'),
   ('teacher__warmup', 10**6, 'teacher.steps'),
   ('teacher__ema', 1.0, 'below 1'),
   ('teacher__ema', -0.1, 'at least 0'),
@@ -97,6 +98,7 @@ def test_wrong_values_are_named_with_their_remedy(field, value, words):
 def test_the_naive_baseline_refuses_what_its_guided_students_cannot_bear(key, value):
   given = changed(stages=('teacher', 'progressive'))
   given['progressive'].update(clip_x_hat=False, w_power=0.0)
+  given['guidance'].update(w_power=0.0)
   recipes.from_config(given)
   given['progressive'][key] = value
   with pytest.raises(errors.ConfigError, match=f'progressive.{key}={value} must be'):

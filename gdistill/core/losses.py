@@ -6,8 +6,7 @@ from jax import numpy as jnp
 from gdistill.core import process
 from gdistill.core import types
 
-# In units of x: an eighth of a grey level. Rounding of a target on the edge stays far below it.
-_SAME = 1e-3
+_SAME = 1e-3  # of x, an eighth of a grey level: rounding of a target on an edge stays below it
 
 
 def weight_on_v(logsnr: types.PerExample, weight: str) -> types.PerExample:
@@ -39,12 +38,14 @@ def as_sampled(
   logsnr: types.PerExample,
   project: types.Project,
 ) -> tuple[types.Images, types.Images]:
-  """(v_hat, v) for `weighted_mse` to compare what a sampler that projects x_hat will see.
+  """(v_hat, v) for `weighted_mse`, where a sampler will project x_hat anyway.
 
-  v becomes the v of project(x). Pixels where project(x_hat) is already that cost nothing: both lie
-  beyond the same edge, say, and how far beyond is not to be learnt. Elsewhere the error is the
-  plain one, so that an estimate beyond the wrong edge still finds its way back.
+  v becomes the v of project(x). Pixels that the projection moves onto that target cost nothing:
+  both lie beyond the same edge, and how far beyond is not to be learnt. All others have the plain
+  error of the unprojected x_hat, so that one beyond the wrong edge finds its way back.
   """
   v = process.project_v(z, v, logsnr, project)
   x, x_hat = process.x_from_v(z, v, logsnr), process.x_from_v(z, v_hat, logsnr)
-  return jnp.where(jnp.abs(project(x_hat) - x) < _SAME, v, v_hat), v
+  projected = project(x_hat)
+  free = (projected != x_hat) & (jnp.abs(projected - x) < _SAME)
+  return jnp.where(free, v, v_hat), v

@@ -182,7 +182,7 @@ def _log(path: epath.Path) -> list[Row]:
 
 
 def _series(rows: Iterable[Row]) -> Series:
-  """Curves, students first. Of rows at one place the full grid wins, then more images, then later.
+  """Curves, students first; of rows at one place the last wins.
 
   Whether sampling was guided is part of a label only where the same cell exists both ways.
   """
@@ -195,7 +195,7 @@ def _series(rows: Iterable[Row]) -> Series:
     if seen.setdefault(place, r.get('guided')) != r.get('guided'):
       both.add(place[:3])
   series: Series = {}
-  for r in sorted(rows, key=_trust):
+  for r in rows:
     label = _label(r)
     if tuple(r.get(c) for c in curve) in both:
       label += ', guided' if r.get('guided') else ', unguided'
@@ -207,10 +207,6 @@ def _label(row: Row) -> str:
   after = '' if row.get('stage') in (row.get('model'), 'progressive', None) else row['stage']
   sampler = _SAMPLERS.get(row.get('sampler'), row.get('sampler'))
   return f'{row.get("model")}{f" after {after}" if after else ""}, {sampler}'
-
-
-def _trust(row: Row) -> tuple:
-  return row.get('grid') == 'full', row.get('images') or 0
 
 
 def _order(item: tuple[str, dict]) -> tuple:

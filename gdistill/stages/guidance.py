@@ -24,17 +24,17 @@ def loss(
   ws_per_pass: int = 1,
   trajectory_steps: int = 0,
   project: types.Project | None = None,
-  as_sampled: bool = False,
+  loss_project: types.Project | None = None,
 ) -> types.PerExample:
   """[B]: omega |v^w - v_hat(z_t, c, w)|^2 / (1 + w)^p, t ~ U[0, 1], w ~ U[w_min, w_max].
 
-  w is drawn per example. p = `w_power`: 0 is the paper. v^w grows like 1 + w, and p = 2 counts its
-  error relative to that; without it the high w, whose errors are largest, take the network.
+  w is drawn per example. p = `w_power`: 0 is the paper; above, the low w, whose errors are small,
+  get a larger share of the network.
 
   The target v^w = v_c + w (v_c - v_null) is linear in w, so one pass of the teacher serves
   `ws_per_pass` values of w; the loss is their mean. `trajectory_steps` > 0 takes z_t from the
-  guided teacher's own path (in that many steps from noise) in place of noised data. `as_sampled`
-  compares the x_hat of both as `project` leaves them: losses.as_sampled.
+  guided teacher's own path (in that many steps from noise) in place of noised data. With
+  `loss_project` the errors are those of losses.as_sampled.
   """
   x, cond = batch['x'], batch['cond']
   keys_t, keys_eps, *keys_w = draw.example_keys(key, batch['id'], 2 + ws_per_pass)
@@ -55,8 +55,8 @@ def loss(
   target = guidance.combine(repeated(v_cond), repeated(v_null), w)
   logsnrs, conds = repeated(logsnr), jax.tree.map(repeated, dict(cond))
   v_hat = student(repeated(z), logsnrs, conds, w)
-  if as_sampled:
-    v_hat, target = losses.as_sampled(v_hat, target, repeated(z), logsnrs, project)
+  if loss_project is not None:
+    v_hat, target = losses.as_sampled(v_hat, target, repeated(z), logsnrs, loss_project)
   error = losses.weighted_mse(v_hat, jax.lax.stop_gradient(target), logsnrs, weight)
   error = error / (1.0 + w) ** w_power
   return jnp.mean(error.reshape(ws_per_pass, -1), axis=0)

@@ -32,14 +32,14 @@ def loss(
   p_uncond: float = 0.0,
   on_trajectory: bool = False,
   project: types.Project | None = None,
-  as_sampled: bool = False,
+  loss_project: types.Project | None = None,
 ) -> types.PerExample:
   """[B]: omega |v~ - v_hat(z_t, c, w)|^2 / (1 + w)^p, t = i/N, i ~ {1..N}, w ~ U[w_min, w_max].
 
   v~ is `target`, p `w_power`. `num_steps` N may be traced: one compiled step serves every round.
   `p_uncond` drops labels, for the naive baseline, which must halve the null model too. With
-  `as_sampled` the teacher's two steps project x_hat, as its sampler does, and the student's x_hat
-  counts as `project` leaves it: losses.as_sampled.
+  `loss_project` the teacher's two steps project x_hat, as its sampler does, and the errors are
+  those of losses.as_sampled.
   """
   x = batch['x']
   keys_i, keys_eps, keys_w, keys_drop = draw.example_keys(key, batch['id'], 4)
@@ -52,12 +52,11 @@ def loss(
     z = draw.trajectory(teacher, eps, cond, w, t, REACH[sampler][0] / num_steps, noise, project)
   else:
     z = draw.noised_data(x, eps, t, noise)
-  seen = project if as_sampled else None
-  v_target = target(teacher, z, i, num_steps, cond, w, noise, sampler, seen)
+  v_target = target(teacher, z, i, num_steps, cond, w, noise, sampler, loss_project)
   logsnr = noise(t)
   v_hat = student(z, logsnr, cond, w)
-  if as_sampled:
-    v_hat, v_target = losses.as_sampled(v_hat, v_target, z, logsnr, project)
+  if loss_project is not None:
+    v_hat, v_target = losses.as_sampled(v_hat, v_target, z, logsnr, loss_project)
   error = losses.weighted_mse(v_hat, jax.lax.stop_gradient(v_target), logsnr, weight)
   return error / (1.0 + w) ** w_power
 
@@ -79,7 +78,7 @@ def target(
   d2 = phi_t' - phi_t''. Nothing cancels, and every edge is inside the formula: at t'' = 0 it is
   the teacher's second prediction of x, and at the stochastic walk's last point (t' = t'' = 0,
   so d2 = 0) it is the teacher's own v0. With `project`, v0 and v1 are those of the projected x_hat,
-  and the estimate of x by v~ is an average of the two.
+  and x_hat of v~ is a weighted mean of the two.
   """
   first, second = REACH[sampler]
   logsnr_t, logsnr_m, logsnr_s = (

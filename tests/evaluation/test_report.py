@@ -278,16 +278,6 @@ def test_rows_without_values_are_dashes(tmp_path):
   assert '| student, DDIM | 4 | – | – / – |' in report.markdown(rows)
 
 
-def test_the_full_grid_wins_over_the_quick_one():
-  row = {'model': 'student', 'sampler': 'ddim', 'num_steps': 4, 'w': 1.0}
-  full = {**row, 'grid': 'full', 'images': 2000, 'fd': 1.0}
-  quick = {**row, 'grid': 'quick', 'images': 5000, 'fd': 2.0}
-  fewer = {**row, 'grid': 'full', 'images': 500, 'fd': 3.0}
-  for rows in ([full, quick, fewer], [fewer, quick, full]):
-    (places,) = report._series(rows).values()
-    assert places[4, 1.0]['fd'] == 1.0
-
-
 def test_guided_is_named_only_where_both_exist():
   row = {'model': 'teacher', 'sampler': 'ddim', 'num_steps': 4, 'w': 1.0, 'guided': True}
   assert list(report._series([row])) == ['teacher, DDIM']

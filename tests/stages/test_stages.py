@@ -133,15 +133,41 @@ def test_a_student_beyond_the_edge_its_target_is_on_has_no_loss(mixture, sampler
     v = clipped(z, logsnr, cond, w)
     x = process.x_from_v(z, v, logsnr)
     sigma = jnp.sqrt(jax.nn.sigmoid(-logsnr))[:, None, None, None]
+    assert (abs(x) > 0.9999).any()
     return v - jnp.where(abs(x) > 0.9999, x, 0.0) / sigma  # x twice as far out
 
   given = dict(
-    num_steps=jnp.int32(4), noise=COSINE, sampler=sampler, weight='snr_trunc', w_min=0.0, w_max=4.0,
-    project=projections.clip,
-  )  # fmt: skip
-  loss = progressive.loss(beyond, teacher, batch, key, as_sampled=True, **given)
+    num_steps=jnp.int32(4), noise=COSINE, sampler=sampler, weight='snr_trunc', w_min=0.0, w_max=4.0
+  )
+  loss = progressive.loss(beyond, teacher, batch, key, loss_project=projections.clip, **given)
   assert np.isfinite(loss).all() and np.max(loss) < 1e-6
-  assert np.mean(progressive.loss(beyond, teacher, batch, key, **given)) > 1e-2
+  assert np.mean(progressive.loss(clipped, teacher, batch, key, **given)) > 1e-2
+
+
+def test_stage_one_with_a_projected_loss_asks_for_the_clipped_guided_denoiser(mixture):
+  batch, _, key = batch_of(mixture)
+  shown = []
+
+  def student(far):
+    def v_fn(z, logsnr, cond, w):
+      x = mixture.guided_x(z, logsnr, np.asarray(cond['label']), w)
+      shown.append(x)
+      x = np.where(abs(x) > 1, far * np.sign(x), x)
+      alpha, sigma = _alpha_sigma64(logsnr)
+      return jnp.asarray((alpha * np.float64(z) - x) / sigma, jnp.float32)
+
+    return v_fn
+
+  def loss(far, project):
+    return guidance.loss(
+      student(far), core_guidance.halves(mixture.v_fn), batch, key, noise=COSINE,
+      weight='snr_plus_one', w_min=0.0, w_max=4.0, ws_per_pass=2, loss_project=project,
+    )  # fmt: skip
+
+  for far in (1.0, 3.0):
+    assert np.max(loss(far, projections.clip)) < 1e-6
+    assert np.mean(loss(far, None)) > 1e-2
+  assert (abs(shown[0]) > 1).any() and (abs(shown[0]) < 1).any()
 
 
 @pytest.mark.parametrize('num_steps', [2, 3, 8])
