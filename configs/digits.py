@@ -41,7 +41,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
     ),
     teacher=training(900, 2e-3, 0.995, 'snr_trunc', p_uncond=0.2),
     guidance=training(
-      1600, 2e-3, 0.98, 'snr_trunc',
+      1450, 2e-3, 0.98, 'snr_trunc',
       w_min=0.0, w_max=4.0, w_power=1.5, clip_x_hat=True, ws_per_pass=1, state='data',
       trajectory_steps=16, one_batch=False,
     ),
