@@ -392,15 +392,17 @@ def describe(recipe: recipes.Recipe, mesh: Mesh) -> str:
   shapes = _shapes(recipe, recipe.takes_w)
   plan = rounds.plan(recipe)
   lines = [parameter_overview.get_parameter_overview(shapes, include_stats=False), '']
-  lines.append(f'{"round":24}{"updates":>9}{"batch":>7}{"images seen":>13}  learns from')
+  lines.append(f'{"round":24}{"updates":>9}{"lr":>9}{"batch":>7}{"images seen":>13}  learns from')
   for r in plan:
     batch = getattr(recipe, r.stage).batch_size
-    lines.append(f'{r.name:24}{r.steps:9,}{batch:7,}{r.steps * batch:13,}  {r.teacher or "data"}')
+    lines.append(
+      f'{r.name:24}{r.steps:9,}{r.lr:9g}{batch:7,}{r.steps * batch:13,}  {r.teacher or "data"}'
+    )
   updates = sum(r.steps for r in plan)
   images = sum(r.steps * getattr(recipe, r.stage).batch_size for r in plan)
   stages = list(dict.fromkeys(r.stage for r in plan))
   lines += [
-    f'{"total":24}{updates:9,}{"":7}{images:13,}',
+    f'{"total":24}{updates:9,}{"":16}{images:13,}',
     '',
     f'mesh: data={mesh.shape["data"]} x fsdp={mesh.shape["fsdp"]} '
     f'({jax.devices()[0].device_kind}); state held per device, activations apart:',
