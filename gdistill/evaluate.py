@@ -144,10 +144,15 @@ def _full_rows(recipe: recipes.Recipe, workdir: storage.epath.Path) -> list[dict
   2,000.
   """
   file = workdir / 'report' / 'metrics.json'
-  rows = storage.read_json(file) if storage.exists(file) else []
+  try:
+    rows = storage.read_json(file) if storage.exists(file) else []
+  except errors.CheckpointError:
+    rows = []  # damaged: it is made anew of the cells
+  if not isinstance(rows, list) or not all(isinstance(r, dict) for r in rows):
+    rows = []
   cells = plan(recipe, workdir, 'full')
   wanted = set(cell_ids(cells, recipe.evaluation.full_images).values())
-  whole = {r['cell'] for r in rows if r['grid'] == 'full'} == wanted
+  whole = {r.get('cell') for r in rows if r.get('grid') == 'full'} == wanted
   return rows if whole and not missing(workdir, 'full') else []
 
 

@@ -2,9 +2,12 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable
 
 from gdistill import errors
+
+_ONE_SIGNAL = 1.0  # seconds: `timeout` and schedulers signal a process and then its group
 
 
 class Interrupt:
@@ -14,7 +17,7 @@ class Interrupt:
   """
 
   def __init__(self, watch: Callable[[], None] = lambda: None):
-    self._signal = ''
+    self._signal, self._first = '', 0.0
     self._watch = watch
 
   def watch(self) -> None:
@@ -36,12 +39,15 @@ class Interrupt:
       signal.signal(s, handler)
 
   def _arrived(self, number, frame) -> None:
-    if self._signal:
+    if not self._signal:
+      self._signal, self._first = signal.Signals(number).name, time.monotonic()
+    elif time.monotonic() - self._first > _ONE_SIGNAL:
+      # os.write, because a print may be what was interrupted
+      os.write(2, b'\ngdistill: a second signal: leaving at once; repeat the command to go on\n')
       os._exit(128 + number)
-    self._signal = signal.Signals(number).name
 
   def check(self) -> None:
     """Raises Preempted, for places where what is finished is already on disk."""
     requested = self.requested
     if requested:
-      raise errors.Preempted(f'{requested}: all is saved; repeat the command to go on')
+      raise errors.Preempted(f'{requested}: what is finished is saved; repeat the command to go on')

@@ -137,7 +137,10 @@ def check_same_run(recipe: recipes.Recipe, workdir: storage.epath.Path) -> None:
   """A workdir belongs to one config: what reaches the parameters may not change."""
   file = workdir / 'config.json'
   if storage.exists(file):
-    changed = recipes.differences(storage.read_json(file), recipes.to_dict(recipe))
+    old = storage.read_json(file)
+    if not isinstance(old, dict):
+      raise errors.CheckpointError(f'{file} is damaged: it holds no config; restore it from a copy')
+    changed = recipes.differences(old, recipes.to_dict(recipe))
     if changed:
       raise errors.ConfigError(
         f'--workdir={workdir} holds a run with another config ({"; ".join(changed)}); '
@@ -438,7 +441,8 @@ def _record(workdir, event, **fields) -> None:
 def account(workdir: Any, seconds: train.Seconds) -> None:
   """Adds this process's seconds to WORKDIR/time.json, and says them in one line."""
   file = storage.path(workdir) / 'time.json'
-  total = dict(storage.read_json(file)) if storage.exists(file) else {}
+  before = storage.read_json(file) if storage.exists(file) else {}
+  total = {k: v for k, v in dict(before).items() if isinstance(v, (int, float))}
   for name, spent in seconds.spent.items():
     total[name] = round(total.get(name, 0.0) + spent, 3)
   if jax.process_index() == 0:

@@ -422,7 +422,12 @@ def _check_distillation(recipe: Recipe) -> None:
   for section in ('guidance', 'progressive'):
     name, value = f'{section}.w_power', getattr(recipe, section).w_power
     _need(0 <= value <= 8, name, value, 'must be from 0 to 8')
-    _need(recipe.takes_w or not value, name, value, 'must be 0: these students take no w')
+    _need(
+      recipe.takes_w or not value,
+      name,
+      value,
+      'must be 0 where students take no w: the naive baseline, and guidance.w_min = guidance.w_max',
+    )
   for name in ('ws_per_pass', 'trajectory_steps'):
     value = getattr(guidance, name)
     _need(value >= 1, f'guidance.{name}', value, 'must be at least 1')

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
+import importlib.util
 import json
 import math
 import os
@@ -19,11 +20,17 @@ from etils.epath import backend
 from gdistill import errors
 
 _TEMPORARY = '.tmp-'
+_STORES = {'gs': ('gcs', ('gcsfs', 'tensorflow')), 's3': ('s3', ('s3fs', 'tensorflow'))}
 
 
 def path(p: epath.PathLike) -> epath.Path:
   """The one way to name a place in a workdir; local ones become absolute, as Orbax wants them."""
-  return epath.Path(os.path.abspath(p) if is_local(p) else p)
+  if is_local(p):
+    return epath.Path(os.path.abspath(p))
+  scheme = os.fspath(p).partition('://')[0]
+  if scheme not in _STORES:
+    raise errors.ConfigError(f'{p} must be a local path, gs:// or s3://')
+  return epath.Path(p)
 
 
 def is_local(p: epath.PathLike) -> bool:
@@ -163,6 +170,9 @@ def check_writable(flag: str, p: epath.PathLike) -> None:
   if '\0' in text or any(len(part.encode()) > 255 for part in text.split('/')):
     raise errors.ConfigError(f'{flag}={text[:80]!r} is no name a disk can hold; choose another')
   if not is_local(p):
+    extra, modules = _STORES[path(p).as_posix().partition(':')[0]]
+    if not any(importlib.util.find_spec(m) for m in modules):
+      raise errors.ConfigError(f"{flag}={p} needs another package; pip install -e '.[{extra}]'")
     return
   here = pathlib.Path(text).absolute()
   while not os.path.lexists(here):

@@ -25,8 +25,17 @@ def test_a_second_signal_leaves_at_once():
   code = (
     'import os, signal, time\nfrom gdistill import interrupt\n'
     'with interrupt.Interrupt():\n'
-    '  os.kill(os.getpid(), signal.SIGTERM); os.kill(os.getpid(), signal.SIGTERM)\n'
-    '  time.sleep(60)\n'
+    '  os.kill(os.getpid(), signal.SIGTERM); time.sleep(1.1)\n'
+    '  os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)\n'
   )
-  done = subprocess.run([sys.executable, '-c', code], check=False, timeout=30)
-  assert done.returncode == 128 + signal.SIGTERM
+  done = subprocess.run(
+    [sys.executable, '-c', code], check=False, timeout=30, capture_output=True, text=True
+  )
+  assert done.returncode == 128 + signal.SIGTERM and 'leaving at once' in done.stderr
+
+
+def test_the_same_signal_to_the_process_and_to_its_group_is_one():
+  with interrupt.Interrupt() as stop:
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert stop.requested == 'SIGTERM'

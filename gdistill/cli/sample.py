@@ -44,7 +44,8 @@ def numbers(flag: str, text: str, limit: int) -> list[int]:
       out += range(ends[0], ends[1] + 1)
   except ValueError:
     raise errors.ConfigError(
-      f'--{flag}={text!r} must be numbers from 0 to {limit - 1}, such as 2 or 0..9 or 1,3,5'
+      f'--{flag}={text!r} must be numbers from 0 to {limit - 1}, such as 2 or 0..9 or 1,3,5; '
+      'a range has its smaller end first and at most 100000 numbers'
     ) from None
   return out
 
@@ -65,15 +66,15 @@ def _run(args) -> int:
   parallel.make_cpu_devices(card['config']['mesh']['cpu_devices'])
   folder = model.read_folder(args.folder)
   classes = folder.settings.num_classes
-  labels = numbers('labels', args.labels or f'0..{classes - 1}', classes)
+  labels = numbers('labels', f'0..{classes - 1}' if args.labels is None else args.labels, classes)
   seeds = numbers('seeds', args.seeds, 2**32)
   sampler = args.sampler or sampling.own_sampler(card)
   num_steps = args.num_steps if args.num_steps is not None else card['num_steps'] or 64
   sampling.check_steps(card, num_steps, sampler)
   if not math.isfinite(args.w) or args.w < 0:
     raise errors.ConfigError(f'--w={args.w} must be a number of at least 0')
-  if args.scale < 1:
-    raise errors.ConfigError(f'--scale={args.scale} must be at least 1')
+  if not 1 <= args.scale <= 64:
+    raise errors.ConfigError(f'--scale={args.scale} must be from 1 to 64')
   low, high = card['w_min'], card['w_max']
   if not card['guided'] and not low <= args.w <= high:
     if not card['takes_w']:
