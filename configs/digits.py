@@ -71,7 +71,6 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
     config['evaluation']['ws'] = (1.0,)
   if variant == 'naive':
     config['stages'] = ('teacher', 'progressive')
-    config['guidance'].update(w_power=0.0)  # has no part in this, but for w_min and w_max
     config['progressive'].update(w_power=0.0, clip_x_hat=False)
   if variant == 'tiny':
     config['model'].update(channels=8, emb_channels=16, w_features=8, groups=4)

@@ -419,7 +419,7 @@ def _check_distillation(recipe: Recipe) -> None:
     guidance.w_min <= guidance.w_max, 'guidance.w_min', guidance.w_min,
     f'must not be above guidance.w_max={guidance.w_max}',
   )  # fmt: skip
-  for section in ('guidance', 'progressive'):
+  for section in (s for s in ('guidance', 'progressive') if s in recipe.stages):
     name, value = f'{section}.w_power', getattr(recipe, section).w_power
     _need(0 <= value <= 8, name, value, 'must be from 0 to 8')
     _need(

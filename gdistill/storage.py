@@ -170,7 +170,7 @@ def check_writable(flag: str, p: epath.PathLike) -> None:
   if '\0' in text or any(len(part.encode()) > 255 for part in text.split('/')):
     raise errors.ConfigError(f'{flag}={text[:80]!r} is no name a disk can hold; choose another')
   if not is_local(p):
-    extra, modules = _STORES[path(p).as_posix().partition(':')[0]]
+    extra, modules = _STORES[os.fspath(path(p)).partition('://')[0]]
     if not any(importlib.util.find_spec(m) for m in modules):
       raise errors.ConfigError(f"{flag}={p} needs another package; pip install -e '.[{extra}]'")
     return

@@ -233,7 +233,7 @@ def test_the_single_w_student_and_the_naive_baseline_take_no_w(tmp_path):
   assert not card['takes_w'] and not card['guided'] and card['w_min'] == card['w_max'] == 1.0
   recipe = run(
     tmp_path / 'b', compiled={}, stages=('teacher', 'progressive'),
-    guidance={'w_power': 0.0}, progressive={'w_power': 0.0, 'clip_x_hat': False},
+    progressive={'w_power': 0.0, 'clip_x_hat': False},
   )  # fmt: skip
   names = [r.name for r in rounds.plan(recipe)]
   assert names == ['00_teacher', '01_progressive_2', '02_progressive_1']

@@ -98,7 +98,6 @@ def test_wrong_values_are_named_with_their_remedy(field, value, words):
 def test_the_naive_baseline_refuses_what_its_guided_students_cannot_bear(key, value):
   given = changed(stages=('teacher', 'progressive'))
   given['progressive'].update(clip_x_hat=False, w_power=0.0)
-  given['guidance'].update(w_power=0.0)
   recipes.from_config(given)
   given['progressive'][key] = value
   with pytest.raises(errors.ConfigError, match=f'progressive.{key}={value} must be'):

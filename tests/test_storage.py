@@ -131,3 +131,12 @@ def test_local_places_are_absolute_and_others_are_left_alone(tmp_path, monkeypat
   assert str(storage.path('gs://bucket/runs')) == 'gs://bucket/runs'
   with pytest.raises(errors.ConfigError, match='ftp://x/y must be a local path, gs:// or s3://'):
     storage.path('ftp://x/y')
+
+
+@pytest.mark.parametrize(('scheme', 'extra'), [('gs', 'gcs'), ('s3', 's3')])
+def test_a_store_whose_package_is_missing_is_named_with_it(monkeypatch, scheme, extra):
+  monkeypatch.setattr(storage.importlib.util, 'find_spec', lambda name: None)
+  with pytest.raises(errors.ConfigError, match=rf'--workdir={scheme}://b/x .*\[{extra}\]'):
+    storage.check_writable('--workdir', f'{scheme}://b/x')
+  monkeypatch.setattr(storage.importlib.util, 'find_spec', lambda name: object())
+  storage.check_writable('--workdir', f'{scheme}://b/x')
