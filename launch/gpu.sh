@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# A run on one machine with NVIDIA GPUs, on that machine.
+#   bash launch/gpu.sh setup | run
+#     --run_id=ID --config=FILE [--gpus=1] [--workdir_root=runs] [--cuda=12|13] [--secrets=FILE] [--dry-run]
+#     [--config.key=value ...]
+# setup makes .venv with jax[cuda12] or jax[cuda13], as the driver allows; run trains under the
+# restart policy. The same RUN_ID goes on where it stopped.
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+(($#)) || die 'a command is missing; one of setup run'
+command=$1
+shift
+case $command in
+  setup | run) ;;
+  -h | --help) usage ;;
+  *) die "'$command' is not a command of gpu.sh; one of setup run" ;;
+esac
+parse 'run_id config gpus workdir_root cuda secrets' "$@"
+: "${GPUS:=}" "${WORKDIR_ROOT:=runs}" "${CUDA:=}"
+cd "$ROOT"
+
+setup_gpu() {
+  local driver
+  if [[ -z $CUDA ]]; then
+    driver=$(timeout 60 nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -n 1) ||
+      driver=''
+    [[ $driver =~ ^([0-9]+)\. ]] || die 'nvidia-smi names no driver; install one, or say --cuda=12 or --cuda=13'
+    CUDA=12
+    ((BASH_REMATCH[1] < 580)) || CUDA=13
+    ((BASH_REMATCH[1] >= 525)) || die "the NVIDIA driver $driver is too old for jax[cuda12], which needs 525 or newer"
+  fi
+  [[ $CUDA == 12 || $CUDA == 13 ]] || die "--cuda='$CUDA' must be 12 or 13"
+  [[ -x .venv/bin/python ]] || run "${PYTHON:-python3}" -m venv .venv
+  run .venv/bin/python -m pip install --quiet --disable-pip-version-check -c requirements.txt -e . "jax[cuda$CUDA]"
+}
+
+run_gpu() {
+  local workdir
+  check_run_id
+  check_secrets
+  if [[ -z $GPUS ]]; then
+    GPUS=$(timeout 60 nvidia-smi --list-gpus 2>/dev/null | grep -c '^GPU ') || die '--gpus is missing and nvidia-smi shows none; give --gpus=1'
+  fi
+  check_positive GPUS
+  check_plan "$GPUS" 1
+  workdir=$WORKDIR_ROOT/$RUN_ID
+  [[ $workdir == *://* || $workdir == /* ]] || workdir=$ROOT/$workdir
+  [[ -z ${SECRETS:-} ]] || load_secrets "$SECRETS"
+  set -- bash launch/supervise.sh --workdir="$workdir" -- "$PROGRAM" -m gdistill.main --config="$CONFIG" \
+    --workdir="$workdir" ${OVERRIDES[@]+"${OVERRIDES[@]}"}
+  if [[ $DRY_RUN ]]; then show "$@"; else exec "$@"; fi
+}
+
+case $command in
+  setup) setup_gpu ;;
+  run) run_gpu ;;
+esac

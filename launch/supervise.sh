@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Runs one command under the restart policy, on any machine.
+#   bash launch/supervise.sh --workdir=DIR [--state=FILE] [--dry-run] -- COMMAND...
+# 0 is done; 2 to 5 stop and report; 42, 134 and kills restart the command, at most MAX_RESTARTS (10)
+# times in a row without progress; other codes at most MAX_CRASHES (3) times. SIGTERM is passed on
+# and ends the loop. FILE holds one line: running, or exited CODE WHY.
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+flags=()
+while (($#)) && [[ $1 != -- ]]; do
+  flags+=("$1")
+  shift
+done
+parse 'workdir state' ${flags[@]+"${flags[@]}"}
+shift || die 'the command is missing; give it after --'
+(($#)) || die 'the command is missing; give it after --'
+need WORKDIR
+[[ $WORKDIR == *://* || $WORKDIR == /* ]] || WORKDIR=$PWD/$WORKDIR
+PROGRAM=${GDISTILL_PYTHON:-$1}
+
+note() { # LINE: what the state file says, whole or not at all
+  [[ ${STATE:-} ]] || return 0
+  printf '%s\n' "$*" >"$STATE.tmp" && mv "$STATE.tmp" "$STATE"
+}
+
+if [[ $DRY_RUN ]]; then
+  show "$@"
+  exit 0
+fi
+trap 'forward SIGTERM' TERM
+trap 'forward SIGINT' INT
+trap 'forward SIGHUP' HUP
+note running
+code=0
+keep_running "$WORKDIR" child "$@" || code=$?
+note "exited $code $WHY $(date +%s)"
+exit "$code"

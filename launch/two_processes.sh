@@ -1,0 +1,92 @@
+#!/usr/bin/env bash
+# Two real processes on this machine train one run together.
+#   bash launch/two_processes.sh --run_id=ID --config=FILE [--workdir_root=runs] [--config.key=value ...] [--dry-run]
+# Process 0 coordinates on a free port of 127.0.0.1. When one process leaves, the other is given
+# PEER_SECONDS (60) to notice and is then killed; what the first left with decides whether both
+# start again. SIGTERM goes to both and is waited for. Their output is in WORKDIR_ROOT/.logs/RUN_ID/.
+# shellcheck disable=SC2329 # the loop calls what is defined here
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 501)) || die "bash $BASH_VERSION is too old; 5.1 or newer is needed"
+parse 'run_id config workdir_root processes' "$@"
+: "${WORKDIR_ROOT:=runs}" "${PEER_SECONDS:=60}" "${PROCESSES:=2}"
+check_run_id
+check_positive PROCESSES
+[[ $WORKDIR_ROOT != *://* ]] || die "--workdir_root='$WORKDIR_ROOT' must be a local folder: the logs go there too"
+cd "$ROOT"
+python_of_project
+export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
+each=$("$PROGRAM" -c 'import sys; from gdistill.cli import edge
+print(edge.load_config(sys.argv[1], sys.argv[2:])["mesh"]["cpu_devices"])' \
+  "${CONFIG:-}" ${OVERRIDES[@]+"${OVERRIDES[@]}"} 2>/dev/null) || each=1 # the plan will say what is wrong
+check_plan "$((PROCESSES * each))" 1
+workdir=$WORKDIR_ROOT/$RUN_ID logs=$WORKDIR_ROOT/.logs/$RUN_ID
+
+process() { # INDEX PORT -> COMMAND
+  COMMAND=("$PROGRAM" -m gdistill.main --config="$CONFIG" --workdir="$workdir"
+    --coordinator="127.0.0.1:$2" --num_processes="$PROCESSES" --process_id="$1"
+    ${OVERRIDES[@]+"${OVERRIDES[@]}"})
+}
+
+if [[ $DRY_RUN ]]; then
+  for ((i = 0; i < PROCESSES; i++)); do
+    process "$i" PORT
+    show JAX_PLATFORMS="$JAX_PLATFORMS" JAX_COORDINATOR_BIND_ADDRESS=127.0.0.1:PORT "${COMMAND[@]}"
+  done
+  exit 0
+fi
+
+free_port() { "$PROGRAM" -c "import socket; s = socket.socket(); s.bind(('127.0.0.1', 0)); print(s.getsockname()[1])"; }
+
+pass_on() { ((${#left[@]} == 0)) || kill -TERM "${left[@]}" 2>/dev/null || true; }
+
+reap() { # PID...: kills them in PEER_SECONDS, unless it is ended before
+  local pid
+  sleep "$PEER_SECONDS" &
+  pid=$!
+  trap 'kill "$pid"; exit' TERM
+  wait "$pid" && kill -KILL "$@" 2>/dev/null
+}
+
+attempt() { # starts the processes, waits for all; what the first unhappy one left with decides
+  local port i who code first=0 reaper=''
+  port=$(free_port)
+  left=()
+  for ((i = 0; i < PROCESSES; i++)); do
+    process "$i" "$port"
+    # The default is every address of the machine.
+    JAX_COORDINATOR_BIND_ADDRESS=127.0.0.1:$port "${COMMAND[@]}" >>"$logs/process$i.log" 2>&1 &
+    left+=("$!")
+    say "process $i is pid $!, its output is in $logs/process$i.log"
+  done
+  [[ -z $SIGNALLED ]] || pass_on
+  while ((${#left[@]})); do
+    who='' code=0
+    wait -n -p who "${left[@]}" || code=$?
+    [[ ${who:-} ]] || continue # a signal, passed on by the trap
+    for i in "${!left[@]}"; do
+      [[ ${left[i]} != "$who" ]] || unset "left[$i]"
+    done
+    ((code == 0)) || say "pid $who left with exit code $code"
+    if ((first == 0)); then
+      first=$code
+    elif [[ $(verdict "$first") == crash && $(verdict "$code") == restart ]]; then
+      first=$code # the traceback of a process whose peer was killed came first
+    fi
+    if ((code && ${#left[@]})) && [[ -z $reaper ]]; then
+      reap "${left[@]}" &
+      reaper=$!
+    fi
+  done
+  [[ -z $reaper ]] || kill "$reaper" 2>/dev/null || true
+  return "$first"
+}
+
+mkdir -p "$logs"
+left=()
+trap 'forward SIGTERM' TERM
+trap 'forward SIGINT' INT
+trap 'forward SIGHUP' HUP
+code=0
+keep_running "$workdir" attempt || code=$?
+((code == 0)) || tail -n 3 "$logs"/process*.log >&2
+exit "$code"

@@ -1,0 +1,117 @@
+#!/usr/bin/env bash
+# What tpu.sh runs on each host of a slice, from ~/gdistill/src.
+#   bash launch/worker.sh setup | run RUN_ID WORKDIR CONFIG [--config.key=value ...] |
+#                         status RUN_ID | logs RUN_ID LINES | stop RUN_ID
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+(($#)) || die 'worker.sh needs a command; tpu.sh gives it'
+command=$1 BASE=$(dirname "$ROOT")
+shift
+cd "$ROOT"
+
+wanted() { cat setup.py requirements.txt | cksum; } # what a finished set-up is stamped with
+
+newest_python() {
+  local name
+  for name in "${WORKER_PYTHON:-}" python3.13 python3.12 python3.11 python3; do
+    if [[ $name ]] && command -v "$name" >/dev/null &&
+      "$name" -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      echo "$name"
+      return
+    fi
+  done
+  return 1
+}
+
+setup() { # the virtual environment; the stamp comes last, so that half a set-up is redone
+  local stamp=$BASE/ready python
+  if [[ -f $stamp && $(<"$stamp") == "$(wanted)" ]]; then
+    echo "worker $HOSTNAME ready"
+    return
+  fi
+  rm -f "$stamp"
+  python=$(newest_python) || {
+    sudo apt-get -qq update && sudo apt-get -qq install -y python3.11 python3.11-venv >&2
+    python=$(newest_python) || die "$HOSTNAME has no Python 3.11 or newer; choose another --runtime_version"
+  }
+  rm -rf "$BASE/venv"
+  "$python" -m venv "$BASE/venv"
+  "$BASE/venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+    -c requirements.txt -e '.[gcs]' 'jax[tpu]'
+  wanted >"$stamp.tmp"
+  mv "$stamp.tmp" "$stamp"
+  echo "worker $HOSTNAME ready"
+}
+
+alive() { # whether something of the run still holds its lock
+  mkdir -p "$HERE"
+  ! flock --nonblock "$HERE/lock" true
+}
+
+status() {
+  local line
+  line=$(cat "$HERE/state" 2>/dev/null) || line=idle
+  if alive; then
+    line=running
+  elif [[ ! -f $BASE/ready ]]; then
+    line=unready # never set up, or only half
+  elif [[ $line == running ]]; then
+    line=lost # the machine was restarted, or everything was killed
+  fi
+  echo "worker $HOSTNAME $line"
+}
+
+start() { # WORKDIR CONFIG OVERRIDES...
+  local workdir=$1 config=$2
+  shift 2
+  [[ -f $BASE/ready ]] || die "$HOSTNAME is not set up, or only half; run: tpu.sh setup" 75
+  if alive; then
+    echo "worker $HOSTNAME running already"
+    return
+  fi
+  [[ ! -f $BASE/env ]] || load_secrets "$BASE/env"
+  exec 9>"$HERE/lock" # what is started holds it until the last of it has ended
+  flock --wait 5 9 || die "$HOSTNAME is just starting the run" 75
+  echo running >"$HERE/state"
+  mkdir -p "$BASE/cache"
+  chmod 700 "$BASE/cache"
+  # setsid: it outlives this connection, and stop can reach all of it
+  JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$BASE/cache} \
+    setsid nohup bash launch/supervise.sh --workdir="$workdir" --state="$HERE/state" -- \
+    "$BASE/venv/bin/python" -m gdistill.main --config="$config" --workdir="$workdir" "$@" \
+    </dev/null >>"$HERE/log" 2>&1 &
+  echo $! >"$HERE/pid"
+  exec 9>&-
+  echo "worker $HOSTNAME started"
+}
+
+stop() {
+  local pid left=${STOP_SECONDS:-150}
+  if alive; then
+    pid=$(cat "$HERE/pid")
+    # The supervisor passes it on; where it was killed, its group is what is left.
+    kill -TERM "$pid" 2>/dev/null || kill -TERM -- "-$pid" 2>/dev/null || true
+    while alive && ((left-- > 0)); do sleep 1; done
+    ! alive || {
+      say "$HOSTNAME did not save in ${STOP_SECONDS:-150} seconds: killed"
+      kill -KILL -- "-$pid" 2>/dev/null || true
+      sleep 1
+    }
+  fi
+  status
+}
+
+if [[ $command == setup ]]; then
+  setup
+  exit
+fi
+RUN_ID=${1:-}
+shift || true
+check_run_id
+HERE=$BASE/runs/$RUN_ID
+case $command in
+  run) start "$@" ;;
+  status) status ;;
+  logs) tail -n "$1" "$HERE/log" ;;
+  stop) stop ;;
+  *) die "worker.sh has no command '$command'" ;;
+esac

@@ -1,0 +1,87 @@
+"""A machine without a cloud: fakes on PATH, driven by a scenario, that log what they were asked."""
+
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+NAMES = [
+  'gcloud', 'kubectl', 'xpk', 'sbatch', 'squeue', 'scancel', 'scontrol', 'srun', 'sky', 'ssh',
+  'nvidia-smi', 'python', 'sudo',
+]  # fmt: skip
+
+FAKE = pathlib.Path(__file__).with_name('fake.py').read_text()
+
+
+class Machine:
+  """Runs a launcher in a copy of the repository, with fakes in front of everything."""
+
+  def __init__(self, folder: pathlib.Path):
+    self.folder, self.root = folder, folder / 'repo'
+    self.bin = folder / 'bin'
+    self.bin.mkdir()
+    for name in NAMES:
+      file = self.bin / name
+      file.write_text(f'#!{sys.executable} -IS\n{FAKE}')
+      file.chmod(file.stat().st_mode | stat.S_IXUSR)
+    (self.bin / 'python3.13').symlink_to('python')
+    shutil.copytree(ROOT / 'launch', self.root / 'launch')
+    for name in ('setup.py', 'requirements.txt'):
+      shutil.copy(ROOT / name, self.root)
+    (self.root / 'configs').mkdir()
+    (self.root / 'configs' / 'digits.py').write_text('')
+    (self.root / '.gitignore').write_text('runs/\n')
+    git = ['git', '-c', 'user.name=x', '-c', 'user.email=x@x', '-c', 'init.defaultBranch=main']
+    for words in (['init', '-q'], ['add', '-A'], ['commit', '-qm', 'x']):
+      subprocess.run([*git, *words], cwd=self.root, check=True)
+    self.environment = {
+      'PATH': f'{self.bin}:{os.environ["PATH"]}',
+      'HOME': str(folder),
+      'FAKES': str(folder),
+      'GDISTILL_PYTHON': str(self.bin / 'python'),
+      'RESTART_SECONDS': '0', 'POLL_SECONDS': '0.2', 'BACKOFF_SECONDS': '0', 'BACKOFF_MOST': '0',
+      'TRY_SECONDS': '0', 'PEER_SECONDS': '0', 'STOP_SECONDS': '5', 'LEASE_SECONDS': '0',
+    }  # fmt: skip
+    self.scenario()
+
+  def scenario(self, **answers) -> None:
+    (self.folder / 'scenario.json').write_text(json.dumps(answers))
+
+  def start(self, script: str, *arguments: str, **environment: str) -> subprocess.Popen:
+    return subprocess.Popen(
+      ['bash', f'launch/{script}', *arguments],
+      cwd=self.root, env={**self.environment, **environment}, text=True,
+      stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+  def run(self, script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    child = self.start(script, *arguments, **environment)
+    out, err = child.communicate(timeout=60)
+    return subprocess.CompletedProcess(child.args, child.returncode, out, err)
+
+  def calls(self, name: str = '', *words: str) -> list[list[str]]:
+    """What the fakes were asked: the calls of one name that hold all the words."""
+    file = self.folder / 'calls.jsonl'
+    lines = file.read_text().splitlines() if file.exists() else []
+    calls = [json.loads(line) for line in lines]
+    return [c for c in calls if (not name or c[0] == name) and all(w in ' '.join(c) for w in words)]
+
+  def programs(self) -> list[list[str]]:
+    return [c for c in self.calls('python', 'gdistill.main') if '--plan' not in c]
+
+
+@pytest.fixture
+def machine(tmp_path):
+  made = Machine(tmp_path)
+  yield made
+  for file in tmp_path.glob('slice*/*/gdistill/runs/*/pid'):  # what a failed test left running
+    with contextlib.suppress(OSError, ValueError):
+      os.killpg(int(file.read_text()), signal.SIGKILL)
