@@ -1,5 +1,6 @@
 """Checkpoints that are whole and verified leaf by leaf, or absent: Orbax, a manifest, a card."""
 
+import concurrent.futures
 import contextlib
 import hashlib
 import json
@@ -124,6 +125,46 @@ def save_step(
       except Exception as e:  # the new step is safe: no reason to end the run
         logging.warning('step %s/%s was not removed: %s', folder, s, _line(e))
   return stored
+
+
+class Saver:
+  """save_step in the background: `save` returns once the state is copied to this host.
+
+  One save is under way at a time. What went wrong with it is raised by the next `check`, `save` or
+  `wait`. Several processes save in the foreground, all together: their barriers would meet those
+  of the training in another order.
+  """
+
+  def __init__(self, folder: epath.PathLike, keep: int):
+    self._folder, self._keep = storage.path(folder), keep
+    self._thread = concurrent.futures.ThreadPoolExecutor(1, 'gdistill-save')
+    self._pending: concurrent.futures.Future | None = None
+
+  def __enter__(self) -> 'Saver':
+    return self
+
+  def __exit__(self, *exc) -> None:
+    self._thread.shutdown(wait=True)  # a save that is under way is not left half done
+
+  def save(self, step: int, tree: Any) -> None:
+    self.wait()
+    if jax.process_count() > 1:
+      save_step(self._folder, step, tree, keep=self._keep)
+      return
+    # Its own memory: the training goes on in the buffers that the tree has now.
+    tree = jax.tree.map(np.array, jax.device_get(tree))
+    self._pending = self._thread.submit(save_step, self._folder, step, tree, keep=self._keep)
+
+  def check(self) -> None:
+    """Raises what went wrong with a save that has ended."""
+    if self._pending is not None and self._pending.done():
+      self.wait()
+
+  def wait(self) -> None:
+    """Returns when no save is under way."""
+    pending, self._pending = self._pending, None
+    if pending is not None:
+      pending.result()
 
 
 def latest_step(folder: epath.PathLike) -> int | None:

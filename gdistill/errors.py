@@ -31,6 +31,12 @@ class NumericsError(GdistillError):
   exit_code = 5
 
 
+class PeerError(GdistillError):
+  """Other processes of the run did not come: restart all, a bounded number of times."""
+
+  exit_code = 134
+
+
 class Preempted(GdistillError):  # noqa: N818 - it is no error
   """A signal arrived; everything is saved, and the same command goes on from here."""
 

@@ -1,6 +1,7 @@
 """The w x N grid of a run: every cell drawn once, measured against the data and the teacher."""
 
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -221,27 +222,32 @@ def _npz(arrays: dict[str, np.ndarray]) -> bytes:
   return buffer.getvalue()
 
 
+@functools.lru_cache(maxsize=1)
+def real_images(recipe: recipes.Recipe) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+  """(pixels, labels) of the training and of the held-out images that figures are measured with."""
+  both = data.load(recipe.data, model.image_shape(recipe.model))
+  return tuple(s.some(recipe.evaluation.real_images) for s in both)
+
+
 def classifier(recipe: recipes.Recipe, workdir: storage.epath.Path) -> dict:
   """The feature network, trained on the training digits once and kept in the workdir."""
-  train_set, _ = data.SOURCES[recipe.data.name][2](recipe.data.held_out)
-  key = hashlib.sha256(train_set.pixels.tobytes() + train_set.labels.tobytes()).hexdigest()[:12]
+  (pixels, labels), _ = real_images(recipe)
+  key = hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()[:12]
   file = workdir / 'evaluation' / f'classifier-{key}.npz'
   if storage.exists(file):
     try:
       return features.from_bytes(storage.read_bytes(file))
     except Exception as e:  # zipfile, zlib and numpy each have their own
       raise errors.CheckpointError(f'{file} is damaged ({e}); remove it and repeat') from e
-  params = features.train_classifier(
-    train_set.pixels, train_set.labels, recipe.model.num_classes, seed=0
-  )
+  params = features.train_classifier(pixels, labels, recipe.model.num_classes, seed=0)
   storage.write_bytes(file, features.to_bytes(params))
   return params
 
 
 def _measure(recipe, workdir, ids, images, grid, stop) -> tuple[list[dict], list[dict]]:
   net = classifier(recipe, workdir)
-  train_set, held_set = data.SOURCES[recipe.data.name][2](recipe.data.held_out)
-  seen, held = (features.extract(net, s.pixels) for s in (train_set, held_set))
+  (train_pixels, train_labels), (held_pixels, held_labels) = real_images(recipe)
+  seen, held = (features.extract(net, pixels) for pixels in (train_pixels, held_pixels))
   moments = {k: statistics.Moments.of(f.features) for k, f in (('seen', seen), ('held', held))}
   support = precision_recall.Support.of(seen.features)
   labels = _labels(recipe, images)
@@ -271,15 +277,16 @@ def _measure(recipe, workdir, ids, images, grid, stop) -> tuple[list[dict], list
     'seeds': f'0..{images - 1}',
     'clipping': 'x_hat to [-1, 1] at every step',
     'pixels': 'rounded to uint8',
-    'reference_set': f'{recipe.data.name}, {len(train_set)} training and {len(held_set)} held out',
+    'reference_set': f'{recipe.data.name}, {len(train_labels)} training and '
+    f'{len(held_labels)} held out',
   }
   data_row = {'model': 'data', 'stage': None, 'sampler': None, 'num_steps': 0, 'w': None}
   data_row |= {'network_calls': 0, 'fd_teacher': None, 'rms_teacher': None}
-  data_row |= {'images': len(held_set), 'seconds_per_image': None, **shared}
+  data_row |= {'images': len(held_labels), 'seconds_per_image': None, **shared}
   # What drawing perfectly would score: real digits nobody trained on, and those trained on.
-  real = [{**data_row, **figures(held, held_set.labels)[1], 'set': 'held out'}]
+  real = [{**data_row, **figures(held, held_labels)[1], 'set': 'held out'}]
   real.append({
-    **data_row, **figures(seen, train_set.labels)[1], 'set': 'training', 'images': len(train_set),
+    **data_row, **figures(seen, train_labels)[1], 'set': 'training', 'images': len(train_labels),
   })  # fmt: skip
   rows, reference = [], {}
   for cell, name in ids.items():

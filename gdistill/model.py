@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ from gdistill.core import types
 from gdistill.models import unet
 
 
-def build(settings: recipes.Model, takes_w: bool) -> unet.UNet:
+def build(settings: recipes.Model, takes_w: bool, remat: bool = False) -> unet.UNet:
   return unet.UNet(
     channels=settings.channels,
     multipliers=settings.multipliers,
@@ -33,6 +33,7 @@ def build(settings: recipes.Model, takes_w: bool) -> unet.UNet:
     w_features=settings.w_features if takes_w else 0,
     w_scale=settings.w_scale,
     dtype=jnp.dtype(settings.dtype),
+    remat=remat,
   )
 
 
@@ -59,9 +60,10 @@ def initial_shapes(net: unet.UNet, settings: recipes.Model) -> Any:
   return jax.eval_shape(lambda: initial_params(net, settings, jax.random.key(0)))
 
 
-def drawn(net: unet.UNet, settings: recipes.Model, key: jax.Array) -> Any:
-  """initial_params, compiled without optimisation: it runs once, and compiling it is what costs."""
-  jitted = jax.jit(lambda key: initial_params(net, settings, key))
+def drawn(draw: Callable, key: jax.Array, shardings: Any = None) -> Any:
+  """draw(key), compiled without optimisation: it runs once, and compiling it is what costs."""
+  given = {} if shardings is None else {'out_shardings': shardings}
+  jitted = jax.jit(draw, **given)
   return jitted.lower(key).compile(compiler_options={'xla_backend_optimization_level': 0})(key)
 
 
@@ -70,15 +72,21 @@ def as_v_fn(
   params: Any,
   settings: recipes.Model,
   noise_schedule: schedule.Schedule,
-  dropout_key: jax.Array | None = None,
+  dropout: tuple[jax.Array, jax.Array] | None = None,
 ) -> types.VFn:
-  """The network as v_fn(z, logsnr, cond, w); with a dropout key, as it is in training."""
+  """The network as v_fn(z, logsnr, cond, w); with dropout = (key, ids [B]), as it is trained."""
 
   def network(z, logsnr, cond, w):
-    rngs = None if dropout_key is None else {'dropout': dropout_key}
-    return net.apply({'params': params}, z, logsnr, cond, w, dropout_key is not None, rngs=rngs)
+    key, ids = (None, None) if dropout is None else dropout
+    rngs = None if key is None else {'dropout': key}
+    return net.apply({'params': params}, z, logsnr, cond, w, ids, rngs=rngs)
 
   return predict.as_v(network, settings.predict, noise_schedule)
+
+
+def as_teacher(settings: recipes.Model, params: Any) -> Any:
+  """Parameters to learn from, in the precision the network uses them in."""
+  return unet.as_teacher(params, jnp.dtype(settings.dtype))
 
 
 def grown(net: unet.UNet, settings: recipes.Model, key: jax.Array, old: Mapping[str, Any]) -> Any:

@@ -1,15 +1,23 @@
 """Devices: the mesh, the one sharding rule, multi-process start, host batches to global arrays."""
 
 import contextlib
+import glob
+import importlib.util
 import os
 import stat
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from gdistill import errors
+
+AXES = ('slice', 'data', 'fsdp')
+_HEARTBEAT, _STARTING = 20, 300  # seconds until a dead process is noticed, a late one given up
+# Leaves below so many elements are not worth a message each.
+_SMALL = 2**16
 
 
 def make_cpu_devices(count: int) -> None:
@@ -23,10 +31,18 @@ def make_cpu_devices(count: int) -> None:
 
 
 def start(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-  """Joins the other processes of a run; does nothing when no flag is given."""
+  """Joins the other processes of a run: as the flags say, or else as the cluster does.
+
+  --num_processes=1 alone keeps a process by itself whatever the cluster says.
+  """
   given = {'coordinator': coordinator, 'num_processes': num_processes, 'process_id': process_id}
   missing = [name for name, value in given.items() if value is None]
+  if num_processes == 1 and len(missing) == 2:
+    return
   if len(missing) == len(given):
+    where = cluster(os.environ)
+    if where:
+      _join(f'the processes that {where} tells of', {})
     return
   if missing:
     name = next(n for n in given if n not in missing)
@@ -40,10 +56,51 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
   host, _, port = coordinator.rpartition(':')
   if not host or not port.isdigit():
     raise errors.ConfigError(f'--coordinator={coordinator!r} must be HOST:PORT of process 0')
+  flags = {
+    'coordinator_address': coordinator, 'num_processes': num_processes, 'process_id': process_id,
+    'cluster_detection_method': 'deactivate',
+  }  # fmt: skip
+  if host in ('localhost', '127.0.0.1', '[::1]'):
+    flags['coordinator_bind_address'] = coordinator  # nobody else's network hears of it
+  _join(f'--coordinator={coordinator!r}', flags)
+
+
+def cluster(env: Mapping[str, str]) -> str | None:
+  """Which cluster has started this process as one of several, by what it leaves in `env`.
+
+  JAX finds the other processes by itself there, and needs only be told to.
+  """
+
+  def count(name):
+    return int(env[name]) if env.get(name, '').isdigit() else 1
+
+  platforms = env.get('JAX_PLATFORMS', 'tpu')
+  chips = glob.glob('/dev/accel[0-9]*') or glob.glob('/dev/vfio/[0-9]*')
+  if 'tpu' in platforms and 'TPU_WORKER_HOSTNAMES' in env:
+    return 'the TPU (TPU_WORKER_HOSTNAMES)'
+  if 'tpu' in platforms and chips and importlib.util.find_spec('libtpu'):
+    return 'the TPU (its metadata)'
+  # Only a step that srun starts has the node list: a batch script by itself is one process.
+  if count('SLURM_NTASKS') > 1 and {'SLURM_STEP_NODELIST', 'SLURM_PROCID'} <= env.keys():
+    return 'Slurm (SLURM_NTASKS)'
+  if count('OMPI_COMM_WORLD_SIZE') > 1:
+    return 'MPI (OMPI_COMM_WORLD_SIZE)'
+  if {'KUBERNETES_SERVICE_HOST', 'JOB_COMPLETION_INDEX'} <= env.keys():
+    return 'Kubernetes (JOB_COMPLETION_INDEX)'
+  return None
+
+
+def _join(what: str, flags: Mapping[str, Any]) -> None:
   try:
-    jax.distributed.initialize(coordinator, num_processes, process_id)
+    jax.distributed.initialize(
+      heartbeat_timeout_seconds=_HEARTBEAT, initialization_timeout=_STARTING, **flags
+    )
   except Exception as e:  # grpc and JAX each have their own
-    raise errors.ConfigError(f'--coordinator={coordinator!r} was not joined: {e}') from e
+    reason = ' '.join(str(e).split())[:300]
+    raise errors.PeerError(
+      f'{what} could not be joined: {reason}; start all processes again, within {_STARTING} s of '
+      'each other, or one alone with --num_processes=1'
+    ) from e
 
 
 def agree(name: str, value: str) -> None:
@@ -79,6 +136,21 @@ def barrier(name: str) -> None:
     multihost_utils.sync_global_devices(name)
 
 
+def use_compile_cache() -> None:
+  """Programs compiled once are kept in ~/.cache/gdistill/xla, unless JAX is told of another place.
+
+  JAX_COMPILATION_CACHE_DIR names that place; '' keeps nothing.
+  """
+  if 'JAX_COMPILATION_CACHE_DIR' in os.environ:
+    return
+  base = os.environ.get('XDG_CACHE_HOME') or os.path.join(os.path.expanduser('~'), '.cache')
+  folder = os.path.join(base, 'gdistill', 'xla')
+  with contextlib.suppress(OSError):  # no home, or one that cannot be written: then without
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    if os.stat(folder).st_uid == os.getuid() and os.access(folder, os.W_OK):
+      jax.config.update('jax_compilation_cache_dir', folder)
+
+
 def check_compile_cache() -> None:
   """A compile cache that anyone may write to is a way to run anyone's code."""
   folder = os.environ.get('JAX_COMPILATION_CACHE_DIR') or jax.config.jax_compilation_cache_dir
@@ -90,20 +162,36 @@ def check_compile_cache() -> None:
       )
 
 
-def make_mesh(data: int, fsdp: int) -> Mesh:
-  """Axes data and fsdp over all devices; -1 takes what is left. One device is a mesh of one."""
-  count = jax.device_count()
+def make_mesh(
+  data: int, fsdp: int, slices: int = 1, devices: int | None = None
+) -> Mesh | AbstractMesh:
+  """Axes slice, data and fsdp over all devices; -1 takes what is left of a slice.
+
+  The slice axis is the slow one, across data-centre network. With `devices`, a mesh of so many
+  that need not exist: for plans.
+  """
+  count = jax.device_count() if devices is None else devices
+  if count % slices:
+    raise errors.ConfigError(f'mesh.slices={slices} must divide the {count} devices there are')
   sizes = {'data': data, 'fsdp': fsdp}
   known = int(np.prod([s for s in sizes.values() if s != -1]))
-  sizes = {k: count // known if s == -1 else s for k, s in sizes.items()}
-  if sizes['data'] * sizes['fsdp'] != count:
+  sizes = {k: count // slices // known if s == -1 else s for k, s in sizes.items()}
+  shape = (slices, sizes['data'], sizes['fsdp'])
+  if np.prod(shape) != count:
+    times = f'mesh.slices={slices} x ' if slices > 1 else ''
     raise errors.ConfigError(
-      f'mesh.data={data} x mesh.fsdp={fsdp} must make the {count} devices there are; '
-      'set one of them to -1'
+      f'{times}mesh.data={data} x mesh.fsdp={fsdp} must make the {count} devices there are; '
+      'set one of data and fsdp to -1'
     )
-  return jax.make_mesh(
-    (sizes['data'], sizes['fsdp']), ('data', 'fsdp'), axis_types=(AxisType.Auto,) * 2
-  )
+  kinds = (AxisType.Auto,) * 3
+  if devices is not None:
+    return AbstractMesh(shape, AXES, axis_types=kinds)
+  if slices > 1 and len({getattr(d, 'slice_index', 0) for d in jax.devices()}) == slices:
+    from jax.experimental import mesh_utils
+
+    grid = mesh_utils.create_hybrid_device_mesh((1, *shape[1:]), (slices, 1, 1))
+    return Mesh(grid, AXES, axis_types=kinds)
+  return jax.make_mesh(shape, AXES, axis_types=kinds)
 
 
 def check_batch(name: str, batch_size: int, accumulation: int, mesh: Mesh) -> None:
@@ -121,45 +209,90 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def batches_sharding(mesh: Mesh) -> NamedSharding:
   """[updates, rows, ...]: rows over every device."""
-  return NamedSharding(mesh, PartitionSpec(None, ('data', 'fsdp')))
+  return NamedSharding(mesh, PartitionSpec(None, AXES))
 
 
-def leaf_sharding(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
-  """The rule: a leaf's largest dimension that the fsdp axis divides is split over it."""
-  size = mesh.shape['fsdp']
-  best = max((d for d in shape if d % size == 0), default=None) if size > 1 else None
-  if best is None:
-    return replicated(mesh)
-  where = shape.index(best)
-  return NamedSharding(mesh, PartitionSpec(*(None,) * where, 'fsdp'))
+def leaf_sharding(
+  mesh: Mesh, shape: tuple[int, ...], axes: tuple[str, ...] = ('fsdp',)
+) -> NamedSharding:
+  """The rule: each axis splits the largest dimension, of what is left, that it divides.
+
+  Leaves of fewer than 2^16 elements stay whole. Parameters are split over fsdp; what only the
+  optimiser needs, its moments and the running mean, over fsdp and then data: `held_sharding`.
+  """
+  split: list[tuple[str, ...]] = [() for _ in shape]
+  left = list(shape)
+  for axis in axes if np.prod(shape) >= _SMALL else ():
+    size = mesh.shape[axis]
+    able = [i for i, d in enumerate(left) if size > 1 and d % size == 0]
+    if able:
+      best = max(able, key=lambda i: left[i])
+      split[best] += (axis,)
+      left[best] //= size
+  while split and not split[-1]:
+    split.pop()
+  names = (found[0] if len(found) == 1 else found or None for found in split)
+  return NamedSharding(mesh, PartitionSpec(*names))
+
+
+def held_sharding(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
+  """Of moments and running means, which no forward pass needs whole."""
+  return leaf_sharding(mesh, shape, ('fsdp', 'data'))
 
 
 def tree_shardings(mesh: Mesh, tree: Any) -> Any:
-  """leaf_sharding for every leaf of a tree of arrays or shapes."""
+  """leaf_sharding for every leaf of a tree of parameters or their shapes."""
   return jax.tree.map(lambda leaf: leaf_sharding(mesh, leaf.shape), tree)
+
+
+def gather(leaf: jax.Array, spec: PartitionSpec) -> jax.Array:
+  """Within shard_map: the whole leaf from the shards of `leaf_sharding`; its gradient is summed
+  over fsdp and scattered."""
+  for dimension, axis in enumerate(spec):
+    if axis == 'fsdp':
+      return jax.lax.all_gather(leaf, 'fsdp', axis=dimension, tiled=True)
+  return leaf
+
+
+def mean_of_gathered(mesh: Mesh, grad: jax.Array, spec: PartitionSpec) -> jax.Array:
+  """Within shard_map: the mean over all devices of the gradient of what `gather` was given."""
+  if 'fsdp' in spec:
+    return jax.lax.pmean(grad, ('slice', 'data')) / mesh.shape['fsdp']
+  return jax.lax.pmean(grad, AXES)
 
 
 def check_fsdp(mesh: Mesh, params: Any) -> None:
   """An fsdp axis that divides nothing would silently shard nothing."""
   size = mesh.shape['fsdp']
-  dims = [d for leaf in jax.tree.leaves(params) for d in leaf.shape]
-  if size > 1 and not any(d % size == 0 for d in dims):
+  shapes = [leaf.shape for leaf in jax.tree.leaves(params) if leaf.size >= _SMALL]
+  if size > 1 and not any(d % size == 0 for shape in shapes for d in shape):
     raise errors.ConfigError(
-      f'mesh.fsdp={size} divides no dimension of any parameter (largest {max(dims)}); lower it'
+      f'mesh.fsdp={size} divides no dimension of any parameter of {_SMALL:,} elements or more '
+      f'({len(shapes)} of them); lower it'
     )
 
 
-def put_batches(mesh: Mesh, batches: Any) -> Any:
-  """Host arrays [updates, rows, ...] to arrays with their rows over the mesh.
+def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+  """The rows of a batch that this process's devices work on, ascending."""
+  places = batches_sharding(mesh).addressable_devices_indices_map((1, batch_size))
+  return np.unique(np.concatenate([np.arange(batch_size)[rows] for _, rows in places.values()]))
 
-  Every process holds the whole batch, a function of (seed, step), and passes on its own rows.
-  """
+
+def put_batches(mesh: Mesh, batch_size: int, batches: Any) -> Any:
+  """This process's rows [updates, rows, ...] to arrays whose rows are spread over the mesh."""
   sharding = batches_sharding(mesh)
   if jax.process_count() == 1:
     return jax.device_put(batches, sharding)
-  return jax.tree.map(
-    lambda a: jax.make_array_from_callback(a.shape, sharding, lambda index: a[index]), batches
-  )
+  place = {int(row): i for i, row in enumerate(local_rows(mesh, batch_size))}
+
+  def put(a):
+    def shard(index):
+      first, last, _ = index[1].indices(batch_size)
+      return a[:, place[first] : place[last - 1] + 1]
+
+    return jax.make_array_from_callback((len(a), batch_size, *a.shape[2:]), sharding, shard)
+
+  return jax.tree.map(put, batches)
 
 
 def put_like(shardings: Any, tree: Any) -> Any:

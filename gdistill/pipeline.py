@@ -27,6 +27,8 @@ from gdistill import train
 from gdistill.core import guidance as core_guidance
 from gdistill.core import projections
 from gdistill.data import pipeline as data
+from gdistill.data import source
+from gdistill.stages import draw
 from gdistill.stages import guidance
 from gdistill.stages import progressive
 from gdistill.stages import rounds
@@ -35,36 +37,71 @@ from gdistill.stages import teacher as teacher_stage
 
 def check(recipe: recipes.Recipe, workdir: storage.epath.Path | None) -> Mesh:
   """Every check that needs devices, data's shape or folders; writes nothing, compiles nothing."""
-  parallel.check_compile_cache()
-  shape, num_classes, load = data.SOURCES[recipe.data.name]
-  for name, mine, theirs in (
-    ('num_classes', recipe.model.num_classes, num_classes),
-    ('image_size', recipe.model.image_size, shape[0]),
-    ('image_channels', recipe.model.image_channels, shape[2]),
-  ):
-    if mine != theirs:
-      raise errors.ConfigError(
-        f'model.{name}={mine} is not what data.name={recipe.data.name!r} has; set it to {theirs}'
-      )
-  mesh = parallel.make_mesh(recipe.mesh.data, recipe.mesh.fsdp)
-  for stage in recipe.stages:
-    settings = getattr(recipe, stage)
-    parallel.check_batch(stage, settings.batch_size, settings.accumulation, mesh)
-  parallel.check_fsdp(mesh, _shapes(recipe, recipe.takes_w))
-  train_set, held_set = load(recipe.data.held_out)
-  largest = max(getattr(recipe, stage).batch_size for stage in recipe.stages)
-  if len(train_set) < largest or len(held_set) < 4:
-    raise errors.DataError(
-      f'data.held_out={recipe.data.held_out} leaves {len(train_set)} training and {len(held_set)} '
-      f'held-out examples; a batch needs {largest}, the figures need 4'
-    )
+  mesh = check_mesh(recipe)
+  check_data(recipe)
+  check_rest(recipe, workdir)
+  return mesh
+
+
+def check_rest(recipe: recipes.Recipe, workdir: storage.epath.Path | None) -> None:
+  """What needs neither devices nor data."""
   if recipe.initial:
     check_initial(recipe, checkpoints.read_card(recipe.initial))
   check_grid(recipe)
   if workdir is not None:
     storage.check_writable('--workdir', workdir)
     check_same_run(recipe, workdir)
+
+
+def check_mesh(recipe: recipes.Recipe, devices: int | None = None) -> Mesh:
+  """The mesh, of the devices there are or of so many that need not exist: batches and parameters
+  split over it.
+  """
+  parallel.check_compile_cache()
+  mesh = parallel.make_mesh(recipe.mesh.data, recipe.mesh.fsdp, recipe.mesh.slices, devices)
+  for stage in recipe.stages:
+    settings = getattr(recipe, stage)
+    parallel.check_batch(stage, settings.batch_size, settings.accumulation, mesh)
+  parallel.check_fsdp(mesh, _shapes(recipe, recipe.takes_w))
   return mesh
+
+
+def check_data(recipe: recipes.Recipe) -> None:
+  """Whether there are enough examples, of the model's shape and classes."""
+  train_set, held_set = load_data(recipe)
+  for name, mine, theirs in (
+    ('num_classes', recipe.model.num_classes, len(train_set.class_names)),
+    ('image_size', recipe.model.image_size, train_set.shape[0]),
+    ('image_channels', recipe.model.image_channels, train_set.shape[2]),
+  ):
+    if mine != theirs:
+      raise errors.ConfigError(
+        f'model.{name}={mine} is not what data.name={recipe.data.name!r} has; set it to {theirs}'
+      )
+  largest = max(getattr(recipe, stage).batch_size for stage in recipe.stages)
+  if len(train_set) < largest or len(held_set) < 4:
+    raise errors.DataError(
+      f'data.held_out={recipe.data.held_out} leaves {len(train_set)} training and {len(held_set)} '
+      f'held-out examples; a batch needs {largest}, the figures need 4'
+    )
+
+
+def load_data(recipe: recipes.Recipe) -> tuple[source.Source, source.Source]:
+  """(training, held out) as the network wants them."""
+  return data.load(recipe.data, model.image_shape(recipe.model))
+
+
+def check_same_data(workdir: storage.epath.Path, examples: source.Source) -> None:
+  """A run goes on only with the data it began with, wherever they lie now; process 0 tells."""
+  told = [e for e in ledger.ledger(workdir) if e['event'] == 'data']
+  if not told:
+    _record(workdir, 'data', examples=len(examples), fingerprint=examples.fingerprint)
+  elif told[0].get('fingerprint') != examples.fingerprint:
+    raise errors.DataError(
+      f'the data are not those this run began with: {len(examples)} examples with fingerprint '
+      f'{examples.fingerprint}, then {told[0].get("examples")} with {told[0].get("fingerprint")}; '
+      'restore them or choose another workdir'
+    )
 
 
 def check_grid(recipe: recipes.Recipe) -> None:
@@ -172,7 +209,8 @@ def run(
   if all(checkpoints.is_finished(workdir / r.name) for r in plan):
     return
   with seconds('data'):
-    source, _ = data.SOURCES[recipe.data.name][2](recipe.data.held_out)
+    examples, _ = load_data(recipe)
+    check_same_data(workdir, examples)
   compiled = {} if compiled is None else compiled
   todo = [r for r in plan if not checkpoints.is_finished(workdir / r.name)]
   with concurrent.futures.ThreadPoolExecutor(1) as background:
@@ -183,7 +221,7 @@ def run(
     try:
       for r in todo:
         stop.check()
-        _run_round(recipe, workdir, r, source, mesh, compiled[r.stage], stop, seconds)
+        _run_round(recipe, workdir, r, examples, mesh, compiled[r.stage], stop, seconds)
     except BaseException:
       background.shutdown(wait=False, cancel_futures=True)
       raise
@@ -207,12 +245,11 @@ def _compile(recipe: recipes.Recipe, stage: str, mesh: Mesh, workdir: Any) -> Ca
   cpu = jax.default_backend() == 'cpu'
   substeps = 1 if cpu else recipe.train.substeps
 
-  def placed(tree, sharding=None):
+  def placed(tree, shardings):
+    if isinstance(shardings, jax.sharding.Sharding):
+      shardings = jax.tree.map(lambda _: shardings, tree)
     return jax.tree.map(
-      lambda a: jax.ShapeDtypeStruct(
-        a.shape, a.dtype, sharding=sharding or parallel.leaf_sharding(mesh, a.shape)
-      ),
-      tree,
+      lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), tree, shardings
     )
 
   params, teacher = _student_and_teacher(recipe, stage)
@@ -223,10 +260,11 @@ def _compile(recipe: recipes.Recipe, stage: str, mesh: Mesh, workdir: Any) -> Ca
     'id': jax.ShapeDtypeStruct(rows, np.int32),
   }
   given = jax.eval_shape(lambda: train.numbers(1, 1.0, 1, jax.random.key(0)))
+  state = jax.eval_shape(_create(settings), params)
   step = train.compile_step(
-    train.make_step(loss_of(recipe, stage), settings, unrolled=cpu),
-    placed(jax.eval_shape(_create(settings), params)),
-    placed(teacher),
+    train.make_step(loss_of(recipe, stage), settings, cpu, mesh),
+    placed(state, train.state_shardings(mesh, state)),
+    placed(teacher, parallel.tree_shardings(mesh, teacher)),
     placed(batch, parallel.batches_sharding(mesh)),
     placed(given, parallel.replicated(mesh)),
   )
@@ -239,14 +277,15 @@ def _student_and_teacher(recipe: recipes.Recipe, stage: str) -> tuple[Any, Any]:
   student = _shapes(recipe, takes_w=recipe.takes_w and stage != 'teacher')
   if stage == 'teacher':
     return student, None
-  return student, _shapes(recipe, takes_w=recipe.takes_w and stage == 'progressive')
+  teacher = _shapes(recipe, takes_w=recipe.takes_w and stage == 'progressive')
+  return student, jax.eval_shape(functools.partial(model.as_teacher, recipe.model), teacher)
 
 
 def _create(settings: recipes.Training) -> Callable:
   return functools.partial(states.create, tx=train.optimizer(settings), with_ema=settings.ema > 0)
 
 
-def _run_round(recipe, workdir, r, source, mesh, step, stop, seconds) -> None:
+def _run_round(recipe, workdir, r, examples, mesh, step, stop, seconds) -> None:
   settings, folder = getattr(recipe, r.stage), workdir / r.name
   substeps = 1 if jax.default_backend() == 'cpu' else recipe.train.substeps
   began = time.monotonic()
@@ -259,15 +298,16 @@ def _run_round(recipe, workdir, r, source, mesh, step, stop, seconds) -> None:
   key_init, key_steps = jax.random.split(key)
   fresh = _fresh_state(recipe, r, teacher, key_init, mesh)
   if teacher is not None:
+    teacher = model.as_teacher(recipe.model, teacher)
     teacher = parallel.put_like(parallel.tree_shardings(mesh, teacher), teacher)
 
+  size, rows = settings.batch_size, parallel.local_rows(mesh, settings.batch_size)
+  read = data.reader(examples, (recipe.seed, r.index), size, rows, r.steps, recipe.data)
+
   def batches(step, count):
-    made = [
-      data.batch(source, (recipe.seed, r.index), step + i, settings.batch_size)
-      for i in range(count)
-    ]
     # The leading axis is updates; rows are sharded behind it.
-    return parallel.put_batches(mesh, jax.tree.map(lambda *a: np.stack(a), *made))
+    made = jax.tree.map(lambda *a: np.stack(a), *(read(step + i) for i in range(count)))
+    return parallel.put_batches(mesh, size, made)
 
   given = train.numbers(r.steps, r.lr, r.num_steps, key_steps)
   given = parallel.put_like(jax.tree.map(lambda _: parallel.replicated(mesh), given), given)
@@ -278,7 +318,7 @@ def _run_round(recipe, workdir, r, source, mesh, step, stop, seconds) -> None:
     mesh, stop, seconds,
   )  # fmt: skip
   with seconds('save'):
-    card = _card(recipe, r, state, source, time.monotonic() - began)
+    card = _card(recipe, r, state, examples, time.monotonic() - began)
     stop.watch()
     checkpoints.finish(folder, states.handed_on(state), card)
     _record(workdir, 'round-finished', round=r.name)
@@ -294,17 +334,22 @@ def loss_of(recipe: recipes.Recipe, stage: str) -> train.Loss:
   """The stage's loss with everything but arrays settled: (params, teacher params, batch, ...)."""
   noise = model.noise(recipe.noise)
   takes_w = recipe.takes_w and stage != 'teacher'
-  student_net = model.build(recipe.model, takes_w)
+  student_net = model.build(recipe.model, takes_w, recipe.train.remat == 'blocks')
   settings = getattr(recipe, stage)
   low, high = recipe.guidance.w_min, recipe.guidance.w_max
   shared = {'noise': noise, 'weight': settings.weight}
+  flip = recipe.data.flip
 
   def loss(params, teacher_params, batch, key, num_steps):
+    key_loss, key_dropout, key_flip = (
+      jax.random.split(key, 3) if flip else (*jax.random.split(key), None)
+    )
     x = batch['pixels'].astype(jnp.float32) / 127.5 - 1.0
+    if flip:
+      x = draw.flipped(x, *draw.example_keys(key_flip, batch['id'], 1))
     examples = {'x': x, 'cond': {'label': batch['label']}, 'id': batch['id']}
-    key_loss, key_dropout = jax.random.split(key)
-    key_dropout = jax.random.fold_in(key_dropout, batch['id'][0])  # another one a microbatch
-    dropout = key_dropout if stage == 'teacher' and recipe.model.dropout else None
+    drops = stage == 'teacher' and recipe.model.dropout
+    dropout = (key_dropout, batch['id']) if drops else None
     student = model.as_v_fn(student_net, params, recipe.model, noise, dropout)
     if stage == 'teacher':
       return teacher_stage.loss(
@@ -320,7 +365,8 @@ def loss_of(recipe: recipes.Recipe, stage: str) -> train.Loss:
         w_min=low, w_max=high, w_power=settings.w_power, ws_per_pass=settings.ws_per_pass,
         trajectory_steps=steps, project=projections.clip, loss_project=loss_project, **shared,
       )  # fmt: skip
-    teacher = model.as_v_fn(student_net, teacher_params, recipe.model, noise)
+    net = model.build(recipe.model, takes_w)
+    teacher = model.as_v_fn(net, teacher_params, recipe.model, noise)
     return progressive.loss(
       student, teacher, examples, key_loss, num_steps=num_steps, sampler=settings.sampler,
       w_min=low, w_max=high, w_power=settings.w_power,
@@ -333,18 +379,24 @@ def loss_of(recipe: recipes.Recipe, stage: str) -> train.Loss:
 
 
 def _fresh_state(recipe, r, teacher, key, mesh) -> states.TrainState:
+  """The round's first state, every leaf born where it will live."""
   settings = getattr(recipe, r.stage)
-  net = model.build(recipe.model, recipe.takes_w and r.stage != 'teacher')
+  net, create = (
+    model.build(recipe.model, recipe.takes_w and r.stage != 'teacher'),
+    _create(settings),
+  )
+  params = _shapes(recipe, recipe.takes_w and r.stage != 'teacher')
+  shardings = train.state_shardings(mesh, jax.eval_shape(create, params))
   if teacher is None:
-    params = model.drawn(net, recipe.model, key)
-  else:
-    params = model.grown(net, recipe.model, key, teacher)
-  create = _create(settings)
-  shardings = parallel.tree_shardings(mesh, jax.eval_shape(create, params))
-  return parallel.put_like(shardings, create(params))
+    return model.drawn(
+      lambda key: create(model.initial_params(net, recipe.model, key)), key, shardings
+    )
+  params = model.grown(net, recipe.model, key, teacher)
+  params = parallel.put_like(shardings.params, params)
+  return jax.jit(create, out_shardings=shardings)(params)
 
 
-def _card(recipe, r, state, source, seconds) -> dict:
+def _card(recipe, r, state, examples, seconds) -> dict:
   """What a reader of the folder must know, and what it is good to know."""
   params = states.handed_on(state)
   plain = recipes.to_dict(recipe)
@@ -363,7 +415,8 @@ def _card(recipe, r, state, source, seconds) -> dict:
     'predict': recipe.model.predict,
     'model': plain['model'],
     'noise': plain['noise'],
-    'class_names': list(source.class_names),
+    'class_names': list(examples.class_names),
+    'data': {'examples': len(examples), 'fingerprint': examples.fingerprint},
     'teacher': r.teacher if r.index or not r.teacher else str(storage.path(r.teacher)),
     'steps': r.steps,
     'lr': r.lr,
@@ -395,23 +448,29 @@ def describe(recipe: recipes.Recipe, mesh: Mesh) -> str:
   shapes = _shapes(recipe, recipe.takes_w)
   plan = rounds.plan(recipe)
   lines = [parameter_overview.get_parameter_overview(shapes, include_stats=False), '']
-  lines.append(f'{"round":24}{"updates":>9}{"lr":>9}{"batch":>7}{"images seen":>13}  learns from')
+  lines.append(f'{"round":24}{"updates":>11}{"lr":>9}{"batch":>7}{"images seen":>15}  learns from')
   for r in plan:
     batch = getattr(recipe, r.stage).batch_size
     lines.append(
-      f'{r.name:24}{r.steps:9,}{r.lr:9g}{batch:7,}{r.steps * batch:13,}  {r.teacher or "data"}'
+      f'{r.name:24}{r.steps:11,}{r.lr:9g}{batch:7,}{r.steps * batch:15,}  {r.teacher or "data"}'
     )
   updates = sum(r.steps for r in plan)
   images = sum(r.steps * getattr(recipe, r.stage).batch_size for r in plan)
   stages = list(dict.fromkeys(r.stage for r in plan))
+  sizes = ' x '.join(f'{name}={size}' for name, size in mesh.shape.items())
   lines += [
-    f'{"total":24}{updates:9,}{"":16}{images:13,}',
+    f'{"total":24}{updates:11,}{"":16}{images:15,}',
     '',
-    f'mesh: data={mesh.shape["data"]} x fsdp={mesh.shape["fsdp"]} '
-    f'({jax.devices()[0].device_kind}); state held per device, activations apart:',
+    f'mesh: {sizes} = {mesh.size} devices',
+    f'{"bytes held per device":24}{"parameters":>16}{"moments, mean":>16}{"teacher":>16}{"all":>16}'
+    f'{"images":>8}',
   ]
   for stage in stages:
-    lines.append(f'  {stage:12} {_bytes_per_device(recipe, stage, mesh):>14,} bytes')
+    held = bytes_per_device(recipe, stage, mesh)
+    settings = getattr(recipe, stage)
+    rows = settings.batch_size // settings.accumulation // mesh.size
+    each = ''.join(f'{n:16,}' for n in (*held, sum(held)))
+    lines.append(f'{stage:24}{each}{rows:8,}')
   lines.append(
     f'compiled train steps: {len(stages)} ({", ".join(stages)}), each once for its rounds'
   )
@@ -422,15 +481,21 @@ def _shapes(recipe: recipes.Recipe, takes_w: bool) -> Any:
   return model.initial_shapes(model.build(recipe.model, takes_w), recipe.model)
 
 
-def _bytes_per_device(recipe: recipes.Recipe, stage: str, mesh: Mesh) -> int:
-  """Parameters, optimiser, EMA and the teacher, after sharding."""
+def bytes_per_device(recipe: recipes.Recipe, stage: str, mesh: Mesh) -> tuple[int, int, int]:
+  """Bytes of parameters, of moments and running mean, and of the teacher, after sharding."""
   student, teacher = _student_and_teacher(recipe, stage)
-  held = [jax.eval_shape(_create(getattr(recipe, stage)), student), teacher]
-  total = 0
-  for leaf in jax.tree.leaves(held):
-    local = parallel.leaf_sharding(mesh, leaf.shape).shard_shape(leaf.shape)
-    total += int(np.prod(local)) * leaf.dtype.itemsize
-  return total
+  state = jax.eval_shape(_create(getattr(recipe, stage)), student)
+
+  def held(tree, shardings):
+    each = jax.tree.map(
+      lambda a, s: int(np.prod(s.shard_shape(a.shape))) * a.dtype.itemsize, tree, shardings
+    )
+    return sum(jax.tree.leaves(each))
+
+  places = train.state_shardings(mesh, state)
+  params = held(state.params, places.params)
+  rest = held((state.ema, state.opt), (places.ema, places.opt))
+  return params, rest, held(teacher, parallel.tree_shardings(mesh, teacher))
 
 
 def _record(workdir, event, **fields) -> None:

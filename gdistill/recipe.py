@@ -14,10 +14,18 @@ from gdistill import errors
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-  """Where images come from, and which share of them training never sees."""
+  """Where images come from, and which of them training never sees."""
 
-  name: Literal['digits']
-  held_out: float  # share of the examples, the same for every class
+  name: Literal['digits', 'folder', 'records', 'tfds']
+  held_out: float  # share of the examples, the same for every class; 0: held_out_split
+  path: str = ''  # the folder or archive; of 'tfds' its data_dir, '' for the usual one
+  dataset: str = ''  # of 'tfds': which one; other sources do not look at it
+  split: str = 'train'
+  held_out_split: str = 'test'
+  flip: bool = False  # left and right, half of the time
+  workers: int = 0  # processes that read; 0 reads in threads of this one
+  threads: int = 8  # of each process that reads
+  prefetch: int = 2  # batches read ahead
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,10 +111,13 @@ class Progressive(Training):
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-  """Devices: batch rows over data x fsdp, large parameters over fsdp. One axis may be -1."""
+  """Devices: batch rows over all of them, large parameters over fsdp, what only the optimiser
+  needs over fsdp and data. One of data and fsdp may be -1: what is left of a slice.
+  """
 
   data: int
   fsdp: int
+  slices: int = 1  # TPU slices, or whatever a slow network joins
   cpu_devices: int = 1  # how many devices to make of a CPU, whatever its number of cores
 
 
@@ -120,6 +131,7 @@ class Train:
   log_every: int
   max_skipped_in_a_row: int
   max_skipped_percent: float
+  remat: Literal['none', 'blocks'] = 'none'  # 'blocks': a fifth more work, far less memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +145,7 @@ class Evaluation:
   full_images: int
   full_reference_steps: int
   batch_size: int
+  real_images: int = 10_000  # training and held-out images to measure with, at most so many each
 
 
 STAGES = ('teacher', 'guidance', 'progressive')
@@ -175,11 +188,16 @@ class Recipe:
 
 
 # What may change between two starts of one run. Nothing here reaches the parameters, but for the
-# mesh, whose size decides their last bits.
+# mesh and remat, which decide their last bits.
 MAY_CHANGE = (
   'train.checkpoint_every',
   'train.max_to_keep',
   'train.log_every',
+  'train.remat',
+  'data.path',
+  'data.workers',
+  'data.threads',
+  'data.prefetch',
   'mesh',
   'evaluation',
 )
@@ -296,9 +314,7 @@ def _need(ok: bool, name: str, value: Any, remedy: str) -> None:
 def _check(recipe: Recipe) -> None:
   _need(0 <= recipe.seed < 2**32, 'seed', recipe.seed, 'must be from 0 to 2**32 - 1')
   _check_stages(recipe)
-  _need(
-    0 < recipe.data.held_out < 1, 'data.held_out', recipe.data.held_out, 'must lie between 0 and 1'
-  )
+  _check_data(recipe.data)
   _check_noise(recipe.noise)
   _check_model(recipe.model)
   for name in STAGES:
@@ -321,6 +337,21 @@ def _check_stages(recipe: Recipe) -> None:
       bool(recipe.initial), 'initial', recipe.initial,
       f'must name the folder of a finished round, because stages begins with {stages[0]}',
     )  # fmt: skip
+
+
+def _check_data(data: Data) -> None:
+  share = data.held_out
+  _need(0 <= share < 1, 'data.held_out', share, 'must be at least 0 and below 1')
+  if data.name == 'digits':
+    _need(share > 0, 'data.held_out', share, 'must be above 0: the digits have no second split')
+  if data.name in ('folder', 'records'):
+    _need(bool(data.path), 'data.path', data.path, f'must be given with data.name={data.name!r}')
+    _need('://' not in data.path, 'data.path', data.path, 'must be a local path; copy or mount it')
+  if data.name == 'tfds':
+    _need(bool(data.dataset), 'data.dataset', data.dataset, 'must be a TensorFlow Datasets name')
+  for name, low, high in (('workers', 0, 256), ('threads', 1, 256), ('prefetch', 1, 1024)):
+    value = getattr(data, name)
+    _need(low <= value <= high, f'data.{name}', value, f'must be from {low} to {high}')
 
 
 def _check_noise(noise: Noise) -> None:
@@ -455,6 +486,7 @@ def _check_distillation(recipe: Recipe) -> None:
 def _check_mesh(mesh: Mesh) -> None:
   count = mesh.cpu_devices
   _need(1 <= count <= 64, 'mesh.cpu_devices', count, 'must be from 1 to 64')
+  _need(mesh.slices >= 1, 'mesh.slices', mesh.slices, 'must be at least 1')
   for name in ('data', 'fsdp'):
     value = getattr(mesh, name)
     _need(
@@ -485,6 +517,7 @@ def _check_evaluation(e: Evaluation) -> None:
       4 <= value < 2**31, f'evaluation.{name}', value,
       'must be at least 4: precision and recall look at 3 neighbours',
     )  # fmt: skip
+  _need(4 <= e.real_images < 2**31, 'evaluation.real_images', e.real_images, 'must be at least 4')
   _need(e.batch_size >= 1, 'evaluation.batch_size', e.batch_size, 'must be at least 1')
   for name in ('quick_reference_steps', 'full_reference_steps'):
     value = getattr(e, name)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import pathlib
 import tempfile
@@ -13,7 +14,7 @@ import jax
 import numpy as np
 import optax
 from jax import numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
 from gdistill import checkpoints
 from gdistill import errors
@@ -55,28 +56,34 @@ def numbers(steps: int, lr: float, num_steps: int, key: jax.Array) -> dict:
   }
 
 
-def make_step(loss: Loss, settings: recipes.Training, unrolled: bool) -> Callable:
+def make_step(
+  loss: Loss, settings: recipes.Training, unrolled: bool, mesh: Mesh | None = None
+) -> Callable:
   """(state, teacher_params, batches [S, B, ...], numbers) -> (state, metrics of the last update).
 
   One call makes S updates. An update whose loss or gradient norm is not finite changes nothing
   but the counters. `unrolled` spells scans out: a convolution's weight gradient inside a scan is
-  some 60 times slower on a CPU.
+  some 60 times slower on a CPU. On a `mesh` the gradient is reduced over slice and data once an
+  update, however many microbatches it is made of; over fsdp, where parameters are gathered for
+  each microbatch, once for each.
   """
   tx = optimizer(settings)
   parts = settings.accumulation
 
-  def gradient(params, teacher, batch, key, num_steps):
-    def mean_loss(params, part):
-      return jnp.mean(loss(params, teacher, part, key, num_steps))
+  def gradient(
+    params, teacher, batch, key, num_steps, whole=lambda params, teacher: (params, teacher)
+  ):
+    def value_and_grad(part):
+      def mean_loss(params):
+        return jnp.mean(loss(*whole(params, teacher), part, key, num_steps))
 
-    value_and_grad = jax.value_and_grad(mean_loss)
-    if parts == 1:
-      return value_and_grad(params, batch)
+      return jax.value_and_grad(mean_loss)(params)
 
     def add(total, part):
-      return jax.tree.map(jnp.add, total, value_and_grad(params, part)), None
+      return jax.tree.map(jnp.add, total, value_and_grad(part)), None
 
-    # Rows j, j + parts, ...: a microbatch takes from every device's own rows.
+    if parts == 1:
+      return value_and_grad(batch)
     split = jax.tree.map(
       lambda a: a.reshape(a.shape[0] // parts, parts, *a.shape[1:]).swapaxes(0, 1), batch
     )
@@ -84,9 +91,30 @@ def make_step(loss: Loss, settings: recipes.Training, unrolled: bool) -> Callabl
     total, _ = jax.lax.scan(add, zero, split, unroll=parts if unrolled else 1)
     return jax.tree.map(lambda a: a / parts, total)
 
+  def reduced(params, teacher, batch, key, num_steps):
+    if mesh is None or mesh.size == 1 or (parts == 1 and mesh.shape['fsdp'] == 1):
+      return gradient(params, teacher, batch, key, num_steps)
+    # Said by hand, device by device. Left to itself the partitioner reduces once a microbatch, and
+    # gathers activations in place of parameters where those are the smaller.
+    split = jax.tree.map(lambda s: s.spec, parallel.tree_shardings(mesh, (params, teacher)))
+
+    def own_rows(params, teacher, batch, key, num_steps):
+      def whole(*trees):
+        return jax.tree.map(parallel.gather, trees, split)
+
+      value, grads = gradient(params, teacher, batch, key, num_steps, whole)
+      mean = functools.partial(parallel.mean_of_gathered, mesh)
+      return jax.lax.pmean(value, parallel.AXES), jax.tree.map(mean, grads, split[0])
+
+    everywhere, rows = PartitionSpec(), PartitionSpec(parallel.AXES)
+    return jax.shard_map(
+      own_rows, mesh=mesh, check_vma=False,
+      in_specs=(*split, rows, everywhere, everywhere), out_specs=(everywhere, split[0]),
+    )(params, teacher, batch, key, num_steps)  # fmt: skip
+
   def update(state, batch, teacher, given):
     key = jax.random.fold_in(jax.random.wrap_key_data(given['key']), state.step)
-    value, grads = gradient(state.params, teacher, batch, key, given['num_steps'])
+    value, grads = reduced(state.params, teacher, batch, key, given['num_steps'])
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(value) & jnp.isfinite(norm)
     updates, opt = tx.update(grads, state.opt, state.params)
@@ -128,9 +156,19 @@ def make_step(loss: Loss, settings: recipes.Training, unrolled: bool) -> Callabl
   return step
 
 
-def compile_step(step: Callable, *args: Any) -> Callable:
-  """Ahead of time and donated: an executable that cannot compile a second time behind our back."""
-  return jax.jit(step, donate_argnums=0).lower(*args).compile()
+def compile_step(step: Callable, state: Any, *more: Any) -> Callable:
+  """Ahead of time and donated: an executable that cannot compile a second time behind our back.
+
+  Arguments are arrays, or shapes with shardings; the state leaves as it enters.
+  """
+  out = jax.tree.map(lambda a: a.sharding, state), None
+  return jax.jit(step, donate_argnums=0, out_shardings=out).lower(state, *more).compile()
+
+
+def state_shardings(mesh: Mesh, state: states.TrainState) -> states.TrainState:
+  """Where each leaf of a state lies, from its shape."""
+  held = jax.tree.map(lambda leaf: parallel.held_sharding(mesh, leaf.shape), state)
+  return held.replace(params=parallel.tree_shardings(mesh, state.params))
 
 
 @dataclasses.dataclass
@@ -180,12 +218,16 @@ def fit(
   def save(step):
     stop.watch()
     with seconds('save'):
-      checkpoints.save_step(steps_folder, step, state, keep=settings.max_to_keep)
+      saver.save(step, state)
       log.flush()
 
   metrics, since, start = None, step, time.monotonic()
-  with progress.Progress(folder.name, steps, step) as bar:
+  with (
+    checkpoints.Saver(steps_folder, settings.max_to_keep) as saver,
+    progress.Progress(folder.name, steps, step) as bar,
+  ):
     while step < steps:
+      saver.check()
       with seconds('data'):
         batch = batches(step, substeps)
       with seconds('productive'):
@@ -207,6 +249,8 @@ def fit(
       if step < steps and _asked_to_stop(stop, step, settings):
         _check_finite(jax.device_get(metrics), step, settings)
         save(step)
+        with seconds('save'):
+          saver.wait()
         raise errors.Preempted(
           f'{stop.requested or "a signal"}: {folder.name} is saved at step {step}; '
           'repeat the command to go on'
@@ -214,6 +258,8 @@ def fit(
       if step % settings.checkpoint_every == 0 and step < steps:
         _check_finite(jax.device_get(metrics), step, settings)
         save(step)
+    with seconds('save'):
+      saver.wait()
   if metrics is not None:
     _check_finite(jax.device_get(metrics), step, settings)
   log.flush()

@@ -4,6 +4,7 @@ import random
 import shutil
 import subprocess
 import sys
+import threading
 import typing
 
 import chex
@@ -659,3 +660,37 @@ def test_folders_may_be_named_relative_to_where_one_stands(tmp_path, monkeypatch
   monkeypatch.chdir(tmp_path)
   checkpoints.save('runs/one', {'a': np.arange(3.0)})
   np.testing.assert_array_equal(checkpoints.restore('runs/one')['a'], np.arange(3.0))
+
+
+def test_a_save_in_the_background_keeps_what_was_when_it_was_asked_for(tmp_path, monkeypatch):
+  go, inner = threading.Event(), checkpoints.save_step
+
+  def slow(*args, **kwargs):
+    assert go.wait(30)
+    return inner(*args, **kwargs)
+
+  monkeypatch.setattr(checkpoints, 'save_step', slow)
+  state = {'a': np.arange(4.0)}
+  with checkpoints.Saver(tmp_path / 'steps', keep=1) as saver:
+    saver.save(5, state)  # returns though nothing is written yet
+    assert checkpoints.latest_step(tmp_path / 'steps') is None
+    state['a'] += 100.0  # as a donated step does
+    saver.check()
+    go.set()
+    saver.wait()
+    assert checkpoints.latest_step(tmp_path / 'steps') == 5
+    saver.save(6, state)
+  step, found, _ = checkpoints.restore_latest(tmp_path / 'steps')
+  assert step == 6 and list(found['a']) == [100.0, 101.0, 102.0, 103.0]
+  assert sorted(p.name for p in (tmp_path / 'steps').iterdir()) == ['6']
+
+
+@pytest.mark.parametrize('ask', ['check', 'wait', 'save'])
+def test_a_save_that_failed_in_the_background_is_raised_by_whatever_comes_next(tmp_path, ask):
+  with checkpoints.Saver(tmp_path / 'steps', keep=1) as saver:
+    saver.save(7, {'a': np.array([1.0, np.nan])})
+    saver._thread.submit(lambda: None).result()  # the one thread has ended the save before
+    with pytest.raises(errors.NumericsError, match=r'steps/7: leaf .a. is not finite'):
+      getattr(saver, ask)(*((8, {'a': np.ones(2)}) if ask == 'save' else ()))
+    saver.wait()  # said once
+  assert checkpoints.latest_step(tmp_path / 'steps') is None

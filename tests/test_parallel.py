@@ -1,5 +1,3 @@
-import types
-
 import jax
 import numpy as np
 import pytest
@@ -9,16 +7,25 @@ from gdistill import errors
 from gdistill import parallel
 
 
-def fake_mesh(data, fsdp):
-  return types.SimpleNamespace(shape={'data': data, 'fsdp': fsdp}, size=data * fsdp)
+def fake_mesh(data, fsdp, slices=1):
+  return parallel.make_mesh(data, fsdp, slices, devices=slices * data * fsdp)
 
 
 def test_a_mesh_must_be_made_of_the_devices_there_are():
   mesh = parallel.make_mesh(-1, 1)
-  assert dict(mesh.shape) == {'data': jax.device_count(), 'fsdp': 1}
+  assert dict(mesh.shape) == {'slice': 1, 'data': jax.device_count(), 'fsdp': 1}
   for data, fsdp in ((jax.device_count() + 1, 1), (1, 5 * jax.device_count()), (-1, 7)):
     with pytest.raises(errors.ConfigError, match=f'mesh.data={data} x mesh.fsdp={fsdp}'):
       parallel.make_mesh(data, fsdp)
+  with pytest.raises(errors.ConfigError, match=r'mesh\.slices=3 must divide the 8 devices'):
+    parallel.make_mesh(-1, 1, slices=3, devices=8)
+  with pytest.raises(errors.ConfigError, match=r'mesh\.slices=2 x mesh\.data=3 x mesh\.fsdp=1'):
+    parallel.make_mesh(3, 1, slices=2, devices=8)
+
+
+def test_what_is_left_is_left_of_a_slice():
+  mesh = parallel.make_mesh(-1, 4, slices=2, devices=128)
+  assert dict(mesh.shape) == {'slice': 2, 'data': 16, 'fsdp': 4} and mesh.size == 128
 
 
 def test_a_batch_must_split_over_devices_and_microbatches():
@@ -28,19 +35,62 @@ def test_a_batch_must_split_over_devices_and_microbatches():
 
 
 def test_an_fsdp_axis_that_divides_nothing_is_refused():
-  params = {'a': np.zeros((6, 9)), 'b': np.zeros(4)}
+  params = {'a': np.zeros((600, 900)), 'b': np.zeros(4)}
   parallel.check_fsdp(fake_mesh(1, 3), params)
-  with pytest.raises(errors.ConfigError, match=r'mesh\.fsdp=7 divides no dimension'):
-    parallel.check_fsdp(fake_mesh(1, 7), params)
+  for other in (params, {'b': np.zeros(700)}):
+    with pytest.raises(errors.ConfigError, match=r'mesh\.fsdp=7 divides no dimension'):
+      parallel.check_fsdp(fake_mesh(1, 7), other)
 
 
-def test_the_largest_dimension_that_divides_is_split():
-  mesh = jax.sharding.AbstractMesh((1, 4), ('data', 'fsdp'))
-  found = [parallel.leaf_sharding(mesh, shape).spec for shape in ((3, 3, 8, 16), (16, 8), (6,), ())]
-  assert found == [
-    PartitionSpec(None, None, None, 'fsdp'), PartitionSpec('fsdp'), PartitionSpec(),
+def test_each_axis_splits_the_largest_dimension_it_divides_and_small_leaves_stay_whole():
+  mesh = fake_mesh(data=8, fsdp=16)
+  kernel, wide, bias = (3, 3, 192, 384), (100, 4096), (8192,)
+  params = [parallel.leaf_sharding(mesh, shape).spec for shape in (kernel, wide, bias, ())]
+  assert params == [
+    PartitionSpec(None, None, None, 'fsdp'), PartitionSpec(None, 'fsdp'), PartitionSpec(),
     PartitionSpec(),
   ]  # fmt: skip
+  held = [parallel.held_sharding(mesh, shape) for shape in (kernel, wide, bias)]
+  assert [h.spec for h in held] == [
+    PartitionSpec(None, None, 'data', 'fsdp'), PartitionSpec(None, ('fsdp', 'data')),
+    PartitionSpec(),
+  ]  # fmt: skip
+  assert held[0].shard_shape(kernel) == (3, 3, 24, 24)
+  assert held[1].shard_shape(wide) == (100, 32)
+
+
+def test_every_row_belongs_to_one_process_and_batches_come_together_again():
+  mesh = parallel.make_mesh(-1, 1)
+  rows = parallel.local_rows(mesh, 8 * mesh.size)
+  np.testing.assert_array_equal(rows, np.arange(8 * mesh.size))
+  whole = {'a': np.arange(16.0 * mesh.size).reshape(2, -1), 'b': np.ones((2, 8 * mesh.size, 3))}
+  put = parallel.put_batches(mesh, 8 * mesh.size, whole)
+  jax.tree.map(np.testing.assert_array_equal, put, whole)
+
+
+@pytest.mark.parametrize(
+  ('env', 'found'),
+  [
+    ({}, None),
+    ({'SLURM_NTASKS': '4', 'SLURM_PROCID': '0'}, None),  # a batch script, outside srun
+    ({'SLURM_NTASKS': '4', 'SLURM_PROCID': '0', 'SLURM_STEP_NODELIST': 'n1'}, 'Slurm'),
+    ({'SLURM_NTASKS': '1', 'SLURM_PROCID': '0', 'SLURM_STEP_NODELIST': 'n1'}, None),
+    ({'OMPI_COMM_WORLD_SIZE': '2'}, 'MPI'),
+    ({'OMPI_COMM_WORLD_SIZE': '1'}, None),
+    ({'KUBERNETES_SERVICE_HOST': '10.0.0.1'}, None),  # some pod, not one of a job
+    ({'KUBERNETES_SERVICE_HOST': '10.0.0.1', 'JOB_COMPLETION_INDEX': '1'}, 'Kubernetes'),
+    ({'TPU_WORKER_HOSTNAMES': 'a,b', 'KUBERNETES_SERVICE_HOST': '10.0.0.1'}, 'TPU'),
+    ({'TPU_WORKER_HOSTNAMES': 'a,b', 'JAX_PLATFORMS': 'cpu'}, None),
+  ],
+)
+def test_a_cluster_is_known_by_what_it_leaves_in_the_environment(env, found):
+  where = parallel.cluster(env)
+  assert where is None if found is None else found in where
+
+
+def test_a_process_can_be_kept_alone(monkeypatch):
+  monkeypatch.setattr(parallel, 'cluster', lambda env: pytest.fail('it asked the cluster'))
+  parallel.start(None, 1, None)
 
 
 @pytest.mark.parametrize(
@@ -64,3 +114,20 @@ def test_a_compile_cache_that_anyone_may_write_is_refused(tmp_path, monkeypatch)
   tmp_path.chmod(0o777)
   with pytest.raises(errors.ConfigError, match='chmod 0700'):
     parallel.check_compile_cache()
+
+
+def test_compiled_programs_are_kept_where_only_their_owner_may_write(tmp_path, monkeypatch):
+  told = []
+  monkeypatch.setattr(jax.config, 'update', lambda name, value: told.append((name, value)))
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  parallel.use_compile_cache()  # the tests have a place of their own
+  assert not told and not list(tmp_path.iterdir())
+  monkeypatch.delenv('JAX_COMPILATION_CACHE_DIR')
+  parallel.use_compile_cache()
+  folder = tmp_path / 'gdistill' / 'xla'
+  assert told == [('jax_compilation_cache_dir', str(folder))]
+  assert folder.stat().st_mode & 0o777 == 0o700
+  told.clear()
+  monkeypatch.setenv('XDG_CACHE_HOME', '/dev/null')
+  parallel.use_compile_cache()
+  assert not told

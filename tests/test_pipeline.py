@@ -1,7 +1,6 @@
 """The whole ladder: trained, interrupted, resumed, finished, refused."""
 
 import json
-import os
 import pathlib
 import shutil
 import signal
@@ -247,7 +246,8 @@ def test_the_settings_of_a_loss_reach_it(monkeypatch, stage):
   module = {'guidance': pipeline.guidance, 'progressive': pipeline.progressive}[stage]
   monkeypatch.setattr(module, 'loss', lambda *args, **settings: given.update(settings))
   recipe = micro.recipe(**{stage: {'w_power': 1.5, 'clip_x_hat': True, 'weight': 'snr_plus_one'}})
-  params = model.drawn(model.build(recipe.model, True), recipe.model, jax.random.key(0))
+  net = model.build(recipe.model, True)
+  params = model.initial_params(net, recipe.model, jax.random.key(0))
   batch = {'pixels': np.zeros((2, 8, 8, 1), np.uint8), 'label': np.zeros(2, np.int32)}
   batch['id'] = np.arange(2, dtype=np.int32)
   pipeline.loss_of(recipe, stage)(params, params, batch, jax.random.key(1), 4)
@@ -352,23 +352,3 @@ def test_the_command_refuses_in_one_line_and_leaves_the_workdir_alone(tmp_path):
     assert done.returncode == 2, done.stderr
     assert words in done.stderr and done.stderr.count('\n') == 1
     assert not (tmp_path / 'run').exists()
-
-
-def test_batches_are_a_function_of_seed_and_step():
-  from gdistill.data import digits
-  from gdistill.data import pipeline as data
-
-  source, held = digits.load(0.2)
-  assert (len(source), len(held)) == (1438, 359) or len(source) + len(held) == 1797
-  a, b = data.batch(source, (0, 1), 30, 64), data.batch(source, (0, 1), 30, 64)
-  jax.tree.map(np.testing.assert_array_equal, a, b)
-  other = data.batch(source, (0, 2), 30, 64)
-  assert (a['pixels'] != other['pixels']).any()
-  # An epoch and a half of batches deals every example once or twice.
-  steps = -(-len(source) * 3 // 2 // 64)
-  seen = np.concatenate([
-    data.batch(source, (0, 1), s, 64)['pixels'].reshape(64, -1) for s in range(steps)
-  ])  # fmt: skip
-  _, counts = np.unique(seen, axis=0, return_counts=True)
-  assert counts.min() >= 1
-  assert os.environ['JAX_COMPILATION_CACHE_DIR']

@@ -1,6 +1,11 @@
 """The loop's arithmetic on a loss a child could minimise."""
 
 import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -104,3 +109,67 @@ def test_the_gradient_is_clipped_by_its_global_norm():
   state, metrics = run(changed(grad_clip=0.5), [np.full((1, 2), 10.0)])
   np.testing.assert_allclose(metrics[0]['grad_norm'], 18.0)
   np.testing.assert_allclose(state.opt[1].nu['a'], 0.25 * (1 - BASE.beta2), rtol=1e-4)
+
+
+REDUCTIONS = """
+import dataclasses, json, math, re
+import jax
+jax.config.update('jax_num_cpu_devices', 8)
+from jax import numpy as jnp
+from gdistill import parallel, recipe, state, train
+from gdistill.cli import edge
+
+parallel._SMALL = 0
+base = recipe.from_config(edge.load_config('configs/digits.py', [])).teacher
+
+
+def loss(p, teacher, batch, key, num_steps):
+  return jnp.square(jnp.tanh(batch['x'] @ p['a']) @ p['b']).sum(-1)
+
+
+def placed(tree, shardings):
+  return jax.tree.map(
+    lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), tree, shardings
+  )
+
+
+out = {}
+for parts, fsdp in ((1, 1), (4, 1), (1, 2), (2, 2)):
+  mesh = parallel.make_mesh(-1, fsdp)
+  settings = dataclasses.replace(base, batch_size=64, accumulation=parts)
+  params = {'a': jnp.ones((16, 64)), 'b': jnp.ones((64, 8))}
+  shapes = jax.eval_shape(lambda: state.create(params, train.optimizer(settings), True))
+  given = jax.eval_shape(lambda: train.numbers(1, 1.0, 1, jax.random.key(0)))
+  rows = {'x': jax.ShapeDtypeStruct((1, 64, 16), jnp.float32)}
+  step = train.compile_step(
+    train.make_step(loss, settings, True, mesh),
+    placed(shapes, train.state_shardings(mesh, shapes)), None,
+    placed(rows, {'x': parallel.batches_sharding(mesh)}),
+    placed(given, jax.tree.map(lambda _: parallel.replicated(mesh), given)),
+  )
+  found = {}
+  for kind in ('all-reduce', 'reduce-scatter'):
+    lines = re.findall(r'= (\\S.*?) ' + kind + r'(?:-start)?\\(', step.as_text())
+    shapes = re.findall(r'\\[([0-9,]*)\\]', ' '.join(lines))
+    sizes = [math.prod(map(int, filter(None, shape.split(',')))) for shape in shapes]
+    found[kind] = sorted(n for n in sizes if n > 1)
+  out[f'{parts} {fsdp}'] = found
+print(json.dumps(out))
+"""
+
+
+def test_the_gradient_is_reduced_once_an_update_however_many_microbatches():
+  done = subprocess.run(
+    [sys.executable, '-c', REDUCTIONS], capture_output=True, text=True, check=False,
+    env={**os.environ, 'JAX_PLATFORMS': 'cpu'}, cwd=pathlib.Path(__file__).parents[1],
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  found = json.loads(done.stdout)
+  a, b = 16 * 64, 64 * 8  # elements of the two parameters
+  for whole in ('1 1', '4 1'):
+    assert found[whole] == {'all-reduce': [b, a], 'reduce-scatter': []}
+  # Over fsdp each microbatch scatters its sum; over data the shards are reduced once.
+  assert found['1 2'] == {'all-reduce': [b // 2, a // 2], 'reduce-scatter': [b // 2, a // 2]}
+  assert found['2 2'] == {
+    'all-reduce': [b // 2, a // 2], 'reduce-scatter': [b // 2, b // 2, a // 2, a // 2],
+  }  # fmt: skip

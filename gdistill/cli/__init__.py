@@ -10,6 +10,7 @@ COMMANDS = {
   'plan': 'print what a config would do; start nothing',
   'sample': 'draw pictures from a finished round',
   'evaluate': 'measure a finished run over its grid of w and steps',
+  'prepare': 'turn a folder, an archive or a TensorFlow data set into records of one size',
 }
 
 

@@ -32,6 +32,9 @@ def call(command: Callable[[], int], debug: bool) -> int:
       raise
     print(f'gdistill: {" ".join(str(e).split())}', file=sys.stderr)
     return e.exit_code
+  except BrokenPipeError:  # `| head` has seen enough; Python would flush once more at its end
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
   except KeyboardInterrupt:
     print('gdistill: interrupted before anything was to be saved', file=sys.stderr)
     return 130

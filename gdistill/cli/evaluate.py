@@ -38,6 +38,7 @@ def _run(args) -> int:
   from gdistill import train
 
   recipe = evaluate.read_recipe(storage.path(args.workdir))
+  parallel.use_compile_cache()
   parallel.make_cpu_devices(recipe.mesh.cpu_devices)
   names = ('model', 'sampler', 'num_steps', 'w')
   again = {k: getattr(args, k) for k in names if getattr(args, k) is not None}

@@ -63,6 +63,7 @@ def _run(args) -> int:
   from gdistill import storage
 
   card = checkpoints.read_card(args.folder)
+  parallel.use_compile_cache()
   parallel.make_cpu_devices(card['config']['mesh']['cpu_devices'])
   folder = model.read_folder(args.folder)
   classes = folder.settings.num_classes

@@ -18,6 +18,8 @@ def parser(prog: str) -> edge.Parser:
   p.add_argument('--config', required=True, help='configs/NAME.py[:VARIANT] or a config.json')
   p.add_argument('--workdir', help='folder of the run: local, gs:// or s3://')
   p.add_argument('--plan', action='store_true', help='print the plan and start nothing')
+  p.add_argument('--devices', type=int, help='with --plan: for so many, which need not be here')
+  p.add_argument('--slices', type=int, help='with --devices: in so many slices')
   p.add_argument('--coordinator', help='HOST:PORT of process 0, for several processes')
   p.add_argument('--num_processes', type=int)
   p.add_argument('--process_id', type=int)
@@ -36,6 +38,9 @@ def _run(args, overrides, plan: bool) -> int:
   from gdistill import recipe as recipes
 
   config = edge.load_config(args.config, overrides)
+  _check_devices(args, plan)
+  if args.slices and isinstance(config.get('mesh') if isinstance(config, dict) else None, dict):
+    config['mesh']['slices'] = args.slices
   initial = config.get('initial') if isinstance(config, dict) else None
   if isinstance(initial, str) and initial and '://' not in initial:
     config['initial'] = os.path.abspath(initial)  # found again from any folder
@@ -47,17 +52,18 @@ def _run(args, overrides, plan: bool) -> int:
   from gdistill import pipeline
   from gdistill import storage
 
+  workdir = storage.path(args.workdir) if args.workdir else None
+  if plan:
+    print(_plan(recipe, workdir, args.devices))
+    return 0
+  parallel.use_compile_cache()
   parallel.make_cpu_devices(recipe.mesh.cpu_devices)
   parallel.start(args.coordinator, args.num_processes, args.process_id)
-  workdir = storage.path(args.workdir) if args.workdir else None
-  mesh = pipeline.check(recipe, workdir)
+  pipeline.check(recipe, workdir)
   if recipe.initial:
     from gdistill import evaluate
 
     evaluate.teacher_folder(recipe, workdir)  # the report will need it
-  if plan:
-    print(pipeline.describe(recipe, mesh))
-    return 0
   parallel.agree('config', recipes.digest(recipe))
 
   import contextlib
@@ -82,6 +88,38 @@ def _run(args, overrides, plan: bool) -> int:
         pipeline.account(workdir, seconds)
   parallel.barrier('the report is written')
   return 0
+
+
+def _check_devices(args, plan: bool) -> None:
+  from gdistill import errors
+
+  for name in ('devices', 'slices'):
+    value = getattr(args, name)
+    if value is not None and (not plan or value < 1 or not args.devices):
+      raise errors.ConfigError(
+        f'--{name}={value} must be at least 1, and is for --plan --devices alone; a run takes the '
+        'devices there are, and --config.mesh says how'
+      )
+
+
+def _plan(recipe, workdir, devices: int | None) -> str:
+  """What would happen, and in a last line what is missing of the data, which may lie elsewhere."""
+  from gdistill import errors
+  from gdistill import evaluate
+  from gdistill import parallel
+  from gdistill import pipeline
+
+  parallel.make_cpu_devices(1 if devices else recipe.mesh.cpu_devices)
+  pipeline.check_rest(recipe, workdir)
+  mesh = pipeline.check_mesh(recipe, devices)
+  if recipe.initial:
+    evaluate.teacher_folder(recipe, workdir)
+  text = pipeline.describe(recipe, mesh)
+  try:
+    pipeline.check_data(recipe)
+  except errors.DataError as e:
+    text += f'\ndata: not here: {e}'
+  return text
 
 
 def _evaluate(workdir, stop, seconds) -> None:

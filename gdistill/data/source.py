@@ -1,21 +1,126 @@
-"""What a data set is to the rest: labelled pixels that can be gathered by index."""
+"""What a data set is to the rest: labelled pictures that can be asked for by index."""
 
 import dataclasses
+import hashlib
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from gdistill import errors
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Source:
-  """pixels [n, H, W, C] uint8, labels [n] int32 and the classes' names."""
+  """`read(i)` is example i: (pixels [H, W, C] uint8, label).
 
-  pixels: np.ndarray
-  labels: np.ndarray
+  `read` is called by several threads, and pickled where there are workers. `fingerprint` names the
+  examples and their order, not where they lie: a run goes on only with the data it began with.
+  """
+
+  read: Callable[[int], tuple[np.ndarray, int]]
+  count: int
+  shape: tuple[int, int, int]
   class_names: tuple[str, ...]
+  fingerprint: str
+  in_memory: bool = False  # reading costs nothing: no threads, no workers
 
   def __len__(self) -> int:
-    return len(self.labels)
+    return self.count
 
-  def gather(self, index: np.ndarray) -> dict[str, np.ndarray]:
+  def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
+    """Example i, checked; DataError names it."""
+    pixels, label = self.read(int(i))
+    if pixels.dtype != np.uint8 or pixels.shape != self.shape:
+      raise errors.DataError(
+        f'example {i} is {pixels.dtype}{list(pixels.shape)}, not uint8{list(self.shape)}; '
+        'prepare the data set again'
+      )
+    if not 0 <= label < len(self.class_names):
+      raise errors.DataError(
+        f'example {i} has label {label}; the {len(self.class_names)} classes are 0 to '
+        f'{len(self.class_names) - 1}'
+      )
+    return pixels, int(label)
+
+  def gather(self, index: Iterable[int]) -> dict[str, np.ndarray]:
     """{'pixels': [B, H, W, C] uint8, 'label': [B] int32}."""
-    return {'pixels': self.pixels[index], 'label': self.labels[index]}
+    pixels, labels = zip(*(self[i] for i in index), strict=True)
+    return {'pixels': np.stack(pixels), 'label': np.array(labels, np.int32)}
+
+  def some(self, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """(pixels, labels) of all examples in order, or of `most` drawn once and for all."""
+    index = np.arange(self.count)
+    if self.count > most:
+      index = np.sort(np.random.default_rng(0).permutation(self.count)[:most])
+    found = self.gather(index)
+    return found['pixels'], found['label']
+
+  def subset(self, index: np.ndarray) -> 'Source':
+    """The examples of `index`, in that order."""
+    index = np.asarray(index, np.int64)
+    return dataclasses.replace(
+      self,
+      read=_Subset(self.read, index),
+      count=len(index),
+      fingerprint=fingerprint([self.fingerprint, hashlib.sha256(index.tobytes()).hexdigest()]),
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Subset:
+  """A class, because workers get it pickled."""
+
+  inner: Callable[[int], tuple[np.ndarray, int]]
+  index: np.ndarray
+
+  def __call__(self, i: int) -> tuple[np.ndarray, int]:
+    return self.inner(int(self.index[i]))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Arrays:
+  pixels: np.ndarray
+  labels: np.ndarray
+
+  def __call__(self, i: int) -> tuple[np.ndarray, int]:
+    return self.pixels[i], int(self.labels[i])
+
+
+def in_memory(pixels: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]) -> Source:
+  """A source of pixels [n, H, W, C] uint8 and labels [n]."""
+  parts = [hashlib.sha256(np.ascontiguousarray(a).tobytes()).hexdigest() for a in (pixels, labels)]
+  return Source(
+    _Arrays(pixels, labels), len(labels), pixels.shape[1:], class_names, fingerprint(parts),
+    in_memory=True,
+  )  # fmt: skip
+
+
+def fingerprint(parts: Iterable[str]) -> str:
+  """Sixteen hex digits over strings that may hold anything."""
+  h = hashlib.sha256()
+  for part in parts:
+    data = part.encode('utf-8', 'surrogateescape')
+    h.update(len(data).to_bytes(8, 'little') + data)
+  return h.hexdigest()[:16]
+
+
+def held_out(source: Source, labels: np.ndarray, share: float) -> tuple[Source, Source]:
+  """(training, held out): the same share of every class is held out, by a fixed draw."""
+  kept, held = [], []
+  for c in range(len(source.class_names)):
+    # A seed of its own: the split is part of the data, not of a run.
+    index = np.random.default_rng(c).permutation(np.flatnonzero(labels == c))
+    cut = round(share * len(index))
+    held.append(index[:cut])
+    kept.append(index[cut:])
+  return tuple(source.subset(np.sort(np.concatenate(part))) for part in (kept, held))
+
+
+def same_classes(train: Source, held: Source, where: str, splits: tuple[str, str]) -> None:
+  """DataError unless both splits have the same classes."""
+  if held.class_names != train.class_names:
+    odd = sorted(set(held.class_names) ^ set(train.class_names)) or ['their order']
+    raise errors.DataError(
+      f'{where}: {splits[0]!r} and {splits[1]!r} differ in their classes: {", ".join(odd[:5])}; '
+      'give both the same'
+    )

@@ -49,6 +49,25 @@ class Norm(nn.Module):
     return h * factor[:, None, None, :] + offset[:, None, None, :]
 
 
+class Dropout(nn.Module):
+  """h with a share `rate` of its entries zero and the others divided by 1 - rate.
+
+  The mask of an example is a function of (the rng 'dropout', the layer, its id): the same on any
+  number of devices and in microbatches of any size. `ids` [B]; None drops nothing.
+  """
+
+  rate: float
+
+  @nn.compact
+  def __call__(self, h: jax.Array, ids: jax.Array | None) -> jax.Array:
+    if ids is None or not self.rate:
+      return h
+    key = self.make_rng('dropout')
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)
+    kept = jax.vmap(lambda k: jax.random.bernoulli(k, 1.0 - self.rate, h.shape[1:]))(keys)
+    return jnp.where(kept, h / (1.0 - self.rate), 0.0)
+
+
 class ResBlock(nn.Module):
   """h + conv(dropout(silu(scale * norm(conv(silu(norm(h)))) + shift))), scale and shift from emb.
 
@@ -63,7 +82,7 @@ class ResBlock(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, h: jax.Array, emb: jax.Array, train: bool) -> jax.Array:
+  def __call__(self, h: jax.Array, emb: jax.Array, ids: jax.Array | None) -> jax.Array:
     skip = h
     h = nn.silu(Norm(self.groups, name='norm1')(h)).astype(self.dtype)
     if self.resample is not None:
@@ -76,7 +95,7 @@ class ResBlock(nn.Module):
       for name in ('emb_scale', 'emb_shift')
     )
     h = nn.silu(Norm(self.groups, name='norm2')(h, scale, shift))
-    h = nn.Dropout(self.dropout, deterministic=not train)(h).astype(self.dtype)
+    h = Dropout(self.dropout, name='dropout')(h, ids).astype(self.dtype)
     h = nn.Conv(self.channels, (3, 3), dtype=self.dtype, kernel_init=zeros, name='conv2')(h)
     if skip.shape[-1] != self.channels:
       skip = nn.Dense(self.channels, dtype=self.dtype, name='shortcut')(skip)

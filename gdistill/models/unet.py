@@ -19,6 +19,8 @@ class UNet(nn.Module):
   features before the time MLP: a fresh student returns what the network without w returns.
   cond['label'] = -1 is the null class: a zero one-hot. Layers and counts follow Salimans & Ho,
   2202.00512 (60.0 M and 295.9 M parameters for CIFAR-10 and ImageNet 64, apart from w and labels).
+  `ids` [B] name the examples whose dropout is drawn; without them nothing is dropped. `remat`
+  keeps only what enters each block for the backward pass, and computes the rest a second time.
   """
 
   channels: int
@@ -34,6 +36,7 @@ class UNet(nn.Module):
   w_features: int = 0
   w_scale: float = 1000.0
   dtype: Any = jnp.float32
+  remat: bool = False
 
   @nn.compact
   def __call__(
@@ -42,7 +45,7 @@ class UNet(nn.Module):
     logsnr: types.PerExample,
     cond: types.Cond,
     w: types.PerExample,
-    train: bool = False,
+    ids: jax.Array | None = None,
   ) -> types.Images:
     emb = self._embed(logsnr, cond, w)
     h = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name='conv_in')(z.astype(self.dtype))
@@ -50,24 +53,24 @@ class UNet(nn.Module):
     last = len(self.multipliers) - 1
     for level, multiplier in enumerate(self.multipliers):
       for i in range(self.num_blocks):
-        h = self._block(multiplier, f'down{level}_block{i}')(h, emb, train)
+        h = self._block(multiplier, f'down{level}_block{i}')(h, emb, ids)
         h = self._attend(h, f'down{level}_attn{i}')
         skips.append(h)
       if level != last:
-        h = self._block(multiplier, f'down{level}_resample', 'down')(h, emb, train)
+        h = self._block(multiplier, f'down{level}_resample', 'down')(h, emb, ids)
         skips.append(h)
 
-    h = self._block(self.multipliers[-1], 'mid_block0')(h, emb, train)
+    h = self._block(self.multipliers[-1], 'mid_block0')(h, emb, ids)
     h = self._attend(h, 'mid_attn', always=True)
-    h = self._block(self.multipliers[-1], 'mid_block1')(h, emb, train)
+    h = self._block(self.multipliers[-1], 'mid_block1')(h, emb, ids)
 
     for level, multiplier in reversed(list(enumerate(self.multipliers))):
       for i in range(self.num_blocks + 1):
         h = jnp.concatenate([h, skips.pop()], axis=-1)
-        h = self._block(multiplier, f'up{level}_block{i}')(h, emb, train)
+        h = self._block(multiplier, f'up{level}_block{i}')(h, emb, ids)
         h = self._attend(h, f'up{level}_attn{i}')
       if level != 0:
-        h = self._block(multiplier, f'up{level}_resample', 'up')(h, emb, train)
+        h = self._block(multiplier, f'up{level}_resample', 'up')(h, emb, ids)
 
     h = nn.silu(blocks.Norm(self.groups, name='norm_out')(h))
     return nn.Conv(
@@ -87,7 +90,8 @@ class UNet(nn.Module):
     return emb + nn.Dense(self.emb_channels, use_bias=False, name='label')(one_hot)
 
   def _block(self, multiplier, name, resample=None):
-    return blocks.ResBlock(
+    block = nn.remat(blocks.ResBlock) if self.remat else blocks.ResBlock
+    return block(
       self.channels * multiplier, self.groups, self.dropout, resample, self.dtype, name=name
     )
 
@@ -95,4 +99,22 @@ class UNet(nn.Module):
     if not always and h.shape[1] not in self.attention_resolutions:
       return h
     heads = h.shape[-1] // self.head_dim if self.head_dim else self.heads
-    return blocks.Attention(heads, self.groups, self.dtype, name=name)(h)
+    attention = nn.remat(blocks.Attention) if self.remat else blocks.Attention
+    return attention(heads, self.groups, self.dtype, name=name)(h)
+
+
+def as_teacher(params: Any, dtype: Any) -> Any:
+  """The parameters with those that the network only ever uses in `dtype` cast to it: the same
+  outputs to the bit, in half the memory.
+
+  What stays float32: norms, the embeddings' layers and the output layer.
+  """
+  kept = ('time0', 'time1', 'label', 'w_proj', 'norm_out', 'conv_out')
+
+  def cast(path, leaf):
+    names = [entry.key for entry in path]
+    if names[0] in kept or any(name.startswith('norm') for name in names):
+      return leaf
+    return leaf.astype(dtype)
+
+  return jax.tree_util.tree_map_with_path(cast, params)

@@ -24,6 +24,12 @@ def normal_like(keys: types.Keys, x: types.Images) -> types.Images:
   return jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(keys)
 
 
+def flipped(x: types.Images, keys: types.Keys) -> types.Images:
+  """x with left and right exchanged, image by image, half of the time."""
+  flip = jax.vmap(jax.random.bernoulli)(keys)
+  return jnp.where(types.expand_like(flip, x), x[:, :, ::-1], x)
+
+
 def noised_data(
   x: types.Images, eps: types.Images, t: types.PerExample, noise: schedule.Schedule
 ) -> types.Images:

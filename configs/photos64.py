@@ -1,0 +1,119 @@
+"""ImageNet 64's method on any folder of class-named photographs.
+
+  python -m gdistill.main --config=configs/photos64.py --workdir=runs/photos \\
+    --config.data.path=FOLDER_OR_ARCHIVE --config.model.num_classes=N
+
+FOLDER_OR_ARCHIVE holds `train/<class>/<picture>` and `validation/<class>/<picture>` (JPEG, PNG or
+WebP of any size: the centre square is resized to 64x64 as it is read); a folder, or a tar or zip
+archive. `gdistill prepare` makes records of it, which are read faster: --config.data.name=records.
+Without a validation split: --config.data.held_out=0.1.
+
+Variants, after a colon: `stochastic`, `single_w`, `naive` as in imagenet64.py, `small` (network and
+budget for one small machine), `tiny` (every stage in seconds, for tests).
+
+Hardware assumed: one accelerator of 80 GB; `small`: two CPU cores for a few hours.
+Result: not run yet.
+"""
+
+import ml_collections
+
+VARIANTS = ('', 'stochastic', 'single_w', 'naive', 'small', 'tiny')
+
+
+def get_config(variant: str = '') -> ml_collections.ConfigDict:
+  if variant not in VARIANTS:
+    raise ValueError(f'{variant=} must be empty or one of {", ".join(VARIANTS[1:])}')
+
+  def training(steps, lr, ema, weight, **more):
+    return dict(
+      steps=steps, batch_size=256, accumulation=1, lr=lr, anneal=False, warmup=0, ema=ema,
+      beta1=0.9, beta2=0.999, adam_eps=1e-8, weight_decay=0.0, grad_clip=1.0, weight=weight, **more,
+    )  # fmt: skip
+
+  config = dict(
+    seed=0,
+    stages=('teacher', 'guidance', 'progressive'),
+    initial='',  # the folder of a finished round, when stages does not begin with a teacher
+    data=dict(
+      name='folder', path='data/photos', split='train', held_out_split='validation',
+      held_out=0.0, flip=True, workers=4, threads=8, prefetch=4,
+    ),
+    noise=dict(name='cosine', logsnr_min=-20.0, logsnr_max=20.0),
+    model=dict(
+      image_size=64, image_channels=3, num_classes=20,
+      channels=128, multipliers=(1, 2, 3, 4), num_blocks=2, attention_resolutions=(32, 16, 8),
+      emb_channels=512, heads=None, head_dim=64, groups=32, dropout=0.1,
+      w_features=256, w_scale=1000.0, dtype='bfloat16', predict='v',
+    ),
+    teacher=training(100_000, 3e-4, 0.9999, 'snr_trunc', p_uncond=0.1),
+    guidance=training(
+      20_000, 3e-4, 0.9999, 'snr_plus_one',
+      w_min=0.0, w_max=4.0, ws_per_pass=1, state='data', trajectory_steps=16, one_batch=True,
+    ),
+    progressive=training(
+      10_000, 1e-4, 0.0, 'snr_trunc',
+      start_steps=256, end_steps=1, sampler='deterministic', state='data',
+      last_steps=20_000, last_lr=1e-4,  # of the rounds for 2 and 1 steps
+    ),
+    mesh=dict(data=-1, fsdp=1),
+    train=dict(
+      substeps=10, checkpoint_every=5000, max_to_keep=2, log_every=100,
+      max_skipped_in_a_row=20, max_skipped_percent=1.0,
+    ),
+    evaluation=dict(
+      ws=(0.0, 0.3, 1.0, 2.0, 4.0), num_steps=(1, 2, 4, 8, 16), batch_size=500,
+      quick_images=500, quick_reference_steps=128, full_images=5000, full_reference_steps=1024,
+    ),
+  )  # fmt: skip
+  config['teacher'].update(warmup=1000)
+  config['progressive'].update(anneal=True)
+  if variant == 'stochastic':
+    config['progressive'].update(sampler='stochastic')
+  if variant == 'single_w':
+    config['guidance'].update(w_min=1.0, w_max=1.0)
+    config['evaluation']['ws'] = (1.0,)
+  if variant == 'naive':
+    config['stages'] = ('teacher', 'progressive')
+  if variant == 'small':
+    # What a small budget bends: larger steps, shorter means, and the two settings that
+    # docs/digits.md explains. The rest is the method.
+    config['model'].update(
+      channels=32, multipliers=(1, 1, 2, 2), num_blocks=1, attention_resolutions=(8,),
+      emb_channels=128, heads=1, head_dim=None, groups=8, dropout=0.0, w_features=64, w_scale=4.0,
+      dtype='float32',
+    )  # fmt: skip
+    for stage, steps, lr, ema in (
+      ('teacher', 4000, 1e-3, 0.998),
+      ('guidance', 1200, 1e-3, 0.99),
+      ('progressive', 400, 5e-4, 0.98),
+    ):
+      config[stage].update(
+        steps=steps, lr=lr, ema=ema, batch_size=32, beta2=0.99, anneal=True, weight='snr_trunc'
+      )
+    config['teacher'].update(p_uncond=0.15, warmup=100)
+    config['guidance'].update(w_power=1.5, clip_x_hat=True, one_batch=False)
+    config['progressive'].update(
+      start_steps=32, w_power=1.5, clip_x_hat=True, last_steps=800, last_lr=1e-3
+    )
+    config['data'].update(workers=0, threads=2)
+    config['mesh'].update(cpu_devices=2)
+    config['train'].update(substeps=1, checkpoint_every=200, log_every=20)
+    config['evaluation'].update(
+      ws=(0.0, 1.0, 3.0), num_steps=(1, 2, 4, 8), batch_size=50, real_images=2000,
+      quick_images=100, quick_reference_steps=64, full_images=1000, full_reference_steps=128,
+    )  # fmt: skip
+  if variant == 'tiny':
+    config['model'].update(
+      channels=8, num_blocks=1, attention_resolutions=(8,), emb_channels=16, heads=1,
+      head_dim=None, w_features=8, groups=4, dtype='float32',
+    )  # fmt: skip
+    config['data'].update(workers=0, threads=1)
+    for stage, steps in (('teacher', 6), ('guidance', 4), ('progressive', 4)):
+      config[stage].update(steps=steps, batch_size=8, warmup=0)
+    config['progressive'].update(last_steps=4, start_steps=4)
+    config['train'].update(substeps=1, checkpoint_every=2, log_every=2)
+    config['evaluation'].update(
+      ws=(0.0, 2.0), num_steps=(1, 2), batch_size=20, real_images=200,
+      quick_images=20, quick_reference_steps=4, full_images=40, full_reference_steps=8,
+    )  # fmt: skip
+  return ml_collections.ConfigDict(config)

@@ -1,0 +1,90 @@
+"""gdistill prepare: a folder, an archive or a TensorFlow data set to records of one size."""
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Sequence
+
+from gdistill.cli import edge
+
+
+def parser() -> edge.Parser:
+  p = edge.Parser(
+    prog='gdistill prepare',
+    description='Crops every picture to its centre square, resizes that by area and writes '
+    'records that data.name=records reads. Killed or stopped, the same command goes on and ends '
+    "with the same bytes. Class names are the class folders', or the TensorFlow data set's.",
+  )
+  p.add_argument(
+    '--source', required=True,
+    help='a folder or archive of <split>/<class>/<picture>, or tfds:NAME for a prepared set',
+  )  # fmt: skip
+  p.add_argument('--out', required=True, help='a folder that is empty, new, or begun like this')
+  p.add_argument('--size', type=int, default=64, help='pixels a side (default 64)')
+  p.add_argument('--channels', type=int, default=3, help='3, or 1 for grey (default 3)')
+  p.add_argument('--split', default='train', help="default train; '': classes lie at the top")
+  p.add_argument(
+    '--held_out_split', default='validation', help="default validation; '': there is none"
+  )
+  p.add_argument('--data_dir', default='', help='where TensorFlow Datasets keeps its sets')
+  p.add_argument('--workers', type=int, help='processes (default: one a core)')
+  p.add_argument('--shard_size', type=int, default=4096, help='pictures a file (default 4096)')
+  p.add_argument(
+    '--skip_corrupt', action='store_true', help='leave pictures out that cannot be read'
+  )
+  p.add_argument(
+    '--allow_incomplete', action='store_true', help='an ImageNet of another number of pictures'
+  )
+  return p
+
+
+def main(argv: Sequence[str]) -> int:
+  args = edge.parse(parser(), argv)
+  return edge.call(lambda: _run(args), args.debug)
+
+
+def _run(args) -> int:
+  from gdistill import interrupt
+  from gdistill import ledger
+  from gdistill import progress
+  from gdistill import storage
+  from gdistill.data import prepare
+
+  flags = {k: v for k, v in vars(args).items() if k != 'debug'}
+  if args.workers is None:
+    known = hasattr(os, 'sched_getaffinity')
+    flags['workers'] = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+  settings = prepare.Settings(**flags)
+  storage.check_writable('--out', settings.out)
+  prepare.check(settings)
+  new = not os.path.exists(settings.out)
+  lock = ledger.Lock(settings.out)
+  began = time.monotonic()
+  try:
+    with interrupt.Interrupt(lock.check) as stop, lock:
+      try:
+        job = prepare.plan(settings, stop.check)
+        with progress.Progress('preparing', job.total, job.done) as bar:
+          indices = prepare.work(
+            job, stop.check, lambda done, speed: bar.update(done, pictures_a_second=speed)
+          )
+      finally:
+        prepare.clean(settings)
+  finally:
+    if new:
+      with contextlib.suppress(OSError):
+        os.rmdir(settings.out)  # if nothing was begun
+  for split, index in indices.items():
+    skipped = len(index['made']['skipped'])
+    print(
+      f'{os.path.join(settings.out, split)}: {index["count"]:,} pictures of {settings.size} x '
+      f'{settings.size}, {len(index["class_names"]):,} classes, {skipped:,} skipped, '
+      f'digest {index["digest"]}'
+    )
+  seconds, made = time.monotonic() - began, job.total - job.done
+  if made:
+    print(f'{made:,} in {seconds:.1f} s, {made / seconds:.0f} a second', file=sys.stderr)
+  else:
+    print('nothing to do: every shard is there and whole', file=sys.stderr)
+  return 0

@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+
+from gdistill import errors
+from gdistill.data import source
+
+
+def made_of(pixels, label, shape=(2, 2, 1), classes=('a', 'b')):
+  return source.Source(lambda i: (pixels, label), 5, shape, classes, 'f')
+
+
+@pytest.mark.parametrize('pixels, why', [
+  (np.zeros((2, 2, 1), np.float32), r'example 3 is float32\[2, 2, 1\], not uint8'),
+  (np.zeros((2, 3, 1), np.uint8), r'uint8\[2, 3, 1\], not uint8\[2, 2, 1\]'),
+  (np.zeros((2, 2, 3), np.uint8), r'uint8\[2, 2, 3\], not'),
+])  # fmt: skip
+def test_pictures_of_another_kind_are_refused(pixels, why):
+  with pytest.raises(errors.DataError, match=why):
+    made_of(pixels, 0)[3]
+
+
+@pytest.mark.parametrize('label', [-1, 2, 1000])
+def test_labels_out_of_range_are_refused(label):
+  with pytest.raises(
+    errors.DataError, match=f'example 3 has label {label}; the 2 classes are 0 to 1'
+  ):
+    made_of(np.zeros((2, 2, 1), np.uint8), label)[3]
+
+
+def test_a_subset_has_its_examples_in_its_order_and_another_fingerprint():
+  pixels = np.arange(6, dtype=np.uint8)[:, None, None, None]
+  whole = source.in_memory(pixels, np.zeros(6, np.int32), ('a',))
+  part = whole.subset([4, 1])
+  assert [int(part[i][0].item()) for i in range(2)] == [4, 1]
+  assert len({whole.fingerprint, part.fingerprint, whole.subset([1, 4]).fingerprint}) == 3
+  assert part.subset([1])[0][0].item() == 1
+
+
+def test_a_fingerprint_tells_where_one_string_ends():
+  assert source.fingerprint(['ab', 'c']) != source.fingerprint(['a', 'bc'])
+
+
+def test_some_are_drawn_once_and_for_all():
+  pixels = np.arange(50, dtype=np.uint8)[:, None, None, None]
+  data = source.in_memory(pixels, np.zeros(50, np.int32), ('a',))
+  first, second = data.some(7)[0].ravel(), data.some(7)[0].ravel()
+  np.testing.assert_array_equal(first, second)
+  assert len(set(first.tolist())) == 7 and (np.diff(first) > 0).all()
+  assert data.some(50)[0].ravel().tolist() == list(range(50))
