@@ -1,3 +1,8 @@
+import os
+import pathlib
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -5,6 +10,8 @@ from jax.sharding import PartitionSpec
 
 from gdistill import errors
 from gdistill import parallel
+
+ROOT = pathlib.Path(__file__).parent.parent
 
 
 def fake_mesh(data, fsdp, slices=1):
@@ -131,3 +138,44 @@ def test_compiled_programs_are_kept_where_only_their_owner_may_write(tmp_path, m
   monkeypatch.setenv('XDG_CACHE_HOME', '/dev/null')
   parallel.use_compile_cache()
   assert not told
+
+
+JOIN = """
+import jax
+from gdistill import parallel
+
+parallel.start(None, None, None)
+found = jax.experimental.multihost_utils.process_allgather(jax.process_index())
+print(jax.process_count(), jax.process_index(), found.tolist())
+"""
+JOB = 40_000 + os.getpid() % 4096  # of which JAX makes the coordinator's port
+
+
+@pytest.mark.parametrize(
+  'env',
+  [
+    {
+      'SLURM_JOB_ID': f'{JOB}', 'SLURM_STEP_NODELIST': 'localhost', 'SLURM_NTASKS': '2',
+      'SLURM_PROCID': '{}', 'SLURM_LOCALID': '{}',
+    },
+    {
+      'OMPI_MCA_orte_hnp_uri': f'{JOB + 1}.0;tcp://127.0.0.1:34911', 'OMPI_COMM_WORLD_SIZE': '2',
+      'OMPI_COMM_WORLD_RANK': '{}', 'OMPI_COMM_WORLD_LOCAL_RANK': '{}',
+    },
+  ],
+  ids=['Slurm', 'MPI'],
+)  # fmt: skip
+def test_two_processes_find_each_other_as_the_cluster_says(env):
+  code = 'import jax.experimental.multihost_utils\n' + JOIN
+  children = [
+    subprocess.Popen(
+      [sys.executable, '-c', code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+      text=True,
+      env={**os.environ, 'JAX_PLATFORMS': 'cpu', **{k: v.format(i) for k, v in env.items()}},
+    )
+    for i in range(2)
+  ]  # fmt: skip
+  for i, child in enumerate(children):
+    out, lines = child.communicate(timeout=300)
+    assert child.returncode == 0, lines
+    assert out.splitlines()[-1] == f'2 {i} [0, 1]'  # gloo prints too
