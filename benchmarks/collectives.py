@@ -1,0 +1,45 @@
+"""P10: what the compiled step sends to other devices: one reduction, of the gradient.
+
+  python benchmarks/collectives.py
+
+Read off the compiled program for 8 devices made of a CPU; exact, and no matter of time. The loss,
+one number, may travel with the gradient. Where moments and running mean are spread over the
+devices (leaves of 2^16 elements or more, which the digits' network does not have), the parameters
+are gathered again after the update.
+"""
+
+import common
+import counting
+
+DEVICES = 8
+SIZES = (('digits', 'teacher'), ('digits', 'guidance'), ('digits', 'progressive'))
+
+
+def main() -> None:
+  args = common.arguments(__doc__, devices=DEVICES)
+  rows, details = [], {}
+  sizes = (('tiny', 'guidance'),) if args.smoke else (*SIZES, ('small128', 'guidance'))
+  for network, stage in sizes:
+    step = common.Step(common.recipe(network, 64), stage, devices=DEVICES)
+    found, parameters = counting.collectives(step.compiled.as_text()), common.count(step.params)
+    reduced = [c for c in found if c['kind'] in ('all-reduce', 'reduce-scatter')]
+    # What a reduce-scatter leaves on a device is its share.
+    sent = sum(c['bytes'] * (DEVICES if c['kind'] == 'reduce-scatter' else 1) for c in reduced)
+    extra = sent - 4 * parameters
+    rows += [
+      common.row('P10', f'reductions in the {stage} step, {network}', len(reduced), '= 1'),
+      common.row(
+        'P10', f'bytes reduced beyond 4 x {parameters:,} parameters, {stage}, {network}', extra,
+        '<= 4', 'bytes',
+      ),
+    ]  # fmt: skip
+    others = [c for c in found if c not in reduced]
+    if others:
+      text = f'bytes gathered in the {stage} step, {network}'
+      rows.append(common.row('P10', text, sum(c['bytes'] for c in others), '', 'bytes'))
+    details[f'{network}_{stage}'] = {'collectives': found, 'parameters': parameters}
+  common.show(rows, **details)
+
+
+if __name__ == '__main__':
+  main()

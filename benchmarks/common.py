@@ -1,0 +1,424 @@
+"""What the benchmarks share: timing in turns, JSON and a table, and the product's own step.
+
+Everything that touches the inside of gdistill is here, so that a changed signature is one edit.
+"""
+
+import argparse
+import collections
+import dataclasses
+import functools
+import json
+import math
+import os
+import pathlib
+import platform
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from gdistill import checkpoints
+from gdistill import evaluate
+from gdistill import interrupt
+from gdistill import ledger
+from gdistill import model
+from gdistill import parallel
+from gdistill import pipeline
+from gdistill import recipe as recipes
+from gdistill import sampling
+from gdistill import state as states
+from gdistill import storage
+from gdistill import train
+from gdistill.cli import edge
+from gdistill.stages import rounds
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+REPEATS, TURNS = 7, 4
+
+
+# ---- timing
+
+
+def interleaved(
+  variants: Mapping[str, Callable[[], Any]], repeats: int, seconds: float
+) -> dict[str, list[float]]:
+  """{name: seconds of one call, in each repeat}: the variants take turns, forwards and backwards.
+
+  In a repeat each has several short turns, of about `seconds` together, and its figure is their
+  median: what else the machine does for a moment falls on all of them, or on one turn. Calls
+  return when their work is done.
+  """
+  counts = {}
+  for name, call in variants.items():
+    call()  # compiles, fills caches
+    counts[name] = max(1, round(seconds / TURNS / max(_timed(call, 1), 1e-9)))
+  order, taken = list(variants), {name: [] for name in variants}
+  for _ in range(repeats):
+    turns = {name: [] for name in variants}
+    for turn in range(TURNS if seconds else 1):
+      for name in order[:: -1 if turn % 2 else 1]:
+        turns[name].append(_timed(variants[name], counts[name]))
+    for name, values in turns.items():
+      taken[name].append(statistics.median(values))
+  return taken
+
+
+def _timed(call: Callable[[], Any], count: int) -> float:
+  began = time.perf_counter()
+  for _ in range(count):
+    call()
+  return (time.perf_counter() - began) / count
+
+
+def ratios(over: Sequence[float], under: Sequence[float]) -> list[float]:
+  """The ratio within each repeat: what slows the machine for both cancels."""
+  return [a / b for a, b in zip(over, under, strict=True)]
+
+
+def added(*lists: Sequence[float]) -> list[float]:
+  """The sums within each repeat."""
+  return [sum(a) for a in zip(*lists, strict=True)]
+
+
+def medians(taken: Mapping[str, Sequence[float]]) -> dict[str, float]:
+  return {name: statistics.median(values) for name, values in taken.items()}
+
+
+# ---- results
+
+
+def row(
+  which: str, what: str, values: float | Sequence[float], bar: str = '', unit: str = ''
+) -> dict:
+  """One line of the table: the median, its spread, and whether it keeps the bar.
+
+  `bar` is '<= 1.05', '>= 128' or '= 3'; '' is a figure without one.
+  """
+  values = [float(v) for v in np.atleast_1d(values)]
+  median = statistics.median(values)
+  relation, _, limit = bar.partition(' ')
+  kept = {'<=': median.__le__, '>=': median.__ge__, '=': median.__eq__}
+  return {
+    'id': which,
+    'what': what,
+    'median': median,
+    'low': min(values),
+    'high': max(values),
+    'repeats': len(values),
+    'unit': unit,
+    'bar': bar,
+    'met': bool(kept[relation](float(limit))) if bar else None,
+  }
+
+
+def table(rows: Sequence[Mapping]) -> str:
+  """The rows as a Markdown table."""
+  lines = ['| id | what | measured | spread | bar | |', '|---|---|---|---|---|---|']
+  for r in rows:
+    spread = f'{_short(r["low"])} to {_short(r["high"])}' if r['repeats'] > 1 else ''
+    measured = f'{_short(r["median"])} {r["unit"]}'.rstrip()
+    verdict = {True: 'met', False: 'missed', None: ''}[r['met']]
+    lines.append(f'| {r["id"]} | {r["what"]} | {measured} | {spread} | {r["bar"]} | {verdict} |')
+  return '\n'.join(lines)
+
+
+def _short(value: float) -> str:
+  return f'{value:,.0f}' if float(value).is_integer() or abs(value) >= 1000 else f'{value:.3g}'
+
+
+def show(rows: Sequence[Mapping], **details: Any) -> None:
+  """One JSON object on stdout, the table on stderr."""
+  print(table(rows), file=sys.stderr)
+  found = {'rows': list(rows), **details, 'machine': machine()}
+  print(json.dumps(storage.jsonable(found), indent=2, allow_nan=False))
+
+
+def machine() -> dict:
+  """What the figures were measured on."""
+  cpu = platform.processor() or platform.machine()
+  info = pathlib.Path('/proc/cpuinfo')
+  if info.exists():
+    names = re.findall(r'model name\s*:\s*(.+)', info.read_text())
+    cpu = names[0] if names else cpu
+  return {
+    'cpu': cpu,
+    'cores': len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(),
+    'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
+    'load_before': _LOAD,
+    'python': platform.python_version(),
+    'jax': jax.__version__,
+  }
+
+
+# Of the minute before this process: whether somebody else was using the machine.
+_LOAD = round(os.getloadavg()[0], 2) if hasattr(os, 'getloadavg') else None
+
+
+def parser(doc: str) -> argparse.ArgumentParser:
+  """What every benchmark is told."""
+  p = argparse.ArgumentParser(
+    description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+  )
+  p.add_argument('--repeats', type=int, default=REPEATS)
+  p.add_argument('--seconds', type=float, default=1.0, help='of one variant in one repeat')
+  p.add_argument('--smoke', action='store_true', help='tiny sizes: shows only that it runs')
+  return p
+
+
+def arguments(doc: str, devices: int = 1) -> argparse.Namespace:
+  """The parsed arguments of a benchmark that has no others; makes `devices` devices of a CPU."""
+  args = parser(doc).parse_args()
+  return settle(args, devices)
+
+
+def settle(args: argparse.Namespace, devices: int = 1) -> argparse.Namespace:
+  """Smoke sizes, and the devices of a CPU."""
+  if args.smoke:
+    args.repeats, args.seconds = 1, 0.0
+  parallel.make_cpu_devices(devices)
+  return args
+
+
+# ---- networks and recipes
+
+# What takes the place of the model section of a config.
+NETWORKS = {
+  'digits': ('configs/digits.py', {}),
+  'tiny': (
+    'configs/digits.py',
+    dict(channels=4, multipliers=(1,), emb_channels=8, w_features=4, groups=2),
+  ),
+  'small32': (
+    'configs/digits.py',
+    dict(
+      image_size=32, image_channels=3, channels=32, multipliers=(1, 1), num_blocks=1,
+      attention_resolutions=(16,), emb_channels=128, groups=8,
+    ),
+  ),
+  'small128': (
+    'configs/digits.py',
+    dict(
+      image_size=32, image_channels=3, channels=128, multipliers=(1, 1), num_blocks=1,
+      attention_resolutions=(16,), emb_channels=512, groups=32,
+    ),
+  ),
+  'cifar10': ('configs/cifar10.py', {}),
+  'imagenet64': ('configs/imagenet64.py', {}),
+}  # fmt: skip
+
+
+def recipe(network: str, batch_size: int = 64, **sections: Any) -> recipes.Recipe:
+  """The network's config with that batch size and what else is given, section by section."""
+  file, settings = NETWORKS[network]
+  config = edge.load_config(str(ROOT / file), [])
+  config['model'].update(settings)
+  for stage in recipes.STAGES:
+    config[stage].update(batch_size=batch_size)
+  for name, values in sections.items():
+    if isinstance(values, dict):
+      config[name].update(values)
+    else:
+      config[name] = values
+  return recipes.from_config(config)
+
+
+def mesh_of(devices: int) -> jax.sharding.Mesh:
+  """A mesh of the first devices."""
+  return jax.sharding.Mesh(np.array(jax.devices()[:devices]).reshape(1, -1, 1), parallel.AXES)
+
+
+def takes_w(r: recipes.Recipe, stage: str) -> tuple[bool, bool]:
+  """Whether the student and the teacher of a stage do."""
+  return r.takes_w and stage != 'teacher', r.takes_w and stage == 'progressive'
+
+
+def param_shapes(settings: recipes.Model, with_w: bool) -> Any:
+  return model.initial_shapes(model.build(settings, with_w), settings)
+
+
+def random_params(settings: recipes.Model, with_w: bool) -> Any:
+  """Numpy parameters of sensible sizes, without a compile; no layer is zero, as after training."""
+  block = np.random.default_rng(0).normal(size=1 << 16).astype(np.float32)
+  shapes = param_shapes(settings, with_w)
+
+  def fill(path, leaf):
+    if path[-1].key in ('scale', 'bias'):
+      return np.full(leaf.shape, float(path[-1].key == 'scale'), leaf.dtype)
+    fan_in = max(1, math.prod(leaf.shape[:-1]))
+    return np.resize(block, leaf.shape).astype(leaf.dtype) / math.sqrt(fan_in)
+
+  return jax.tree_util.tree_map_with_path(fill, shapes)
+
+
+def count(params: Any) -> int:
+  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+def network(settings: recipes.Model, with_w: bool) -> Callable:
+  """(params, z, logsnr, label, w) -> v of a bare network."""
+  net, noise = model.build(settings, with_w), model.noise(recipes.Noise('cosine'))
+
+  def forward(params, z, logsnr, label, w):
+    return model.as_v_fn(net, params, settings, noise)(z, logsnr, {'label': label}, w)
+
+  return forward
+
+
+def inputs(settings: recipes.Model, batch: int) -> tuple:
+  """(z, logsnr, label, w) for `network`."""
+  rng = np.random.default_rng(1)
+  z = rng.normal(size=(batch, *model.image_shape(settings))).astype(np.float32)
+  logsnr, w = rng.uniform(-5, 5, batch), rng.uniform(0, 4, batch)
+  label = rng.integers(0, settings.num_classes, batch).astype(np.int32)
+  return z, logsnr.astype(np.float32), label, w.astype(np.float32)
+
+
+# ---- the product's step
+
+
+@dataclasses.dataclass
+class Step:
+  """One stage's train step, made as the pipeline makes it, and what it is called with."""
+
+  recipe: recipes.Recipe
+  stage: str
+  devices: int = 1
+
+  def __post_init__(self):
+    self.settings = getattr(self.recipe, self.stage)
+    self.mesh = mesh_of(self.devices)
+    self.whole = parallel.replicated(self.mesh)
+    student_w, teacher_w = takes_w(self.recipe, self.stage)
+    self.params = random_params(self.recipe.model, student_w)
+    self.teacher = None
+    if self.stage != 'teacher':
+      teacher = model.as_teacher(self.recipe.model, random_params(self.recipe.model, teacher_w))
+      self.teacher = parallel.put_like(parallel.tree_shardings(self.mesh, teacher), teacher)
+    self.batch = self.put(self.host_batch())
+    given = train.numbers(1_000_000, 1e-4, 4, jax.random.key(0))
+    self.given = parallel.put_like(jax.tree.map(lambda _: self.whole, given), given)
+    self.state = self.fresh()
+    self.metrics = None
+
+  @property
+  def function(self) -> Callable:
+    """(state, teacher, batches, given) -> (state, metrics), not yet compiled."""
+    loss = pipeline.loss_of(self.recipe, self.stage)
+    return train.make_step(loss, self.settings, jax.default_backend() == 'cpu', self.mesh)
+
+  @functools.cached_property
+  def compiled(self) -> Any:
+    arguments = (self.state, self.teacher, self.batch, self.given)
+    return train.compile_step(self.function, *arguments)
+
+  def fresh(self) -> states.TrainState:
+    make = functools.partial(
+      states.create, tx=train.optimizer(self.settings), with_ema=self.settings.ema > 0
+    )
+    shardings = train.state_shardings(self.mesh, jax.eval_shape(make, self.params))
+    return parallel.put_like(shardings, make(self.params))
+
+  def host_batch(self) -> dict:
+    """uint8 pictures as the data pipeline hands them over, [1 update, rows, ...]."""
+    rng, size = np.random.default_rng(2), self.settings.batch_size
+    shape = model.image_shape(self.recipe.model)
+    return {
+      'pixels': rng.integers(0, 256, (1, size, *shape), np.uint8),
+      'label': rng.integers(0, self.recipe.model.num_classes, (1, size)).astype(np.int32),
+      'id': np.arange(size, dtype=np.int32)[None],
+    }
+
+  def put(self, batch: dict) -> dict:
+    return jax.device_put(batch, parallel.batches_sharding(self.mesh))
+
+  def __call__(self) -> None:
+    """One update, until it is done."""
+    self.dispatch()
+    jax.block_until_ready(self.metrics)
+
+  def dispatch(self) -> None:
+    """One update, at most one ahead of the devices, as the loop of train.fit."""
+    before = self.metrics
+    self.state, self.metrics = self.compiled(self.state, self.teacher, self.batch, self.given)
+    jax.block_until_ready(before)
+
+
+def fit(
+  r: recipes.Recipe, workdir: pathlib.Path, compiled: dict
+) -> tuple[list[float], train.Seconds]:
+  """A run of the pipeline: the seconds inside train.fit of each round, and where they went.
+
+  `compiled` is filled with the stages' steps, and used when it is filled.
+  """
+  taken, seconds, original = [], train.Seconds(), train.fit
+
+  def timed(*args, **kwargs):
+    began = time.perf_counter()
+    state = original(*args, **kwargs)
+    jax.block_until_ready(state)
+    taken.append(time.perf_counter() - began)
+    return state
+
+  train.fit = timed
+  try:
+    pipeline.run(r, workdir, interrupt.Interrupt(), seconds, compiled)
+  finally:
+    train.fit = original
+  return taken, seconds
+
+
+def events(workdir: pathlib.Path) -> collections.Counter:
+  """How often the ledger of a run has each event."""
+  return collections.Counter(e['event'] for e in ledger.ledger(workdir))
+
+
+def save(folder: pathlib.Path, step: int, state: Any) -> float:
+  """The seconds of one synchronous save."""
+  began = time.perf_counter()
+  checkpoints.save_step(folder, step, state, keep=2)
+  return time.perf_counter() - began
+
+
+def save_async(folder: pathlib.Path, step: int, state: Any) -> float:
+  """The seconds that a save in the background keeps its caller; it has ended on return."""
+  with checkpoints.Saver(folder, keep=2) as saver:
+    began = time.perf_counter()
+    saver.save(step, state)
+    blocked = time.perf_counter() - began
+    saver.wait()
+  return blocked
+
+
+def folder(r: recipes.Recipe, stage: str) -> model.Folder:
+  """What reading a finished round would return, with random parameters."""
+  with_w = takes_w(r, stage)[0]
+  card = {'takes_w': with_w, 'guided': stage == 'teacher', 'num_steps': 0, 'sampler': 'any'}
+  return model.Folder(storage.path('.'), card, r.model, r.noise, random_params(r.model, with_w))
+
+
+def finished(workdir: str, num_steps: int) -> tuple[dict[str, model.Folder], list[int]]:
+  """Teacher and student of a run ({} where none has so many steps), and what students there are."""
+  root = storage.path(workdir)
+  r = evaluate.read_recipe(root)
+  students = {one.num_steps: one.name for one in rounds.plan(r) if one.num_steps}
+  if num_steps not in students:
+    return {}, sorted(students)
+  teacher, student = evaluate.teacher_folder(r, root), root / students[num_steps]
+  read = {'teacher': model.read_folder(teacher), 'student': model.read_folder(student)}
+  return read, sorted(students)
+
+
+def sampler(read: model.Folder, batch: int) -> sampling.Sampler:
+  """The compiled sampler of a round, of the kind it was distilled for."""
+  kind = sampling.own_sampler(read.card) if read.num_steps else 'ddim'
+  return sampling.Sampler(read, kind, batch)
+
+
+def calls_a_step(read: model.Folder) -> int:
+  """Of the network."""
+  return 2 if read.guided else 1

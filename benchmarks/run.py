@@ -1,0 +1,104 @@
+"""Runs the benchmarks and writes their table into benchmarks/README.md.
+
+  python benchmarks/run.py [P1 P4 ...] [--smoke]
+
+Without names all of them, one after another, each a process of its own. What one prints is kept
+in benchmarks/results.json, by its script: a later run of some replaces only theirs.
+"""
+
+import argparse
+import json
+import pathlib
+import re
+import subprocess
+import sys
+import time
+
+import common
+
+HERE = pathlib.Path(__file__).resolve().parent
+SCRIPTS = {
+  'step': ('P1', 'P2'),
+  'ancestor': ('P3',),
+  'torch_step': ('P4',),
+  'sampling': ('P5',),
+  'diffusers_sampling': ('P6',),
+  'loop': ('P7',),
+  'checkpoint': ('P8',),
+  'first_update': ('P9',),
+  'collectives': ('P10',),
+  'flops': ('P11',),
+  'memory': ('P12',),
+  'compiles': ('P13',),
+  'reuse': ('P14',),
+  'startup': ('P16',),
+}
+BEGIN, END = '<!-- measured: written by run.py -->', '<!-- end -->'
+
+
+def main() -> None:
+  p = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+  )
+  p.add_argument('which', nargs='*', metavar='P1', help='all when none is named')
+  p.add_argument('--smoke', action='store_true', help='shows that they run, and writes nothing')
+  args = p.parse_args()
+  known = {which: name for name, ids in SCRIPTS.items() for which in ids}
+  unknown = sorted(set(args.which) - set(known))
+  if unknown:
+    p.error(f'{unknown[0]} is none of {", ".join(known)}')
+  names = list(dict.fromkeys(known[which] for which in args.which or known))
+  file, failed = HERE / 'results.json', []
+  results = json.loads(file.read_text(encoding='utf-8')) if file.exists() else {}
+  for name in names:
+    began = time.monotonic()
+    command = [sys.executable, str(HERE / f'{name}.py'), *(['--smoke'] if args.smoke else [])]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    took = time.monotonic() - began
+    print(f'{name}: {took:.0f} s, exit code {done.returncode}', file=sys.stderr, flush=True)
+    if done.returncode:
+      failed.append(name)
+      continue
+    results[name] = {**json.loads(done.stdout), 'took': round(took, 1)}
+    if not args.smoke:
+      file.write_text(json.dumps(results, indent=2) + '\n', encoding='utf-8')
+      write(HERE / 'README.md', results)
+  if failed:
+    sys.exit(f'failed: {", ".join(failed)}')
+
+
+def write(readme: pathlib.Path, results: dict) -> None:
+  """The table, and what it was measured on, in place of the one that is there."""
+  text = readme.read_text(encoding='utf-8')
+  before, rest = text.split(BEGIN)
+  readme.write_text(
+    f'{before}{BEGIN}\n{described(results)}\n{END}{rest.split(END)[1]}', encoding='utf-8'
+  )
+
+
+def described(results: dict) -> str:
+  """Machines, then the table in the order of the ids."""
+  found = [results[name] for name in SCRIPTS if name in results]
+  rows = sorted((r for one in found for r in one['rows']), key=lambda r: _number(r['id']))
+  machines = {}
+  for one in found:
+    m = one['machine']
+    words = f'{m["cores"]} cores of {m["cpu"]}, Python {m["python"]}, JAX {m["jax"]}'
+    machines.setdefault(words, set()).update(r['id'] for r in one['rows'])
+  lines = [f'{words}: {", ".join(sorted(ids, key=_number))}.' for words, ids in machines.items()]
+  loads = [one['machine']['load_before'] for one in found]
+  loads = [load for load in loads if load is not None]
+  if loads:
+    lines.append(
+      f'Load average as each began: {min(loads):g} to {max(loads):g} (0 to 1 is a quiet machine: '
+      'the benchmark before it still counts).'
+    )
+  return '\n\n'.join([*lines, common.table(rows)])
+
+
+def _number(which: str) -> int:
+  return int(re.sub(r'\D', '', which))
+
+
+if __name__ == '__main__':
+  main()
