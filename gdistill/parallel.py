@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import numpy as jnp
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from gdistill import errors
@@ -248,17 +249,48 @@ def tree_shardings(mesh: Mesh, tree: Any) -> Any:
 def gather(leaf: jax.Array, spec: PartitionSpec) -> jax.Array:
   """Within shard_map: the whole leaf from the shards of `leaf_sharding`; its gradient is summed
   over fsdp and scattered."""
-  for dimension, axis in enumerate(spec):
-    if axis == 'fsdp':
+  for dimension, names in enumerate(spec):
+    if 'fsdp' in _names(names):
       return jax.lax.all_gather(leaf, 'fsdp', axis=dimension, tiled=True)
   return leaf
 
 
-def mean_of_gathered(mesh: Mesh, grad: jax.Array, spec: PartitionSpec) -> jax.Array:
-  """Within shard_map: the mean over all devices of the gradient of what `gather` was given."""
-  if 'fsdp' in spec:
-    return jax.lax.pmean(grad, ('slice', 'data')) / mesh.shape['fsdp']
-  return jax.lax.pmean(grad, AXES)
+def mean_gradient(
+  mesh: Mesh, grad: jax.Array, spec: PartitionSpec, held: PartitionSpec
+) -> jax.Array:
+  """Within shard_map: the mean over all devices of the gradient of what `gather` was given.
+
+  `spec` is the parameter's, over fsdp, along which the gradient is summed already where it names
+  it; `held` that of its moments: the mean lands split so, in one reduction.
+  """
+  left = [axis for axis in AXES if mesh.shape[axis] > 1 and not _splits(spec, axis)]
+  if _splits(held, 'data'):
+    left.remove('data')
+    where = next(i for i, names in enumerate(held) if 'data' in _names(names))
+    grad = jax.lax.psum_scatter(grad, 'data', scatter_dimension=where, tiled=True)
+  return (jax.lax.psum(grad, tuple(left)) if left else grad) / mesh.size
+
+
+def norm_of_split(mesh: Mesh, tree: Any, specs: Any) -> jax.Array:
+  """Within shard_map: the root of the sum of all squares of a tree split as `specs` say."""
+  whole, parts = [], []
+  for leaf, spec in zip(jax.tree.leaves(tree), jax.tree.leaves(specs), strict=True):
+    square = jnp.sum(jnp.square(leaf))
+    if any(spec):
+      holders = np.prod([mesh.shape[axis] for axis in AXES if _splits(spec, axis)])
+      parts.append(square * (holders / mesh.size))  # as many devices hold the same part
+    else:
+      whole.append(square)
+  total = sum(whole, jnp.zeros(()))
+  return jnp.sqrt(total + jax.lax.psum(sum(parts), AXES) if parts else total)
+
+
+def _names(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
+  return (entry,) if isinstance(entry, str) else entry or ()
+
+
+def _splits(spec: PartitionSpec, axis: str) -> bool:
+  return any(axis in _names(entry) for entry in spec)
 
 
 def check_fsdp(mesh: Mesh, params: Any) -> None:

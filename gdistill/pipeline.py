@@ -210,6 +210,7 @@ def run(
     return
   with seconds('data'):
     examples, _ = load_data(recipe)
+    parallel.agree('data', examples.fingerprint)
     check_same_data(workdir, examples)
   compiled = {} if compiled is None else compiled
   todo = [r for r in plan if not checkpoints.is_finished(workdir / r.name)]

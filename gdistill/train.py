@@ -30,9 +30,8 @@ Loss = Callable[[Any, Any, Any, jax.Array, jax.Array], jax.Array]
 
 
 def optimizer(settings: recipes.Training) -> optax.GradientTransformation:
-  """Clip the global norm, then Adam, then decoupled weight decay; the step applies -lr."""
+  """Adam, then decoupled weight decay; the step clips the gradient before and applies -lr."""
   return optax.chain(
-    optax.clip_by_global_norm(settings.grad_clip),
     optax.scale_by_adam(settings.beta1, settings.beta2, settings.adam_eps),
     optax.add_decayed_weights(settings.weight_decay),
   )
@@ -64,8 +63,8 @@ def make_step(
   One call makes S updates. An update whose loss or gradient norm is not finite changes nothing
   but the counters. `unrolled` spells scans out: a convolution's weight gradient inside a scan is
   some 60 times slower on a CPU. On a `mesh` the gradient is reduced over slice and data once an
-  update, however many microbatches it is made of; over fsdp, where parameters are gathered for
-  each microbatch, once for each.
+  update, however many microbatches it is made of, and lands split as the moments are; over fsdp,
+  where parameters are gathered for each microbatch, it is reduced once for each.
   """
   tx = optimizer(settings)
   parts = settings.accumulation
@@ -92,31 +91,36 @@ def make_step(
     return jax.tree.map(lambda a: a / parts, total)
 
   def reduced(params, teacher, batch, key, num_steps):
-    if mesh is None or mesh.size == 1 or (parts == 1 and mesh.shape['fsdp'] == 1):
-      return gradient(params, teacher, batch, key, num_steps)
-    # Said by hand, device by device. Left to itself the partitioner reduces once a microbatch, and
-    # gathers activations in place of parameters where those are the smaller.
+    """The mean loss and its gradient, split as the moments are, and the gradient's norm."""
+    if mesh is None or mesh.size == 1:
+      value, grads = gradient(params, teacher, batch, key, num_steps)
+      return value, grads, optax.tree.norm(grads)
+    # Said by hand, device by device. Left to itself the partitioner reduces once a microbatch,
+    # once a leaf for the norm, and gathers activations where those are smaller than parameters.
     split = jax.tree.map(lambda s: s.spec, parallel.tree_shardings(mesh, (params, teacher)))
+    held = jax.tree.map(lambda p: parallel.held_sharding(mesh, p.shape).spec, params)
 
     def own_rows(params, teacher, batch, key, num_steps):
       def whole(*trees):
         return jax.tree.map(parallel.gather, trees, split)
 
       value, grads = gradient(params, teacher, batch, key, num_steps, whole)
-      mean = functools.partial(parallel.mean_of_gathered, mesh)
-      return jax.lax.pmean(value, parallel.AXES), jax.tree.map(mean, grads, split[0])
+      grads = jax.tree.map(functools.partial(parallel.mean_gradient, mesh), grads, split[0], held)
+      norm = parallel.norm_of_split(mesh, grads, held)
+      return jax.lax.psum(value, parallel.AXES) / mesh.size, grads, norm
 
     everywhere, rows = PartitionSpec(), PartitionSpec(parallel.AXES)
     return jax.shard_map(
       own_rows, mesh=mesh, check_vma=False,
-      in_specs=(*split, rows, everywhere, everywhere), out_specs=(everywhere, split[0]),
+      in_specs=(*split, rows, everywhere, everywhere), out_specs=(everywhere, held, everywhere),
     )(params, teacher, batch, key, num_steps)  # fmt: skip
 
   def update(state, batch, teacher, given):
     key = jax.random.fold_in(jax.random.wrap_key_data(given['key']), state.step)
-    value, grads = reduced(state.params, teacher, batch, key, given['num_steps'])
-    norm = optax.tree.norm(grads)
+    value, grads, norm = reduced(state.params, teacher, batch, key, given['num_steps'])
     finite = jnp.isfinite(value) & jnp.isfinite(norm)
+    shrink = settings.grad_clip / jnp.maximum(norm, settings.grad_clip)
+    grads = jax.tree.map(lambda g: g * shrink, grads)
     updates, opt = tx.update(grads, state.opt, state.params)
     rate = learning_rate(state.step, given['lr'], given['steps'], settings.warmup, settings.anneal)
     params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)

@@ -33,10 +33,10 @@ def run(folder, sections, processes=1, **mesh):
   children = []
   for i in range(processes):
     (folder / str(i)).mkdir()
-    join = [f'--coordinator=127.0.0.1:{port}', f'--num_processes={processes}', f'--process_id={i}']
+    join = [f'127.0.0.1:{port}', str(processes), str(i)] if processes > 1 else []
     children.append(subprocess.Popen(
-      [sys.executable, 'tests/topology.py', f'{folder}/{i}', f'--config={folder}/config.json',
-       f'--workdir={folder}/run', *(join if processes > 1 else [])],
+      [sys.executable, 'tests/topology.py', f'{folder}/{i}', f'{folder}/config.json',
+       f'{folder}/run', *join],
       cwd=ROOT, stderr=subprocess.PIPE, text=True,
     ))  # fmt: skip
   for child in children:
@@ -52,7 +52,7 @@ def sections(start, accumulation=1):
   shared = {
     'model': {'channels': 8, 'emb_channels': 16},
     'train': {'log_every': 1, 'checkpoint_every': 10},
-    'evaluation': {'num_steps': (2,), 'ws': (2.0,)},
+    'evaluation': {'num_steps': (2,)},
     'teacher': training,
     'guidance': {**training, 'one_batch': accumulation > 1},
     'progressive': {**training, 'last_steps': STEPS, 'start_steps': 4, 'end_steps': 2},

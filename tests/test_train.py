@@ -108,7 +108,7 @@ def test_the_gradient_is_clipped_by_its_global_norm():
   # Adam divides the scale away, so what shows is the second moment: (0.5)^2 (1 - beta2).
   state, metrics = run(changed(grad_clip=0.5), [np.full((1, 2), 10.0)])
   np.testing.assert_allclose(metrics[0]['grad_norm'], 18.0)
-  np.testing.assert_allclose(state.opt[1].nu['a'], 0.25 * (1 - BASE.beta2), rtol=1e-4)
+  np.testing.assert_allclose(state.opt[0].nu['a'], 0.25 * (1 - BASE.beta2), rtol=1e-4)
 
 
 REDUCTIONS = """
@@ -166,10 +166,22 @@ def test_the_gradient_is_reduced_once_an_update_however_many_microbatches():
   assert done.returncode == 0, done.stderr
   found = json.loads(done.stdout)
   a, b = 16 * 64, 64 * 8  # elements of the two parameters
-  for whole in ('1 1', '4 1'):
-    assert found[whole] == {'all-reduce': [b, a], 'reduce-scatter': []}
-  # Over fsdp each microbatch scatters its sum; over data the shards are reduced once.
-  assert found['1 2'] == {'all-reduce': [b // 2, a // 2], 'reduce-scatter': [b // 2, a // 2]}
-  assert found['2 2'] == {
-    'all-reduce': [b // 2, a // 2], 'reduce-scatter': [b // 2, b // 2, a // 2, a // 2],
-  }  # fmt: skip
+  # Over fsdp each microbatch scatters its sum; over data the shards are scattered once. Nothing
+  # else is sent but the loss and, where leaves are split, the norm: one number each.
+  n = {'1': 8, '2': 4}  # devices along data, by those along fsdp
+  for name, given in found.items():
+    parts, fsdp = name.split()
+    over_fsdp = sorted([a // 2, b // 2] * int(parts)) if fsdp == '2' else []
+    over_data = [a // int(fsdp) // n[fsdp], b // int(fsdp) // n[fsdp]]
+    assert given == {'all-reduce': [], 'reduce-scatter': sorted(over_fsdp + over_data)}, name
+
+
+def test_small_leaves_are_reduced_whole_with_the_loss_in_one_message():
+  done = subprocess.run(
+    [sys.executable, '-c', REDUCTIONS.replace('parallel._SMALL = 0\n', '')],
+    capture_output=True, text=True, check=False,
+    env={**os.environ, 'JAX_PLATFORMS': 'cpu'}, cwd=pathlib.Path(__file__).parents[1],
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  for given in json.loads(done.stdout).values():
+    assert given == {'all-reduce': [64 * 8, 16 * 64], 'reduce-scatter': []}

@@ -1,6 +1,6 @@
-"""python tests/topology.py OUT [flags of a run]: a run that splits leaves of any size.
+"""python tests/topology.py OUT CONFIG WORKDIR [coordinator processes id]: a run, without figures.
 
-The noise that its devices draw is left in OUT/noise.npy.
+Leaves of any size are split, and the noise that the devices draw is left in OUT/noise.npy.
 """
 
 import pathlib
@@ -8,19 +8,21 @@ import sys
 
 import numpy as np
 
+from gdistill import interrupt
 from gdistill import parallel
+from gdistill import pipeline
+from gdistill import recipe as recipes
+from gdistill import train
 from gdistill.cli import edge
-from gdistill.cli import train
 
 
-def noise(config: dict) -> np.ndarray:
+def noise(recipe: recipes.Recipe) -> np.ndarray:
   """What 16 examples of step 3 draw, computed where the mesh has their rows."""
   import jax
 
   from gdistill.stages import draw
 
-  sizes = config['mesh']
-  mesh = parallel.make_mesh(sizes['data'], sizes['fsdp'], sizes.get('slices', 1))
+  mesh = parallel.make_mesh(recipe.mesh.data, recipe.mesh.fsdp, recipe.mesh.slices)
   ids = parallel.put_batches(mesh, 16, parallel.local_rows(mesh, 16)[None].astype(np.int32))
   key = jax.random.fold_in(jax.random.key(5), 3)
 
@@ -33,14 +35,15 @@ def noise(config: dict) -> np.ndarray:
   return np.concatenate([np.asarray(a).ravel() for a in found])
 
 
-def main(argv: list[str]) -> int:
+def main(out: str, config: str, workdir: str, *join: str) -> None:
   parallel._SMALL = 0
-  out = pathlib.Path(argv[0])
-  code = train.main(argv[1:])
-  given = next(a.partition('=')[2] for a in argv if a.startswith('--config='))
-  np.save(out / 'noise.npy', noise(edge.load_config(given, [])))
-  return code
+  recipe = recipes.from_config(edge.load_config(config, []))
+  parallel.make_cpu_devices(recipe.mesh.cpu_devices)
+  if join:
+    parallel.start(join[0], int(join[1]), int(join[2]))
+  pipeline.run(recipe, workdir, interrupt.Interrupt(), train.Seconds())
+  np.save(pathlib.Path(out) / 'noise.npy', noise(recipe))
 
 
 if __name__ == '__main__':
-  sys.exit(main(sys.argv[1:]))
+  main(*sys.argv[1:])
