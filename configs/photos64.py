@@ -11,6 +11,9 @@ Without a validation split: --config.data.held_out=0.1.
 Variants, after a colon: `stochastic`, `single_w`, `naive` as in imagenet64.py, `small` (network and
 budget for one small machine), `tiny` (every stage in seconds, for tests).
 
+Smaller than imagenet64.py: 128 channels, two blocks, batch 256, a ladder from 256 steps, shorter
+stages; stage one weighs by SNR + 1.
+
 Hardware assumed: one accelerator of 80 GB; `small`: two CPU cores for a few hours.
 Result: not run yet.
 """

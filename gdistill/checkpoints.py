@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +22,7 @@ from gdistill import parallel
 from gdistill import storage
 
 FORMAT_VERSION = 2
+_RETRY = 5.0  # seconds: a store's passing fault, or a disk that somebody is clearing
 _FOREIGN = ('.pt', '.pth', '.pkl', '.ckpt', '.bin', '.npz', '.h5', '.msgpack', '.safetensors')
 
 
@@ -143,17 +145,32 @@ class Saver:
   def __enter__(self) -> 'Saver':
     return self
 
-  def __exit__(self, *exc) -> None:
+  def __exit__(self, kind, *exc) -> None:
     self._thread.shutdown(wait=True)  # a save that is under way is not left half done
+    try:
+      self.wait()
+    except Exception as e:
+      if kind is None:
+        raise
+      logging.error('a save failed as well: %s', _line(e))  # never hides what ended the run
 
   def save(self, step: int, tree: Any) -> None:
     self.wait()
     if jax.process_count() > 1:
       save_step(self._folder, step, tree, keep=self._keep)
       return
-    # Its own memory: the training goes on in the buffers that the tree has now.
-    tree = jax.tree.map(np.array, jax.device_get(tree))
-    self._pending = self._thread.submit(save_step, self._folder, step, tree, keep=self._keep)
+    # Its own memory: the training goes on in the buffers that the tree has now, which a CPU shows
+    # as they are.
+    tree = jax.tree.map(lambda a: a if a.flags.owndata else a.copy(), jax.device_get(tree))
+    self._pending = self._thread.submit(self._save, step, tree)
+
+  def _save(self, step: int, tree: Any) -> None:
+    try:
+      save_step(self._folder, step, tree, keep=self._keep)
+    except errors.CheckpointError as e:
+      logging.warning('the save of step %s is tried once more: %s', step, e)
+      time.sleep(_RETRY)
+      save_step(self._folder, step, tree, keep=self._keep)
 
   def check(self) -> None:
     """Raises what went wrong with a save that has ended."""

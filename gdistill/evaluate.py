@@ -184,6 +184,15 @@ def _labels(recipe: recipes.Recipe, images: int) -> np.ndarray:
   return (np.arange(images) % recipe.model.num_classes).astype(np.int32)
 
 
+def _labels_in_words(recipe: recipes.Recipe, images: int) -> str:
+  classes = recipe.model.num_classes
+  if images % classes == 0:
+    return 'balanced: image i has label i mod classes'
+  if images > classes:
+    return f'image i has label i mod classes; {images} images do not divide over {classes} classes'
+  return f'image i has label i: only {images} of {classes} classes'
+
+
 def _draw(recipe, workdir, ids, images, stop, again) -> None:
   store = workdir / 'evaluation' / 'cells'
   todo = [c for c in ids if c in again or not storage.exists(store / f'{ids[c]}.npz')]
@@ -230,7 +239,7 @@ def real_images(recipe: recipes.Recipe) -> tuple[tuple[np.ndarray, np.ndarray], 
 
 
 def classifier(recipe: recipes.Recipe, workdir: storage.epath.Path) -> dict:
-  """The feature network, trained on the training digits once and kept in the workdir."""
+  """The feature network, trained on the training images once and kept in the workdir."""
   (pixels, labels), _ = real_images(recipe)
   key = hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()[:12]
   file = workdir / 'evaluation' / f'classifier-{key}.npz'
@@ -273,7 +282,7 @@ def _measure(recipe, workdir, ids, images, grid, stop) -> tuple[list[dict], list
     'grid': grid,
     'reference_steps': next(iter(ids)).num_steps,
     'features': features.digest(net),
-    'labels': 'balanced: image i has label i mod classes',
+    'labels': _labels_in_words(recipe, images),
     'seeds': f'0..{images - 1}',
     'clipping': 'x_hat to [-1, 1] at every step',
     'pixels': 'rounded to uint8',
@@ -283,7 +292,7 @@ def _measure(recipe, workdir, ids, images, grid, stop) -> tuple[list[dict], list
   data_row = {'model': 'data', 'stage': None, 'sampler': None, 'num_steps': 0, 'w': None}
   data_row |= {'network_calls': 0, 'fd_teacher': None, 'rms_teacher': None}
   data_row |= {'images': len(held_labels), 'seconds_per_image': None, **shared}
-  # What drawing perfectly would score: real digits nobody trained on, and those trained on.
+  # What drawing perfectly would score: real images nobody trained on, and those trained on.
   real = [{**data_row, **figures(held, held_labels)[1], 'set': 'held out'}]
   real.append({
     **data_row, **figures(seen, train_labels)[1], 'set': 'training', 'images': len(train_labels),

@@ -75,7 +75,7 @@ def cluster(env: Mapping[str, str]) -> str | None:
   def count(name):
     return int(env[name]) if env.get(name, '').isdigit() else 1
 
-  platforms = env.get('JAX_PLATFORMS', 'tpu')
+  platforms = env.get('JAX_PLATFORMS') or 'tpu'
   chips = glob.glob('/dev/accel[0-9]*') or glob.glob('/dev/vfio/[0-9]*')
   if 'tpu' in platforms and 'TPU_WORKER_HOSTNAMES' in env:
     return 'the TPU (TPU_WORKER_HOSTNAMES)'
@@ -84,9 +84,22 @@ def cluster(env: Mapping[str, str]) -> str | None:
   # Only a step that srun starts has the node list: a batch script by itself is one process.
   if count('SLURM_NTASKS') > 1 and {'SLURM_STEP_NODELIST', 'SLURM_PROCID'} <= env.keys():
     return 'Slurm (SLURM_NTASKS)'
+  by_hand = (
+    'give --coordinator, --num_processes and --process_id, or --num_processes=1 for one alone'
+  )
   if count('OMPI_COMM_WORLD_SIZE') > 1:
+    if 'OMPI_MCA_orte_hnp_uri' not in env:
+      raise errors.ConfigError(
+        f'OMPI_COMM_WORLD_SIZE={env["OMPI_COMM_WORLD_SIZE"]}, but without OMPI_MCA_orte_hnp_uri, '
+        f'which Open MPI 4 sets, processes do not find each other; {by_hand}'
+      )
     return 'MPI (OMPI_COMM_WORLD_SIZE)'
   if {'KUBERNETES_SERVICE_HOST', 'JOB_COMPLETION_INDEX'} <= env.keys():
+    if not importlib.util.find_spec('kubernetes'):
+      raise errors.ConfigError(
+        f'JOB_COMPLETION_INDEX={env["JOB_COMPLETION_INDEX"]}: processes of a Kubernetes job find '
+        f'each other through the package kubernetes; pip install kubernetes, or {by_hand}'
+      )
     return 'Kubernetes (JOB_COMPLETION_INDEX)'
   return None
 
@@ -142,14 +155,18 @@ def use_compile_cache() -> None:
 
   JAX_COMPILATION_CACHE_DIR names that place; '' keeps nothing.
   """
+  check_compile_cache()
   if 'JAX_COMPILATION_CACHE_DIR' in os.environ:
     return
   base = os.environ.get('XDG_CACHE_HOME') or os.path.join(os.path.expanduser('~'), '.cache')
   folder = os.path.join(base, 'gdistill', 'xla')
   with contextlib.suppress(OSError):  # no home, or one that cannot be written: then without
+    if not os.path.isabs(folder):
+      return  # no home at all: '~' stayed as it is
     os.makedirs(folder, mode=0o700, exist_ok=True)
     if os.stat(folder).st_uid == os.getuid() and os.access(folder, os.W_OK):
       jax.config.update('jax_compilation_cache_dir', folder)
+      check_compile_cache()
 
 
 def check_compile_cache() -> None:

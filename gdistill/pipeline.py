@@ -1,8 +1,10 @@
 """The composition root: plan, skip what is finished, wire data + teacher + loss + folder."""
 
 import concurrent.futures
+import contextlib
 import functools
 import importlib.metadata
+import math
 import platform
 import time
 from collections.abc import Callable
@@ -177,6 +179,8 @@ def check_same_run(recipe: recipes.Recipe, workdir: storage.epath.Path) -> None:
     old = storage.read_json(file)
     if not isinstance(old, dict):
       raise errors.CheckpointError(f'{file} is damaged: it holds no config; restore it from a copy')
+    with contextlib.suppress(errors.ConfigError):
+      old = recipes.to_dict(recipes.from_config(old))  # with the keys that came since
     changed = recipes.differences(old, recipes.to_dict(recipe))
     if changed:
       raise errors.ConfigError(
@@ -198,7 +202,7 @@ def run(
   """
   workdir = storage.path(workdir)
   mesh = check(recipe, workdir)
-  parallel.agree('config', recipes.digest(recipe))
+  parallel.agree('config', recipes.digest_together(recipe))
   plan = rounds.plan(recipe)
   resolved, config_file = recipes.to_dict(recipe), workdir / 'config.json'
   if jax.process_index() == 0:
@@ -246,14 +250,7 @@ def _compile(recipe: recipes.Recipe, stage: str, mesh: Mesh, workdir: Any) -> Ca
   cpu = jax.default_backend() == 'cpu'
   substeps = 1 if cpu else recipe.train.substeps
 
-  def placed(tree, shardings):
-    if isinstance(shardings, jax.sharding.Sharding):
-      shardings = jax.tree.map(lambda _: shardings, tree)
-    return jax.tree.map(
-      lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), tree, shardings
-    )
-
-  params, teacher = _student_and_teacher(recipe, stage)
+  _, teacher = _student_and_teacher(recipe, stage)
   rows, shape = (substeps, settings.batch_size), model.image_shape(recipe.model)
   batch = {
     'pixels': jax.ShapeDtypeStruct((*rows, *shape), np.uint8),
@@ -261,16 +258,28 @@ def _compile(recipe: recipes.Recipe, stage: str, mesh: Mesh, workdir: Any) -> Ca
     'id': jax.ShapeDtypeStruct(rows, np.int32),
   }
   given = jax.eval_shape(lambda: train.numbers(1, 1.0, 1, jax.random.key(0)))
-  state = jax.eval_shape(_create(settings), params)
   step = train.compile_step(
     train.make_step(loss_of(recipe, stage), settings, cpu, mesh),
-    placed(state, train.state_shardings(mesh, state)),
-    placed(teacher, parallel.tree_shardings(mesh, teacher)),
-    placed(batch, parallel.batches_sharding(mesh)),
-    placed(given, parallel.replicated(mesh)),
+    state_shapes(recipe, stage, mesh),
+    _placed(teacher, parallel.tree_shardings(mesh, teacher)),
+    _placed(batch, jax.tree.map(lambda _: parallel.batches_sharding(mesh), batch)),
+    _placed(given, jax.tree.map(lambda _: parallel.replicated(mesh), given)),
   )
   _record(workdir, 'compiled', stage=stage)
   return step
+
+
+def state_shapes(recipe: recipes.Recipe, stage: str, mesh: Mesh) -> states.TrainState:
+  """A stage's state as shapes with shardings."""
+  student, _ = _student_and_teacher(recipe, stage)
+  state = jax.eval_shape(_create(getattr(recipe, stage)), student)
+  return _placed(state, train.state_shardings(mesh, state))
+
+
+def _placed(tree: Any, shardings: Any) -> Any:
+  return jax.tree.map(
+    lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), tree, shardings
+  )
 
 
 def _student_and_teacher(recipe: recipes.Recipe, stage: str) -> tuple[Any, Any]:
@@ -297,7 +306,7 @@ def _run_round(recipe, workdir, r, examples, mesh, step, stop, seconds) -> None:
       teacher = model.read_folder(workdir / r.teacher if r.index else r.teacher).params
   key = jax.random.fold_in(jax.random.fold_in(jax.random.key(recipe.seed), _ID[r.stage]), r.index)
   key_init, key_steps = jax.random.split(key)
-  fresh = _fresh_state(recipe, r, teacher, key_init, mesh)
+  fresh = functools.partial(_fresh_state, recipe, r, teacher, key_init, mesh)
   if teacher is not None:
     teacher = model.as_teacher(recipe.model, teacher)
     teacher = parallel.put_like(parallel.tree_shardings(mesh, teacher), teacher)
@@ -315,8 +324,8 @@ def _run_round(recipe, workdir, r, examples, mesh, step, stop, seconds) -> None:
   with seconds('compile'):
     step = step.result()
   state = train.fit(
-    folder, fresh, step, teacher, batches, given, r.steps, recipe.train, substeps,
-    mesh, stop, seconds,
+    folder, fresh, state_shapes(recipe, r.stage, mesh), step, teacher, batches, given, r.steps,
+    recipe.train, substeps, mesh, stop, seconds,
   )  # fmt: skip
   with seconds('save'):
     card = _card(recipe, r, state, examples, time.monotonic() - began)
@@ -380,20 +389,15 @@ def loss_of(recipe: recipes.Recipe, stage: str) -> train.Loss:
 
 
 def _fresh_state(recipe, r, teacher, key, mesh) -> states.TrainState:
-  """The round's first state, every leaf born where it will live."""
-  settings = getattr(recipe, r.stage)
-  net, create = (
-    model.build(recipe.model, recipe.takes_w and r.stage != 'teacher'),
-    _create(settings),
-  )
-  params = _shapes(recipe, recipe.takes_w and r.stage != 'teacher')
-  shardings = train.state_shardings(mesh, jax.eval_shape(create, params))
+  """The round's first state: drawn where it will live, or the teacher's put there."""
+  net = model.build(recipe.model, recipe.takes_w and r.stage != 'teacher')
+  create = _create(getattr(recipe, r.stage))
+  shardings = jax.tree.map(lambda a: a.sharding, state_shapes(recipe, r.stage, mesh))
   if teacher is None:
     return model.drawn(
       lambda key: create(model.initial_params(net, recipe.model, key)), key, shardings
     )
-  params = model.grown(net, recipe.model, key, teacher)
-  params = parallel.put_like(shardings.params, params)
+  params = parallel.put_like(shardings.params, model.grown(net, recipe.model, key, teacher))
   return jax.jit(create, out_shardings=shardings)(params)
 
 
@@ -484,19 +488,15 @@ def _shapes(recipe: recipes.Recipe, takes_w: bool) -> Any:
 
 def bytes_per_device(recipe: recipes.Recipe, stage: str, mesh: Mesh) -> tuple[int, int, int]:
   """Bytes of parameters, of moments and running mean, and of the teacher, after sharding."""
-  student, teacher = _student_and_teacher(recipe, stage)
-  state = jax.eval_shape(_create(getattr(recipe, stage)), student)
+  _, teacher = _student_and_teacher(recipe, stage)
+  teacher = _placed(teacher, parallel.tree_shardings(mesh, teacher))
+  state = state_shapes(recipe, stage, mesh)
 
-  def held(tree, shardings):
-    each = jax.tree.map(
-      lambda a, s: int(np.prod(s.shard_shape(a.shape))) * a.dtype.itemsize, tree, shardings
-    )
-    return sum(jax.tree.leaves(each))
+  def held(tree):
+    leaves = jax.tree.leaves(tree)
+    return sum(math.prod(a.sharding.shard_shape(a.shape)) * a.dtype.itemsize for a in leaves)
 
-  places = train.state_shardings(mesh, state)
-  params = held(state.params, places.params)
-  rest = held((state.ema, state.opt), (places.ema, places.opt))
-  return params, rest, held(teacher, parallel.tree_shardings(mesh, teacher))
+  return held(state.params), held((state.ema, state.opt)), held(teacher)
 
 
 def _record(workdir, event, **fields) -> None:

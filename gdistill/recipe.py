@@ -222,6 +222,15 @@ def digest(recipe: Recipe) -> str:
   return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def digest_together(recipe: Recipe) -> str:
+  """A hash of everything that must be the same in all processes of one start: but for how each
+  reads its data, all of it.
+  """
+  own = {f'data.{name}' for name in ('path', 'workers', 'threads', 'prefetch')}
+  fields = {k: v for k, v in flat(to_dict(recipe)).items() if k not in own}
+  return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
   """'field: old -> new' for each field that differs and may not."""
   a, b = flat(old), flat(new)

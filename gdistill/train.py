@@ -25,6 +25,8 @@ from gdistill import recipe as recipes
 from gdistill import state as states
 from gdistill import storage
 
+_ASK_EVERY = 10  # updates; machines that are taken away give half a minute's notice
+
 # (params, teacher_params, batch, key, num_steps) -> [B]
 Loss = Callable[[Any, Any, Any, jax.Array, jax.Array], jax.Array]
 
@@ -192,7 +194,8 @@ class Seconds:
 
 def fit(
   folder: storage.epath.Path,
-  fresh: states.TrainState,
+  fresh: Callable[[], states.TrainState],
+  like: states.TrainState,
   run: Callable,
   teacher: Any,
   batches: Callable[[int, int], Any],
@@ -204,19 +207,20 @@ def fit(
   stop: interrupt.Interrupt,
   seconds: Seconds,
 ) -> states.TrainState:
-  """Trains one round from `fresh`, or from its newest checkpoint, to `steps` updates.
+  """Trains one round from `fresh()`, or from its newest checkpoint, to `steps` updates.
+
+  `like` is the state's shapes with their shardings.
 
   `run(state, teacher, batches(step, substeps), given)` is the compiled step. Raises Preempted
   after saving when asked to stop, NumericsError when too many updates were skipped.
   """
   steps_folder = folder / 'steps'
   with seconds('restore'):
-    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), fresh)
-    shardings = jax.tree.map(lambda a: a.sharding, fresh)
-    found = checkpoints.restore_latest(steps_folder, shapes, shardings)
-    # Its own buffers: the step donates them.
-    state = fresh if found is None else jax.tree.map(jnp.copy, found[1])
-  step = 0 if found is None else found[0]
+    shardings = jax.tree.map(lambda a: a.sharding, like)
+    found = checkpoints.restore_latest(steps_folder, like, shardings)
+    # Its own buffers: the step donates them. Nothing else may hold on to a state, which is large.
+    step, state = (0, fresh()) if found is None else (found[0], jax.tree.map(jnp.copy, found[1]))
+    del found
   log = Log(folder, step)
 
   def save(step):
@@ -271,10 +275,11 @@ def fit(
 
 
 def _asked_to_stop(stop: interrupt.Interrupt, step: int, settings: recipes.Train) -> bool:
-  """Whether any process was signalled; several ask each other at the logging cadence only."""
+  """Whether any process was signalled; several ask each other every ten updates or more."""
   if jax.process_count() == 1:
     return bool(stop.requested)
-  return step % settings.log_every == 0 and parallel.any_process(bool(stop.requested))
+  every = settings.substeps * -(-_ASK_EVERY // settings.substeps)
+  return step % every == 0 and parallel.any_process(bool(stop.requested))
 
 
 def _check_finite(metrics: dict, step: int, settings: recipes.Train) -> None:

@@ -670,15 +670,17 @@ def test_a_save_in_the_background_keeps_what_was_when_it_was_asked_for(tmp_path,
     return inner(*args, **kwargs)
 
   monkeypatch.setattr(checkpoints, 'save_step', slow)
-  state = {'a': np.arange(4.0)}
+  state = {'a': jnp.arange(4.0)}
   with checkpoints.Saver(tmp_path / 'steps', keep=1) as saver:
     saver.save(5, state)  # returns though nothing is written yet
     assert checkpoints.latest_step(tmp_path / 'steps') is None
-    state['a'] += 100.0  # as a donated step does
+    moved = jax.jit(lambda a: a + 100.0, donate_argnums=0)(state['a'])  # in the same memory
+    assert state['a'].is_deleted()
+    state = {'a': moved}
     saver.check()
     go.set()
     saver.wait()
-    assert checkpoints.latest_step(tmp_path / 'steps') == 5
+    assert list(checkpoints.restore_latest(tmp_path / 'steps')[1]['a']) == [0.0, 1.0, 2.0, 3.0]
     saver.save(6, state)
   step, found, _ = checkpoints.restore_latest(tmp_path / 'steps')
   assert step == 6 and list(found['a']) == [100.0, 101.0, 102.0, 103.0]
@@ -694,3 +696,31 @@ def test_a_save_that_failed_in_the_background_is_raised_by_whatever_comes_next(t
       getattr(saver, ask)(*((8, {'a': np.ones(2)}) if ask == 'save' else ()))
     saver.wait()  # said once
   assert checkpoints.latest_step(tmp_path / 'steps') is None
+
+
+def test_a_save_that_fails_once_is_tried_once_more(tmp_path, monkeypatch):
+  monkeypatch.setattr(checkpoints, '_RETRY', 0.0)
+  faults, inner = iter([True, False, True, True]), checkpoints._write_arrays
+
+  def write(*args):
+    if next(faults):
+      raise OSError('no space left')
+    inner(*args)
+
+  monkeypatch.setattr(checkpoints, '_write_arrays', write)
+  with checkpoints.Saver(tmp_path / 'steps', keep=1) as saver:
+    saver.save(3, {'a': np.ones(2)})
+  assert checkpoints.latest_step(tmp_path / 'steps') == 3
+  with (
+    pytest.raises(errors.CheckpointError, match=r'steps/4 could not be saved: no space left'),
+    checkpoints.Saver(tmp_path / 'steps', keep=1) as saver,
+  ):
+    saver.save(4, {'a': np.ones(2)})  # and nobody asks before the end
+  assert checkpoints.latest_step(tmp_path / 'steps') == 3
+
+
+def test_a_failed_save_does_not_hide_what_ended_the_run(tmp_path, logged):
+  with pytest.raises(errors.Preempted), checkpoints.Saver(tmp_path / 'steps', keep=1) as saver:
+    saver.save(7, {'a': np.array([np.nan])})
+    raise errors.Preempted('SIGTERM')
+  assert 'a save failed as well' in logged[0] and 'not finite' in logged[0]

@@ -1,7 +1,10 @@
+import importlib.util
 import os
 import pathlib
+import socket
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -82,17 +85,35 @@ def test_every_row_belongs_to_one_process_and_batches_come_together_again():
     ({'SLURM_NTASKS': '4', 'SLURM_PROCID': '0'}, None),  # a batch script, outside srun
     ({'SLURM_NTASKS': '4', 'SLURM_PROCID': '0', 'SLURM_STEP_NODELIST': 'n1'}, 'Slurm'),
     ({'SLURM_NTASKS': '1', 'SLURM_PROCID': '0', 'SLURM_STEP_NODELIST': 'n1'}, None),
-    ({'OMPI_COMM_WORLD_SIZE': '2'}, 'MPI'),
+    ({'OMPI_COMM_WORLD_SIZE': '2', 'OMPI_MCA_orte_hnp_uri': '1.0;tcp://h:1'}, 'MPI'),
     ({'OMPI_COMM_WORLD_SIZE': '1'}, None),
     ({'KUBERNETES_SERVICE_HOST': '10.0.0.1'}, None),  # some pod, not one of a job
     ({'KUBERNETES_SERVICE_HOST': '10.0.0.1', 'JOB_COMPLETION_INDEX': '1'}, 'Kubernetes'),
     ({'TPU_WORKER_HOSTNAMES': 'a,b', 'KUBERNETES_SERVICE_HOST': '10.0.0.1'}, 'TPU'),
     ({'TPU_WORKER_HOSTNAMES': 'a,b', 'JAX_PLATFORMS': 'cpu'}, None),
+    ({'TPU_WORKER_HOSTNAMES': 'a,b', 'JAX_PLATFORMS': ''}, 'TPU'),  # '' is JAX's own choice
   ],
 )
-def test_a_cluster_is_known_by_what_it_leaves_in_the_environment(env, found):
+def test_a_cluster_is_known_by_what_it_leaves_in_the_environment(monkeypatch, env, found):
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda name: name == 'kubernetes')
   where = parallel.cluster(env)
   assert where is None if found is None else found in where
+
+
+@pytest.mark.parametrize(
+  ('env', 'words'),
+  [
+    ({'OMPI_COMM_WORLD_SIZE': '2'}, 'OMPI_MCA_orte_hnp_uri, which Open MPI 4 sets'),
+    (
+      {'KUBERNETES_SERVICE_HOST': '10.0.0.1', 'JOB_COMPLETION_INDEX': '1'},
+      'pip install kubernetes, or give --coordinator',
+    ),
+  ],
+)
+def test_a_cluster_whose_processes_cannot_find_each_other_is_said_so(monkeypatch, env, words):
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+  with pytest.raises(errors.ConfigError, match=words):
+    parallel.cluster(env)
 
 
 def test_a_process_can_be_kept_alone(monkeypatch):
@@ -135,9 +156,10 @@ def test_compiled_programs_are_kept_where_only_their_owner_may_write(tmp_path, m
   assert told == [('jax_compilation_cache_dir', str(folder))]
   assert folder.stat().st_mode & 0o777 == 0o700
   told.clear()
-  monkeypatch.setenv('XDG_CACHE_HOME', '/dev/null')
-  parallel.use_compile_cache()
-  assert not told
+  for nowhere in ('/dev/null', '~'):  # '~': no home, which leaves it as it is
+    monkeypatch.setenv('XDG_CACHE_HOME', nowhere)
+    parallel.use_compile_cache()
+    assert not told and not os.path.exists('~')
 
 
 JOIN = """
@@ -179,3 +201,38 @@ def test_two_processes_find_each_other_as_the_cluster_says(env):
     out, lines = child.communicate(timeout=300)
     assert child.returncode == 0, lines
     assert out.splitlines()[-1] == f'2 {i} [0, 1]'  # gloo prints too
+
+
+ONE_FAILS = """
+import sys
+from gdistill import errors, parallel
+from gdistill.cli import edge
+
+def command():
+  parallel.start(sys.argv[1], 2, int(sys.argv[2]))
+  if sys.argv[2] == '1':
+    raise errors.DataError('one picture is broken')
+  parallel.barrier('which the other never reaches')
+
+sys.exit(edge.call(command, False))
+"""
+
+
+@pytest.mark.heavy
+def test_one_process_that_fails_leaves_with_its_own_code_and_takes_the_others_along():
+  with socket.socket() as s:
+    s.bind(('127.0.0.1', 0))
+    port = s.getsockname()[1]
+  began = time.monotonic()
+  children = [
+    subprocess.Popen(
+      [sys.executable, '-c', ONE_FAILS, f'127.0.0.1:{port}', str(i)], cwd=ROOT, text=True,
+      stderr=subprocess.PIPE, env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
+    )
+    for i in range(2)
+  ]  # fmt: skip
+  _, lines = children[1].communicate(timeout=120)
+  assert children[1].returncode == 3 and 'one picture is broken' in lines
+  children[0].communicate(timeout=120)
+  assert children[0].returncode not in (0, 3)
+  assert time.monotonic() - began < 90  # JAX by itself would wait 300 s

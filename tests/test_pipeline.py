@@ -120,6 +120,19 @@ def test_another_config_is_refused_and_its_fields_are_named(undisturbed):
   run(undisturbed, train={'log_every': 6})  # cadence may change
 
 
+def test_a_run_goes_on_when_keys_with_defaults_have_come_since(undisturbed, tmp_path):
+  shutil.copytree(undisturbed, tmp_path / 'run')
+  old = json.loads((tmp_path / 'run' / 'config.json').read_text())
+  for section, key in (('data', 'flip'), ('data', 'split'), ('train', 'remat'), ('mesh', 'slices')):
+    del old[section][key]
+  (tmp_path / 'run' / 'config.json').write_text(json.dumps(old))
+  run(tmp_path / 'run')
+  old['data']['flip'] = True  # while a value that is not the default is another run
+  (tmp_path / 'run' / 'config.json').write_text(json.dumps(old))
+  with pytest.raises(errors.ConfigError, match=r'data\.flip: True -> False'):
+    run(tmp_path / 'run')
+
+
 def test_other_seeds_give_other_parameters(undisturbed, tmp_path):
   run(tmp_path / 'run', seed=1)
   assert not set(digests(tmp_path / 'run').values()) & set(digests(undisturbed).values())

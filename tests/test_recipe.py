@@ -136,3 +136,14 @@ def test_the_digest_sees_what_reaches_the_parameters_and_nothing_else():
     'teacher.lr: 0.002 -> 0.001'
   ]
   assert recipes.differences(recipes.to_dict(base), recipes.to_dict(same)) == []
+
+
+def test_processes_of_one_start_agree_on_all_but_how_they_read():
+  base = recipes.from_config(DIGITS)
+  told = recipes.digest_together(base)
+  reads = recipes.from_config(changed(data__path='elsewhere', data__workers=3, data__threads=1))
+  assert recipes.digest_together(reads) == told
+  for change in ({'train__log_every': 40}, {'mesh__cpu_devices': 1}, {'train__remat': 'blocks'}):
+    other = recipes.from_config(changed(**change))
+    assert recipes.digest(other) == recipes.digest(base)
+    assert recipes.digest_together(other) != told

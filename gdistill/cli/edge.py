@@ -6,6 +6,8 @@ import importlib.util
 import json
 import os
 import sys
+import time
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -29,8 +31,9 @@ def call(command: Callable[[], int], debug: bool) -> int:
     return command()
   except errors.GdistillError as e:
     if debug:
-      raise
+      traceback.print_exc()
     print(f'gdistill: {" ".join(str(e).split())}', file=sys.stderr)
+    _leave_others(e.exit_code)
     return e.exit_code
   except BrokenPipeError:  # `| head` has seen enough; Python would flush once more at its end
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -38,6 +41,22 @@ def call(command: Callable[[], int], debug: bool) -> int:
   except KeyboardInterrupt:
     print('gdistill: interrupted before anything was to be saved', file=sys.stderr)
     return 130
+
+
+def _leave_others(code: int) -> None:
+  """Ends one of several processes at once.
+
+  JAX would wait at the exit for the others, who wait for this one inside a step: minutes later all
+  would abort, and nobody would know why.
+  """
+  jax = sys.modules.get('jax')
+  if jax is None or not jax.distributed.is_initialized() or jax.process_count() == 1:
+    return
+  if jax.process_index() == 0:
+    time.sleep(5)  # the others' lifeline: whoever leaves with it for the same reason goes first
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(code)
 
 
 def parse(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:

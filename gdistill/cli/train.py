@@ -13,7 +13,8 @@ def parser(prog: str) -> edge.Parser:
     description='Trains every round of a config that is not finished, draws the quick grid and '
     'writes WORKDIR/report/index.html. Repeating the command goes on where it stopped.',
     epilog='--config.section.key=value overrides a key. Exit codes: 0 done, 2 bad config or '
-    'argument, 3 data, 4 checkpoint, 5 numerics, 42 interrupted and saved.',
+    'argument, 3 data, 4 checkpoint, 5 numerics, 42 interrupted and saved, 134 other processes of '
+    'the run are gone.',
   )
   p.add_argument('--config', required=True, help='configs/NAME.py[:VARIANT] or a config.json')
   p.add_argument('--workdir', help='folder of the run: local, gs:// or s3://')
@@ -64,7 +65,7 @@ def _run(args, overrides, plan: bool) -> int:
     from gdistill import evaluate
 
     evaluate.teacher_folder(recipe, workdir)  # the report will need it
-  parallel.agree('config', recipes.digest(recipe))
+  parallel.agree('config', recipes.digest_together(recipe))
 
   import contextlib
 
@@ -99,6 +100,11 @@ def _check_devices(args, plan: bool) -> None:
       raise errors.ConfigError(
         f'--{name}={value} must be at least 1, and is for --plan --devices alone; a run takes the '
         'devices there are, and --config.mesh says how'
+      )
+  for name in ('coordinator', 'num_processes', 'process_id'):
+    if plan and getattr(args, name) is not None:
+      raise errors.ConfigError(
+        f'--{name}={getattr(args, name)} is for a run; a plan of several processes takes --devices'
       )
 
 

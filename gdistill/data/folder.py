@@ -87,7 +87,9 @@ def split(files: Listing, name: str, shape: tuple[int, int, int]) -> source.Sour
   offsets = files.offsets and np.array([files.offsets[n] for n in names], np.int64)
   parts = [f'{n.removeprefix(prefix)} {size}' for n, size in zip(names, sizes, strict=True)]
   read = _Read(files.path, names, sizes, labels, shape, contents, files.spool, offsets)
-  return source.Source(read, len(names), shape, class_names, source.fingerprint(parts))
+  return source.Source(
+    read, len(names), shape, class_names, source.fingerprint(parts), heavy=contents is not None
+  )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

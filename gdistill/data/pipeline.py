@@ -88,8 +88,8 @@ def reader(
 ) -> Callable[[int], dict]:
   """`read(step)` returns `batch(data, seed, step, size, rows)` for steps below `steps`.
 
-  Asked for in order it has read ahead, `settings.prefetch` batches, in `settings.threads` threads
-  of each of `settings.workers` processes (0: of this one).
+  Asked for in order it has read ahead: `settings.prefetch` batches, one a thread in at most
+  `settings.threads` threads, in each of `settings.workers` processes (0: in this one).
   """
   if data.in_memory:
     return lambda step: batch(data, seed, step, size, rows)
@@ -100,10 +100,10 @@ def reader(
     flags.FLAGS.mark_as_parsed()  # Grain's workers ask for flags, which only absl.app parses
 
   def start(step):
-    threads = grain.ReadOptions(settings.threads, max(settings.prefetch, settings.threads))
+    threads = grain.ReadOptions(min(settings.threads, settings.prefetch), settings.prefetch)
     found = grain.MapDataset.source(_Batches(data, seed, size, rows, step, steps))
     found = found.to_iter_dataset(threads)
-    if settings.workers:
+    if settings.workers and not data.heavy:
       options = grain.MultiprocessingOptions(settings.workers, settings.prefetch)
       found = found.mp_prefetch(options, _start_worker)
     return iter(found)

@@ -23,6 +23,7 @@ class Source:
   class_names: tuple[str, ...]
   fingerprint: str
   in_memory: bool = False  # reading costs nothing: no threads, no workers
+  heavy: bool = False  # what `read` holds is too much to copy into workers
 
   def __len__(self) -> int:
     return self.count

@@ -23,7 +23,7 @@ Row = dict[str, Any]
 Series = dict[str, dict[tuple[int, float], Row]]  # {label: {(num_steps, w): row}}
 
 PROTOCOL = (
-  'FD = Fréchet distance in the features of a small classifier trained on these digits: '
+  'FD = Fréchet distance in the features of a small classifier trained on the training images: '
   'comparable within this report only, not FID'
 )
 _COLUMNS = [
@@ -59,7 +59,7 @@ _PICTURE_BYTES = 1_200_000
 def write(workdir: epath.PathLike) -> epath.Path:
   """Writes WORKDIR/report/index.html from what the workdir has; what is missing is said so."""
   workdir = storage.path(workdir)
-  # the real digits measured like a sample, for scale, and the rows of the models
+  # the real images measured like a sample, for scale, and the rows of the models
   rows = [
     r for name in ('data', 'metrics') for r in _clean(_json(workdir / 'report' / f'{name}.json'))
   ]
@@ -550,7 +550,7 @@ def _legend(styles: Mapping[str, int], has_floor: bool) -> str:
   items = [(label, plots.sample(i)) for label, i in styles.items()]
   items.append(('teacher’s reference (most steps)', plots.sample(flat=0)))
   if has_floor:
-    items.append(('training digits against held-out digits', plots.sample(flat=1)))
+    items.append(('training images against held-out images', plots.sample(flat=1)))
   body = ''.join(f'<li>{svg}{html.escape(label)}</li>' for label, svg in items)
   return f'<ul class="legend">{body}</ul>'
 
