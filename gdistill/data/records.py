@@ -148,7 +148,7 @@ class _Read:
   def __init__(self, folder: str, shards: tuple[tuple[str, int], ...], shape: tuple[int, int, int]):
     self.folder, self._shards, self._shape = folder, shards, shape
     self._first = np.cumsum([0, *(count for _, count in shards)])
-    self._readers = {}  # a forked process shares none: its file offsets would be shared, too
+    self._readers = {}
 
   def __reduce__(self):
     return _Read, (self.folder, self._shards, self._shape)
@@ -168,7 +168,7 @@ class _Read:
       ) from e
 
   def _reader(self, shard: int) -> Any:
-    found = self._readers.get((os.getpid(), shard))
+    found = self._readers.get(shard)
     if found is None:  # two threads may both open it; the last one is kept
       from array_record.python import array_record_module  # heavy
 
@@ -184,7 +184,7 @@ class _Read:
         raise ValueError(f'the file has {found.num_records()} records, not {count}')
       for old in list(self._readers)[: max(0, len(self._readers) + 1 - _MOST_OPEN)]:
         self._readers.pop(old, None)  # closed when nobody reads from it any more
-      self._readers[os.getpid(), shard] = found
+      self._readers[shard] = found
     return found
 
 

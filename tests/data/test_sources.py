@@ -1,7 +1,6 @@
 """What all sources share, whatever the examples lie in."""
 
 import dataclasses
-import multiprocessing
 import pickle
 import shutil
 from concurrent import futures
@@ -86,21 +85,6 @@ def test_threads_read_the_same(sources):
     found = list(pool.map(lambda i: data[i][0], index))
   for i, pixels in zip(index, found, strict=True):
     np.testing.assert_array_equal(pixels, data[i][0])
-
-
-def test_a_forked_process_reads_the_same(sources):
-  data = sources[0]
-  expected = [data[i][0].tobytes() for i in range(4)]  # whatever opens files has them open
-  ours, theirs = multiprocessing.Pipe(duplex=False)
-  child = multiprocessing.get_context('fork').Process(
-    target=lambda: theirs.send([data[i][0].tobytes() for i in range(4)])
-  )
-  child.start()
-  for i in range(4):
-    assert data[i][0].tobytes() == expected[i]
-  assert ours.poll(20)
-  assert ours.recv() == expected
-  child.join()
 
 
 def test_a_share_held_out_is_the_same_of_every_class_and_all_the_rest_is_left(settings, shape):
