@@ -61,8 +61,17 @@ attempt() { # starts the processes, waits for all; what the first unhappy one le
   [[ -z $SIGNALLED ]] || pass_on
   while ((${#left[@]})); do
     who='' code=0
-    wait -n -p who "${left[@]}" || code=$?
-    [[ ${who:-} ]] || continue # a signal, passed on by the trap
+    wait -n -p who "${left[@]}" 2>/dev/null || code=$?
+    if [[ -z ${who:-} ]]; then
+      ((code == 127)) || continue # a signal, passed on by the trap
+      # It ended before it was waited for: `wait -n` no longer knows it, a plain `wait` does.
+      for i in "${left[@]}"; do
+        kill -0 "$i" 2>/dev/null || who=$i
+      done
+      [[ $who ]] || { sleep 0.1; continue; }
+      code=0
+      wait "$who" || code=$?
+    fi
     for i in "${!left[@]}"; do
       [[ ${left[i]} != "$who" ]] || unset "left[$i]"
     done

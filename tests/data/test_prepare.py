@@ -403,8 +403,10 @@ def test_a_signal_stops_it_with_42_and_it_goes_on(large, undisturbed, tmp_path):
   )  # fmt: skip
   while not list((tmp_path / 'out').rglob('*.array_record')):
     time.sleep(0.01)
+  os.killpg(process.pid, signal.SIGSTOP)  # or it may be done before the second has started
   second = run(*FLAGS, source=large, out=tmp_path / 'out')
   os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it, too
+  os.killpg(process.pid, signal.SIGCONT)
   _, said = process.communicate(timeout=60)
   assert second[0] == 2 and 'is in use by' in second[1]
   assert process.returncode == 42, said
