@@ -300,16 +300,16 @@ def _run_round(recipe, workdir, r, examples, mesh, step, stop, seconds) -> None:
   substeps = 1 if jax.default_backend() == 'cpu' else recipe.train.substeps
   began = time.monotonic()
   _record(workdir, 'round-entered', round=r.name)
-  with seconds('restore'):
-    teacher = None
-    if r.teacher:
-      teacher = model.read_folder(workdir / r.teacher if r.index else r.teacher).params
+  teacher, where = None, None
+  if r.teacher:
+    where = workdir / r.teacher if r.index else r.teacher
+    with seconds('restore'):
+      teacher = model.as_teacher(recipe.model, model.read_folder(where).params)
+    teacher = parallel.put_like(parallel.tree_shardings(mesh, teacher), teacher)
   key = jax.random.fold_in(jax.random.fold_in(jax.random.key(recipe.seed), _ID[r.stage]), r.index)
   key_init, key_steps = jax.random.split(key)
-  fresh = functools.partial(_fresh_state, recipe, r, teacher, key_init, mesh)
-  if teacher is not None:
-    teacher = model.as_teacher(recipe.model, teacher)
-    teacher = parallel.put_like(parallel.tree_shardings(mesh, teacher), teacher)
+  # It reads the teacher again: held on to, the copy would lie beside the state for the whole round.
+  fresh = functools.partial(_fresh_state, recipe, r, where, key_init, mesh)
 
   size, rows = settings.batch_size, parallel.local_rows(mesh, settings.batch_size)
   read = data.reader(examples, (recipe.seed, r.index), size, rows, r.steps, recipe.data)
@@ -325,7 +325,7 @@ def _run_round(recipe, workdir, r, examples, mesh, step, stop, seconds) -> None:
     step = step.result()
   state = train.fit(
     folder, fresh, state_shapes(recipe, r.stage, mesh), step, teacher, batches, given, r.steps,
-    recipe.train, substeps, mesh, stop, seconds,
+    recipe.train, substeps, stop, seconds,
   )  # fmt: skip
   with seconds('save'):
     card = _card(recipe, r, state, examples, time.monotonic() - began)
@@ -388,16 +388,17 @@ def loss_of(recipe: recipes.Recipe, stage: str) -> train.Loss:
   return loss
 
 
-def _fresh_state(recipe, r, teacher, key, mesh) -> states.TrainState:
-  """The round's first state: drawn where it will live, or the teacher's put there."""
+def _fresh_state(recipe, r, where, key, mesh) -> states.TrainState:
+  """The round's first state: drawn where it will live, or the teacher's of folder `where`."""
   net = model.build(recipe.model, recipe.takes_w and r.stage != 'teacher')
   create = _create(getattr(recipe, r.stage))
   shardings = jax.tree.map(lambda a: a.sharding, state_shapes(recipe, r.stage, mesh))
-  if teacher is None:
+  if where is None:
     return model.drawn(
       lambda key: create(model.initial_params(net, recipe.model, key)), key, shardings
     )
-  params = parallel.put_like(shardings.params, model.grown(net, recipe.model, key, teacher))
+  params = model.grown(net, recipe.model, key, model.read_folder(where).params)
+  params = parallel.put_like(shardings.params, params)
   return jax.jit(create, out_shardings=shardings)(params)
 
 

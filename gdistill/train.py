@@ -203,7 +203,6 @@ def fit(
   steps: int,
   settings: recipes.Train,
   substeps: int,
-  mesh: Mesh,
   stop: interrupt.Interrupt,
   seconds: Seconds,
 ) -> states.TrainState:

@@ -38,6 +38,10 @@ def call(command: Callable[[], int], debug: bool) -> int:
   except BrokenPipeError:  # `| head` has seen enough; Python would flush once more at its end
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141
+  except Exception:  # a fault of ours: its traceback, and no peer left waiting for this process
+    traceback.print_exc()
+    _leave_others(1)
+    raise SystemExit(1) from None
   except KeyboardInterrupt:
     print('gdistill: interrupted before anything was to be saved', file=sys.stderr)
     return 130
