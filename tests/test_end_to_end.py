@@ -83,29 +83,40 @@ def photographs(folder, size, classes, each):
   return folder
 
 
-@pytest.mark.parametrize('kind', ['folder'])
-def test_cifar10_runs_whole_on_a_folder_and_on_records(tmp_path, kind):
+def cifar10(tmp_path, **data):
   config = edge.load_config('configs/cifar10.py:tiny', [])
-  size, classes = config['model']['image_size'], config['model']['num_classes']
-  source = photographs(tmp_path / 'pictures', size, classes, 2000 // classes // 10 or 1)
-  config['data'].update(name='folder', path=str(source), held_out_split='test')
-  if kind == 'records':
-    prepare = [sys.executable, '-c', 'import sys; from gdistill import cli; sys.exit(cli.main())']
-    subprocess.run(
-      [*prepare, 'prepare', f'--source={source}', f'--out={tmp_path}/records', f'--size={size}',
-       '--held_out_split=test'], cwd=ROOT, check=True,
-    )  # fmt: skip
-    config['data'].update(name='records', path=f'{tmp_path}/records')
+  source = photographs(tmp_path / 'pictures', config['model']['image_size'], 10, 20)
+  config['data'].update(dict(name='folder', path=str(source), held_out_split='test'), **data)
+  return config, source
+
+
+def ends_well(run):
+  last = sorted(p.name for p in run.glob('*progressive*'))[-1]
+  card = checkpoints.read_card(run / last)
+  assert card['num_steps'] == 1 and card['takes_w']
+  assert card['class_names'] == [f'class{c:04d}' for c in range(10)]
+  rows = json.loads((run / 'report' / 'metrics.json').read_text())
+  assert rows and all(np.isfinite(r['fd']) for r in rows)
+  return run / last
+
+
+def test_cifar10_runs_whole_on_a_folder_and_only_on_that(tmp_path):
+  config, source = cifar10(tmp_path)
   config['mesh']['cpu_devices'] = 2
   finished(start(tmp_path, config))
-  last = sorted(p.name for p in (tmp_path / 'run').glob('*progressive*'))[-1]
-  card = checkpoints.read_card(tmp_path / 'run' / last)
-  assert card['num_steps'] == 1 and card['takes_w'] and len(card['class_names']) == classes
-  assert card['class_names'][:2] == ['class0000', 'class0001']
-  rows = json.loads((tmp_path / 'run' / 'report' / 'metrics.json').read_text())
-  assert rows and all(np.isfinite(r['fd']) for r in rows)
-  # The data are those it began with, or it does not go on.
+  last = ends_well(tmp_path / 'run')
   next((source / 'train').glob('*/*.png')).unlink()
-  if kind == 'folder':
-    (tmp_path / 'run' / last / 'card.json').unlink()
-    assert 'are not those this run began with' in finished(start(tmp_path, config), code=3)
+  (last / 'card.json').unlink()
+  assert 'are not those this run began with' in finished(start(tmp_path, config), code=3)
+
+
+def test_two_processes_run_cifar10_on_prepared_records_read_by_workers(tmp_path):
+  config, source = cifar10(tmp_path, name='records', path=f'{tmp_path}/records', workers=1)
+  prepare = [sys.executable, '-c', 'import sys; from gdistill import cli; sys.exit(cli.main())']
+  subprocess.run(
+    [*prepare, 'prepare', f'--source={source}', f'--out={tmp_path}/records', '--size=32',
+     '--held_out_split=test'], cwd=ROOT, check=True,
+  )  # fmt: skip
+  config['mesh']['cpu_devices'] = 1
+  finished(*two_processes(tmp_path, [config, config]))
+  ends_well(tmp_path / 'run')
