@@ -163,7 +163,7 @@ def image_flops(network: str) -> int:
   return counting.forward_flops(common.network(settings, True), params, *common.inputs(settings, 1))
 
 
-def training(results: Results, network: str, stage: str, batch: int, **settings) -> None:
+def training(results: Results, network: str, stage: str, batch: int, **settings) -> dict | None:
   """Updates of one stage: {'guidance': {...}} are further settings of it."""
 
   def run():
@@ -194,7 +194,7 @@ def training(results: Results, network: str, stage: str, batch: int, **settings)
   return results.measure(f'{network} training', f'{network} {stage} {batch}{text}', run)
 
 
-def sampling(results: Results, network: str, batch: int) -> None:
+def sampling(results: Results, network: str, batch: int) -> dict | None:
   """4-step and 1-step sampling by one program, as `gdistill sample` draws."""
 
   def run():

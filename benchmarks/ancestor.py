@@ -82,9 +82,6 @@ def main() -> None:
       )
     )
     details[network] = {**common.medians(taken), 'compile_once': once, 'compile_a_round': compiles}
-  rows.append(
-    common.row('P3', 'compiles that a later round of ours needs (the ancestor: 1)', 0.0, '= 0')
-  )
   common.show(rows, **details)
 
 

@@ -38,7 +38,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
     initial='',  # the folder of a finished round, when stages does not begin with a teacher
     data=dict(
       name='records', path='data/imagenet64', split='train', held_out_split='validation',
-      held_out=0.0, flip=True, workers=8, threads=8, prefetch=4,
+      held_out=0.0, flip=True, workers=8, threads=4, prefetch=4,
     ),
     noise=dict(name='cosine', logsnr_min=-20.0, logsnr_max=20.0),
     model=dict(

@@ -184,12 +184,6 @@ class Saver:
       pending.result()
 
 
-def latest_step(folder: epath.PathLike) -> int | None:
-  """The newest complete step."""
-  folder = storage.path(folder)
-  return max((s for s in _steps(folder) if is_complete(folder / str(s))), default=None)
-
-
 def restore_latest(
   folder: epath.PathLike, target: Any = None, shardings: Any = None
 ) -> tuple[int, Any, dict] | None:

@@ -204,12 +204,24 @@ def make_mesh(
   kinds = (AxisType.Auto,) * 3
   if devices is not None:
     return AbstractMesh(shape, AXES, axis_types=kinds)
-  if slices > 1 and len({getattr(d, 'slice_index', 0) for d in jax.devices()}) == slices:
-    from jax.experimental import mesh_utils
+  from jax.experimental import mesh_utils
 
-    grid = mesh_utils.create_hybrid_device_mesh((1, *shape[1:]), (slices, 1, 1))
-    return Mesh(grid, AXES, axis_types=kinds)
-  return jax.make_mesh(shape, AXES, axis_types=kinds)
+  found = jax.devices()
+  there = len({getattr(d, 'slice_index', 0) for d in found})
+  try:
+    # Split: an axis of 2 on a 4x4 torus takes a part of one of its rings.
+    if slices > 1 and there == slices:
+      grid = mesh_utils.create_hybrid_device_mesh(
+        (1, *shape[1:]), (slices, 1, 1), found, allow_split_physical_axes=True
+      )
+    else:
+      grid = mesh_utils.create_device_mesh(shape, found, allow_split_physical_axes=True)
+  except (NotImplementedError, ValueError, AssertionError) as e:
+    raise errors.ConfigError(
+      f'mesh.slices={slices}, mesh.data={data}, mesh.fsdp={fsdp} cannot be laid on these '
+      f'{count} devices in {there} slices: {" ".join(str(e).split())[:200]}; choose other sizes'
+    ) from e
+  return Mesh(grid, AXES, axis_types=kinds)
 
 
 def check_batch(name: str, batch_size: int, accumulation: int, mesh: Mesh) -> None:

@@ -6,6 +6,7 @@ import functools
 import importlib.metadata
 import math
 import platform
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -218,18 +219,32 @@ def run(
     check_same_data(workdir, examples)
   compiled = {} if compiled is None else compiled
   todo = [r for r in plan if not checkpoints.is_finished(workdir / r.name)]
-  with concurrent.futures.ThreadPoolExecutor(1) as background:
-    for stage in dict.fromkeys(r.stage for r in todo):
-      if stage not in compiled:
-        # The next stage compiles while the one before it trains.
-        compiled[stage] = background.submit(_compile, recipe, stage, mesh, workdir)
-    try:
-      for r in todo:
-        stop.check()
-        _run_round(recipe, workdir, r, examples, mesh, compiled[r.stage], stop, seconds)
-    except BaseException:
-      background.shutdown(wait=False, cancel_futures=True)
-      raise
+  stages = [s for s in dict.fromkeys(r.stage for r in todo) if s not in compiled]
+  compiled |= {stage: concurrent.futures.Future() for stage in stages}
+
+  def compile_all():  # the next stage compiles while the one before it trains
+    for stage in stages:
+      if compiled[stage].set_running_or_notify_cancel():
+        try:
+          compiled[stage].set_result(_compile(recipe, stage, mesh, workdir))
+        except BaseException as e:
+          compiled[stage].set_exception(e)
+
+  # No executor, which would be waited for: a compile takes minutes, and who is told to leave has
+  # half of one.
+  threading.Thread(target=compile_all, name=_COMPILING, daemon=True).start()
+  try:
+    for r in todo:
+      if parallel.any_process(bool(stop.requested)):
+        raise errors.Preempted(
+          f'{stop.requested or "a signal"}: what is finished is saved; repeat the command to go on'
+        )
+      _run_round(recipe, workdir, r, examples, mesh, compiled[r.stage], stop, seconds)
+  except BaseException:
+    for stage in stages:
+      if compiled[stage].cancel():
+        del compiled[stage]
+    raise
 
 
 def _tidy(workdir: storage.epath.Path, r: rounds.Round) -> None:
@@ -322,6 +337,8 @@ def _run_round(recipe, workdir, r, examples, mesh, step, stop, seconds) -> None:
   given = train.numbers(r.steps, r.lr, r.num_steps, key_steps)
   given = parallel.put_like(jax.tree.map(lambda _: parallel.replicated(mesh), given), given)
   with seconds('compile'):
+    while not concurrent.futures.wait([step], 0.5).done:
+      stop.check()
     step = step.result()
   state = train.fit(
     folder, fresh, state_shapes(recipe, r.stage, mesh), step, teacher, batches, given, r.steps,
@@ -337,6 +354,7 @@ def _run_round(recipe, workdir, r, examples, mesh, step, stop, seconds) -> None:
   progress.say(f'{r.name}: finished {r.steps} updates in {time.monotonic() - began:.0f} s')
 
 
+_COMPILING = 'gdistill-compile'  # the thread that cli/edge.py does not wait for
 _ID = {'teacher': 1, 'guidance': 2, 'progressive': 3}  # in every random key of a stage
 
 

@@ -24,7 +24,7 @@ class Data:
   held_out_split: str = 'test'
   flip: bool = False  # left and right, half of the time
   workers: int = 0  # processes that read; 0 reads in threads of this one
-  threads: int = 8  # of each process that reads
+  threads: int = 4  # of each process that reads
   prefetch: int = 2  # batches read ahead
 
 

@@ -162,17 +162,23 @@ python_of_project() {
     die "GDISTILL_PYTHON='$PROGRAM' is not there; bash launch/test.sh makes .venv, or set GDISTILL_PYTHON"
 }
 
-check_plan() { # DEVICES SLICES: the project's own planner judges config and batch
+check_plan() { # DEVICES SLICES: the project's own planner judges config and batch; adds the slices to OVERRIDES
   local code=0 said
   need CONFIG
   python_of_project
-  if (($2 == 1)); then set -- --devices="$1"; else set -- --devices="$1" --slices="$2"; fi
+  (($2 == 1)) || OVERRIDES+=("--config.mesh.slices=$2")
   said=$(JAX_PLATFORMS=cpu timeout --kill-after=10 300 "$PROGRAM" -m gdistill.main --plan --config="$CONFIG" \
-    "$@" ${OVERRIDES[@]+"${OVERRIDES[@]}"} 2>&1 >/dev/null) || code=$?
+    --devices="$1" ${OVERRIDES[@]+"${OVERRIDES[@]}"} 2>&1 >/dev/null) || code=$?
   ((code == 0)) && return
   [[ -z $said ]] || printf '%s\n' "$said" >&2
   ((code != 124 && code != 137)) || say 'the plan was not made in 300 seconds'
   exit "$code"
+}
+
+cpu_devices_of_config() { # what each process makes of a CPU
+  "$PROGRAM" -c 'import sys; from gdistill.cli import edge
+print(edge.load_config(sys.argv[1], sys.argv[2:])["mesh"].get("cpu_devices", 1))' \
+    "${CONFIG:-}" ${OVERRIDES[@]+"${OVERRIDES[@]}"} 2>/dev/null || echo 1 # the plan will say what is wrong
 }
 
 # ---- run or print
@@ -228,7 +234,7 @@ meaning() {
     4) echo 'a checkpoint' ;;
     5) echo 'losses or gradients that stopped being finite' ;;
     42) echo 'interrupted and saved' ;;
-    134) echo 'aborted: a watchdog, or a peer that died' ;;
+    134) echo 'aborted: other processes of the run did not come, or died' ;;
     129 | 130 | 137 | 143) echo "killed by signal $(($1 - 128))" ;;
     *) echo 'not an exit code of the program: its last lines say why' ;;
   esac

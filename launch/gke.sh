@@ -70,6 +70,8 @@ check_submit() {
   expression=${TOPOLOGY//x/*10#}
   ((10#$expression == CHIPS)) || die "--topology='$TOPOLOGY' must have the $CHIPS chips of --tpu_type=$TPU_TYPE"
   check_plan "$((CHIPS * SLICES))" "$SLICES"
+  PAUSE=$RESTART_SECONDS
+  ((HOSTS * SLICES == 1)) || PAUSE=60 # longer than a peer takes to notice that another one died
   WORKDIR=$BUCKET/$RUN_ID
   COMMAND=(bash launch/supervise.sh --workdir="$WORKDIR" -- python -m gdistill.main
     --config="$CONFIG" --workdir="$WORKDIR" ${OVERRIDES[@]+"${OVERRIDES[@]}"})
@@ -82,14 +84,13 @@ quoted() { # one YAML string: JSON is YAML
 }
 
 manifest() {
-  local accelerator word pause=$RESTART_SECONDS
+  local accelerator word
   case $GENERATION in
     v4) accelerator=tpu-v4-podslice ;;
     v5litepod) accelerator=tpu-v5-lite-podslice ;;
     v5p) accelerator=tpu-v5p-slice ;;
     v6e) accelerator=tpu-v6e-slice ;;
   esac
-  ((HOSTS * SLICES == 1)) || pause=60 # longer than a peer takes to notice that another one died
   cat <<YAML
 apiVersion: jobset.x-k8s.io/v1alpha2
 kind: JobSet
@@ -144,7 +145,7 @@ $(for word in "${COMMAND[@]}"; do printf '                    - %s\n' "$(quoted 
                     - containerPort: 8080
                   env:
                     - {name: EXHAUSTED_CODE, value: "75"}
-                    - {name: RESTART_SECONDS, value: "$pause"}
+                    - {name: RESTART_SECONDS, value: "$PAUSE"}
                     - {name: MAX_RESTARTS, value: "$MAX_RESTARTS"}
                     - {name: MAX_CRASHES, value: "$MAX_CRASHES"}
                     - name: RESTART_COUNT
@@ -186,8 +187,9 @@ submit_jobset() {
 
 submit_xpk() {
   local line what
-  # exec: XPK signals the process it started, which must be the supervisor
-  printf -v line '%q ' env EXHAUSTED_CODE=75 MAX_RESTARTS="$MAX_RESTARTS" MAX_CRASHES="$MAX_CRASHES" "${COMMAND[@]}"
+  # exec: XPK signals the process it started, which must be the supervisor. RESTART_COUNT: XPK does
+  # not say whether other pods were there before, so that it always waits for their lock.
+  printf -v line '%q ' env EXHAUSTED_CODE=75 RESTART_COUNT=1 RESTART_SECONDS="$PAUSE" MAX_RESTARTS="$MAX_RESTARTS" MAX_CRASHES="$MAX_CRASHES" "${COMMAND[@]}"
   what=(xpk workload create --workload="$NAME" "${AT[@]}" --tpu-type="$TPU_TYPE" --num-slices="$SLICES"
     --docker-image="$IMAGE" --max-restarts="$MAX_PREEMPTIONS" --command="exec ${line% }")
   [[ -z $SPOT ]] || what+=(--spot)

@@ -34,18 +34,20 @@ setup_gpu() {
 }
 
 run_gpu() {
-  local workdir
+  local workdir these=()
   check_run_id
   check_secrets
-  if [[ -z $GPUS ]]; then
+  if [[ $GPUS ]]; then
+    check_positive GPUS
+    these=(env "CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES:-$(seq -s, 0 $((GPUS - 1)))}")
+  else
     GPUS=$(timeout 60 nvidia-smi --list-gpus 2>/dev/null | grep -c '^GPU ') || die '--gpus is missing and nvidia-smi shows none; give --gpus=1'
   fi
-  check_positive GPUS
   check_plan "$GPUS" 1
   workdir=$WORKDIR_ROOT/$RUN_ID
   [[ $workdir == *://* || $workdir == /* ]] || workdir=$ROOT/$workdir
   [[ -z ${SECRETS:-} ]] || load_secrets "$SECRETS"
-  set -- bash launch/supervise.sh --workdir="$workdir" -- "$PROGRAM" -m gdistill.main --config="$CONFIG" \
+  set -- ${these[@]+"${these[@]}"} bash launch/supervise.sh --workdir="$workdir" -- "$PROGRAM" -m gdistill.main --config="$CONFIG" \
     --workdir="$workdir" ${OVERRIDES[@]+"${OVERRIDES[@]}"}
   if [[ $DRY_RUN ]]; then show "$@"; else exec "$@"; fi
 }

@@ -31,7 +31,8 @@ submit() {
   [[ ${PARTITION:-p} =~ ^[A-Za-z0-9_.,-]+$ ]] || die "--partition='$PARTITION' is not a name of a partition"
   [[ ${ACCOUNT:-a} =~ ^[A-Za-z0-9_.-]+$ ]] || die "--account='$ACCOUNT' is not a name of an account"
   check_secrets
-  if [[ $CPU ]]; then check_plan "$NODES" 1; else check_plan "$((NODES * GPUS))" 1; fi
+  python_of_project
+  if [[ $CPU ]]; then check_plan "$((NODES * $(cpu_devices_of_config)))" 1; else check_plan "$((NODES * GPUS))" 1; fi
   [[ $WORKDIR_ROOT == *://* || $WORKDIR_ROOT == /* ]] || WORKDIR_ROOT=$ROOT/$WORKDIR_ROOT
   # --no-requeue would end the run with the first lost node
   what=(sbatch --parsable --job-name="$NAME" --nodes="$NODES" --ntasks-per-node=1 --time="$TIME"
@@ -58,6 +59,7 @@ case $command in
   logs) run tail -n "$TAIL" "$LOGS/job.log" ;;
   stop)
     run touch "$LOGS/stop" # else it would queue itself again
+    limited "$SLURM_SECONDS" scancel --me --name="$NAME" --state=PENDING || true # it takes no signal
     limited "$SLURM_SECONDS" scancel --me --name="$NAME" --signal=TERM --batch
     ;;
 esac

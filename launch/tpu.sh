@@ -282,7 +282,7 @@ judge() { # what the hosts say together: ended CODE, running, again or unknown
   # worker HOST exited CODE WHY TIME: the first to leave is the one that says why
   ended=$(grep -E '^worker [^ ]+ exited [1-9]' <<<"$lines" | sort -k6,6n || true)
   first=$(grep -E ' exited [2-5] ' <<<"$ended" | head -n 1) || first=''
-  [[ $first ]] || first=$(grep -E ' (used-up|crash) ' <<<"$ended" | head -n 1) || first=''
+  [[ $first ]] || first=$(grep -E ' used-up ' <<<"$ended" | head -n 1) || first=''
   if [[ $first ]]; then
     echo "ended $(cut -d' ' -f4 <<<"$first")"
   elif ((running == HOSTS * SLICES)); then
@@ -306,7 +306,7 @@ anew() { # after progress the counts begin anew
 }
 
 babysit() {
-  local creates=0 reruns=0 silent=0 mute=0 wait_seconds=$BACKOFF_SECONDS code best ran=0 since=$SECONDS answer said
+  local creates=0 reruns=0 replaced=0 silent=0 mute=0 wait_seconds=$BACKOFF_SECONDS code best ran=0 since=$SECONDS answer said
   trap tell_costs EXIT
   trap 'exit 130' INT
   trap 'exit 143' TERM
@@ -329,13 +329,14 @@ babysit() {
           nap "$wait_seconds"
           wait_seconds=$((wait_seconds * 2 < BACKOFF_MOST ? wait_seconds * 2 : BACKOFF_MOST))
         else
-          wait_seconds=$BACKOFF_SECONDS reruns=0
+          reruns=0
         fi
         continue
         ;;
-      READY | ACTIVE) ;;
+      READY | ACTIVE) wait_seconds=$BACKOFF_SECONDS ;;
       PREEMPTED | SUSPENDED | SUSPENDING | TERMINATED | STOPPED)
         say "$NAME is $STATE: deleting it, to ask for another"
+        replaced=1
         delete
         continue
         ;;
@@ -373,14 +374,14 @@ babysit() {
         ((++reruns <= MAX_RESTARTS + 1)) ||
           finish 1 "the run was started $MAX_RESTARTS times on $NAME and got nowhere"
         [[ $said != *running* ]] || worker stop "$RUN_ID" || true # all start together
-        if ! setup || ! start "$((reruns > 1))"; then say 'the hosts were not set up or started; looking again'; fi
+        if ! setup || ! start "$((reruns > 1 || replaced))"; then say 'the hosts were not set up or started; looking again'; fi
         ;;
       unknown)
         # Maybe preempted just now; a slice that stays READY and silent is replaced.
         ((++silent < SSH_TRIES)) || {
           ((++mute <= MAX_RESTARTS)) || finish 1 "$MAX_RESTARTS slices in a row did not answer: look at gcloud's lines above"
           say "$NAME is $STATE and does not answer: deleting it, to ask for another"
-          silent=0
+          silent=0 replaced=1
           delete
           continue
         }

@@ -15,10 +15,7 @@ check_positive PROCESSES
 cd "$ROOT"
 python_of_project
 export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
-each=$("$PROGRAM" -c 'import sys; from gdistill.cli import edge
-print(edge.load_config(sys.argv[1], sys.argv[2:])["mesh"]["cpu_devices"])' \
-  "${CONFIG:-}" ${OVERRIDES[@]+"${OVERRIDES[@]}"} 2>/dev/null) || each=1 # the plan will say what is wrong
-check_plan "$((PROCESSES * each))" 1
+check_plan "$((PROCESSES * $(cpu_devices_of_config)))" 1
 workdir=$WORKDIR_ROOT/$RUN_ID logs=$WORKDIR_ROOT/.logs/$RUN_ID
 
 process() { # INDEX PORT -> COMMAND

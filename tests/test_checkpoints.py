@@ -341,16 +341,21 @@ def break_step(folder, step):
     storage.write_bytes(arrays / name, b'x' * size)
 
 
+def latest_step(folder):
+  found = folder.iterdir() if folder.exists() else []
+  return max((int(p.name) for p in found if checkpoints.is_complete(p)), default=None)
+
+
 def test_steps_are_pruned_only_after_the_new_one_is_complete(tmp_path, monkeypatch):
   for step in (1, 2, 10):
     checkpoints.save_step(tmp_path, step, state(step), keep=2)
   assert sorted(os.listdir(tmp_path)) == ['10', '2']
-  assert checkpoints.latest_step(tmp_path) == 10
+  assert latest_step(tmp_path) == 10
   removed = []
   remove = checkpoints._remove_one
 
   def look(folder):
-    removed.append((folder.name, checkpoints.latest_step(tmp_path)))
+    removed.append((folder.name, latest_step(tmp_path)))
     remove(folder)
 
   monkeypatch.setattr(checkpoints, '_remove_one', look)
@@ -420,11 +425,11 @@ def test_unfinished_steps_are_no_damage(tmp_path, logged):
   assert checkpoints.restore_latest(tmp_path / 'none') is None
   (tmp_path / '9').mkdir()
   assert checkpoints.restore_latest(tmp_path) is None
-  assert checkpoints.latest_step(tmp_path) is None
+  assert latest_step(tmp_path) is None
   checkpoints.save_step(tmp_path, 1, state(1))
   assert os.listdir(tmp_path) == ['1']  # the half is gone once there is a whole one
   (tmp_path / '9').mkdir()
-  assert checkpoints.latest_step(tmp_path) == 1
+  assert latest_step(tmp_path) == 1
   assert checkpoints.restore_latest(tmp_path)[0] == 1 and not logged
 
 
@@ -673,7 +678,7 @@ def test_a_save_in_the_background_keeps_what_was_when_it_was_asked_for(tmp_path,
   state = {'a': jnp.arange(4.0)}
   with checkpoints.Saver(tmp_path / 'steps', keep=1) as saver:
     saver.save(5, state)  # returns though nothing is written yet
-    assert checkpoints.latest_step(tmp_path / 'steps') is None
+    assert latest_step(tmp_path / 'steps') is None
     moved = jax.jit(lambda a: a + 100.0, donate_argnums=0)(state['a'])  # in the same memory
     assert state['a'].is_deleted()
     state = {'a': moved}
@@ -695,7 +700,7 @@ def test_a_save_that_failed_in_the_background_is_raised_by_whatever_comes_next(t
     with pytest.raises(errors.NumericsError, match=r'steps/7: leaf .a. is not finite'):
       getattr(saver, ask)(*((8, {'a': np.ones(2)}) if ask == 'save' else ()))
     saver.wait()  # said once
-  assert checkpoints.latest_step(tmp_path / 'steps') is None
+  assert latest_step(tmp_path / 'steps') is None
 
 
 def test_a_save_that_fails_once_is_tried_once_more(tmp_path, monkeypatch):
@@ -710,13 +715,13 @@ def test_a_save_that_fails_once_is_tried_once_more(tmp_path, monkeypatch):
   monkeypatch.setattr(checkpoints, '_write_arrays', write)
   with checkpoints.Saver(tmp_path / 'steps', keep=1) as saver:
     saver.save(3, {'a': np.ones(2)})
-  assert checkpoints.latest_step(tmp_path / 'steps') == 3
+  assert latest_step(tmp_path / 'steps') == 3
   with (
     pytest.raises(errors.CheckpointError, match=r'steps/4 could not be saved: no space left'),
     checkpoints.Saver(tmp_path / 'steps', keep=1) as saver,
   ):
     saver.save(4, {'a': np.ones(2)})  # and nobody asks before the end
-  assert checkpoints.latest_step(tmp_path / 'steps') == 3
+  assert latest_step(tmp_path / 'steps') == 3
 
 
 def test_a_failed_save_does_not_hide_what_ended_the_run(tmp_path, logged):

@@ -1,4 +1,5 @@
 import importlib.util
+import itertools
 import os
 import pathlib
 import socket
@@ -69,7 +70,74 @@ def test_each_axis_splits_the_largest_dimension_it_divides_and_small_leaves_stay
   assert held[1].shard_shape(wide) == (100, 32)
 
 
-def test_every_row_belongs_to_one_process_and_batches_come_together_again():
+class Chip:
+  """A device as JAX describes a TPU's."""
+
+  platform, core_on_chip, process_index = 'tpu', 0, 0
+
+  def __init__(self, kind, index, coords, slice_index):
+    self.device_kind, self.id, self.coords, self.slice_index = kind, index, coords, slice_index
+
+
+def chips(kind, shape, slices=1):
+  found = itertools.product(range(slices), *(range(s) for s in reversed(shape)))
+  return [Chip(kind, i, c[:0:-1], c[0]) for i, c in enumerate(found)]
+
+
+@pytest.mark.parametrize(
+  ('kind', 'shape', 'slices', 'data', 'fsdp'),
+  [
+    ('TPU v6 lite', (4, 4, 1), 1, 8, 2), ('TPU v4', (4, 4, 4), 1, 8, 8),
+    ('TPU v4', (4, 4, 4), 1, -1, 2), ('TPU v5 lite', (4, 4, 1), 2, 2, 8),
+    ('TPU v6 lite', (4, 4, 1), 2, -1, 1),
+  ],
+)  # fmt: skip
+def test_a_pods_chips_take_any_axes_and_a_slice_is_one_of_the_slice_axis(
+  monkeypatch, kind, shape, slices, data, fsdp
+):
+  there = chips(kind, shape, slices)
+  monkeypatch.setattr(jax, 'devices', lambda *a: there)
+  monkeypatch.setattr(jax, 'device_count', lambda: len(there))
+  mesh = parallel.make_mesh(data, fsdp, slices)
+  assert mesh.axis_names == parallel.AXES and mesh.shape['fsdp'] == fsdp
+  assert {d.id for d in mesh.devices.flat} == set(range(len(there)))
+  for i, part in enumerate(mesh.devices):
+    assert {d.slice_index for d in part.flat} == {i}
+
+
+def test_devices_that_do_not_make_the_mesh_are_one_line(monkeypatch):
+  there = chips('TPU v5 lite', (4, 4, 1), 2)
+  monkeypatch.setattr(jax, 'devices', lambda *a: there)
+  monkeypatch.setattr(jax, 'device_count', lambda: len(there))
+  with pytest.raises(errors.ConfigError, match=r'mesh\.slices=1, .* 32 devices in 2 slices'):
+    parallel.make_mesh(-1, 1)
+
+
+def test_a_process_puts_its_own_rows_where_its_devices_are(monkeypatch):
+  """Devices of two processes in turns, as a pod may order them: a process's rows are scattered."""
+  own = {f'own{i}': (slice(None), slice(4 * i, 4 * i + 2)) for i in range(3)}
+
+  class Sharding:
+    def addressable_devices_indices_map(self, shape):
+      return own
+
+  put = []
+  monkeypatch.setattr(parallel, 'batches_sharding', lambda mesh: Sharding())
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  monkeypatch.setattr(
+    jax, 'make_array_from_callback', lambda shape, _, shard: put.append((shape, shard)) or shape
+  )
+  rows = parallel.local_rows(None, 12)
+  assert rows.tolist() == [0, 1, 4, 5, 8, 9]
+  parallel.put_batches(None, 12, {'id': np.stack([rows, rows + 100])})
+  [(shape, shard)] = put
+  assert shape == (2, 12)
+  for index in own.values():
+    first = index[1].start
+    assert shard(index).tolist() == [[first, first + 1], [first + 100, first + 101]]
+
+
+def test_one_process_has_every_row():
   mesh = parallel.make_mesh(-1, 1)
   rows = parallel.local_rows(mesh, 8 * mesh.size)
   np.testing.assert_array_equal(rows, np.arange(8 * mesh.size))

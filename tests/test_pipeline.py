@@ -319,6 +319,23 @@ def test_sigterm_saves_leaves_with_42_and_kill_9_during_a_save_loses_nothing(und
   _, lines = child.communicate(timeout=120)
   assert child.returncode == 42, lines
   assert 'repeat the command' in lines.splitlines()[-1]
+  # While a compile is under way, which may take minutes, it leaves at once.
+  script = (
+    'import sys, time\n'
+    'from gdistill import pipeline\n'
+    'from gdistill.cli import train\n'
+    'def compile(*args):\n'
+    "  print('compiling', flush=True); time.sleep(600)\n"
+    'pipeline._compile = compile\n'
+    'sys.exit(train.main(sys.argv[1:]))\n'
+  )
+  child = subprocess.Popen(
+    [sys.executable, '-c', script, *command(workdir)[3:]], cwd=ROOT, text=True,
+    stdout=subprocess.PIPE,
+  )  # fmt: skip
+  assert child.stdout.readline().strip() == 'compiling'
+  child.send_signal(signal.SIGTERM)
+  assert child.wait(timeout=60) == 42
   done = subprocess.run(command(workdir), cwd=ROOT, capture_output=True, text=True, check=False)
   assert done.returncode == 0, done.stderr
   assert digests(workdir) == digests(undisturbed)

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -33,30 +34,32 @@ def call(command: Callable[[], int], debug: bool) -> int:
     if debug:
       traceback.print_exc()
     print(f'gdistill: {" ".join(str(e).split())}', file=sys.stderr)
-    _leave_others(e.exit_code)
+    _leave(e.exit_code)
     return e.exit_code
   except BrokenPipeError:  # `| head` has seen enough; Python would flush once more at its end
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141
   except Exception:  # a fault of ours: its traceback, and no peer left waiting for this process
     traceback.print_exc()
-    _leave_others(1)
+    _leave(1)
     raise SystemExit(1) from None
   except KeyboardInterrupt:
     print('gdistill: interrupted before anything was to be saved', file=sys.stderr)
     return 130
 
 
-def _leave_others(code: int) -> None:
-  """Ends one of several processes at once.
+def _leave(code: int) -> None:
+  """Ends the process at once where an orderly end would wait, or crash.
 
-  JAX would wait at the exit for the others, who wait for this one inside a step: minutes later all
-  would abort, and nobody would know why.
+  One of several: JAX would wait at the exit for the others, who wait for this one inside a step;
+  minutes later all would abort, and nobody would know why. While a compile is under way: it takes
+  minutes, and the exit would take from under it what it works on.
   """
   jax = sys.modules.get('jax')
-  if jax is None or not jax.distributed.is_initialized() or jax.process_count() == 1:
+  several = jax and jax.distributed.is_initialized() and jax.process_count() > 1
+  if not several and all(t.name != 'gdistill-compile' for t in threading.enumerate()):
     return
-  if jax.process_index() == 0:
+  if several and jax.process_index() == 0:
     time.sleep(5)  # the others' lifeline: whoever leaves with it for the same reason goes first
   sys.stdout.flush()
   sys.stderr.flush()

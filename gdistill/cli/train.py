@@ -20,7 +20,6 @@ def parser(prog: str) -> edge.Parser:
   p.add_argument('--workdir', help='folder of the run: local, gs:// or s3://')
   p.add_argument('--plan', action='store_true', help='print the plan and start nothing')
   p.add_argument('--devices', type=int, help='with --plan: for so many, which need not be here')
-  p.add_argument('--slices', type=int, help='with --devices: in so many slices')
   p.add_argument('--coordinator', help='HOST:PORT of process 0, for several processes')
   p.add_argument('--num_processes', type=int)
   p.add_argument('--process_id', type=int)
@@ -40,8 +39,6 @@ def _run(args, overrides, plan: bool) -> int:
 
   config = edge.load_config(args.config, overrides)
   _check_devices(args, plan)
-  if args.slices and isinstance(config.get('mesh') if isinstance(config, dict) else None, dict):
-    config['mesh']['slices'] = args.slices
   initial = config.get('initial') if isinstance(config, dict) else None
   if isinstance(initial, str) and initial and '://' not in initial:
     config['initial'] = os.path.abspath(initial)  # found again from any folder
@@ -81,6 +78,7 @@ def _run(args, overrides, plan: bool) -> int:
   stop = interrupt.Interrupt(lock.check) if writer else interrupt.Interrupt()
   with stop, lock:
     try:
+      _check_shared(workdir)
       pipeline.run(recipe, workdir, stop, seconds)
       if writer:
         _evaluate(workdir, stop, seconds)
@@ -91,16 +89,32 @@ def _run(args, overrides, plan: bool) -> int:
   return 0
 
 
+def _check_shared(workdir) -> None:
+  """Several processes write one workdir: each must see the lock that process 0 has just taken."""
+  import time
+
+  from gdistill import errors
+  from gdistill import parallel
+  from gdistill import storage
+
+  parallel.barrier('the workdir is locked')
+  for _ in range(10):  # a network's disk may take a moment
+    if storage.exists(workdir / 'lock.json'):
+      return
+    time.sleep(1)
+  raise errors.ConfigError(
+    f'--workdir={workdir} is not the folder that process 0 sees; name one that all processes share'
+  )
+
+
 def _check_devices(args, plan: bool) -> None:
   from gdistill import errors
 
-  for name in ('devices', 'slices'):
-    value = getattr(args, name)
-    if value is not None and (not plan or value < 1 or not args.devices):
-      raise errors.ConfigError(
-        f'--{name}={value} must be at least 1, and is for --plan --devices alone; a run takes the '
-        'devices there are, and --config.mesh says how'
-      )
+  if args.devices is not None and (not plan or args.devices < 1):
+    raise errors.ConfigError(
+      f'--devices={args.devices} must be at least 1, and is for --plan alone; a run takes the '
+      'devices there are, and --config.mesh says how'
+    )
   for name in ('coordinator', 'num_processes', 'process_id'):
     if plan and getattr(args, name) is not None:
       raise errors.ConfigError(

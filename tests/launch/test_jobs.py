@@ -69,8 +69,9 @@ def test_a_batch_that_does_not_divide_is_refused_before_anything(machine, script
 def test_a_dry_run_plans_for_the_devices_and_submits_nothing(machine, script, words, devices):
   done = machine.run(script, 'submit', *words, '--dry-run')
   assert done.returncode == 0 and 'runs/Run_1' in done.stdout
-  [call] = machine.calls()
-  assert '--plan' in call and f'--devices={devices}' in call
+  assert {call[0] for call in machine.calls()} == {'python'}
+  [call] = machine.calls('python', '--plan')
+  assert f'--devices={devices}' in call
 
 
 @pytest.mark.parametrize('script', [*SUBMIT, 'gpu.sh'])
@@ -157,11 +158,21 @@ def test_a_job_that_is_stopped_does_not_queue_itself_again(machine):
   time.sleep(0.5)
   stop.parent.mkdir(parents=True)
   assert machine.run('slurm.sh', 'stop', *SLURM).returncode == 0
-  assert '--signal=TERM' in machine.calls('scancel')[0]
+  pending, running = machine.calls('scancel')
+  assert '--state=PENDING' in pending and '--signal=TERM' in running
   child.send_signal(signal.SIGTERM)  # as scancel does
   child.communicate(timeout=30)
   assert child.returncode == 42 and not machine.calls('scontrol')
   assert f'STOP_FILE={stop}' in ' '.join(submitted(machine)) and not stop.exists()
+
+
+def test_a_job_that_was_stopped_before_it_began_does_not_begin(machine):
+  machine.scenario(program=[0, 0])
+  stop = machine.folder / 'stop'
+  stop.touch()
+  child = batch(machine, STOP_FILE=str(stop))
+  child.communicate(timeout=30)
+  assert child.returncode == 0 and not machine.programs() and not machine.calls('scontrol')
 
 
 # ---- GKE
@@ -188,7 +199,7 @@ def test_the_jobset_has_the_hosts_and_chips_of_the_slice(machine):
   }
   [container] = pod['containers']
   assert container['resources']['limits'] == {'google.com/tpu': 4}
-  assert container['command'][-1] == '--config.note=say "a\\b"'
+  assert container['command'][-2:] == ['--config.note=say "a\\b"', '--config.mesh.slices=2']
   start = ['bash', 'launch/supervise.sh', '--workdir=gs://bucket/runs/Run_1']
   assert container['command'][:3] == start
 
@@ -239,7 +250,8 @@ def test_xpk_gets_the_slices_and_a_supervisor_it_can_signal(machine):
   [call] = machine.calls('xpk')
   assert {'--tpu-type=v5litepod-16', '--num-slices=2', '--max-restarts=100'} <= set(call)
   [command] = [a for a in call if a.startswith('--command=')]
-  assert command.startswith('--command=exec env EXHAUSTED_CODE=75 ')
+  assert command.startswith('--command=exec env EXHAUSTED_CODE=75 RESTART_COUNT=1 ')
+  assert 'RESTART_SECONDS=60' in command and '--config.mesh.slices=2' in command
   machine.scenario(xpk=['hang'])
   done = machine.run('gke.sh', 'submit', *GKE, *XPK, XPK_SECONDS='1')
   assert done.returncode == 124 and 'no answer in 1 seconds from: xpk' in done.stderr
@@ -317,3 +329,5 @@ def test_a_gpu_run_counts_the_gpus_and_restarts(machine):
   assert done.returncode == 0 and len(machine.programs()) == 2
   assert '--devices=2' in machine.calls('python', '--plan')[0]
   assert json.dumps(machine.programs()[0]).count('--workdir=') == 1
+  done = machine.run('gpu.sh', 'run', *GPU[:2], '--gpus=2', '--dry-run')
+  assert done.stdout.startswith('env CUDA_VISIBLE_DEVICES=0\\,1 bash launch/supervise.sh')

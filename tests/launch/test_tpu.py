@@ -84,7 +84,7 @@ def test_the_plan_is_made_for_the_chips_of_the_slice(machine, tpu_type, slices, 
   assert machine.run('tpu.sh', 'create', *RUN, *more).returncode == 0
   [call] = machine.calls('python', '--plan')
   assert f'--devices={devices}' in call and '--config.seed=3' in call
-  assert (f'--slices={slices}' in call) == (slices > 1)
+  assert (f'--config.mesh.slices={slices}' in call) == (slices > 1)
 
 
 @pytest.mark.parametrize(
@@ -144,6 +144,7 @@ def test_several_slices_are_one_queued_resource(machine):
   assert '--valid-until-duration=6h' in done.stdout
   done = machine.run('tpu.sh', 'run', *RUN, '--slices=2', '--dry-run')
   assert f'queued-resources ssh {NAME} --node=all --worker=all' in done.stdout
+  assert '--config.mesh.slices=2' in done.stdout  # or the hosts would make a mesh of one slice
 
 
 # ---- create
