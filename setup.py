@@ -49,5 +49,5 @@ setuptools.setup(
     ],
     'parity': ['diffusers==0.42.1', 'torch==2.13.0', 'transformers==5.23.0'],
   },
-  entry_points={'console_scripts': ['gdistill = gdistill.cli:main']},
+  entry_points={'console_scripts': ['gdistill = gdistill.cli:program']},
 )

@@ -2,7 +2,8 @@
 
 import sys
 
+from gdistill.cli import edge
 from gdistill.cli import train
 
 if __name__ == '__main__':
-  sys.exit(train.main(sys.argv[1:]))
+  edge.leave(train.main(sys.argv[1:]))

@@ -323,11 +323,11 @@ def test_sigterm_saves_leaves_with_42_and_kill_9_during_a_save_loses_nothing(und
   script = (
     'import sys, time\n'
     'from gdistill import pipeline\n'
-    'from gdistill.cli import train\n'
+    'from gdistill.cli import edge, train\n'
     'def compile(*args):\n'
     "  print('compiling', flush=True); time.sleep(600)\n"
     'pipeline._compile = compile\n'
-    'sys.exit(train.main(sys.argv[1:]))\n'
+    'edge.leave(train.main(sys.argv[1:]))\n'
   )
   child = subprocess.Popen(
     [sys.executable, '-c', script, *command(workdir)[3:]], cwd=ROOT, text=True,

@@ -14,6 +14,13 @@ COMMANDS = {
 }
 
 
+def program() -> None:
+  """What the shell starts."""
+  from gdistill.cli import edge
+
+  edge.leave(main())
+
+
 def main(argv: Sequence[str] | None = None) -> int:
   """Returns the exit code; each subcommand's file has `main(argv)`."""
   argv = sys.argv[1:] if argv is None else list(argv)

@@ -34,33 +34,45 @@ def call(command: Callable[[], int], debug: bool) -> int:
     if debug:
       traceback.print_exc()
     print(f'gdistill: {" ".join(str(e).split())}', file=sys.stderr)
-    _leave(e.exit_code)
+    _leave_others(e.exit_code)
     return e.exit_code
   except BrokenPipeError:  # `| head` has seen enough; Python would flush once more at its end
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141
   except Exception:  # a fault of ours: its traceback, and no peer left waiting for this process
     traceback.print_exc()
-    _leave(1)
-    raise SystemExit(1) from None
+    _leave_others(1)
+    return 1
   except KeyboardInterrupt:
     print('gdistill: interrupted before anything was to be saved', file=sys.stderr)
     return 130
 
 
-def _leave(code: int) -> None:
-  """Ends the process at once where an orderly end would wait, or crash.
+def _leave_others(code: int) -> None:
+  """Ends one of several processes at once.
 
-  One of several: JAX would wait at the exit for the others, who wait for this one inside a step;
-  minutes later all would abort, and nobody would know why. While a compile is under way: it takes
-  minutes, and the exit would take from under it what it works on.
+  JAX would wait at the exit for the others, who wait for this one inside a step: minutes later all
+  would abort, and nobody would know why.
   """
   jax = sys.modules.get('jax')
-  several = jax and jax.distributed.is_initialized() and jax.process_count() > 1
-  if not several and all(t.name != 'gdistill-compile' for t in threading.enumerate()):
+  if jax is None or not jax.distributed.is_initialized() or jax.process_count() == 1:
     return
-  if several and jax.process_index() == 0:
+  if jax.process_index() == 0:
     time.sleep(5)  # the others' lifeline: whoever leaves with it for the same reason goes first
+  _exit(code)
+
+
+def leave(code: int) -> None:
+  """Ends the program, at once where a compile is under way.
+
+  It takes minutes, and an orderly end would take from under it what it works on.
+  """
+  if any(t.name == 'gdistill-compile' for t in threading.enumerate()):
+    _exit(code)
+  sys.exit(code)
+
+
+def _exit(code: int) -> None:
   sys.stdout.flush()
   sys.stderr.flush()
   os._exit(code)
