@@ -142,12 +142,21 @@ def any_process(flag: bool) -> bool:
   return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
 
 
-def barrier(name: str) -> None:
-  """Waits until every process is here."""
-  if jax.process_count() > 1:
+def barrier(name: str, hours: float | None = None) -> None:
+  """Waits until every process is here.
+
+  With `hours`, for so long and once a name: between hosts, since a CPU's collectives give up after
+  half an hour.
+  """
+  if jax.process_count() > 1 and hours is None:
     from jax.experimental import multihost_utils
 
     multihost_utils.sync_global_devices(name)
+  elif jax.process_count() > 1:
+    import orbax.checkpoint as ocp
+
+    everyone = set(range(jax.process_count()))
+    ocp.multihost.sync_global_processes(name, timeout=int(3600 * hours), processes=everyone)
 
 
 def use_compile_cache() -> None:

@@ -85,7 +85,7 @@ def _run(args, overrides, plan: bool) -> int:
     finally:
       if seconds.spent and writer and not lock.lost:
         pipeline.account(workdir, seconds)
-  parallel.barrier('the report is written')
+  parallel.barrier('the report is written', hours=48)
   return 0
 
 
