@@ -100,11 +100,12 @@ def _check_shared(workdir) -> None:
   parallel.barrier('the workdir is locked')
   for _ in range(10):  # a network's disk may take a moment
     if storage.exists(workdir / 'lock.json'):
-      return
+      break
     time.sleep(1)
-  raise errors.ConfigError(
-    f'--workdir={workdir} is not the folder that process 0 sees; name one that all processes share'
-  )
+  if parallel.any_process(not storage.exists(workdir / 'lock.json')):
+    raise errors.ConfigError(
+      f'--workdir={workdir} is not the same folder for all processes; name one that they share'
+    )
 
 
 def _check_devices(args, plan: bool) -> None:
