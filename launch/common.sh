@@ -22,7 +22,7 @@ die() { # LINE [CODE]
 # ---- flags
 
 usage() { # the comment that opens the script
-  sed -n '2,/^[^#]/{s/^# \{0,1\}//p}' "$0"
+  sed -n '/^# shellcheck/d;2,/^[^#]/{s/^# \{0,1\}//p}' "$0"
   exit 0
 }
 

@@ -13,6 +13,7 @@ setup() {
   local stamp=.venv/installed want
   want="$(cat setup.py requirements.txt | cksum) $1"
   if ! grep -qxF "$want" "$stamp" 2>/dev/null; then
+    echo 'installing into .venv, which takes a minute or two' >&2
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -c requirements.txt -e ".$1"
     echo "$want" >>"$stamp"
   fi

@@ -30,7 +30,7 @@ def start(folder, config, *more):
 
 def finished(*children, code=0):
   for child in children:
-    _, lines = child.communicate(timeout=600)
+    _, lines = child.communicate(timeout=1200)
     assert child.returncode == code, lines
   return lines
 

@@ -111,11 +111,13 @@ def _check_shared(workdir) -> None:
 def _check_devices(args, plan: bool) -> None:
   from gdistill import errors
 
-  if args.devices is not None and (not plan or args.devices < 1):
+  if args.devices is not None and not plan:
     raise errors.ConfigError(
-      f'--devices={args.devices} must be at least 1, and is for --plan alone; a run takes the '
-      'devices there are, and --config.mesh says how'
+      f'--devices={args.devices} is for --plan alone; a run takes the devices there are, and '
+      '--config.mesh says how'
     )
+  if args.devices is not None and args.devices < 1:
+    raise errors.ConfigError(f'--devices={args.devices} must be at least 1')
   for name in ('coordinator', 'num_processes', 'process_id'):
     if plan and getattr(args, name) is not None:
       raise errors.ConfigError(
@@ -139,7 +141,7 @@ def _plan(recipe, workdir, devices: int | None) -> str:
   try:
     pipeline.check_data(recipe)
   except errors.DataError as e:
-    text += f'\ndata: not here: {e}'
+    text += f'\ndata: {e}'
   return text
 
 
