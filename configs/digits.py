@@ -54,7 +54,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
     ),
     mesh=dict(data=-1, fsdp=1, cpu_devices=2),
     train=dict(
-      substeps=1, checkpoint_every=100, max_to_keep=2, log_every=20,
+      substeps=1, checkpoint_every=500, max_to_keep=2, log_every=20,
       max_skipped_in_a_row=20, max_skipped_percent=5.0,
     ),
     evaluation=dict(
