@@ -283,6 +283,14 @@ def command(workdir, *more):
   ]  # fmt: skip
 
 
+def scripted(script, workdir):
+  """The program behind a script that changes something in it, and prints when it is there."""
+  return subprocess.Popen(
+    [sys.executable, '-c', script, *command(workdir)[3:]], cwd=ROOT, text=True,
+    stdout=subprocess.PIPE,
+  )  # fmt: skip
+
+
 def test_sigterm_saves_leaves_with_42_and_kill_9_during_a_save_loses_nothing(undisturbed, tmp_path):
   workdir = tmp_path / 'run'
   # Paused inside the save of step 5, all arrays written and no manifest yet: then killed.
@@ -304,10 +312,7 @@ def test_sigterm_saves_leaves_with_42_and_kill_9_during_a_save_loses_nothing(und
     'storage.write_bytes = slow_put\n'
     'sys.exit(train.main(sys.argv[1:]))\n'
   )
-  child = subprocess.Popen(
-    [sys.executable, '-c', script, *command(workdir)[3:]], cwd=ROOT, text=True,
-    stdout=subprocess.PIPE,
-  )  # fmt: skip
+  child = scripted(script, workdir)
   assert child.stdout.readline().strip() == 'saving'
   child.send_signal(signal.SIGKILL)
   child.wait()
@@ -329,10 +334,7 @@ def test_sigterm_saves_leaves_with_42_and_kill_9_during_a_save_loses_nothing(und
     'pipeline._compile = compile\n'
     'edge.leave(train.main(sys.argv[1:]))\n'
   )
-  child = subprocess.Popen(
-    [sys.executable, '-c', script, *command(workdir)[3:]], cwd=ROOT, text=True,
-    stdout=subprocess.PIPE,
-  )  # fmt: skip
+  child = scripted(script, workdir)
   assert child.stdout.readline().strip() == 'compiling'
   child.send_signal(signal.SIGTERM)
   assert child.wait(timeout=60) == 42
