@@ -1,5 +1,6 @@
 """Progress for whoever is looking: a live bar on a terminal, plain lines elsewhere."""
 
+import datetime
 import sys
 import time
 
@@ -10,8 +11,9 @@ class Progress:
   """`with Progress('teacher', 1500) as p: p.update(n, loss=0.1)`; writes to stderr."""
 
   def __init__(self, name: str, total: int, start: int = 0, seconds_between_lines: float = 10.0):
-    self._name, self._total, self._done = name, total, start
-    self._between, self._said = seconds_between_lines, time.monotonic()
+    self._name, self._total, self._start, self._done = name, total, start, start
+    self._began = self._said = time.monotonic()
+    self._between = seconds_between_lines
     self._bar = None
     if sys.stderr.isatty():
       self._bar = tqdm.tqdm(total=total, initial=start, desc=name, dynamic_ncols=True)
@@ -32,8 +34,17 @@ class Progress:
       self._bar.update(done - self._done)
     elif time.monotonic() - self._said > self._between or done == self._total:
       self._said = time.monotonic()
-      print(f'{self._name}: {done}/{self._total} {text}'.rstrip(), file=sys.stderr, flush=True)
+      words = [f'{self._name}: {done}/{self._total}', text, self._left(done)]
+      print(' '.join(word for word in words if word), file=sys.stderr, flush=True)
     self._done = done
+
+  def _left(self, done: int) -> str:
+    """'1:02:03 left' at the speed so far."""
+    if not self._start < done < self._total:
+      return ''
+    elapsed = time.monotonic() - self._began
+    seconds = elapsed / (done - self._start) * (self._total - done)
+    return f'{datetime.timedelta(seconds=round(seconds))} left'
 
 
 def say(text: str) -> None:

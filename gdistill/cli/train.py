@@ -6,12 +6,20 @@ from collections.abc import Sequence
 
 from gdistill.cli import edge
 
+TRAIN = (
+  'Trains every round of a config that is not finished, draws the quick grid and writes '
+  'WORKDIR/report/index.html. Repeating the command goes on where it stopped.'
+)
+PLAN = (
+  'Checks a config, and a workdir against it, and prints what it would do, starting nothing: '
+  'parameters, rounds with their updates and learning rates, bytes a device.'
+)
 
-def parser(prog: str) -> edge.Parser:
+
+def parser(prog: str, description: str) -> edge.Parser:
   p = edge.Parser(
     prog=prog,
-    description='Trains every round of a config that is not finished, draws the quick grid and '
-    'writes WORKDIR/report/index.html. Repeating the command goes on where it stopped.',
+    description=description,
     epilog='--config.section.key=value overrides a key. Exit codes: 0 done, 2 bad config or '
     'argument, 3 data, 4 checkpoint, 5 numerics, 42 interrupted and saved, 134 other processes of '
     'the run are gone.',
@@ -29,7 +37,7 @@ def parser(prog: str) -> edge.Parser:
 def main(argv: Sequence[str], prog: str = 'python -m gdistill.main', plan: bool = False) -> int:
   argv = list(argv)
   overrides = [a for a in argv if a.startswith('--config.')]
-  args = edge.parse(parser(prog), [a for a in argv if a not in overrides])
+  args = edge.parse(parser(prog, PLAN if plan else TRAIN), [a for a in argv if a not in overrides])
   return edge.call(lambda: _run(args, overrides, args.plan or plan), args.debug)
 
 
