@@ -11,7 +11,8 @@ Variants, after a colon: `stochastic` (stage two for the stochastic sampler), `s
 w, no w input), `naive` (halve the unguided network, guide afterwards), `small` (network and budget
 for one small machine), `tiny` (every stage in seconds, for tests: sizes change, never the method).
 
-Hardware assumed: 8 accelerator chips or one GPU; `small`: two CPU cores for about two hours.
+Hardware assumed: 8 accelerator chips or one GPU; `small`: two CPU cores, which took
+four hours beside other work, an estimated two alone.
 Result: not run yet; `small`: in 4 steps at w = 1 its student is at 3.5 from the teacher's 64-step
 pictures (a Frechet distance) where the teacher's own 4 steps are at 175; docs/cifar10_small.md.
 

@@ -319,7 +319,7 @@ def read_params(folder: epath.PathLike, target: Any = None, shardings: Any = Non
 
 def _inspect(folder: epath.Path, tree: Any) -> tuple[dict[str, Any], dict[str, dict]]:
   """What to write and what the manifest says of it, by name; refuses what cannot come back."""
-  arrays, host = {}, {}
+  arrays, host, entries = {}, {}, {}
   for name, leaf in _named(folder, tree).items():
     try:
       array = _host(leaf)
@@ -334,11 +334,14 @@ def _inspect(folder: epath.Path, tree: Any) -> tuple[dict[str, Any], dict[str, d
         f'{folder}: leaf {name!r} is not finite, so nothing was saved; '
         'go on from the last good step with a smaller learning rate'
       )
-    host[name] = array
-    # On a shared disk every process writes its own shards of what one of them cannot see.
+    # On a shared disk every process writes its own shards of what one of them cannot see, and
+    # never holds more of the gathered ones than this.
     spread = isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
-    arrays[name] = leaf if spread and storage.is_local(folder) else array
-  return arrays, dict(zip(host, _each(_leaf, host.values()), strict=True))
+    if spread and storage.is_local(folder):
+      arrays[name], entries[name] = leaf, _leaf(array)
+    else:
+      arrays[name] = host[name] = array
+  return arrays, entries | dict(zip(host, _each(_leaf, host.values()), strict=True))
 
 
 def _each(function: Callable[[Any], Any], values: Iterable[Any]) -> list:

@@ -7,6 +7,9 @@ from collections.abc import Callable
 
 from gdistill import errors
 
+# The thread that the program's end does not wait for: a compile takes minutes.
+COMPILING = 'gdistill-compile'
+
 _ONE_SIGNAL = 1.0  # seconds: `timeout` and schedulers signal a process and then its group
 
 

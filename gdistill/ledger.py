@@ -58,6 +58,16 @@ def _started(pid: int) -> str | None:
   return None if fields[0] in 'ZX' else fields[19]
 
 
+def token(workdir: epath.PathLike) -> str:
+  """Of the lock that a workdir seems to hold; '' without one."""
+  file = storage.path(workdir) / 'lock.json'
+  try:
+    holder = storage.read_json(file) if storage.exists(file) else {}
+  except errors.CheckpointError:  # half a file on a network's disk: look again
+    return ''
+  return str(holder.get('token', '')) if isinstance(holder, dict) else ''
+
+
 class Lock:
   """The single writer of a workdir, named in lock.json with a heartbeat."""
 
@@ -103,6 +113,11 @@ class Lock:
           storage.remove(self._file)
     except Exception as e:  # never hides the error that ended the run; the lease will pass
       logging.warning('%s: could not be released: %s', self._file, e)
+
+  @property
+  def token(self) -> str:
+    """What lock.json holds while this process has the lock, and nobody else's ever does."""
+    return self._me['token']
 
   @property
   def lost(self) -> bool:

@@ -133,6 +133,16 @@ def agree(name: str, value: str) -> None:
     )
 
 
+def of_first(value: str) -> str:
+  """Process 0's string of at most 64 bytes; every process must ask."""
+  if jax.process_count() == 1:
+    return value
+  from jax.experimental import multihost_utils
+
+  mine = np.frombuffer(value.encode().ljust(64), np.uint8)
+  return np.asarray(multihost_utils.broadcast_one_to_all(mine)).tobytes().decode().rstrip()
+
+
 def any_process(flag: bool) -> bool:
   """Whether the flag is up in some process; every process must ask."""
   if jax.process_count() == 1:

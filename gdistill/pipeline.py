@@ -220,19 +220,20 @@ def run(
   compiled = {} if compiled is None else compiled
   todo = [r for r in plan if not checkpoints.is_finished(workdir / r.name)]
   stages = [s for s in dict.fromkeys(r.stage for r in todo) if s not in compiled]
-  compiled |= {stage: concurrent.futures.Future() for stage in stages}
+  pending = {stage: concurrent.futures.Future() for stage in stages}
+  compiled |= pending
 
   def compile_all():  # the next stage compiles while the one before it trains
-    for stage in stages:
-      if compiled[stage].set_running_or_notify_cancel():
+    for stage, promise in pending.items():
+      if promise.set_running_or_notify_cancel():
         try:
-          compiled[stage].set_result(_compile(recipe, stage, mesh, workdir))
+          promise.set_result(_compile(recipe, stage, mesh, workdir))
         except BaseException as e:
-          compiled[stage].set_exception(e)
+          promise.set_exception(e)
 
   # No executor, which would be waited for: a compile takes minutes, and who is told to leave has
   # half of one.
-  threading.Thread(target=compile_all, name=_COMPILING, daemon=True).start()
+  threading.Thread(target=compile_all, name=interrupt.COMPILING, daemon=True).start()
   try:
     for r in todo:
       if parallel.any_process(bool(stop.requested)):
@@ -241,8 +242,8 @@ def run(
         )
       _run_round(recipe, workdir, r, examples, mesh, compiled[r.stage], stop, seconds)
   except BaseException:
-    for stage in stages:
-      if compiled[stage].cancel():
+    for stage, promise in pending.items():
+      if promise.cancel():
         del compiled[stage]
     raise
 
@@ -354,7 +355,6 @@ def _run_round(recipe, workdir, r, examples, mesh, step, stop, seconds) -> None:
   progress.say(f'{r.name}: finished {r.steps} updates in {time.monotonic() - began:.0f} s')
 
 
-_COMPILING = 'gdistill-compile'  # the thread that cli/edge.py does not wait for
 _ID = {'teacher': 1, 'guidance': 2, 'progressive': 3}  # in every random key of a stage
 
 

@@ -177,7 +177,7 @@ check_plan() { # DEVICES SLICES: the project's own planner judges config and bat
 
 cpu_devices_of_config() { # what each process makes of a CPU
   "$PROGRAM" -c 'import sys; from gdistill.cli import edge
-print(edge.load_config(sys.argv[1], sys.argv[2:])["mesh"].get("cpu_devices", 1))' \
+print(int(edge.load_config(sys.argv[1], sys.argv[2:])["mesh"].get("cpu_devices", 1)))' \
     "${CONFIG:-}" ${OVERRIDES[@]+"${OVERRIDES[@]}"} 2>/dev/null || echo 1 # the plan will say what is wrong
 }
 

@@ -34,12 +34,17 @@ setup_gpu() {
 }
 
 run_gpu() {
-  local workdir these=()
+  local workdir mine these=()
   check_run_id
   check_secrets
-  if [[ $GPUS ]]; then
-    check_positive GPUS
-    these=(env "CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES:-$(seq -s, 0 $((GPUS - 1)))}")
+  [[ -z $GPUS ]] || check_positive GPUS
+  if [[ ${CUDA_VISIBLE_DEVICES:-} ]]; then
+    mine=${CUDA_VISIBLE_DEVICES//[!,]/}
+    mine=$((${#mine} + 1))
+    [[ ${GPUS:=$mine} == "$mine" ]] ||
+      die "--gpus='$GPUS' is not the $mine that CUDA_VISIBLE_DEVICES=$CUDA_VISIBLE_DEVICES names; leave one of the two out"
+  elif [[ $GPUS ]]; then
+    these=(env "CUDA_VISIBLE_DEVICES=$(seq -s, 0 $((GPUS - 1)))")
   else
     GPUS=$(timeout 60 nvidia-smi --list-gpus 2>/dev/null | grep -c '^GPU ') || die '--gpus is missing and nvidia-smi shows none; give --gpus=1'
   fi

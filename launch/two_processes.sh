@@ -77,6 +77,8 @@ attempt() { # starts the processes, waits for all; what the first unhappy one le
       first=$code
     elif [[ $(verdict "$first") == crash && $(verdict "$code") == restart ]]; then
       first=$code # the traceback of a process whose peer was killed came first
+    elif [[ $(verdict "$first") == restart && $(verdict "$code") == stop ]]; then
+      first=$code # which of two that ended at once was seen first says nothing
     fi
     if ((code && ${#left[@]})) && [[ -z $reaper ]]; then
       reap "${left[@]}" &

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from gdistill import checkpoints
+from gdistill import storage
 from gdistill.cli import edge
 from gdistill.evaluation import report
 
@@ -73,6 +74,8 @@ def test_two_processes_with_different_configs_are_refused(tmp_path):
 
 
 def test_two_processes_that_do_not_share_the_workdir_are_told_so(tmp_path):
+  # A lock that somebody else left there long ago is not the one just taken.
+  storage.write_json(tmp_path / 'b' / 'lock.json', {'token': 'old', 'heartbeat': 0})
   children = two_processes(tmp_path, [micro.config()] * 2, [tmp_path / 'a', tmp_path / 'b'])
   lines = finished(*children, code=2)
   assert f'--workdir={tmp_path}/b is not the same folder for all processes' in lines

@@ -326,9 +326,10 @@ def test_sigterm_saves_leaves_with_42_and_kill_9_during_a_save_loses_nothing(und
   assert 'repeat the command' in lines.splitlines()[-1]
   # While a compile is under way, which may take minutes, it leaves at once.
   script = (
-    'import sys, time\n'
+    'import atexit, sys, time\n'
     'from gdistill import pipeline\n'
     'from gdistill.cli import edge, train\n'
+    "atexit.register(print, 'an orderly end')\n"
     'def compile(*args):\n'
     "  print('compiling', flush=True); time.sleep(600)\n"
     'pipeline._compile = compile\n'
@@ -338,6 +339,7 @@ def test_sigterm_saves_leaves_with_42_and_kill_9_during_a_save_loses_nothing(und
   assert child.stdout.readline().strip() == 'compiling'
   child.send_signal(signal.SIGTERM)
   assert child.wait(timeout=60) == 42
+  assert child.stdout.read() == ''  # an orderly end would take JAX from under the compile
   done = subprocess.run(command(workdir), cwd=ROOT, capture_output=True, text=True, check=False)
   assert done.returncode == 0, done.stderr
   assert digests(workdir) == digests(undisturbed)

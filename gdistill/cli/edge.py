@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gdistill import errors
+from gdistill import interrupt
 
 
 class Parser(argparse.ArgumentParser):
@@ -34,6 +35,8 @@ def call(command: Callable[[], int], debug: bool) -> int:
     if debug:
       traceback.print_exc()
     print(f'gdistill: {" ".join(str(e).split())}', file=sys.stderr)
+    if isinstance(e, errors.PeerError):  # nobody to leave, and asking JAX would wait for them
+      _exit(e.exit_code)
     _leave_others(e.exit_code)
     return e.exit_code
   except BrokenPipeError:  # `| head` has seen enough; Python would flush once more at its end
@@ -45,6 +48,7 @@ def call(command: Callable[[], int], debug: bool) -> int:
     return 1
   except KeyboardInterrupt:
     print('gdistill: interrupted before anything was to be saved', file=sys.stderr)
+    _leave_others(130)
     return 130
 
 
@@ -67,7 +71,7 @@ def leave(code: int) -> None:
 
   It takes minutes, and an orderly end would take from under it what it works on.
   """
-  if any(t.name == 'gdistill-compile' for t in threading.enumerate()):
+  if any(t.name == interrupt.COMPILING for t in threading.enumerate()):
     _exit(code)
   sys.exit(code)
 

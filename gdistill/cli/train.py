@@ -86,31 +86,33 @@ def _run(args, overrides, plan: bool) -> int:
   stop = interrupt.Interrupt(lock.check) if writer else interrupt.Interrupt()
   with stop, lock:
     try:
-      _check_shared(workdir)
+      _check_shared(workdir, lock.token if writer else '')
       pipeline.run(recipe, workdir, stop, seconds)
       if writer:
         _evaluate(workdir, stop, seconds)
     finally:
       if seconds.spent and writer and not lock.lost:
         pipeline.account(workdir, seconds)
-  parallel.barrier('the report is written', hours=48)
+    # A signal is noted here, too: process 0 hears the same one and ends all of them.
+    parallel.barrier('the report is written', hours=48)
   return 0
 
 
-def _check_shared(workdir) -> None:
+_SHARED_WITHIN = 60  # seconds: for so long NFS believes that a file which was not there is not
+
+
+def _check_shared(workdir, token: str) -> None:
   """Several processes write one workdir: each must see the lock that process 0 has just taken."""
   import time
 
   from gdistill import errors
+  from gdistill import ledger
   from gdistill import parallel
-  from gdistill import storage
 
-  parallel.barrier('the workdir is locked')
-  for _ in range(10):  # a network's disk may take a moment
-    if storage.exists(workdir / 'lock.json'):
-      break
+  token, last = parallel.of_first(token), time.monotonic() + _SHARED_WITHIN
+  while (unseen := bool(token) and ledger.token(workdir) != token) and time.monotonic() < last:
     time.sleep(1)
-  if parallel.any_process(not storage.exists(workdir / 'lock.json')):
+  if parallel.any_process(unseen):
     raise errors.ConfigError(
       f'--workdir={workdir} is not the same folder for all processes; name one that they share'
     )

@@ -127,7 +127,7 @@ def python():
     if 'ensurepip' in argv[1]:
       leave(0)
     if 'gdistill' in argv[1]:
-      leave(0, '1\n')
+      leave(0, f'{scenario.get("cpu_devices", 1)}\n')
     os.execv(sys.executable, [sys.executable, *argv])  # noqa: S606
   if argv and argv[0].endswith('progress.py'):
     if '://' in argv[1]:

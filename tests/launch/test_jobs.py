@@ -61,12 +61,13 @@ def test_a_batch_that_does_not_divide_is_refused_before_anything(machine, script
 @pytest.mark.parametrize(
   ('script', 'words', 'devices'),
   [
-    ('slurm.sh', SLURM, 8), ('slurm.sh', [*SLURM, '--cpu'], 2), ('gke.sh', GKE, 16),
+    ('slurm.sh', SLURM, 8), ('slurm.sh', [*SLURM, '--cpu'], 6), ('gke.sh', GKE, 16),
     ('gke.sh', [*GKE, '--slices=2'], 32), ('gke.sh', [*GKE, *XPK, '--tpu_type=v4-16'], 8),
     ('sky.sh', SKY, 8), ('sky.sh', [*SKY, '--tpu_type=', '--gpus=H100:4'], 4),
   ],
 )  # fmt: skip
 def test_a_dry_run_plans_for_the_devices_and_submits_nothing(machine, script, words, devices):
+  machine.scenario(cpu_devices=3)
   done = machine.run(script, 'submit', *words, '--dry-run')
   assert done.returncode == 0 and 'runs/Run_1' in done.stdout
   assert {call[0] for call in machine.calls()} == {'python'}
@@ -331,3 +332,10 @@ def test_a_gpu_run_counts_the_gpus_and_restarts(machine):
   assert json.dumps(machine.programs()[0]).count('--workdir=') == 1
   done = machine.run('gpu.sh', 'run', *GPU[:2], '--gpus=2', '--dry-run')
   assert done.stdout.startswith('env CUDA_VISIBLE_DEVICES=0\\,1 bash launch/supervise.sh')
+  # What the shell shows of the GPUs is what the plan is made for, and is not overridden.
+  done = machine.run('gpu.sh', 'run', *GPU[:2], CUDA_VISIBLE_DEVICES='4,5,6')
+  assert done.returncode == 0 and '--devices=3' in machine.calls('python', '--plan')[-1]
+  done = machine.run('gpu.sh', 'run', *GPU[:2], '--gpus=2', CUDA_VISIBLE_DEVICES='4')
+  assert (
+    done.returncode == 2 and "--gpus='2' is not the 1 that CUDA_VISIBLE_DEVICES=4" in done.stderr
+  )

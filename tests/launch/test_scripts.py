@@ -1,5 +1,6 @@
 """All launchers: shellcheck, the commands of launch/README.md, and the real planner."""
 
+import json
 import pathlib
 import re
 import shutil
@@ -62,6 +63,25 @@ def test_help_is_the_comment_that_opens_the_script(machine, script):
   done = machine.run(script, '--help')
   assert done.returncode == 0 and f'bash launch/{script}' in done.stdout
   assert 'source' not in done.stdout.split('\n')[-2]
+
+
+@pytest.mark.parametrize(
+  'value',
+  ['NODES[$(touch ran)0]', 'abc', 2.5, None, [1], 0],
+  ids=lambda v: str(v).partition('[')[0],
+)
+def test_what_a_config_says_of_devices_is_never_run_by_the_shell(tmp_path, value):
+  (tmp_path / 'c.json').write_text(json.dumps({'mesh': {'cpu_devices': value}}))
+  script = f'source {ROOT}/launch/common.sh; echo "$((3 * $(cpu_devices_of_config)))"'
+  done = subprocess.run(
+    ['bash', '-c', script], cwd=tmp_path, capture_output=True, text=True, check=True,
+    env={
+      'PATH': '/usr/bin:/bin', 'PROGRAM': sys.executable, 'CONFIG': 'c.json', 'NODES': '1',
+      'PYTHONPATH': str(ROOT),
+    },
+  )  # fmt: skip
+  assert done.stdout == f'{3 * (int(value) if isinstance(value, (int, float)) else 1)}\n'
+  assert not (tmp_path / 'ran').exists()
 
 
 @pytest.mark.parametrize(

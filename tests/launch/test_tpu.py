@@ -1,5 +1,6 @@
 """tpu.sh against a cloud that refuses, runs out, hangs, loses a host and takes slices away."""
 
+import re
 import signal
 import subprocess
 import time
@@ -336,6 +337,9 @@ def test_babysit_outlives_three_preemptions(machine, mode):
   assert done.returncode == 0, done.stderr
   assert verbs(machine).count('create') == 4 and verbs(machine).count('delete') == 4
   assert len({tuple(c[1:]) for c in machine.programs()}) == 1  # the same command, the same workdir
+  # The first finds the workdir free, those after it wait for the lock of one that was taken away.
+  counts = [re.search(r'RESTART_COUNT=(\d)', ' '.join(c)) for c in machine.calls('gcloud', 'ssh')]
+  assert [c[1] for c in counts if c] == ['0', '1', '1', '1']
 
 
 def test_babysit_waits_for_capacity(machine):

@@ -52,6 +52,12 @@ def test_the_first_to_leave_decides(machine):
   assert 'exit code 3' in done.stderr
 
 
+def test_what_needs_a_person_decides_where_the_abort_was_seen_first(machine):
+  machine.scenario(program=[134, {'seconds': 0.6, 'code': 3}])
+  done = machine.run('two_processes.sh', *RUN, PEER_SECONDS='5')
+  assert done.returncode == 3 and 'not restarted' in done.stderr
+
+
 def test_the_traceback_of_a_survivor_does_not_hide_a_kill(machine):
   machine.scenario(program=[1, {'seconds': 0.6, 'code': -9}])
   done = machine.run(
