@@ -27,6 +27,27 @@ def test_labels_out_of_range_are_refused(label):
     made_of(np.zeros((2, 2, 1), np.uint8), label)[3]
 
 
+@pytest.mark.parametrize('label', [-1, 2])
+def test_labels_out_of_range_in_memory_are_refused_at_once(label):
+  with pytest.raises(errors.DataError, match=f'example 3 has label {label}'):
+    source.in_memory(np.zeros((5, 2, 2, 1), np.uint8), np.array([0, 1, 0, label, 7]), ('a', 'b'))
+  with pytest.raises(errors.DataError, match='example 0 is float32'):
+    source.in_memory(np.zeros((5, 2, 2, 1), np.float32), np.zeros(5, np.int32), ('a', 'b'))
+
+
+def test_examples_in_memory_are_gathered_as_one_by_one():
+  rng = np.random.default_rng(0)
+  pixels, labels = rng.integers(0, 256, (9, 2, 3, 1), np.uint8), rng.integers(0, 2, 9)
+  part = source.in_memory(pixels, labels, ('a', 'b')).subset([8, 3, 3, 0]).subset([2, 0, 1])
+  found = part.gather(range(3))
+  np.testing.assert_array_equal(found['pixels'], pixels[[3, 8, 3]])
+  np.testing.assert_array_equal(found['label'], labels[[3, 8, 3]])
+  assert found['label'].dtype == np.int32
+  for i in range(3):
+    np.testing.assert_array_equal(part[i][0], found['pixels'][i])
+    assert part[i][1] == found['label'][i]
+
+
 def test_a_subset_has_its_examples_in_its_order_and_another_fingerprint():
   pixels = np.arange(6, dtype=np.uint8)[:, None, None, None]
   whole = source.in_memory(pixels, np.zeros(6, np.int32), ('a',))
