@@ -41,6 +41,7 @@ setuptools.setup(
       'moto[server]',
       'pytest',
       'pytest-timeout',
+      'pytest-xdist',
       'pyyaml',
       'ruff',
       's3fs',

@@ -219,6 +219,11 @@ def run(
     check_same_data(workdir, examples)
   compiled = {} if compiled is None else compiled
   todo = [r for r in plan if not checkpoints.is_finished(workdir / r.name)]
+  updates = sum(r.steps for r in todo)
+  progress.say(
+    f'{workdir}: {len(todo)} of {len(plan)} rounds to do, {updates:,} updates, on {mesh.size} '
+    f'{jax.devices()[0].platform} device{"s" if mesh.size > 1 else ""}; first it compiles'
+  )
   stages = [s for s in dict.fromkeys(r.stage for r in todo) if s not in compiled]
   pending = {stage: concurrent.futures.Future() for stage in stages}
   compiled |= pending
@@ -465,8 +470,11 @@ def versions() -> dict[str, str]:
   return found
 
 
-def describe(recipe: recipes.Recipe, mesh: Mesh) -> str:
-  """The plan in words: rounds, updates, images, parameters, bytes, programs. Starts nothing."""
+def describe(recipe: recipes.Recipe, mesh: Mesh, workdir: storage.epath.Path | None = None) -> str:
+  """The plan in words: rounds, updates, images, parameters, bytes, programs. Starts nothing.
+
+  With a workdir it says which of the rounds are finished there.
+  """
   from clu import parameter_overview
 
   shapes = _shapes(recipe, recipe.takes_w)
@@ -498,6 +506,10 @@ def describe(recipe: recipes.Recipe, mesh: Mesh) -> str:
   lines.append(
     f'compiled train steps: {len(stages)} ({", ".join(stages)}), each once for its rounds'
   )
+  if workdir is not None:
+    done = [r.name for r in plan if checkpoints.is_finished(workdir / r.name)]
+    todo = [r.name for r in plan if r.name not in done]
+    lines.append(f'finished in {workdir}: {", ".join(done) or "none"}; to do: {len(todo)} rounds')
   return '\n'.join(lines)
 
 

@@ -11,4 +11,5 @@ case "${1:-}" in
 esac
 setup "$extras"
 export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
-exec .venv/bin/python -m pytest -m "$select" "$@"
+# Two processes, since compiling keeps one core busy; a file's tests stay in one.
+exec .venv/bin/python -m pytest -n "${TEST_PROCESSES:-2}" --dist loadfile -m "$select" "$@"

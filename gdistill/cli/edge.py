@@ -130,6 +130,8 @@ def _python_config(path: str, argument: str) -> dict:
     raise
   except SyntaxError as e:
     raise errors.ConfigError(f'--config={path} line {e.lineno}: {e.msg}; mend the file') from e
+  except ValueError as e:  # what a config has to say of its variant
+    raise errors.ConfigError(f'--config={path}: {e}') from e
   except Exception as e:  # the file is the user's code: it may raise anything
     raise errors.ConfigError(f'--config={name} failed: {type(e).__name__}: {e}') from e
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from gdistill import errors
 from gdistill.cli import edge
 
+_GREY = 128
+
 
 def parser() -> edge.Parser:
   p = edge.Parser(
@@ -20,7 +22,7 @@ def parser() -> edge.Parser:
   p.add_argument('--sampler', help='default: what the round was distilled for, or ddim')
   p.add_argument('--labels', default=None, help='2, or 0..9, or 1,3,5 (default: every class)')
   p.add_argument('--seeds', default='0..3', help='likewise (default 0..3)')
-  p.add_argument('--scale', type=int, default=8, help='enlargement of the grid picture')
+  p.add_argument('--scale', type=int, default=8, help='enlargement of the grid picture (default 8)')
   p.add_argument('--out', required=True, help='a folder that is empty or does not exist')
   return p
 
@@ -96,19 +98,29 @@ def _run(args) -> int:
     )
   for (label, seed), picture in zip(pairs, pixels, strict=True):
     storage.write_bytes(out / f'label{label}_seed{seed}.png', _png(Image, picture))
-  rows, columns = len(seeds), len(labels)
-  size = folder.settings.image_size
-  sheet = pixels.reshape(rows, columns, size, size, -1).transpose(0, 2, 1, 3, 4)
-  sheet = sheet.reshape(rows * size, columns * size, -1)
-  sheet = sheet.repeat(args.scale, axis=0).repeat(args.scale, axis=1)
-  storage.write_bytes(out / 'grid.png', _png(Image, sheet))
+  tiles = pixels.reshape(len(seeds), len(labels), *pixels.shape[1:])
+  storage.write_bytes(out / 'grid.png', _png(Image, sheet(tiles, args.scale)))
   calls = num_steps * (2 if card['guided'] else 1)
   print(
-    f'{len(pairs)} pictures in {out}, grid.png has a column a label and a row a seed; '
+    f'{len(pairs)} picture{"s" if pairs[1:] else ""} in {out}, grid.png has a column a label and a '
+    'row a seed; '
     f'{sampler}, {num_steps} steps, {calls} network calls each',
     file=sys.stderr,
   )
   return 0
+
+
+def sheet(tiles, scale: int):
+  """uint8 [rows, columns, H, W, C] in one picture, enlarged, with grey lines between them."""
+  import numpy as np
+
+  size = tiles.shape[2]
+  gap = max(1, size // 16)
+  padded = np.pad(tiles, [(0, 0), (0, 0), (gap, 0), (gap, 0), (0, 0)], constant_values=_GREY)
+  rows, columns, height, width, channels = padded.shape
+  out = padded.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, channels)
+  out = np.pad(out, [(0, gap), (0, gap), (0, 0)], constant_values=_GREY)
+  return out.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
 def _png(image_module, pixels) -> bytes:

@@ -29,8 +29,8 @@ def parser(prog: str, description: str) -> edge.Parser:
   p.add_argument('--plan', action='store_true', help='print the plan and start nothing')
   p.add_argument('--devices', type=int, help='with --plan: for so many, which need not be here')
   p.add_argument('--coordinator', help='HOST:PORT of process 0, for several processes')
-  p.add_argument('--num_processes', type=int)
-  p.add_argument('--process_id', type=int)
+  p.add_argument('--num_processes', type=int, help='how many there are, in all')
+  p.add_argument('--process_id', type=int, help='which of them this is, from 0 on')
   return p
 
 
@@ -147,7 +147,7 @@ def _plan(recipe, workdir, devices: int | None) -> str:
   mesh = pipeline.check_mesh(recipe, devices)
   if recipe.initial:
     evaluate.teacher_folder(recipe, workdir)
-  text = pipeline.describe(recipe, mesh)
+  text = pipeline.describe(recipe, mesh, workdir)
   try:
     pipeline.check_data(recipe)
   except errors.DataError as e:

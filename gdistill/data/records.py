@@ -72,7 +72,7 @@ def read_index(folder: str) -> dict[str, Any]:
       text = f.read(_LARGEST_INDEX)
   except OSError as e:
     raise errors.DataError(
-      f'data.path: {name} cannot be read: {e.strerror}; it is written last: repeat '
+      f'data.path: {name} cannot be read: {e.strerror}; it is written last: run '
       '`gdistill prepare` until it is done, and check data.split and data.held_out_split'
     ) from e
   try:

@@ -41,7 +41,12 @@ def test_sample_writes_a_picture_for_every_label_and_seed(workdir, tmp_path, cap
   assert sample.main([*given, '--seeds=3,5', f'--out={out}']) == 0
   assert len(list(out.glob('label*_seed*.png'))) == 20
   assert Image.open(out / 'label7_seed5.png').size == (8, 8)
-  assert Image.open(out / 'grid.png').size == (10 * 64, 2 * 64)
+  grid = np.asarray(Image.open(out / 'grid.png'))
+  assert grid.shape == (8 * (2 * 9 + 1), 8 * (10 * 9 + 1))  # a grey line between and around
+  small = grid[::8, ::8]
+  assert (small[::9] == 128).all() and (small[:, ::9] == 128).all()
+  one = np.asarray(Image.open(out / sorted(p.name for p in out.glob('label3_*.png'))[1]))
+  np.testing.assert_array_equal(small[10:18, 28:36], one)
   assert '2 network calls each' in capsys.readouterr().err
   # The same picture, drawn alone.
   assert sample.main([*given[:3], '--labels=7', '--seeds=5', f'--out={tmp_path}/one']) == 0
@@ -169,7 +174,15 @@ def test_the_plan_starts_nothing(tmp_path, capsys):
   text = capsys.readouterr().out
   assert re.search(r'total +40 ', text) and 'compiled train steps: 3' in text
   assert re.search(r'Total: \d', text) and 'bytes' in text
+  assert 'none; to do: 4 rounds' in text.splitlines()[-1]
   assert not (tmp_path / 'run').exists()
+
+
+def test_the_plan_says_what_is_finished(workdir, capsys):
+  given = [f'--config={workdir}/config.json', f'--workdir={workdir}']
+  assert gdistill.cli.main(['plan', *given]) == 0
+  last = capsys.readouterr().out.splitlines()[-1]
+  assert '00_teacher, 01_guidance, 02_progressive_2, 03_progressive_1; to do: 0 rounds' in last
 
 
 def test_configs_that_cannot_be_read_are_said_so(tmp_path, capsys):

@@ -103,7 +103,7 @@ def test_a_shard_that_is_no_array_record_is_found(copy):
 
 def test_a_missing_index_says_that_prepare_is_not_done(copy):
   (copy / 'train' / 'index.json').unlink()
-  with pytest.raises(errors.DataError, match='written last: repeat `gdistill prepare`'):
+  with pytest.raises(errors.DataError, match='written last: run `gdistill prepare`'):
     load(copy)
   with pytest.raises(errors.DataError, match=re.escape('check data.split')):
     load(copy, split='nothing')
