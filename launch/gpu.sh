@@ -38,6 +38,7 @@ run_gpu() {
   check_run_id
   check_secrets
   [[ -z $GPUS ]] || check_positive GPUS
+  [[ ${CUDA_VISIBLE_DEVICES:-} != -* ]] || die "CUDA_VISIBLE_DEVICES=$CUDA_VISIBLE_DEVICES hides every GPU; unset it"
   if [[ ${CUDA_VISIBLE_DEVICES:-} ]]; then
     mine=${CUDA_VISIBLE_DEVICES//[!,]/}
     mine=$((${#mine} + 1))

@@ -77,8 +77,8 @@ attempt() { # starts the processes, waits for all; what the first unhappy one le
       first=$code
     elif [[ $(verdict "$first") == crash && $(verdict "$code") == restart ]]; then
       first=$code # the traceback of a process whose peer was killed came first
-    elif [[ $(verdict "$first") == restart && $(verdict "$code") == stop ]]; then
-      first=$code # which of two that ended at once was seen first says nothing
+    elif [[ $first == 134 && $code == [235] ]]; then
+      first=$code # its peers are gone because of this one; a 4 may itself come of a peer's end
     fi
     if ((code && ${#left[@]})) && [[ -z $reaper ]]; then
       reap "${left[@]}" &

@@ -48,7 +48,11 @@ def call(command: Callable[[], int], debug: bool) -> int:
     return 1
   except KeyboardInterrupt:
     print('gdistill: interrupted before anything was to be saved', file=sys.stderr)
-    _leave_others(130)
+    jax = sys.modules.get('jax')
+    if (
+      jax is not None and jax.distributed.is_initialized()
+    ):  # or still joining: do not ask for more
+      _exit(130)
     return 130
 
 

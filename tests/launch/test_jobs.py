@@ -335,6 +335,8 @@ def test_a_gpu_run_counts_the_gpus_and_restarts(machine):
   # What the shell shows of the GPUs is what the plan is made for, and is not overridden.
   done = machine.run('gpu.sh', 'run', *GPU[:2], CUDA_VISIBLE_DEVICES='4,5,6')
   assert done.returncode == 0 and '--devices=3' in machine.calls('python', '--plan')[-1]
+  done = machine.run('gpu.sh', 'run', *GPU[:2], CUDA_VISIBLE_DEVICES='-1')
+  assert done.returncode == 2 and 'hides every GPU' in done.stderr
   done = machine.run('gpu.sh', 'run', *GPU[:2], '--gpus=2', CUDA_VISIBLE_DEVICES='4')
   assert (
     done.returncode == 2 and "--gpus='2' is not the 1 that CUDA_VISIBLE_DEVICES=4" in done.stderr
