@@ -6,9 +6,9 @@ Variants, after a colon: `stochastic` (stage two for the stochastic sampler), `s
 w, no w input), `naive` (halve the unguided network, guide afterwards), `tiny` (every stage in
 seconds, for tests: sizes change, never the method).
 
-Hardware assumed: two CPU cores, where it took 469 seconds. Result, FD to the training digits at
-w = 1 over 2,000 images: guided teacher at 256 DDIM steps 9.9; student at 4, 2, 1 steps 10.5, 10.6,
-10.9; teacher cut to 4 DDIM steps 18.6. docs/digits.md has the rest, `stochastic` and `naive` among
+Hardware assumed: two CPU cores, where it took 405 seconds. Result, FD to the training digits at
+w = 1 over 2,000 images: guided teacher at 256 DDIM steps 10.7; student at 4, 2, 1 steps 11.3, 11.3,
+11.4; teacher cut to 4 DDIM steps 19.6. docs/digits.md has the rest, `stochastic` and `naive` among
 it; `single_w`: not run yet. Two settings are not the paper's, w_power and clip_x_hat of both
 stages: docs/digits.md says why, w_power=0 and clip_x_hat=False is the paper.
 """
