@@ -1,0 +1,126 @@
+"""CLIP's two towers, and with them the text encoders of Stable Diffusion.
+
+A pre-norm transformer each: h + attention(norm(h)), then h + mlp(norm(h)). Module names are those
+of the published weights, with '_' for '.'. Source: Radford et al. 2103.00020.
+"""
+
+import dataclasses
+import functools
+
+import jax
+from flax import linen as nn
+from jax import numpy as jnp
+
+# What the published checkpoints normalise RGB in [0, 1] by.
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+ACTIVATIONS = {
+  'quick_gelu': lambda x: x * nn.sigmoid(1.702 * x),
+  'gelu': functools.partial(nn.gelu, approximate=False),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Tower:
+  """Sizes of a transformer; `projection` 0 is a tower without one."""
+
+  width: int
+  layers: int
+  heads: int
+  mlp: int
+  activation: str = 'quick_gelu'
+  projection: int = 0
+  epsilon: float = 1e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class Words:
+  """What the text tower reads."""
+
+  vocabulary: int = 49408
+  length: int = 77
+  end: int = 49407  # the token at which the sentence is summed up
+
+
+TEXT_B32 = Tower(512, 12, 8, 2048, projection=512)
+TEXT_L14 = Tower(768, 12, 12, 3072, projection=768)
+TEXT_SD2 = Tower(1024, 23, 16, 4096, 'gelu')
+IMAGE_B32 = Tower(768, 12, 12, 3072, projection=512)
+IMAGE_L14 = Tower(1024, 24, 16, 4096, projection=768)
+
+
+class Text(nn.Module):
+  """tokens [B, length] -> (hidden [B, length, width], embedding [B, projection]).
+
+  `hidden` is after the last layer norm: what Stable Diffusion attends to. `embedding` is hidden at
+  the first end token, projected; without a projection it is that row of hidden.
+  """
+
+  tower: Tower
+  words: Words = Words()
+
+  @nn.compact
+  def __call__(self, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
+    tower, words = self.tower, self.words
+    normal = nn.initializers.normal(0.02)
+    table = self.param('token_embedding', normal, (words.vocabulary, tower.width))
+    places = self.param('position_embedding', normal, (words.length, tower.width))
+    length = tokens.shape[1]
+    h = table[tokens] + places[None, :length]
+    h = _transformer(tower, h, causal=True)
+    h = nn.LayerNorm(tower.epsilon, name='final_layer_norm')(h)
+    end = jnp.argmax(tokens == words.end, axis=1)
+    summed = jnp.take_along_axis(h, end[:, None, None], axis=1)[:, 0]
+    return h, _projected(tower, 'text_projection', summed)
+
+
+class Image(nn.Module):
+  """Normalised RGB [B, size, size, 3] -> embedding [B, projection]."""
+
+  tower: Tower
+  patch: int
+  size: int = 224
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    tower = self.tower
+    normal = nn.initializers.normal(0.02)
+    patches = (self.patch, self.patch)
+    h = nn.Conv(tower.width, patches, patches, use_bias=False, name='patch_embedding')(x)
+    h = h.reshape(len(h), -1, tower.width)
+    first = self.param('class_embedding', normal, (tower.width,))
+    h = jnp.concatenate([jnp.broadcast_to(first, (len(h), 1, tower.width)), h], axis=1)
+    count = (self.size // self.patch) ** 2 + 1
+    places = self.param('position_embedding', normal, (count, tower.width))
+    h = nn.LayerNorm(tower.epsilon, name='pre_layrnorm')(h + places[None])  # sic
+    h = _transformer(tower, h, causal=False)
+    h = nn.LayerNorm(tower.epsilon, name='post_layernorm')(h[:, 0])
+    return _projected(tower, 'visual_projection', h)
+
+
+def normalised(pixels: jax.Array) -> jax.Array:
+  """RGB in 0..255 as the image tower takes it, of its size already."""
+  x = pixels.astype(jnp.float32) / 255.0
+  return (x - jnp.array(MEAN)[None, None, None]) / jnp.array(STD)[None, None, None]
+
+
+def _transformer(tower: Tower, h: jax.Array, causal: bool) -> jax.Array:
+  b, length, width = h.shape
+  for i in range(tower.layers):
+    a = nn.LayerNorm(tower.epsilon, name=f'layers_{i}_layer_norm1')(h)
+    q, k, v = (
+      nn.Dense(width, name=f'layers_{i}_self_attn_{name}_proj')(a).reshape(
+        b, length, tower.heads, width // tower.heads
+      )
+      for name in 'qkv'
+    )
+    a = jax.nn.dot_product_attention(q, k, v, is_causal=causal).reshape(b, length, width)
+    h += nn.Dense(width, name=f'layers_{i}_self_attn_out_proj')(a)
+    a = nn.LayerNorm(tower.epsilon, name=f'layers_{i}_layer_norm2')(h)
+    a = ACTIVATIONS[tower.activation](nn.Dense(tower.mlp, name=f'layers_{i}_mlp_fc1')(a))
+    h += nn.Dense(width, name=f'layers_{i}_mlp_fc2')(a)
+  return h
+
+
+def _projected(tower: Tower, name: str, h: jax.Array) -> jax.Array:
+  return nn.Dense(tower.projection, use_bias=False, name=name)(h) if tower.projection else h
