@@ -6,7 +6,10 @@ import numpy as np
 
 from gdistill import errors
 
-_TOWERS = {'text': ('text_model.', 'text_projection.'), 'image': ('vision_model.', 'visual_projection.')}
+_TOWERS = {
+  'text': ('text_model.', 'text_projection.'),
+  'image': ('vision_model.', 'visual_projection.'),
+}
 _TABLES = ('token_embedding', 'position_embedding')
 
 

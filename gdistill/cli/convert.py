@@ -1,0 +1,58 @@
+"""gdistill convert: published weights of feature networks to the safetensors files we read."""
+
+import sys
+from collections.abc import Sequence
+
+from gdistill.cli import edge
+
+NETWORKS = ('inception', 'lite0', 'clip_b32', 'clip_l14')
+
+
+def parser() -> edge.Parser:
+  p = edge.Parser(
+    prog='gdistill convert',
+    description="Reads a network's published weights (.safetensors, or .pth with torch installed, "
+    'which then loads weights and no code), checks their sha256 where it is known and writes '
+    'safetensors with it. Evaluation reads that file and never a pickle.',
+  )
+  p.add_argument('network', choices=NETWORKS)
+  p.add_argument(
+    '--source', default='', help='the downloaded file (lite0: default, that of the package)'
+  )
+  p.add_argument('--out', default='', help='default: where evaluation looks for it')
+  p.add_argument(
+    '--any_source', action='store_true', help='a file of another sha256 than the published one'
+  )
+  return p
+
+
+def main(argv: Sequence[str]) -> int:
+  args = edge.parse(parser(), argv)
+  return edge.call(lambda: _run(args), args.debug)
+
+
+def _run(args) -> int:
+  import pathlib
+
+  from gdistill import errors
+  from gdistill import storage
+  from gdistill.convert import files
+  from gdistill.evaluation import weights
+
+  known = weights.SOURCES[args.network]
+  source = pathlib.Path(args.source or files.of_package(args.network))
+  if not source.is_file():
+    raise errors.DataError(
+      f'--source={source} is not there; get {known.file} ({known.where}) and name it'
+    )
+  out = pathlib.Path(args.out) if args.out else weights.default_path(args.network)
+  sha256 = storage.digest(source)
+  if known.sha256 and sha256 != known.sha256 and not args.any_source:
+    raise errors.DataError(
+      f'--source={source} has sha256 {sha256}, and {known.file} has {known.sha256}; download it '
+      'again, or say --any_source'
+    )
+  params = files.params_from(args.network, files.read(source))
+  digest = weights.write(out, args.network, params, sha256)
+  print(f'{out}: {args.network}, sha256 of its arrays {digest}', file=sys.stderr)
+  return 0

@@ -1,0 +1,92 @@
+"""EfficientNet-Lite0, an ImageNet classifier whose weights a package registry carries.
+
+Inverted residuals without squeeze-and-excitation, ReLU6 throughout; batch norms are folded into the
+convolutions (gdistill.convert). Distances in its features are FD-lite0, never FID.
+Source: Tan and Le 1905.11946, and the Lite variants of its authors.
+"""
+
+import jax
+from flax import linen as nn
+from jax import numpy as jnp
+
+SIZE = 224
+FEATURE_SIZE, NUM_CLASSES = 1280, 1000
+BATCH_NORM_EPSILON = 1e-3
+MEAN, STD = 127.0, 128.0  # what the Lite variants were trained with, of pixels in 0..255
+# (repeats, kernel, stride of the first, expansion, channels out)
+_STAGES = (
+  (1, 3, 1, 1, 16),
+  (2, 3, 2, 6, 24),
+  (2, 5, 2, 6, 40),
+  (3, 3, 2, 6, 80),
+  (3, 5, 1, 6, 112),
+  (4, 5, 2, 6, 192),
+  (1, 3, 1, 6, 320),
+)
+
+
+def prepared(pixels: jax.Array, size: int = SIZE) -> jax.Array:
+  """[B, H, W, 3] in 0..255 -> [B, size, size, 3] as the network takes it.
+
+  Enlarged bilinearly, with half-pixel centres; reduced with a triangle as wide as the reduction.
+  """
+  x = (pixels.astype(jnp.float32) - MEAN) / STD
+  shape = (len(x), size, size, 3)
+  return jax.image.resize(x, shape, 'linear', antialias=True, precision='highest')
+
+
+class Depthwise(nn.Module):
+  """One filter a channel, zero padding as TensorFlow's SAME: a sum of shifted products.
+
+  XLA has no fast grouped convolution on CPUs: there this is four times as fast a network.
+  """
+
+  size: int
+  stride: int
+
+  @nn.compact
+  def __call__(self, h: jax.Array) -> jax.Array:
+    channels = h.shape[-1]
+    shape = (self.size, self.size, 1, channels)
+    kernel = self.param('kernel', nn.initializers.lecun_normal(), shape)
+    bias = self.param('bias', nn.initializers.zeros_init(), (channels,))
+    outs = [-(-side // self.stride) for side in h.shape[1:3]]
+    spans = [(out - 1) * self.stride + 1 for out in outs]
+    gaps = [max(s + self.size - 1 - side, 0) for s, side in zip(spans, h.shape[1:3], strict=True)]
+    h = jnp.pad(h, [(0, 0), *((gap // 2, gap - gap // 2) for gap in gaps), (0, 0)])
+    y = jnp.broadcast_to(bias[None, None, None], (len(h), *outs, channels))
+    for i in range(self.size):
+      for j in range(self.size):
+        rows, columns = (slice(k, k + s, self.stride) for k, s in zip((i, j), spans, strict=True))
+        y = y + h[:, rows, columns] * kernel[None, None, i, j]
+    return y
+
+
+class EfficientNetLite0(nn.Module):
+  """[B, H, W, 3] -> {'features': [B, 1280] pooled, 'logits': [B, 1000] of ImageNet's classes}."""
+
+  precision: str = 'highest'
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> dict[str, jax.Array]:
+    def conv(h, name, channels, kernel=1, stride=1):
+      return nn.Conv(
+        channels, (kernel, kernel), stride, padding='SAME', precision=self.precision, name=name
+      )(h)
+
+    h = jax.nn.relu6(conv(x, 'stem', 32, 3, 2))
+    index = 0
+    for repeats, kernel, first_stride, expansion, channels in _STAGES:
+      for repeat in range(repeats):
+        stride, before, name = first_stride if repeat == 0 else 1, h, f'block_{index}'
+        wide = h.shape[-1] * expansion
+        if expansion != 1:
+          h = jax.nn.relu6(conv(h, f'{name}_expand', wide))
+        h = jax.nn.relu6(Depthwise(kernel, stride, name=f'{name}_depthwise')(h))
+        h = conv(h, f'{name}_project', channels)
+        if h.shape == before.shape and stride == 1:
+          h += before
+        index += 1
+    features = jax.nn.relu6(conv(h, 'head', FEATURE_SIZE)).mean((1, 2))
+    logits = nn.Dense(NUM_CLASSES, precision=self.precision, name='logits')(features)
+    return {'features': features, 'logits': logits}
