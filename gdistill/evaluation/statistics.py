@@ -31,6 +31,14 @@ class Moments:
     centred = features - mean
     return cls(len(features), mean, centred.T @ centred)
 
+  @classmethod
+  def given(cls, mean: np.ndarray, cov: np.ndarray) -> Moments:
+    """Of mean [d] and covariance [d, d] alone: as many samples as a full rank needs stand in."""
+    mean, cov = np.asarray(mean, np.float64), np.asarray(cov, np.float64)
+    if mean.ndim != 1 or cov.shape != (mean.size, mean.size):
+      raise ValueError(f'{mean.shape=} and {cov.shape=} must be [d] and [d, d]')
+    return cls(mean.size + 1, mean, cov * mean.size)
+
   @property
   def cov(self) -> np.ndarray:
     """The unbiased covariance, scatter / (count - 1)."""
@@ -40,8 +48,13 @@ class Moments:
 
   @functools.cached_property
   def root(self) -> np.ndarray:
-    """R with R^T R = cov; eigenvalues below zero, which only rounding makes, count as zero."""
+    """R [r, d] with R^T R = cov and r = min(d, count - 1), the rank that so many samples can have.
+
+    The other eigenvalues are rounding, of 1e-16, and their roots, of 1e-8, would not be.
+    """
     values, vectors = np.linalg.eigh(self.cov)
+    rank = min(len(values), self.count - 1)
+    values, vectors = values[len(values) - rank :], vectors[:, len(values) - rank :]
     return np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T
 
   def merge(self, other: Moments) -> Moments:

@@ -7,10 +7,9 @@ import scipy.linalg
 from gdistill.evaluation import statistics
 
 
-def moments(mean, cov, count=1001):
+def moments(mean, cov):
   """A set of which only mean and covariance are known."""
-  cov = np.asarray(cov, np.float64)
-  return statistics.Moments(count, np.asarray(mean, np.float64), cov * (count - 1))
+  return statistics.Moments.given(mean, cov)
 
 
 def random_cov(rng, d, rank):
@@ -76,6 +75,30 @@ def test_singular_covariances_keep_their_digits():
   assert statistics.frechet_distance(a, b) == pytest.approx(expected, abs=1e-5)
   few = statistics.Moments.of(rng.normal(size=(5, 64)))  # fewer samples than features
   assert statistics.frechet_distance(few, few) == pytest.approx(0, abs=1e-10)
+
+
+def optimal_pair(rng, d, n):
+  """(a, b, distance) of samples that the optimal map x -> T x + shift carries into each other.
+
+  T is symmetric and positive, so it is the gradient of a convex function and optimal between the
+  Gaussians, whatever their covariance (Brenier): W2^2 = tr((I - T) S_a (I - T)) + |..|^2. T and
+  S_a do not commute.
+  """
+  x = rng.normal(size=(n, d)) * rng.uniform(0.1, 2, d) + rng.normal(size=d)
+  low = rng.normal(size=(d, 8)) / np.sqrt(d)
+  step = low @ low.T - 0.3 * np.eye(d)  # T - I, eigenvalues above -0.3
+  moved = x @ step + 0.1 * rng.normal(size=d)
+  expected = np.sum(moved.mean(0) ** 2) + moved.var(0, ddof=1).sum()
+  return x, x + moved, expected
+
+
+@pytest.mark.parametrize('d', [8, 64, 256])
+@pytest.mark.parametrize('share', [0.5, 4])
+def test_gaussians_of_known_distance_are_at_it(d, share):
+  rng = np.random.default_rng(d)
+  a, b, expected = optimal_pair(rng, d, max(3, int(share * d)))
+  found = statistics.frechet_distance(statistics.Moments.of(a), statistics.Moments.of(b))
+  assert found == pytest.approx(expected, rel=1e-9)
 
 
 def test_a_scaled_and_moved_copy_is_as_far_as_it_was_scaled_and_moved():
