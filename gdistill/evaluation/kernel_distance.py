@@ -9,7 +9,7 @@ def distance(
   """Mean and standard deviation over subsets of the squared MMD between features [n, d], [m, d].
 
   With k(x, y) = (x.y / d + 1)^3 and, of each set, `size` rows drawn without replacement, the
-  unbiased estimate is mean_{i != j} k(a_i, a_j) + mean_{i != j} k(b_i, b_j) - 2 mean_ij k(a_i, b_j),
+  unbiased estimate is mean_{i != j} k(a_i, a_j) + mean_{i != j} k(b_i, b_j) - 2 mean k(a_i, b_j),
   which may be below zero. Subsets, size, seed and the order of the draws are torch-fidelity's.
   Source: Binkowski et al. 1801.01401.
   """

@@ -11,6 +11,7 @@ import jax
 from flax import linen as nn
 from jax import numpy as jnp
 
+SIZE = 224
 # What the published checkpoints normalise RGB in [0, 1] by.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -79,7 +80,7 @@ class Image(nn.Module):
 
   tower: Tower
   patch: int
-  size: int = 224
+  size: int = SIZE
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -98,9 +99,21 @@ class Image(nn.Module):
     return _projected(tower, 'visual_projection', h)
 
 
-def normalised(pixels: jax.Array) -> jax.Array:
-  """RGB in 0..255 as the image tower takes it, of its size already."""
+def prepared(pixels: jax.Array, size: int = SIZE) -> jax.Array:
+  """[B, H, W, 3] in 0..255 -> [B, size, size, 3] as the image tower takes it.
+
+  The shorter side becomes `size`, cubic and antialiased, and the middle of the longer one stays.
+  The published preprocessing rounds to whole numbers after that; this does not.
+  """
+  b, height, width, _ = pixels.shape
+  # The longer side is cut off to a whole number, as the published preprocessing does.
+  shape = tuple(max(size, side * size // min(height, width)) for side in (height, width))
   x = pixels.astype(jnp.float32) / 255.0
+  if shape != (height, width):
+    x = jax.image.resize(x, (b, *shape, 3), 'cubic', antialias=True, precision='highest')
+    x = jnp.clip(x, 0.0, 1.0)
+  top, left = (shape[0] - size) // 2, (shape[1] - size) // 2
+  x = x[:, top : top + size, left : left + size]
   return (x - jnp.array(MEAN)[None, None, None]) / jnp.array(STD)[None, None, None]
 
 

@@ -64,9 +64,7 @@ class Inception(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> dict[str, jax.Array]:
     def conv(h, name, channels, size=(1, 1), strides=1, padding='VALID'):
-      layer = nn.Conv(
-        channels, size, strides, padding=padding, precision=self.precision, name=name
-      )
+      layer = nn.Conv(channels, size, strides, padding=padding, precision=self.precision, name=name)
       return nn.relu(layer(h))
 
     def chain(h, block, *layers):

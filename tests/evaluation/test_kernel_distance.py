@@ -9,7 +9,10 @@ from gdistill.evaluation import kernel_distance
 
 
 def test_it_is_the_three_means_of_the_kernel():
-  a, b = np.array([[1.0, 2.0], [0.0, -1.0], [3.0, 1.0]]), np.array([[0.5, 0.0], [1.0, 1.0], [2.0, 2.0]])
+  a, b = (
+    np.array([[1.0, 2.0], [0.0, -1.0], [3.0, 1.0]]),
+    np.array([[0.5, 0.0], [1.0, 1.0], [2.0, 2.0]]),
+  )
 
   def k(x, y):
     return (x @ y / 2 + 1) ** 3
@@ -21,7 +24,7 @@ def test_it_is_the_three_means_of_the_kernel():
 
 
 def test_of_one_distribution_it_is_nothing_and_of_two_it_is_their_gap():
-  """x.y / d of unit variables shifted by s each: E (g + 1)^3 differs between the sets by algebra."""
+  """x.y / d of unit variables shifted by s each: E (g + 1)^3 differs by algebra."""
   rng = np.random.default_rng(0)
   d, n, shift = 8, 4000, 0.5
   a, b, c = (rng.normal(size=(n, d)) for _ in range(3))
@@ -41,5 +44,5 @@ def test_of_one_distribution_it_is_nothing_and_of_two_it_is_their_gap():
 
 @pytest.mark.parametrize(('size', 'subsets'), [(1, 1), (11, 1), (5, 0)])
 def test_wrong_sizes_are_named(size, subsets):
-  with pytest.raises(ValueError, match='size|subsets'):
+  with pytest.raises(ValueError, match=r'size|subsets'):
     kernel_distance.distance(np.ones((10, 2)), np.ones((10, 2)), subsets, size)

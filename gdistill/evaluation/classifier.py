@@ -5,8 +5,6 @@ models within one report; they are not FID. It is a fixed function of (pixels, l
 """
 
 import contextlib
-import dataclasses
-import hashlib
 import io
 import itertools
 from collections.abc import Iterator, Mapping
@@ -18,20 +16,14 @@ from flax import linen as nn
 from flax import traverse_util
 from jax import numpy as jnp
 
+from gdistill.evaluation import weights
+
 Params = dict[str, np.ndarray]  # {'conv0/kernel': array, ...}
 
 FEATURE_SIZE = 64
 _UPDATES, _PASSES = 800, 100  # so many updates, or passes where that is less
 _BATCH = 128
 _LEARNING_RATE = 3e-3
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Features:
-  """features [n, 64] float32, after the last ReLU; logits [n, classes] float32."""
-
-  features: np.ndarray
-  logits: np.ndarray
 
 
 class Classifier(nn.Module):
@@ -91,27 +83,24 @@ def train_classifier(
   return jax.tree.map(np.asarray, traverse_util.flatten_dict(params, sep='/'))
 
 
-def extract(params: Mapping[str, np.ndarray], pixels: np.ndarray, batch: int = 500) -> Features:
-  """Features and logits of pixels [n, H, W, C] uint8, in padded batches of one shape."""
-  _check_pixels(pixels)
-  net = Classifier(_num_convs(pixels), params['logits/bias'].shape[0])
-  tree = traverse_util.unflatten_dict(dict(params), sep='/')
-  found = [np.zeros((0, FEATURE_SIZE), np.float32)], [np.zeros((0, net.num_classes), np.float32)]
-  for start in range(0, len(pixels), batch):
-    x = pixels[start : start + batch]
-    padding = [(0, batch - len(x))] + [(0, 0)] * 3
-    for rows, out in zip(found, _apply(net, tree, np.pad(x, padding)), strict=True):
-      rows.append(np.asarray(out)[: len(x)])
-  return Features(*(np.concatenate(rows) for rows in found))
+def apply(params: Mapping, pixels: jax.Array) -> dict[str, jax.Array]:
+  """{'features': [B, 64] after the last ReLU, 'logits': [B, classes]} of pixels uint8 [B, H, W, C].
+
+  `params` is a `tree`.
+  """
+  net = Classifier(_num_convs(pixels), params['logits']['bias'].shape[0])
+  features, logits = net.apply({'params': params}, _images(pixels))
+  return {'features': features, 'logits': logits}
+
+
+def tree(params: Params) -> dict:
+  """Parameters as Flax takes them."""
+  return traverse_util.unflatten_dict(dict(params), sep='/')
 
 
 def digest(params: Mapping[str, np.ndarray]) -> str:
   """Sixteen hex digits naming these parameters: two reports compare only where they agree."""
-  h = hashlib.sha256()
-  for name, value in sorted(params.items()):
-    h.update(f'{name} {value.dtype.str} {value.shape}\n'.encode())
-    h.update(np.ascontiguousarray(value).tobytes())
-  return h.hexdigest()[:16]
+  return weights.digest(params)[:16]
 
 
 def to_bytes(params: Mapping[str, np.ndarray]) -> bytes:
@@ -140,11 +129,6 @@ def _start(net: Classifier, shape: tuple[int, ...], seed: int) -> dict:
     return (scale * rng.standard_normal(leaf.shape)).astype(np.float32)
 
   return jax.tree.map(draw, shapes)
-
-
-@jax.jit(static_argnums=0)
-def _apply(net: Classifier, params: Mapping, pixels: jax.Array) -> tuple[jax.Array, jax.Array]:
-  return net.apply({'params': params}, _images(pixels))
 
 
 def _images(pixels: jax.Array) -> jax.Array:

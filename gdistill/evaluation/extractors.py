@@ -1,0 +1,207 @@
+"""The networks that pictures are measured with: pixels in, named features out, one signature."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax import numpy as jnp
+
+from gdistill import errors
+from gdistill.evaluation import classifier
+from gdistill.evaluation import weights
+from gdistill.models import clip
+from gdistill.models import efficientnet
+from gdistill.models import inception
+
+BATCH = 128  # pictures; the last batch is filled up
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Extractor:
+  """One network and what it must be told with its figures.
+
+  `apply(params, pixels [B, H, W, C] uint8)` returns {name: [B, size]} and is pure, so that it can
+  be compiled together with a sampler. `features` names what distances are taken between, `logits`
+  those of the inception score, `spatial` what sFID compares; '' where there is none.
+  """
+
+  name: str
+  distance: str  # what a Frechet distance in these features is called
+  apply: Callable[[Any, jax.Array], Mapping[str, jax.Array]]
+  params: Any
+  digest: str
+  protocol: Mapping[str, Any]
+  features: str
+  size: int  # of the features
+  logits: str = ''
+  spatial: str = ''
+  channels: int | None = 3  # that it takes; None takes what it was trained on
+  num_classes: int = 0  # of the data's own, in their order; 0 where it knows others
+
+  @property
+  def names(self) -> tuple[str, ...]:
+    """What `extract` keeps."""
+    return tuple(n for n in (self.features, self.logits, self.spatial) if n)
+
+  @property
+  def key(self) -> str:
+    """Its name and twelve hex digits of its weights and of how it is given pictures."""
+    text = json.dumps([self.digest, dict(self.protocol)], sort_keys=True)
+    return f'{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}'
+
+  def __call__(self, pixels: jax.Array) -> dict[str, jax.Array]:
+    """The kept features of one batch that lies on the devices, compiled once a shape."""
+    mesh = getattr(getattr(pixels, 'sharding', None), 'mesh', None)
+    if mesh not in self._placed:
+      everywhere = mesh and jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+      self._placed[mesh] = jax.device_put(self.params, everywhere)
+    return self._compiled(self._placed[mesh], pixels)
+
+  @functools.cached_property
+  def _placed(self) -> dict[Any, Any]:
+    return {}  # {mesh: the parameters on its devices}
+
+  @functools.cached_property
+  def _compiled(self) -> Callable:
+    def kept(params, pixels):
+      found = self.apply(params, pixels)
+      return {name: found[name].astype(jnp.float32) for name in self.names}
+
+    return jax.jit(kept)
+
+  def check(self, shape: tuple[int, ...]) -> None:
+    """ConfigError where pictures [H, W, C] are not what it takes."""
+    if self.channels is not None and shape[-1] != self.channels:
+      raise errors.ConfigError(
+        f'evaluation.extractor={self.name!r} takes {self.channels} channels, and the pictures have '
+        f'{shape[-1]}; use classifier, which is trained on the data themselves'
+      )
+
+
+def extract(extractor: Extractor, pixels: np.ndarray, batch: int = BATCH) -> dict[str, np.ndarray]:
+  """{name: float32 [n, size]} of pixels uint8 [n, H, W, C], in padded batches of one shape."""
+  if pixels.ndim != 4 or pixels.dtype != np.uint8:
+    raise ValueError(f'{pixels.shape=}, {pixels.dtype=}: pixels must be uint8 [n, H, W, C]')
+  extractor.check(pixels.shape[1:])
+  rows = list(batches(extractor, pixels, batch))
+  return {name: np.concatenate([row[name] for row in rows]) for name in extractor.names}
+
+
+def batches(
+  extractor: Extractor, pixels: np.ndarray, batch: int = BATCH
+) -> Iterator[dict[str, np.ndarray]]:
+  """What `extract` returns, a batch at a time."""
+  devices = jax.local_devices()
+  mesh = jax.sharding.Mesh(np.array(devices[: math.gcd(batch, len(devices))]), ('data',))
+  rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('data'))
+  for start in range(0, max(len(pixels), 1), batch):
+    x = pixels[start : start + batch]
+    padded = np.pad(x, [(0, batch - len(x))] + [(0, 0)] * 3)
+    found = extractor(jax.device_put(padded, rows))
+    yield {name: np.asarray(value)[: len(x)] for name, value in found.items()}
+
+
+def check(name: str, file: str, channels: int) -> None:
+  """That `load` will find a public network's weights, and that it takes such pictures."""
+  if name not in _PUBLIC:
+    raise errors.ConfigError(f'--extractor={name!r} must be one of {", ".join(_PUBLIC)}')
+  weights.find(name, file)
+  if channels != 3:
+    raise errors.ConfigError(
+      f'evaluation.extractor={name!r} takes 3 channels, and the pictures have {channels}; use '
+      'classifier, which is trained on the data themselves'
+    )
+
+
+def load(name: str, file: str = '', **options: str) -> Extractor:
+  """A public network by its name, with weights from `file` or where `weights` looks for them.
+
+  inception takes resize='half_pixel' for pytorch-fid's figures.
+  """
+  check(name, file, 3)
+  params, metadata = weights.read(name, weights.find(name, file))
+  return _PUBLIC[name](params, metadata, **options)
+
+
+def of_classifier(params: classifier.Params) -> Extractor:
+  """The small network trained on the data themselves (evaluation.classifier)."""
+  return Extractor(
+    name='classifier', distance='FD', apply=classifier.apply, params=classifier.tree(params),
+    digest=classifier.digest(params), features='features', logits='logits', channels=None,
+    protocol={'resize': 'none', 'normalisation': 'x / 127.5 - 1'}, size=classifier.FEATURE_SIZE,
+    num_classes=len(params['logits/bias']),
+  )  # fmt: skip
+
+
+def of_inception(params: Any, metadata: Mapping[str, str], resize: str = 'tf1') -> Extractor:
+  """FID's Inception-v3; resize='half_pixel' is pytorch-fid's."""
+  net = inception.Inception()
+  how = {
+    'tf1': ('(x - 128) / 128', 'TensorFlow 1, bilinear, corners at i H / 299'),
+    'half_pixel': ('2 x / 255 - 1', 'bilinear with half-pixel centres (pytorch-fid)'),
+  }
+  if resize not in how:
+    raise errors.ConfigError(f'{resize=} must be one of {", ".join(how)}')
+
+  def apply(params, pixels):
+    return net.apply({'params': params}, inception.prepared(pixels, resize))
+
+  return Extractor(
+    name='inception', distance='FID', apply=apply, params=params, digest=_digest(metadata),
+    protocol={'resize': f'{how[resize][1]} to 299', 'normalisation': how[resize][0]},
+    features='2048', size=inception.TAPS['2048'], logits='logits_unbiased', spatial='spatial',
+  )  # fmt: skip
+
+
+def _lite0(params, metadata) -> Extractor:
+  net = efficientnet.EfficientNetLite0()
+
+  def apply(params, pixels):
+    return net.apply({'params': params}, efficientnet.prepared(pixels))
+
+  return Extractor(
+    name='lite0', distance='FD-lite0', apply=apply, params=params, digest=_digest(metadata),
+    protocol={
+      'resize': f'bilinear, antialiased, to {efficientnet.SIZE}',
+      'normalisation': f'(x - {efficientnet.MEAN:g}) / {efficientnet.STD:g}',
+    },
+    features='features', size=efficientnet.FEATURE_SIZE, logits='logits',
+  )  # fmt: skip
+
+
+def _clip(name: str, tower: clip.Tower, patch: int) -> Callable[..., Extractor]:
+  def make(params, metadata) -> Extractor:
+    net = clip.Image(tower, patch)
+
+    def apply(params, pixels):
+      with jax.default_matmul_precision('highest'):
+        return {'image': net.apply({'params': params['image']}, clip.prepared(pixels))}
+
+    return Extractor(
+      name=name, distance=f'FD-{name}', apply=apply, params=params, digest=_digest(metadata),
+      protocol={
+        'resize': f'cubic, antialiased, shorter side to {clip.SIZE}, centre crop',
+        'normalisation': f'(x / 255 - {clip.MEAN}) / {clip.STD}',
+      },
+      features='image', size=tower.projection,
+    )  # fmt: skip
+
+  return make
+
+
+_PUBLIC = {
+  'inception': of_inception,
+  'lite0': _lite0,
+  'clip_b32': _clip('clip_b32', clip.IMAGE_B32, 32),
+  'clip_l14': _clip('clip_l14', clip.IMAGE_L14, 14),
+}
+
+
+def _digest(metadata: Mapping[str, str]) -> str:
+  return metadata['sha256'][:16]

@@ -1,0 +1,33 @@
+"""The CLIP score of pairs whose angle is known."""
+
+import numpy as np
+import pytest
+
+from gdistill.evaluation import clip_score
+
+
+def test_it_is_the_mean_cosine_of_the_pairs():
+  image = np.array([[1.0, 0], [3, 0], [0, 2]])
+  text = np.array([[5.0, 0], [1, 1], [-1, 0]])
+  # cos 0, cos 45 degrees, cos 90 degrees
+  assert clip_score.score(image, text) == pytest.approx((1 + np.sqrt(0.5) + 0) / 3)
+  assert clip_score.score(image, text, scale=100) == pytest.approx(100 * (1 + np.sqrt(0.5)) / 3)
+
+
+def test_lengths_mean_nothing_and_order_does():
+  rng = np.random.default_rng(0)
+  image, text = rng.normal(size=(2, 9, 4)).astype(np.float32)
+  scaled = clip_score.score(7 * image, text / 3)
+  assert scaled == pytest.approx(clip_score.score(image, text), rel=1e-6)
+  assert clip_score.score(image, text[::-1]) != pytest.approx(clip_score.score(image, text))
+
+
+@pytest.mark.parametrize(('image', 'text'), [((3, 4), (2, 4)), ((3,), (3,)), ((0, 4), (0, 4))])
+def test_what_is_no_list_of_pairs_is_refused(image, text):
+  with pytest.raises(ValueError, match='must be equal'):
+    clip_score.score(np.ones(image), np.ones(text))
+
+
+def test_an_embedding_of_zero_has_no_direction():
+  with pytest.raises(ValueError, match='no direction'):
+    clip_score.score(np.zeros((2, 3)), np.ones((2, 3)))
