@@ -1,0 +1,72 @@
+"""gdistill table: figures of several files side by side, where they compare."""
+
+import json
+import pathlib
+from collections.abc import Sequence
+
+from gdistill.cli import edge
+
+_FIGURES = (
+  'fd', 'fd_teacher', 'sfid', 'inception_score', 'kid', 'precision', 'recall', 'clip_score',
+  'accuracy',
+)  # fmt: skip
+_PLACE = ('model', 'stage', 'sampler', 'num_steps', 'w', 'network_calls', 'images_set')
+
+
+def parser() -> edge.Parser:
+  p = edge.Parser(
+    prog='gdistill table',
+    description='Prints the figures of metrics.json files, and of what gdistill evaluate --images '
+    'wrote, as one Markdown table. Figures made under different protocols are refused.',
+  )
+  p.add_argument('files', nargs='+', metavar='FILE', help='JSON: a row or a list of rows')
+  p.add_argument(
+    '--mixed', action='store_true', help='one table all the same; the last lines say why not'
+  )
+  return p
+
+
+def main(argv: Sequence[str]) -> int:
+  args = edge.parse(parser(), argv)
+  return edge.call(lambda: _run(args), args.debug)
+
+
+def _run(args) -> int:
+  from gdistill import errors
+  from gdistill.evaluation import protocol
+
+  rows = []
+  for name in args.files:
+    try:
+      found = json.loads(pathlib.Path(name).read_text(encoding='utf-8'))
+    except (OSError, ValueError) as e:
+      raise errors.DataError(f'{name} is no readable JSON ({e}); name a metrics.json') from e
+    found = found if isinstance(found, list) else [found]
+    if not found or not all(isinstance(r, dict) and 'fd' in r for r in found):
+      raise errors.DataError(f'{name} holds no rows of figures; name a metrics.json')
+    rows += [{'file': name, **r} for r in found if r.get('model') != 'data']
+  differ = protocol.differences(rows)
+  if not args.mixed:
+    protocol.check(rows)
+  print(_markdown(rows))
+  for key, values in differ.items():
+    print(f'\n{key} differs: {"; ".join(map(str, values))}.')
+  return 0
+
+
+def _markdown(rows: Sequence[dict]) -> str:
+  files = len({r['file'] for r in rows}) > 1
+  columns = [*(['file'] if files else []), *_PLACE, *_FIGURES]
+  columns = [c for c in columns if any(r.get(c) is not None for r in rows)]
+  lines = [
+    columns,
+    ['---' if c in ('file', *_PLACE[:3], 'images_set') else '---:' for c in columns],
+  ]
+  lines += [[_cell(r.get(c)) for c in columns] for r in rows]
+  return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+
+
+def _cell(value: object) -> str:
+  if isinstance(value, float):
+    return f'{value:.4g}'
+  return '–' if value is None else str(value).replace('|', '\\|')

@@ -1,0 +1,41 @@
+"""Figures side by side, and a refusal where they do not compare."""
+
+import json
+
+import pytest
+
+from gdistill.cli import table
+
+
+def write(path, *rows):
+  path.write_text(json.dumps(rows[0] if len(rows) == 1 else rows))
+  return str(path)
+
+
+ROW = {'extractor': 'lite0', 'images': 50, 'sampler': 'ddim', 'num_steps': 4, 'w': 1.0, 'fd': 2.5}
+
+
+def test_rows_of_all_files_stand_in_one_table(tmp_path, capsys):
+  a = write(tmp_path / 'a.json', ROW, {**ROW, 'num_steps': 2, 'fd': 3.123456})
+  b = write(tmp_path / 'b.json', {**ROW, 'sampler': 'dpm|solver', 'kid': None})
+  assert table.main([a, b]) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert lines[0] == '| file | sampler | num_steps | w | fd |' and len(lines) == 5
+  assert lines[3] == f'| {a} | ddim | 2 | 1 | 3.123 |'
+  assert lines[4] == f'| {b} | dpm\\|solver | 4 | 1 | 2.5 |'
+
+
+def test_figures_of_different_protocols_are_refused_unless_asked_for(tmp_path, capsys):
+  a, b = write(tmp_path / 'a.json', ROW), write(tmp_path / 'b.json', {**ROW, 'images': 40})
+  assert table.main([a, b]) == 2
+  assert 'images: 50 against 40' in capsys.readouterr().err
+  assert table.main([a, b, '--mixed']) == 0
+  assert 'images differs: 50; 40.' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('text', ['', '[]', '{}', '[1]', '{"w": 1}', '{'])
+def test_what_holds_no_figures_is_named(tmp_path, capsys, text):
+  (tmp_path / 'a.json').write_text(text)
+  assert table.main([str(tmp_path / 'a.json')]) == 3
+  assert 'name a metrics.json' in capsys.readouterr().err
+  assert table.main([str(tmp_path / 'b.json')]) == 3
