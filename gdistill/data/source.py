@@ -1,12 +1,16 @@
 """What a data set is to the rest: labelled pictures that can be asked for by index."""
 
+import concurrent.futures
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
 from gdistill import errors
+
+_THREADS = 8
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,17 +55,33 @@ class Source:
     pixels, labels = zip(*(self[i] for i in index), strict=True)
     return {'pixels': np.stack(pixels), 'label': np.array(labels, np.int32)}
 
+  def batches(self, size: int) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    """(index [b], what `gather` returns) of all examples in order, read ahead by threads."""
+    if self.in_memory:
+      for first in range(0, self.count, size):
+        index = np.arange(first, min(first + size, self.count))
+        yield index, self.gather(index)
+      return
+    for index, found in ahead(self.__getitem__, self.count, size):
+      pixels, labels = zip(*found, strict=True)
+      yield index, {'pixels': np.stack(pixels), 'label': np.array(labels, np.int32)}
+
   def some(self, most: int) -> tuple[np.ndarray, np.ndarray]:
     """(pixels, labels) of all examples in order, or of `most` drawn once and for all."""
-    index = np.arange(self.count)
-    if self.count > most:
-      index = np.sort(np.random.default_rng(0).permutation(self.count)[:most])
-    found = self.gather(index)
+    found = self.gather(self.indices(most))
     return found['pixels'], found['label']
 
+  def indices(self, most: int) -> np.ndarray:
+    """Of all examples, or of `most` drawn once and for all; in order."""
+    if self.count <= most:
+      return np.arange(self.count)
+    return np.sort(np.random.default_rng(0).permutation(self.count)[:most])
+
   def subset(self, index: np.ndarray) -> 'Source':
-    """The examples of `index`, in that order."""
+    """The examples of `index`, in that order; of all in order, this."""
     index = np.asarray(index, np.int64)
+    if np.array_equal(index, np.arange(self.count)):
+      return self
     inside = isinstance(self.read, _Arrays)
     return dataclasses.replace(
       self,
@@ -92,6 +112,20 @@ class _Arrays:
 
   def subset(self, index: np.ndarray) -> '_Arrays':
     return _Arrays(self.pixels[index], self.labels[index])
+
+
+def ahead(read: Callable[[int], Any], count: int, size: int) -> Iterator[tuple[np.ndarray, list]]:
+  """(index [b], [read(i), ...]) for 0..count-1 in order; the next batch is read meanwhile."""
+  with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+    waiting = None
+    for first in [*range(0, count, size), None]:
+      coming = None
+      if first is not None:
+        index = np.arange(first, min(first + size, count))
+        coming = index, [pool.submit(read, int(i)) for i in index]
+      if waiting is not None:
+        yield waiting[0], [f.result() for f in waiting[1]]
+      waiting = coming
 
 
 def in_memory(pixels: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]) -> Source:

@@ -1,0 +1,144 @@
+"""Pictures without labels, of one size: anybody's samples, to be measured."""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from gdistill import errors
+from gdistill.data import pictures
+from gdistill.data import source
+
+_ARRAYS = ('arr_0', 'pixels', 'samples', 'images')  # as others name them in an .npz
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Images:
+  """`read(i)` is picture i, uint8 of `shape` [H, W, 3]; names of files where there are any.
+
+  `native` is the shape of the first before `resized`, which says in words what was done to all.
+  """
+
+  read: Callable[[int], np.ndarray]
+  count: int
+  shape: tuple[int, int, int]
+  path: str
+  names: tuple[str, ...] = ()
+  native: tuple[int, int, int] = (0, 0, 0)
+  resized: str = 'none'
+
+  def __len__(self) -> int:
+    return self.count
+
+  def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(index [b], pixels [b, H, W, C]) in order, decoded ahead by threads."""
+    for index, found in source.ahead(self.read, self.count, size):
+      yield index, np.stack(found)
+
+  def digest(self) -> Any:
+    """A hash that names pictures and their order once it is given the pixels of all."""
+    return hashlib.sha256(f'{self.count} {self.shape}\n'.encode())
+
+
+def load(path: str, flag: str = '--images', size: int = 0) -> Images:
+  """Of a folder of pictures, at any depth and sorted by name, or of an .npz file of pixels.
+
+  With `size`, each is cropped to its centre square and resized by area to so many pixels a side.
+  DataError names what is missing, damaged, or of another size than the first picture.
+  """
+  found = _load(path, flag, bool(size))
+  found = dataclasses.replace(found, native=found.shape)
+  if not size:
+    return found
+  read, shape = found.read, (size, size, found.shape[2])
+  return dataclasses.replace(
+    found,
+    read=lambda i: pictures.square(read(i), size),
+    shape=shape,
+    resized=f'centre square, by area to {size}',
+  )
+
+
+def captions(path: str, images: Images) -> list[str]:
+  """Of pictures '<folder>/<name>.png': the first line of '<name>.txt' in the folder `path`."""
+  found = []
+  for name in images.names:
+    name = os.path.splitext(os.path.relpath(name, images.path))[0]
+    file = os.path.join(path, f'{name}.txt')
+    try:
+      with open(file, encoding='utf-8') as f:
+        found.append(f.readline().strip())
+    except (OSError, UnicodeDecodeError) as e:
+      raise errors.DataError(
+        f'{file} cannot be read ({e}); every picture needs its caption, in a text file of its name'
+      ) from e
+    if not found[-1]:
+      raise errors.DataError(f'{file} is empty; it must hold the caption of its picture')
+  return found
+
+
+def _load(path: str, flag: str, any_size: bool) -> Images:
+  if os.path.isdir(path):
+    return _folder(path, flag, any_size)
+  if os.path.isfile(path) and path.endswith('.npz'):
+    return _npz(path, flag)
+  raise errors.DataError(f'{flag}={path} is neither a folder of pictures nor an .npz file')
+
+
+def _folder(path: str, flag: str, any_size: bool) -> Images:
+  names = []
+  for folder, folders, files in os.walk(path):
+    folders[:] = sorted(f for f in folders if not f.startswith('.'))
+    names += [os.path.join(folder, f) for f in files if f.lower().endswith(pictures.SUFFIXES)]
+  if not names:
+    raise errors.DataError(
+      f'{flag}={path} holds no pictures ending in {", ".join(pictures.SUFFIXES)}'
+    )
+  names.sort()
+  shape = _decoded(names[0]).shape
+
+  def read(i):
+    pixels = _decoded(names[i])
+    if pixels.shape != shape and not any_size:
+      raise errors.DataError(
+        f'{names[i]} is {pixels.shape[1]} x {pixels.shape[0]} pixels and {names[0]} is '
+        f'{shape[1]} x {shape[0]}; pictures are measured at one size: resize them as the '
+        'protocol says'
+      )
+    return pixels
+
+  return Images(read, len(names), shape, path, tuple(names))
+
+
+def _decoded(name: str) -> np.ndarray:
+  try:
+    with open(name, 'rb') as f:
+      data = f.read()
+  except OSError as e:
+    raise errors.DataError(f'{name} cannot be read: {e.strerror}; mend or remove it') from e
+  return pictures.decode(data, name)
+
+
+def _npz(path: str, flag: str) -> Images:
+  try:
+    with np.load(path, allow_pickle=False) as stored:
+      found = [n for n in _ARRAYS if n in stored.files]
+      pixels = stored[found[0]] if found else None
+      has = ', '.join(stored.files)
+  except Exception as e:  # zipfile, zlib and numpy each have their own
+    raise errors.DataError(f'{flag}={path} is not readable ({e}); copy it again') from e
+  if pixels is None:
+    raise errors.DataError(
+      f'{flag}={path} has {has or "nothing"}; pixels are looked for as {", ".join(_ARRAYS)}'
+    )
+  if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] not in (1, 3):
+    raise errors.DataError(
+      f'{flag}={path}: {found[0]} is {pixels.dtype}{list(pixels.shape)}, not uint8 [n, H, W, 3]; '
+      'write whole numbers from 0 to 255'
+    )
+  if not len(pixels):
+    raise errors.DataError(f'{flag}={path}: {found[0]} holds no pictures')
+  return Images(lambda i: pixels[i], len(pixels), pixels.shape[1:], path)

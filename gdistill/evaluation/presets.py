@@ -1,0 +1,116 @@
+"""The protocols of published tables, by name: what each needs, and the figures that are public."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from gdistill import errors
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+  """One table's protocol; `published` holds the figures whose source says them."""
+
+  name: str
+  table: str
+  images: int
+  size: int  # pixels a side of both sets, as they are measured
+  reference: str  # what it is, and where it comes from
+  resize: str  # of the reference's pictures to that size
+  metrics: tuple[str, ...]
+  ws: tuple[float, ...]
+  num_steps: tuple[int, ...]
+  prompts: bool = False
+  extractor: str = 'inception'
+  clip: str = ''
+  reference_images: int = 0  # 0 where it is not said
+  published: tuple[dict, ...] = ()
+
+
+_PIXELS = dict(
+  images=50_000, resize='none', metrics=('fd', 'inception_score'), ws=(0.0, 0.3, 1.0, 2.0, 4.0)
+)
+_GD = 'Meng et al. 2210.03142'
+_LCM = 'Luo et al. 2310.04378, of their own reimplementation of guided distillation'
+_ALL = (
+  Preset(
+    'cifar10', f'{_GD}, CIFAR-10: FID and IS against the 50,000 training images', size=32,
+    reference='the CIFAR-10 training images; gdistill statistics --config=configs/cifar10.py',
+    num_steps=(1, 2, 4, 8), reference_images=50_000, **_PIXELS,
+  ),
+  Preset(
+    'imagenet64', f'{_GD}, ImageNet 64: FID and IS against the training images', size=64,
+    reference='the 1,281,167 ImageNet training images; gdistill prepare, then gdistill statistics '
+    '--config=configs/imagenet64.py',
+    num_steps=(1, 2, 4, 8, 16), reference_images=1_281_167,
+    published=(
+      {'num_steps': 1, 'w': 1.0, 'fd': 7.54, 'source': _GD},
+      {'num_steps': 8, 'w': 0.3, 'fd': 2.05, 'source': _GD},
+    ),
+    **{**_PIXELS, 'resize': 'centre square crop, by area to 64'},
+  ),
+  Preset(
+    'imagenet256', f'{_GD}, ImageNet 256, latent: FID and IS', images=50_000, size=256,
+    reference="the ImageNet training images at 256, or ADM's VIRTUAL_imagenet256_labeled.npz",
+    resize='centre square crop, by area to 256', metrics=('fd', 'sfid', 'inception_score'),
+    ws=(0.0, 1.0, 2.0, 4.0, 8.0, 14.0), num_steps=(1, 2, 4, 8, 16),
+  ),
+  Preset(
+    'coco5k', f'{_GD}, text-to-image on COCO 2017: FID and CLIP score', images=5_000, size=256,
+    reference='COCO val2017, 5,000 pictures and the first caption of each; cocodataset',
+    resize='shorter side to 256, centre square crop', metrics=('fd', 'clip_score'),
+    ws=(2.0, 4.0, 7.0, 10.0, 14.0), num_steps=(1, 2, 4, 8), prompts=True, clip='clip_l14',
+    reference_images=5_000,
+    published=(
+      {'num_steps': 8, 'fd': 26.9, 'clip_score': 0.30, 'source': _GD},
+    ),
+  ),
+  Preset(
+    'coco30k', 'text-to-image on COCO 2014: FID over 30,000 captions, and CLIP score',
+    images=30_000, size=256,
+    reference='COCO val2014, 30,000 captions drawn once and the pictures they belong to',
+    resize='shorter side to 256, centre square crop', metrics=('fd', 'clip_score'),
+    ws=(2.0, 4.0, 7.0, 10.0, 14.0), num_steps=(1, 2, 4, 8), prompts=True, clip='clip_l14',
+    reference_images=30_000,
+  ),
+  *(
+    Preset(
+      name, f'LAION-Aesthetics {score} at {size} px: FID and CLIP score', images=30_000, size=size,
+      reference=f'held-out pictures of LAION-Aesthetics {score}, with captions',
+      resize=f'shorter side to {size}, centre square crop', metrics=('fd', 'clip_score'),
+      ws=(7.0,), num_steps=(1, 2, 4, 8), prompts=True, clip='clip_l14',
+      published=tuple({'num_steps': n, 'fd': fd, 'source': _LCM} for n, fd in published),
+    )
+    for name, score, size, published in (
+      ('laion_aesthetic', '6+', 512, ((1, 108.2), (2, 33.3), (4, 15.1), (8, 13.9))),
+      ('laion_aesthetic_768', '6.5+', 768, ((8, 14.12),)),
+    )
+  ),
+)  # fmt: skip
+ALL = {p.name: p for p in _ALL}
+
+
+def get(name: str) -> Preset:
+  """The preset of that name; ConfigError lists them."""
+  if name not in ALL:
+    raise errors.ConfigError(f'--preset={name!r} must be one of {", ".join(ALL)}')
+  return ALL[name]
+
+
+def departures(preset: Preset, row: Mapping[str, Any], native: tuple[int, ...]) -> list[str]:
+  """In what a row departs from the protocol, in words; `native` is the pictures' shape as given."""
+  size, found = preset.size, []
+  if row['images'] != preset.images:
+    found.append(f'{row["images"]:,} pictures instead of {preset.images:,}')
+  if tuple(native[:2]) != (size, size):
+    found.append(f'pictures of {native[1]} x {native[0]} pixels brought to {size} x {size}')
+  if row['extractor'] != preset.extractor:
+    found.append(f'{row["extractor"]} instead of {preset.extractor}')
+  if 'half-pixel' in row['resize']:
+    found.append("pytorch-fid's resize instead of the reference's")
+  reference = row['reference_images']
+  if reference is None:
+    found.append('a reference of which no more than mu and sigma is known')
+  elif preset.reference_images and reference != preset.reference_images:
+    found.append(f'a reference of {reference:,} pictures instead of {preset.reference_images:,}')
+  return found

@@ -1,0 +1,227 @@
+"""Pictures that are there already: anybody's samples measured, and reference statistics made."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from gdistill import errors
+from gdistill import storage
+from gdistill.data import images as data
+from gdistill.data import source
+from gdistill.evaluation import clip_score as clip_scores
+from gdistill.evaluation import extractors
+from gdistill.evaluation import measure
+from gdistill.evaluation import presets
+from gdistill.evaluation import protocol
+from gdistill.evaluation import reference
+from gdistill.evaluation import statistics
+
+BANK = 10_000  # pictures whose features have neighbours
+Tick = Callable[[int], None]  # is told how many are done
+
+
+def evaluate(
+  images: data.Images,
+  against: str,
+  extractor: extractors.Extractor,
+  tick: Tick = lambda done: None,
+  preset: presets.Preset | None = None,
+) -> dict[str, Any]:
+  """A row of figures and protocol for pictures.
+
+  `against` is a file of reference statistics, or pictures, which are measured then and there. With
+  a preset both have been brought to its size, and the row says in what it departs from the preset.
+  What nobody knows of such pictures is None: their rounding, labels and clipping.
+  """
+  if len(images) < 2:
+    raise errors.ConfigError(
+      f'--images={images.path} holds {len(images)} picture; a distance needs at least 2'
+    )
+  extractor.check(images.shape)
+  target = _reference(against, extractor, images.shape, preset.size if preset else 0)
+  found = _measured(images, extractor, tick)
+  theirs, ours = target.measured.spatial, found.spatial
+  if theirs is not None and ours is not None and theirs.mean.shape != ours.mean.shape:
+    raise errors.ConfigError(
+      f'--reference={against} has mu_s[{theirs.mean.size}], and spatial features of '
+      f'{extractor.name} are {ours.mean.size}: another network made it'
+    )
+  row = {
+    **target.protocol,
+    'distance': extractor.distance,
+    'rounding': None,
+    'labels': None,
+    'clipping': None,
+    'images': len(images),
+    'images_set': os.path.basename(os.path.normpath(images.path)),
+    'pictures_resize': images.resized,
+    'bank': BANK,
+    **measure.figures(found, target.measured, target.support),
+    'versions': protocol.versions_in_words(),
+  }
+  if preset:
+    found = presets.departures(preset, row, images.native)
+    row |= {'preset': preset.name, 'departures': '; '.join(found) or 'none'}
+  return row
+
+
+def captions(images: data.Images, folder: str) -> list[str]:
+  """The caption of each picture, from the text files in a folder."""
+  if not images.names:
+    raise errors.DataError(
+      f'--images={images.path} must be a folder: captions go by the names of files'
+    )
+  return data.captions(folder, images)
+
+
+def clip_score(
+  images: data.Images, sentences: list[str], scorer: clip_scores.Scorer
+) -> dict[str, Any]:
+  """{'clip_score', and which CLIP} of pictures and the caption of each."""
+  text = scorer.texts(sentences)
+  found = [
+    extractors.extract(scorer.image, pixels)[scorer.image.features]
+    for _, pixels in images.batches(extractors.BATCH)
+  ]
+  return {
+    'clip_score': clip_scores.score(np.concatenate(found), text),
+    'clip': scorer.image.name,
+    'clip_digest': scorer.image.digest,
+  }
+
+
+def few(images: int, extractor: extractors.Extractor) -> str:
+  """A warning where a figure of so many pictures is mostly bias, or ''."""
+  if images >= 2_048:
+    return ''
+  singular = f', and leave covariances of {extractor.size} features singular'
+  return (
+    f'{extractor.distance} of {images:,} pictures is biased upwards and compares only with others '
+    f'of {images:,}; published figures use 50,000'
+    f'{singular if images <= extractor.size else ""}'
+  )
+
+
+def statistics_of_images(
+  images: data.Images, extractor: extractors.Extractor, tick: Tick = lambda done: None
+) -> reference.Reference:
+  """Reference statistics of a folder or an .npz file of pictures."""
+  extractor.check(images.shape)
+  name, digest = os.path.basename(os.path.normpath(images.path)), images.digest()
+  found = _measured(images, extractor, tick, digest.update)
+  digest = digest.hexdigest()[:16]
+  about = reference.describe(extractor, name, 'all', len(images), digest, BANK, images.shape)
+  return reference.Reference(found, {**about, 'reference_resize': images.resized})
+
+
+def statistics_of_source(
+  images: source.Source,
+  name: str,
+  split: str,
+  extractor: extractors.Extractor,
+  tick: Tick = lambda done: None,
+) -> reference.Reference:
+  """Reference statistics of one split of a data source."""
+  extractor.check(images.shape)
+  count, digest, shape = len(images), images.fingerprint, images.shape
+  about = reference.describe(extractor, name, split, count, digest, BANK, shape)
+  running, done = measure.Running(extractor, len(images), BANK), 0
+  for index, found in images.batches(extractors.BATCH):
+    running.add(extractors.extract(extractor, found['pixels']), index)
+    done += len(index)
+    tick(done)
+  return reference.Reference(running.measured(), about)
+
+
+def _measured(
+  images: data.Images,
+  extractor: extractors.Extractor,
+  tick: Tick = lambda done: None,
+  hashed: Callable[[bytes], None] = lambda pixels: None,
+) -> measure.Measured:
+  running, done = measure.Running(extractor, len(images), BANK), 0
+  for index, pixels in images.batches(extractors.BATCH):
+    running.add(extractors.extract(extractor, pixels), index)
+    hashed(np.ascontiguousarray(pixels).tobytes())
+    done += len(index)
+    tick(done)
+  return running.measured()
+
+
+def _reference(
+  against: str, extractor: extractors.Extractor, shape: tuple[int, int, int], size: int
+) -> reference.Reference:
+  if os.path.isfile(against) and against.endswith('.npz'):
+    names = set(_arrays(against, ()))
+    if 'protocol' in names:
+      found = reference.read(against, extractor)
+      if found.measured.features.count < 2:
+        raise errors.DataError(f'--reference={against} is of one picture; a distance needs more')
+      size = found.protocol['reference_size']
+      if size != f'{shape[0]} x {shape[1]}':
+        raise errors.DataError(
+          f'--reference={against} is of pictures of {size} pixels (height x width) and the others '
+          f'are {shape[0]} x {shape[1]}; resize one set as the protocol says'
+        )
+      return found
+    if {'mu', 'sigma'} <= names:
+      return _of_mu_and_sigma(against, extractor)
+  elif not os.path.isdir(against):
+    raise errors.DataError(
+      f'--reference={against} is not there; make it by gdistill statistics, or name pictures'
+    )
+  images = data.load(against, '--reference', size)
+  if images.shape != shape:
+    raise errors.DataError(
+      f'--reference={against} has pictures of {images.shape[1]} x {images.shape[0]} and the others '
+      f'are {shape[1]} x {shape[0]}; resize one set as the protocol says'
+    )
+  if len(images) < 2:
+    raise errors.DataError(f'--reference={against} holds one picture; a distance needs at least 2')
+  return statistics_of_images(images, extractor)
+
+
+def _arrays(file: str, wanted: tuple[str, ...]) -> dict[str, np.ndarray | None]:
+  """{name: array, or None where it is not wanted} of an .npz file; DataError where it is broken."""
+  try:
+    with np.load(file, allow_pickle=False) as stored:
+      return {name: stored[name] if name in wanted else None for name in stored.files}
+  except Exception as e:  # zipfile, zlib and numpy each have their own
+    raise errors.DataError(f'--reference={file} is not readable ({e}); copy it again') from e
+
+
+def _of_mu_and_sigma(file: str, extractor: extractors.Extractor) -> reference.Reference:
+  """Others' statistics: mu [d] and sigma [d, d], and mu_s, sigma_s of sFID; no more is known.
+
+  They carry no count; the distance knows of it only that the covariance may have full rank.
+  """
+  arrays = _arrays(file, ('mu', 'sigma', 'mu_s', 'sigma_s'))
+  size = extractor.size
+  if arrays['mu'].shape != (size,) or arrays['sigma'].shape != (size, size):
+    raise errors.ConfigError(
+      f'--reference={file} has mu{list(arrays["mu"].shape)}, and features of {extractor.name} have '
+      f'{size}: another network made it'
+    )
+
+  def moments(mu, sigma):
+    values = [arrays.get(name) for name in (mu, sigma)]
+    if any(v is None or v.dtype.kind != 'f' or not np.isfinite(v).all() for v in values):
+      raise errors.DataError(f'--reference={file}: {mu} and {sigma} must be finite numbers')
+    if values[1].shape != values[0].shape * 2:
+      raise errors.DataError(
+        f'--reference={file}: {mu}{list(values[0].shape)} and {sigma}{list(values[1].shape)} must '
+        'be [d] and [d, d]'
+      )
+    return statistics.Moments.given(*values)
+
+  spatial = moments('mu_s', 'sigma_s') if 'mu_s' in arrays and extractor.spatial else None
+  found = measure.Measured(
+    moments('mu', 'sigma'), spatial, None, None, np.zeros((0, size), np.float32),
+    np.zeros(0, np.int64),
+  )  # fmt: skip
+  about = reference.describe(
+    extractor, os.path.basename(file), 'unknown', None, storage.digest(file)[:16], None, None
+  )
+  return reference.Reference(found, about)

@@ -1,0 +1,114 @@
+"""Anybody's pictures: a folder at any depth, or an array in a file."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gdistill import errors
+from gdistill.data import images
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (7, 6, 5, 3), np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path):
+  for i, p in enumerate(PIXELS):
+    name = tmp_path / 'pictures' / ('deep/er' if i % 2 else '') / f'{i}.png'
+    name.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(p).save(name)
+  (tmp_path / 'pictures' / 'notes.txt').write_text('no picture')
+  return tmp_path / 'pictures'
+
+
+def all_of(found, size):
+  index, pixels = zip(*found.batches(size), strict=True)
+  return np.concatenate(index), np.concatenate(pixels)
+
+
+@pytest.mark.parametrize('size', [1, 3, 7, 100])
+def test_every_picture_comes_once_and_in_order(folder, size):
+  found = images.load(str(folder))
+  assert len(found) == 7 and found.shape == (6, 5, 3)
+  index, pixels = all_of(found, size)
+  np.testing.assert_array_equal(index, np.arange(7))
+  # Sorted by name: those at the top begin with a digit, before 'deep'.
+  np.testing.assert_array_equal(pixels, PIXELS[[0, 2, 4, 6, 1, 3, 5]])
+
+
+@pytest.mark.parametrize('name', ['arr_0', 'pixels', 'samples', 'images'])
+def test_an_array_is_read_by_the_names_others_give_it(tmp_path, name):
+  np.savez(tmp_path / 'a.npz', **{name: PIXELS, 'arr_1': np.arange(7)})
+  found = images.load(str(tmp_path / 'a.npz'))
+  np.testing.assert_array_equal(all_of(found, 4)[1], PIXELS)
+
+
+def digest(path, size=100):
+  found = images.load(str(path))
+  h = found.digest()
+  for _, pixels in found.batches(size):
+    h.update(pixels.tobytes())
+  return h.hexdigest()
+
+
+def test_the_digest_is_of_pixels_and_order_not_of_the_place(folder, tmp_path):
+  np.savez(tmp_path / 'a.npz', PIXELS[[0, 2, 4, 6, 1, 3, 5]])
+  assert digest(tmp_path / 'a.npz', size=2) == digest(folder)
+  np.savez(tmp_path / 'b.npz', PIXELS)
+  assert digest(tmp_path / 'b.npz') != digest(folder)
+
+
+@pytest.mark.parametrize('first', [4, 6])
+def test_with_a_size_pictures_of_any_sizes_become_squares_of_it(tmp_path, first):
+  for i, side in enumerate((first, 8, 4)):
+    Image.fromarray(np.full((side, side + 3, 3), 10 * i, np.uint8)).save(tmp_path / f'{i}.png')
+  found = images.load(str(tmp_path), size=4)
+  assert found.shape == (4, 4, 3) and found.native == (first, first + 3, 3)
+  assert found.resized == 'centre square, by area to 4'
+  expected = np.full((3, 4, 4, 3), [[[[0]]], [[[10]]], [[[20]]]], np.uint8)
+  np.testing.assert_array_equal(all_of(found, 2)[1], expected)
+
+
+def test_captions_lie_where_their_pictures_do(tmp_path):
+  for part in ('pictures', 'words'):
+    for place in ('a', 'b'):
+      (tmp_path / part / place).mkdir(parents=True)
+  for place in ('a', 'b'):
+    Image.fromarray(PIXELS[0]).save(tmp_path / 'pictures' / place / '1.png')
+    (tmp_path / 'words' / place / '1.txt').write_text(f' of {place} \nand more')
+  found = images.load(str(tmp_path / 'pictures'))
+  assert images.captions(str(tmp_path / 'words'), found) == ['of a', 'of b']
+  (tmp_path / 'words' / 'b' / '1.txt').write_text(' \n')
+  with pytest.raises(errors.DataError, match=r'b/1\.txt is empty'):
+    images.captions(str(tmp_path / 'words'), found)
+
+
+def test_a_truncated_picture_is_named(folder):
+  file = folder / 'deep/er/3.png'
+  file.write_bytes(file.read_bytes()[:-20])
+  with pytest.raises(errors.DataError, match=r'deep/er/3\.png is no readable picture'):
+    all_of(images.load(str(folder)), 4)
+
+
+def test_a_picture_of_another_size_is_named_with_both_sizes(folder):
+  Image.fromarray(PIXELS[0, :4]).save(folder / '4.png')
+  with pytest.raises(errors.DataError, match=r'4\.png is 5 x 4 pixels and .*0\.png is 5 x 6'):
+    all_of(images.load(str(folder)), 4)
+
+
+@pytest.mark.parametrize(
+  ('make', 'words'),
+  [
+    (lambda f: f.mkdir(), 'holds no pictures ending in'),
+    (lambda f: None, 'is neither a folder of pictures nor an .npz file'),
+    (lambda f: np.savez(f, other=PIXELS), 'has other; pixels are looked for as arr_0'),
+    (lambda f: np.savez(f, PIXELS.astype(np.float32)), r'is float32\[7, 6, 5, 3\], not uint8'),
+    (lambda f: np.savez(f, PIXELS[0]), 'not uint8'),
+    (lambda f: np.savez(f, PIXELS[:0]), 'holds no pictures'),
+    (lambda f: f.write_bytes(b'PK\3\4 half a file'), 'is not readable'),
+    (lambda f: np.savez(f, np.array([{}], object)), 'is not readable'),
+  ],
+)
+def test_what_cannot_be_measured_is_said(tmp_path, make, words):
+  make(tmp_path / 'x.npz')
+  with pytest.raises(errors.DataError, match=words):
+    images.load(str(tmp_path / 'x.npz'))
