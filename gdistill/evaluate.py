@@ -1,82 +1,38 @@
-"""The w x N grid of a run: every cell drawn once, measured against the data and the teacher."""
+"""The grid of a run: every cell drawn and measured once, on all devices and hosts, then rows."""
 
-import dataclasses
+import concurrent.futures
 import functools
 import hashlib
-import io
-import json
 import time
+from collections.abc import Iterator
 from typing import Any
 
+import jax
 import numpy as np
 
+from gdistill import cells as keeping
 from gdistill import checkpoints
 from gdistill import errors
+from gdistill import grid as grids
 from gdistill import interrupt
 from gdistill import model
+from gdistill import parallel
 from gdistill import progress
 from gdistill import recipe as recipes
 from gdistill import sampling
 from gdistill import storage
 from gdistill import train
 from gdistill.data import pipeline as data
-from gdistill.evaluation import features
-from gdistill.evaluation import inception_score
+from gdistill.data import source
+from gdistill.evaluation import classifier
+from gdistill.evaluation import extractors
+from gdistill.evaluation import measure
 from gdistill.evaluation import precision_recall
+from gdistill.evaluation import protocol
+from gdistill.evaluation import reference
 from gdistill.evaluation import report
 from gdistill.evaluation import statistics
 from gdistill.stages import rounds
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-  """One figure of the grid: a model, its sampler, N and w."""
-
-  model: str  # 'teacher' or 'student'
-  folder: str
-  sampler: str
-  num_steps: int
-  w: float
-
-
-def plan(recipe: recipes.Recipe, workdir: storage.epath.Path, grid: str) -> list[Cell]:
-  """The cells of a grid: the guided teacher with two samplers, every student with its own.
-
-  The first len(ws) cells are the reference: the guided teacher's many DDIM steps. DPM-Solver++,
-  which is of second order, has a quarter as many for its own longest walk.
-  """
-  e = recipe.evaluation
-  reference = e.quick_reference_steps if grid == 'quick' else e.full_reference_steps
-  teacher = str(teacher_folder(recipe, workdir))
-  cells = [Cell('teacher', teacher, 'ddim', reference, w) for w in e.ws]
-  for sampler, most in (('ddim', reference), ('dpm_solver', max(1, reference // 4))):
-    for n in (most, *e.num_steps):
-      cells += [Cell('teacher', teacher, sampler, n, w) for w in e.ws]
-  own = sampling.own_sampler({'sampler': recipe.progressive.sampler})
-  for r in rounds.plan(recipe):
-    ws = [w for w in e.ws if recipe.guidance.w_min <= w <= recipe.guidance.w_max]
-    folder = str(workdir / r.name)
-    if r.num_steps in e.num_steps:
-      cells += [Cell('student', folder, own, r.num_steps, w) for w in ws]
-  return list(dict.fromkeys(cells))
-
-
-def teacher_folder(recipe: recipes.Recipe, workdir: storage.epath.Path) -> storage.epath.Path:
-  """The guided teacher a run descends from, here or behind its `initial` folder."""
-  if recipe.stages[0] == 'teacher':
-    return workdir / rounds.plan(recipe)[0].name
-  folder = storage.path(recipe.initial)
-  card = checkpoints.read_card(folder)
-  while card['stage'] != 'teacher':
-    before = card['teacher']  # a round beside this one by its name, another run's by its path
-    folder = storage.path(before) if '/' in before else folder.parent / before
-    if not checkpoints.is_finished(folder):
-      raise errors.ConfigError(
-        f'initial={recipe.initial!r} descends from {folder}, which is not there; copy that round '
-        'too: the report measures against the guided teacher'
-      )
-    card = checkpoints.read_card(folder)
-  return folder
 
 
 def run(
@@ -85,33 +41,47 @@ def run(
   stop: interrupt.Interrupt,
   seconds: train.Seconds,
   again: dict[str, Any] | None = None,
+  recipe: recipes.Recipe | None = None,
 ) -> list[dict]:
   """Draws what is missing, measures everything, writes report/metrics.json and data.json; `write`
   makes the page of them.
 
   `again` ({'model': ..., 'sampler': ..., 'num_steps': ..., 'w': ...}, any of them) draws the
-  matching cells anew. Returns the rows.
+  matching cells anew. `recipe` stands in for the run's own, with another evaluation. Every process
+  of a run calls this and draws its share; process 0 measures and returns the rows, the others
+  none.
   """
   workdir = storage.path(workdir)
-  recipe = read_recipe(workdir)
+  recipe = recipe or read_recipe(workdir)
   for r in rounds.plan(recipe):
     if not checkpoints.is_finished(workdir / r.name):
       raise errors.ConfigError(
         f'--workdir={workdir}: round {r.name} is not finished; repeat the training command first'
       )
-  cells = plan(recipe, workdir, grid)
-  images = _images(recipe, grid)
+  cells, images = grids.plan(recipe, workdir, grid), grids.images(recipe, grid)
   with seconds('evaluate'):
-    ids = cell_ids(cells, images)
-    _draw(recipe, workdir, ids, images, stop, _matching(cells, again))
-    real, rows = _measure(recipe, workdir, ids, images, grid, stop)
+    names = grids.names(cells, images)
+    extractor = extractor_of(recipe, workdir)
+    parallel.agree('extractor', extractor.key)
+    store = keeping.Store(workdir, extractor, recipe.evaluation.bank)
+    _draw(recipe, store, names, images, stop, grids.matching(cells, again))
+    if jax.process_index():
+      return []
+    real, rows = _rows(recipe, store, names, images, grid, stop)
     full = _full_rows(recipe, workdir) if grid == 'quick' else []
-    if full and full[0]['features'] == rows[0]['features']:
+    if full and full[0]['extractor_digest'] == rows[0]['extractor_digest']:
       progress.say('the report keeps the full grid, whose cells are all still there')
       return full
     storage.write_json(workdir / 'report' / 'data.json', real)
     storage.write_json(workdir / 'report' / 'metrics.json', rows)
   return rows
+
+
+def check(recipe: recipes.Recipe) -> None:
+  """That the grid can be measured when the training is over; reads no weights."""
+  e = recipe.evaluation
+  if e.extractor != 'classifier':
+    extractors.check(e.extractor, e.weights, recipe.model.image_channels)
 
 
 def read_recipe(workdir: storage.epath.Path) -> recipes.Recipe:
@@ -126,16 +96,10 @@ def read_recipe(workdir: storage.epath.Path) -> recipes.Recipe:
     ) from e
 
 
-def missing(workdir: storage.epath.Path, grid: str) -> list[Cell]:
+def missing(recipe: recipes.Recipe, workdir: storage.epath.Path, grid: str) -> list[grids.Cell]:
   """The cells that are not drawn yet, once every round is finished."""
-  recipe = read_recipe(workdir)
-  ids = cell_ids(plan(recipe, workdir, grid), _images(recipe, grid))
-  store = workdir / 'evaluation' / 'cells'
-  return [c for c, name in ids.items() if not storage.exists(store / f'{name}.npz')]
-
-
-def _images(recipe: recipes.Recipe, grid: str) -> int:
-  return recipe.evaluation.quick_images if grid == 'quick' else recipe.evaluation.full_images
+  names = grids.names(grids.plan(recipe, workdir, grid), grids.images(recipe, grid))
+  return [c for c, name in names.items() if not storage.exists(keeping.pictures(workdir, name))]
 
 
 def _full_rows(recipe: recipes.Recipe, workdir: storage.epath.Path) -> list[dict]:
@@ -151,73 +115,218 @@ def _full_rows(recipe: recipes.Recipe, workdir: storage.epath.Path) -> list[dict
     rows = []  # damaged: it is made anew of the cells
   if not isinstance(rows, list) or not all(isinstance(r, dict) for r in rows):
     rows = []
-  cells = plan(recipe, workdir, 'full')
-  wanted = set(cell_ids(cells, recipe.evaluation.full_images).values())
+  cells = grids.plan(recipe, workdir, 'full')
+  wanted = set(grids.names(cells, grids.images(recipe, 'full')).values())
   whole = {r.get('cell') for r in rows if r.get('grid') == 'full'} == wanted
-  return rows if whole and not missing(workdir, 'full') else []
+  return rows if whole and not missing(recipe, workdir, 'full') else []
 
 
-def cell_ids(cells: list[Cell], images: int) -> dict[Cell, str]:
-  """A name for each, the same exactly when the pictures are: it holds the parameters' digest."""
-  digests = {f: checkpoints.params_digest(f) for f in dict.fromkeys(c.folder for c in cells)}
-  ids = {}
-  for c in cells:
-    what = [digests[c.folder], c.sampler, c.num_steps, c.w, images, 'clip']
-    digest = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]
-    ids[c] = f'{c.model}-{c.sampler}-{c.num_steps}-w{c.w:g}-{digest}'
-  return ids
+# ---- what measures
 
 
-def _matching(cells: list[Cell], again: dict[str, Any] | None) -> set[Cell]:
-  if not again:
-    return set()
-  found = {c for c in cells if all(getattr(c, k) == v for k, v in again.items())}
-  if not found:
-    asked = ', '.join(f'--{k}={v}' for k, v in again.items())
-    have = {k: sorted({getattr(c, k) for c in cells}) for k in again}
-    raise errors.ConfigError(f'{asked} is no cell of this grid, which has {have}')
+def extractor_of(recipe: recipes.Recipe, workdir: storage.epath.Path) -> extractors.Extractor:
+  """The feature network that the recipe asks for."""
+  e = recipe.evaluation
+  if e.extractor == 'classifier':
+    return extractors.of_classifier(_classifier(recipe, workdir))
+  found = extractors.load(e.extractor, e.weights)
+  found.check(model.image_shape(recipe.model))
   return found
 
 
-def _labels(recipe: recipes.Recipe, images: int) -> np.ndarray:
-  """Exactly balanced where `images` allows it: image i has label i mod classes and seed i."""
-  return (np.arange(images) % recipe.model.num_classes).astype(np.int32)
+def _classifier(recipe: recipes.Recipe, workdir: storage.epath.Path) -> classifier.Params:
+  """The small network, trained on the training images once and kept in the workdir."""
+  pixels, labels = real_images(recipe)[0].some(recipe.evaluation.real_images)
+  key = hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()[:12]
+  file = workdir / 'evaluation' / f'classifier-{key}.npz'
+  # One process trains it: other machines would round otherwise.
+  if not jax.process_index() and not storage.exists(file):
+    params = classifier.train_classifier(pixels, labels, recipe.model.num_classes, seed=0)
+    storage.write_bytes(file, classifier.to_bytes(params))
+  parallel.barrier(f'the classifier {key} is there', hours=48)
+  try:
+    return classifier.from_bytes(storage.read_bytes(file))
+  except Exception as e:  # zipfile, zlib and numpy each have their own
+    raise errors.CheckpointError(f'{file} is damaged ({e}); remove it and repeat') from e
 
 
-def _labels_in_words(recipe: recipes.Recipe, images: int) -> str:
-  classes = recipe.model.num_classes
-  if images % classes == 0:
-    return 'balanced: image i has label i mod classes'
-  if images > classes:
-    return f'image i has label i mod classes; {images} images do not divide over {classes} classes'
-  return f'image i has label i: only {images} of {classes} classes'
+def real_images(recipe: recipes.Recipe) -> tuple[source.Source, source.Source]:
+  """The training and the held-out images that figures are measured with."""
+  return data.load(recipe.data, model.image_shape(recipe.model))
 
 
-def _draw(recipe, workdir, ids, images, stop, again) -> None:
-  store = workdir / 'evaluation' / 'cells'
-  todo = [c for c in ids if c in again or not storage.exists(store / f'{ids[c]}.npz')]
+def _classes(
+  extractor: extractors.Extractor, recipe: recipes.Recipe, labels: np.ndarray
+) -> np.ndarray | None:
+  """The labels where the extractor tells the data's own classes apart."""
+  return labels if extractor.num_classes == recipe.model.num_classes else None
+
+
+def _real(
+  recipe: recipes.Recipe, store: keeping.Store, stop: interrupt.Interrupt
+) -> dict[str, reference.Reference]:
+  """{'training': ..., 'held out': ...}, measured once and kept in the workdir."""
+  out, splits = {}, (recipe.data.split, recipe.data.held_out_split or 'held out')
+  for name, split, images in zip(
+    ('training', 'held out'), splits, real_images(recipe), strict=True
+  ):
+    images = images.subset(images.indices(recipe.evaluation.real_images))
+    about = reference.describe(
+      store.extractor,
+      recipe.data.name,
+      split,
+      len(images),
+      images.fingerprint,
+      store.bank,
+      images.shape,
+    )
+    file = store.folder / 'real' / f'{name.replace(" ", "_")}-{protocol.digest(about)}.npz'
+    if storage.exists(file):
+      out[name] = reference.read(file, store.extractor, 'remove it and evaluate again')
+      continue
+    running = measure.Running(store.extractor, len(images), store.bank)
+    for index, found in images.batches(extractors.BATCH):
+      stop.check()
+      features = extractors.extract(store.extractor, found['pixels'])
+      running.add(features, index, _classes(store.extractor, recipe, found['label']))
+    out[name] = reference.Reference(running.measured(), about)
+    storage.write_bytes(file, out[name].to_bytes())
+  return out
+
+
+# ---- cells
+
+
+def _draw(recipe, store, names, images, stop, again) -> None:
+  """Every cell that is not there, or is asked for again; process 0 says which those are."""
+  work = np.zeros(len(names), np.int8)
+  if not jax.process_index():
+    work = np.array([_work(store, name, images, c in again) for c, name in names.items()], np.int8)
+    short = sum(store.kept(n) > 0 for n, w in zip(names.values(), work, strict=True) if w == _DRAW)
+    if short and not again:
+      progress.say(
+        f'{short} cells keep fewer than their {images:,} pictures (evaluation.keep_images) and are '
+        f'drawn anew, to be measured by {store.extractor.name}'
+      )
+  parallel.barrier('the cells to draw are known', hours=48)
+  work = dict(zip(names, parallel.from_first(work), strict=True))
+  todo = sorted((c for c, w in work.items() if w), key=lambda c: (c.folder, c.sampler))
   total = sum(c.num_steps * images for c in todo)
-  labels, seeds = _labels(recipe, images), np.arange(images)
   sampler, made_for, done = None, None, 0
   with progress.Progress('drawing the grid', total) as bar:
     # One compiled sampler at a time, for all its N and w.
-    for cell in sorted(todo, key=lambda c: (c.folder, c.sampler)):
+    for cell in todo:
       stop.check()
-      if made_for != (cell.folder, cell.sampler):
-        made_for = (cell.folder, cell.sampler)
-        sampler = _sampler(sampler, cell, recipe.evaluation.batch_size)
-      w, began = np.full(images, cell.w), time.monotonic()
-      pixels = sampler(
-        seeds, labels, w, cell.num_steps, stop,
-        lambda drawn, n=cell.num_steps, before=done: bar.update(before + drawn * n),
-      )  # fmt: skip
-      each = (time.monotonic() - began) / images
+      if work[cell] == _MEASURE:
+        if not jax.process_index():
+          _measure_again(recipe, store, names[cell], images, stop)
+      else:
+        if made_for != (cell.folder, cell.sampler):
+          made_for = (cell.folder, cell.sampler)
+          sampler = _sampler(sampler, cell, recipe.evaluation.batch_size)
+        report = lambda drawn, n=cell.num_steps, before=done: bar.update(before + drawn * n)
+        _keep(
+          store,
+          names[cell],
+          _drawn(recipe, store.extractor, sampler, cell, images, stop, report),
+        )
       done += cell.num_steps * images
-      arrays = {'pixels': pixels, 'labels': labels, 'seconds_per_image': np.float64(each)}
-      storage.write_bytes(store / f'{ids[cell]}.npz', _npz(arrays))
+      bar.update(done)
 
 
-def _sampler(before: sampling.Sampler | None, cell: Cell, batch: int) -> sampling.Sampler:
+_NOTHING, _MEASURE, _DRAW = range(3)
+
+
+def _work(store: keeping.Store, name: str, images: int, again: bool) -> int:
+  """What is to be done for a cell; pictures that are all kept need only be measured."""
+  if again:
+    return _DRAW
+  if store.has(name):
+    return _NOTHING
+  return _MEASURE if store.kept(name) >= images else _DRAW
+
+
+def _measure_again(recipe, store, name, images, stop) -> None:
+  """Measures pictures that are all kept, where only the measure by this extractor is missing."""
+  pixels = keeping.read(keeping.pictures(store.workdir, name))['pixels']
+  known = _classes(store.extractor, recipe, grids.labels(recipe, images))
+  running = measure.Running(store.extractor, images, store.bank)
+  for first in range(0, images, extractors.BATCH):
+    stop.check()
+    index = np.arange(first, min(first + extractors.BATCH, images))
+    found = extractors.extract(store.extractor, pixels[index])
+    running.add(found, index, None if known is None else known[index])
+  store.write_measure(name, running.measured())
+
+
+def _drawn(recipe, extractor, sampler, cell, images, stop, report) -> keeping.Part | None:
+  """This process's share of a cell: drawn and measured on the devices, few pictures leave them.
+
+  None where fewer batches are to be drawn than there are processes before this one.
+  """
+  e, labels = recipe.evaluation, grids.labels(recipe, images)
+  seeds, w = cell.first_seed + np.arange(images), np.full(images, cell.w)
+  known = _classes(extractor, recipe, labels)
+  running = measure.Running(extractor, images, e.bank)
+  kept, kept_index, drawing = [], [], 0.0
+  began, drawn, sums = time.perf_counter(), 0, None
+  # The host sums up one batch while the devices draw the next.
+  with concurrent.futures.ThreadPoolExecutor(1) as beside:
+    for index, pixels in _shares(sampler, seeds, labels, w, cell.num_steps):
+      jax.block_until_ready(pixels)
+      drawing += time.perf_counter() - began
+      found = {n: np.asarray(f)[: len(index)] for n, f in extractor(pixels).items()}
+      if sums is not None:
+        sums.result()
+      sums = beside.submit(running.add, found, index, None if known is None else known[index])
+      if index[0] < e.keep_images:
+        few = index[index < e.keep_images]
+        kept.append(np.asarray(pixels)[: len(few)])
+        kept_index.append(few)
+      drawn += len(index)
+      report(drawn * jax.process_count())
+      stop.check()
+      began = time.perf_counter()
+  if sums is None:
+    return None
+  sums.result()
+  shape = (0, *model.image_shape(recipe.model))
+  return keeping.Part(
+    np.concatenate([np.zeros(shape, np.uint8), *kept]),
+    np.concatenate([np.zeros(0, np.int64), *kept_index]),
+    running.measured(),
+    drawing,
+    drawn,
+  )
+
+
+def _shares(sampler, seeds, labels, w, num_steps) -> Iterator[tuple[np.ndarray, jax.Array]]:
+  """(index, pixels on the devices) of every batch that falls to this process."""
+  size, count = sampler.batch_size, jax.process_count()
+  for first in range(jax.process_index() * size, len(seeds), count * size):
+    index = np.arange(first, min(first + size, len(seeds)))
+    yield index, sampler.draw(seeds[index], labels[index], w[index], num_steps)
+
+
+def _keep(store: keeping.Store, name: str, part: keeping.Part | None) -> None:
+  """Writes a cell; of several processes the first, once it has what all of them drew."""
+  if jax.process_count() == 1:
+    store.write(name, part)
+    return
+  if part is not None:
+    storage.write_bytes(store.part(name, jax.process_index()), keeping.npz(part.to_arrays()))
+  parallel.barrier(f'{name} is drawn', hours=48)
+  sharing = parallel.from_everyone(part is not None)
+  if jax.process_index():
+    return
+  files = [store.part(name, p) for p, drew in enumerate(sharing) if drew]
+  parts = (keeping.Part.from_arrays(keeping.read(file)) for file in files)
+  store.write(name, functools.reduce(keeping.Part.merge, parts))
+  for file in files:
+    storage.remove(file)
+
+
+def _sampler(before: sampling.Sampler | None, cell: grids.Cell, batch: int) -> sampling.Sampler:
   """The compiled sampler of before with this cell's parameters where it is the same program."""
   folder = model.read_folder(cell.folder)
   if before is not None and before.serves(folder, cell.sampler):
@@ -225,88 +334,54 @@ def _sampler(before: sampling.Sampler | None, cell: Cell, batch: int) -> samplin
   return sampling.Sampler(folder, cell.sampler, batch)
 
 
-def _npz(arrays: dict[str, np.ndarray]) -> bytes:
-  buffer = io.BytesIO()
-  np.savez_compressed(buffer, **arrays)
-  return buffer.getvalue()
+# ---- rows
 
 
-@functools.lru_cache(maxsize=1)
-def real_images(recipe: recipes.Recipe) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
-  """(pixels, labels) of the training and of the held-out images that figures are measured with."""
-  both = data.load(recipe.data, model.image_shape(recipe.model))
-  return tuple(s.some(recipe.evaluation.real_images) for s in both)
-
-
-def classifier(recipe: recipes.Recipe, workdir: storage.epath.Path) -> dict:
-  """The feature network, trained on the training images once and kept in the workdir."""
-  (pixels, labels), _ = real_images(recipe)
-  key = hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()[:12]
-  file = workdir / 'evaluation' / f'classifier-{key}.npz'
-  if storage.exists(file):
-    try:
-      return features.from_bytes(storage.read_bytes(file))
-    except Exception as e:  # zipfile, zlib and numpy each have their own
-      raise errors.CheckpointError(f'{file} is damaged ({e}); remove it and repeat') from e
-  params = features.train_classifier(pixels, labels, recipe.model.num_classes, seed=0)
-  storage.write_bytes(file, features.to_bytes(params))
-  return params
-
-
-def _measure(recipe, workdir, ids, images, grid, stop) -> tuple[list[dict], list[dict]]:
-  net = classifier(recipe, workdir)
-  (train_pixels, train_labels), (held_pixels, held_labels) = real_images(recipe)
-  seen, held = (features.extract(net, pixels) for pixels in (train_pixels, held_pixels))
-  moments = {k: statistics.Moments.of(f.features) for k, f in (('seen', seen), ('held', held))}
-  support = precision_recall.Support.of(seen.features)
-  labels = _labels(recipe, images)
-  cards = {f: checkpoints.read_card(f) for f in {c.folder for c in ids}}
-
-  def figures(found, labels):
-    own = statistics.Moments.of(found.features)
-    precision, recall = precision_recall.precision_and_recall(
-      support, precision_recall.Support.of(found.features)
-    )
-    return own, {
-      'fd': statistics.frechet_distance(own, moments['seen']),
-      'fd_held_out': statistics.frechet_distance(own, moments['held']),
-      'inception_score': inception_score.score(found.logits)[0],
-      'accuracy': float(np.mean(np.argmax(found.logits, axis=1) == labels)),
-      'precision': precision,
-      'recall': recall,
-      'nearest_training': _median(found.features, seen.features),
-      'nearest_held_out': _median(found.features, held.features),
-    }
-
+def _rows(recipe, store, names, images, grid, stop) -> tuple[list[dict], list[dict]]:
+  """(those of the real images, those of the cells)."""
+  real = _real(recipe, store, stop)
+  seen, held = real['training'], real['held out']
+  cards = {f: checkpoints.read_card(f) for f in {c.folder for c in names}}
   shared = {
     'grid': grid,
-    'reference_steps': next(iter(ids)).num_steps,
-    'features': features.digest(net),
-    'labels': _labels_in_words(recipe, images),
-    'seeds': f'0..{images - 1}',
+    'images': images,
+    'reference_steps': next(iter(names)).num_steps,
+    'distance': store.extractor.distance,
+    **seen.protocol,
+    'held_out_split': held.protocol['reference_split'],
+    'held_out_images': len_of(held),
+    'pictures_resize': 'none',
+    'rounding': 'to uint8',
     'clipping': 'x_hat to [-1, 1] at every step',
-    'pixels': 'rounded to uint8',
-    'reference_set': f'{recipe.data.name}, {len(train_labels)} training and '
-    f'{len(held_labels)} held out',
+    'labels': grids.labels_in_words(recipe, images),
+    'bank': recipe.evaluation.bank,
   }
+
+  def figures(found):
+    bank = found.ordered_bank
+    return {
+      **measure.figures(found, seen.measured, seen.support),
+      'fd_held_out': statistics.frechet_distance(found.features, held.measured.features),
+      'nearest_training': _median(bank, seen.support),
+      'nearest_held_out': _median(bank, held.support),
+    }
+
+  digest = keeping.digest(seen.protocol, held.protocol)
+
   data_row = {'model': 'data', 'stage': None, 'sampler': None, 'num_steps': 0, 'w': None}
   data_row |= {'network_calls': 0, 'fd_teacher': None, 'rms_teacher': None}
-  data_row |= {'images': len(held_labels), 'seconds_per_image': None, **shared}
+  data_row |= {'seconds_per_image': None, 'versions': protocol.versions_in_words(), **shared}
   # What drawing perfectly would score: real images nobody trained on, and those trained on.
-  real = [{**data_row, **figures(held, held_labels)[1], 'set': 'held out'}]
-  real.append({
-    **data_row, **figures(seen, train_labels)[1], 'set': 'training', 'images': len(train_labels),
-  })  # fmt: skip
-  rows, reference = [], {}
-  for cell, name in ids.items():
+  about = [
+    {**data_row, **figures(r.measured), 'set': split, 'images': len_of(r)}
+    for split, r in (('held out', held), ('training', seen))
+  ]
+  rows, targets = [], {}
+  for cell, name in names.items():
     stop.check()
-    file = workdir / 'evaluation' / 'cells' / f'{name}.npz'
-    stored = _read_cell(file)
-    own, found = figures(features.extract(net, stored['pixels']), labels)
-    if cell.w not in reference:  # plan() puts the reference first
-      reference[cell.w] = (own, stored['pixels'])
-    target, target_pixels = reference[cell.w]
-    card = cards[cell.folder]
+    stored, card = store.read(name), cards[cell.folder]
+    target, pixels = targets.setdefault(cell.w, (name, stored['pixels']))  # the reference is first
+    pairs = 0 if cell.first_seed else min(len(stored['pixels']), len(pixels))  # of equal seeds
     rows.append({
       'model': cell.model,
       'stage': card['stage'],
@@ -314,29 +389,44 @@ def _measure(recipe, workdir, ids, images, grid, stop) -> tuple[list[dict], list
       'num_steps': cell.num_steps,
       'w': cell.w,
       'network_calls': cell.num_steps * (2 if card['guided'] else 1),
-      **found,
-      'fd_teacher': statistics.frechet_distance(own, target),
-      'rms_teacher': statistics.rms(stored['pixels'], target_pixels),
-      'images': images,
+      **_figures(store, name, target, figures, store.figures(name, target, digest)),
+      'rms_teacher': statistics.rms(stored['pixels'][:pairs], pixels[:pairs]) if pairs else None,
+      'rms_images': pairs,
+      'seeds': f'{cell.first_seed}..{cell.first_seed + images - 1}',
       'seconds_per_image': float(stored['seconds_per_image']),
       'round': storage.path(cell.folder).name,
       'guided': card['guided'],
+      'checkpoint': card['params_digest'],
       'cell': name,
+      'versions': str(stored.get('versions', 'not noted')),
       **shared,
     })  # fmt: skip
-  return real, rows
+  return about, rows
 
 
-def _median(points: np.ndarray, reference: np.ndarray) -> float:
-  return float(np.median(precision_recall.nearest_distances(points, reference)))
-
-
-def _read_cell(file: storage.epath.Path) -> dict[str, np.ndarray]:
+def _figures(store, name, target, figures, file) -> dict:
+  """Of one cell: seconds of work in 2,048 dimensions, so they are kept in `file`."""
   try:
-    with np.load(io.BytesIO(storage.read_bytes(file)), allow_pickle=False) as stored:
-      return {name: stored[name] for name in ('pixels', 'seconds_per_image')}
-  except Exception as e:  # zipfile, zlib and numpy each have their own
-    raise errors.CheckpointError(f'{file} is damaged ({e}); remove it and evaluate again') from e
+    if storage.exists(file):
+      return storage.read_json(file)
+  except errors.CheckpointError:
+    pass  # damaged: they are computed anew
+  found, target_found = store.read_measure(name), store.read_measure(target)
+  distance = statistics.frechet_distance(found.features, target_found.features)
+  row = {**figures(found), 'fd_teacher': distance}
+  storage.write_json(file, row)
+  return row
+
+
+def len_of(one: reference.Reference) -> int:
+  """How many pictures were measured."""
+  return int(one.measured.features.count)
+
+
+def _median(points: np.ndarray, support: precision_recall.Support | None) -> float | None:
+  if support is None or not len(points):
+    return None
+  return float(np.median(precision_recall.nearest_distances(points, support.points)))
 
 
 def write(workdir: Any, rows: list[dict]) -> None:

@@ -133,23 +133,33 @@ def agree(name: str, value: str) -> None:
     )
 
 
-def of_first(value: str) -> str:
-  """Process 0's string of at most 64 bytes; every process must ask."""
+def from_first(values: np.ndarray) -> np.ndarray:
+  """Process 0's array; every process must ask, with one of that shape and kind."""
   if jax.process_count() == 1:
-    return value
+    return values
   from jax.experimental import multihost_utils
 
+  return np.asarray(multihost_utils.broadcast_one_to_all(values))
+
+
+def of_first(value: str) -> str:
+  """Process 0's string of at most 64 bytes; every process must ask."""
   mine = np.frombuffer(value.encode().ljust(64), np.uint8)
-  return np.asarray(multihost_utils.broadcast_one_to_all(mine)).tobytes().decode().rstrip()
+  return from_first(mine).tobytes().decode().rstrip()
+
+
+def from_everyone(flag: bool) -> np.ndarray:
+  """[processes]: the flag of each; every process must ask."""
+  if jax.process_count() == 1:
+    return np.array([flag])
+  from jax.experimental import multihost_utils
+
+  return np.asarray(multihost_utils.process_allgather(np.array(flag)))
 
 
 def any_process(flag: bool) -> bool:
   """Whether the flag is up in some process; every process must ask."""
-  if jax.process_count() == 1:
-    return flag
-  from jax.experimental import multihost_utils
-
-  return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
+  return bool(np.any(from_everyone(flag)))
 
 
 def barrier(name: str, hours: float | None = None) -> None:

@@ -146,6 +146,10 @@ class Evaluation:
   full_reference_steps: int
   batch_size: int
   real_images: int = 10_000  # training and held-out images to measure with, at most so many each
+  extractor: Literal['classifier', 'inception', 'lite0', 'clip_b32', 'clip_l14'] = 'classifier'
+  weights: str = ''  # of a public extractor: its file, '' for where gdistill convert puts it
+  keep_images: int = 2_000  # pictures of a cell that are kept
+  bank: int = 10_000  # pictures of a cell whose features have neighbours: precision, recall, KID
 
 
 STAGES = ('teacher', 'guidance', 'progressive')
@@ -528,6 +532,9 @@ def _check_evaluation(e: Evaluation) -> None:
     )  # fmt: skip
   _need(4 <= e.real_images < 2**31, 'evaluation.real_images', e.real_images, 'must be at least 4')
   _need(e.batch_size >= 1, 'evaluation.batch_size', e.batch_size, 'must be at least 1')
+  for name in ('keep_images', 'bank'):
+    value = getattr(e, name)
+    _need(0 <= value < 2**31, f'evaluation.{name}', value, 'must be at least 0')
   for name in ('quick_reference_steps', 'full_reference_steps'):
     value = getattr(e, name)
     _need(1 <= value <= 100_000, f'evaluation.{name}', value, 'must be from 1 to 100000')

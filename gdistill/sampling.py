@@ -31,7 +31,7 @@ class Sampler:
   """
 
   def __init__(self, folder: model.Folder, sampler: str, batch_size: int):
-    self._batch_size = batch_size
+    self.batch_size = batch_size
     self._program = _program(folder, sampler)
     devices = jax.local_devices()
     count = math.gcd(batch_size, len(devices))
@@ -62,10 +62,14 @@ class Sampler:
     """One batch's arrays, padded by repetition, where the program expects them."""
     kinds = (np.uint32, np.int32, np.float32)
     rows = [
-      np.resize(a, self._batch_size).astype(kind)
+      np.resize(a, self.batch_size).astype(kind)
       for a, kind in zip((seeds, labels, w), kinds, strict=True)
     ]
     return (*jax.device_put(rows, self._rows), jax.device_put(np.int32(num_steps), self._whole))
+
+  def draw(self, seeds, labels, w, num_steps: int) -> jax.Array:
+    """One batch of at most batch_size images, on the devices; filled up by repetition."""
+    return self._draw(self._params, *self._arguments(seeds, labels, w, num_steps))
 
   def serves(self, folder: model.Folder, sampler: str) -> bool:
     """Whether this compiled program also draws from that folder, given its parameters."""
@@ -88,11 +92,10 @@ class Sampler:
   ) -> np.ndarray:
     """Any number of images, batch by batch; polls `stop` and reports between batches."""
     out = []
-    for first in range(0, len(seeds), self._batch_size):
-      rows = slice(first, first + self._batch_size)
+    for first in range(0, len(seeds), self.batch_size):
+      rows = slice(first, first + self.batch_size)
       count = len(seeds[rows])
-      batch = self._arguments(seeds[rows], labels[rows], w[rows], num_steps)
-      out.append(np.asarray(self._draw(self._params, *batch))[:count])
+      out.append(np.asarray(self.draw(seeds[rows], labels[rows], w[rows], num_steps))[:count])
       progress(first + count)
       if stop is not None:
         stop.check()

@@ -8,6 +8,7 @@ import pytest
 from gdistill import checkpoints
 from gdistill import errors
 from gdistill import evaluate
+from gdistill import grid as grids
 from gdistill import recipe as recipes
 from gdistill import storage
 
@@ -26,11 +27,11 @@ def test_the_teacher_of_a_run_begun_elsewhere_is_found_through_the_cards(
   monkeypatch.setattr(checkpoints, 'read_card', lambda folder: cards[pathlib.Path(folder)])
   monkeypatch.setattr(checkpoints, 'is_finished', lambda folder: pathlib.Path(folder) in cards)
   recipe = micro.recipe(stages=('progressive',), initial=str(tmp_path / initial))
-  found = evaluate.teacher_folder(recipe, storage.path(tmp_path / 'third'))
+  found = grids.teacher_folder(recipe, storage.path(tmp_path / 'third'))
   assert str(found) == str(first / '00_teacher')
   del cards[first / '00_teacher']
   with pytest.raises(errors.ConfigError, match=r'descends from .*00_teacher.*copy that round'):
-    evaluate.teacher_folder(recipe, storage.path(tmp_path / 'third'))
+    grids.teacher_folder(recipe, storage.path(tmp_path / 'third'))
 
 
 @pytest.mark.parametrize(
@@ -38,13 +39,22 @@ def test_the_teacher_of_a_run_begun_elsewhere_is_found_through_the_cards(
 )
 def test_a_grid_holds_every_w_at_every_number_of_steps(tmp_path, grid, reference, dpm):
   recipe = micro.recipe(evaluation={f'{grid}_reference_steps': reference})
-  cells = evaluate.plan(recipe, storage.path(tmp_path), grid)
+  cells = grids.plan(recipe, storage.path(tmp_path), grid)
   found = {(c.model, c.sampler, c.num_steps, c.w) for c in cells}
   ws = (0.0, 2.0)
   expected = {('teacher', s, n, w) for s in ('ddim', 'dpm_solver') for n in (1, 2) for w in ws}
   expected |= {('student', 'ddim', n, w) for n in (1, 2) for w in ws}
   expected |= {('teacher', 'ddim', reference, w) for w in ws}
   expected |= {('teacher', 'dpm_solver', dpm, w) for w in ws}
+  if grid == 'full':  # the reference from other seeds, and the student of stage one alone
+    expected |= {('floor', 'ddim', reference, w) for w in ws}
+    expected |= {('student', 'ddim', n, w) for n in (reference, 1, 2) for w in ws}
+    [first] = {c.first_seed for c in cells if c.model == 'floor'}
+    assert first == recipe.evaluation.full_images
+    assert sum(c.folder.endswith('01_guidance') for c in cells) == 3 * len(ws)
+    cells = [
+      c for c in cells if not (c.folder.endswith('01_guidance') and c.num_steps != reference)
+    ]
   assert found == expected and len(cells) == len(expected)
   assert [(c.num_steps, c.w) for c in cells[:2]] == [(reference, w) for w in ws]  # it comes first
 
@@ -52,8 +62,8 @@ def test_a_grid_holds_every_w_at_every_number_of_steps(tmp_path, grid, reference
 def test_a_report_keeps_the_full_grid_while_all_of_it_is_there(tmp_path, monkeypatch):
   recipe, workdir = micro.recipe(), storage.path(tmp_path)
   names = {'cell 1': 'a', 'cell 2': 'b'}
-  monkeypatch.setattr(evaluate, 'plan', lambda recipe, workdir, grid: list(names))
-  monkeypatch.setattr(evaluate, 'cell_ids', lambda cells, images: names)
+  monkeypatch.setattr(grids, 'plan', lambda recipe, workdir, grid: list(names))
+  monkeypatch.setattr(grids, 'names', lambda cells, images: names)
   storage.write_json(workdir / 'config.json', recipes.to_dict(recipe))
   full = [{'grid': 'full', 'cell': name} for name in 'ab']
   assert evaluate._full_rows(recipe, workdir) == []  # no report yet

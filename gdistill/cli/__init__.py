@@ -10,6 +10,9 @@ COMMANDS = {
   'plan': 'print what a config would do; start nothing',
   'sample': 'draw pictures from a finished round',
   'evaluate': 'measure a finished run over its grid of w and steps',
+  'table': 'print figures of several files side by side, where they compare',
+  'statistics': 'make reference statistics of a data set, for evaluate --reference',
+  'convert': "turn a feature network's published weights into a file that evaluate reads",
   'prepare': 'turn a folder, an archive or a TensorFlow data set into records of one size',
 }
 

@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import contextlib
 import importlib.util
 import json
 import os
@@ -9,7 +10,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from gdistill import errors
@@ -95,6 +96,79 @@ def parse(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
     raise SystemExit(2) from None
 
 
+def add_processes(parser: Parser) -> None:
+  """The flags of `parallel.start`."""
+  parser.add_argument('--coordinator', help='HOST:PORT of process 0, for several processes')
+  parser.add_argument('--num_processes', type=int, help='how many there are, in all')
+  parser.add_argument('--process_id', type=int, help='which of them this is, from 0 on')
+
+
+@contextlib.contextmanager
+def owned(workdir: Any, seconds: Any) -> Iterator[Any]:
+  """Holds a workdir for all processes; yields the interrupt, and accounts for the seconds."""
+  import jax
+
+  from gdistill import interrupt
+  from gdistill import ledger
+  from gdistill import parallel
+  from gdistill import pipeline
+
+  writer = jax.process_index() == 0
+  lock = ledger.Lock(workdir) if writer else contextlib.nullcontext()
+  stop = interrupt.Interrupt(lock.check) if writer else interrupt.Interrupt()
+  with stop, lock:
+    try:
+      _check_shared(workdir, lock.token if writer else '')
+      yield stop
+    finally:
+      if seconds.spent and writer and not lock.lost:
+        pipeline.account(workdir, seconds)
+    # A signal is noted here, too: process 0 hears the same one and ends all of them.
+    parallel.barrier('the report is written', hours=48)
+
+
+_SHARED_WITHIN = 60  # seconds: for so long NFS believes that a file which was not there is not
+
+
+def _check_shared(workdir, token: str) -> None:
+  """Several processes write one workdir: each must see the lock that process 0 has just taken."""
+  from gdistill import ledger
+  from gdistill import parallel
+
+  token, last = parallel.of_first(token), time.monotonic() + _SHARED_WITHIN
+  while (unseen := bool(token) and ledger.token(workdir) != token) and time.monotonic() < last:
+    time.sleep(1)
+  if parallel.any_process(unseen):
+    raise errors.ConfigError(
+      f'--workdir={workdir} is not the same folder for all processes; name one that they share'
+    )
+
+
+def add_extractor(parser: Parser, otherwise: str = '') -> None:
+  """The flags that `extractor` reads; `otherwise` is said beside the default."""
+  parser.add_argument(
+    '--extractor', choices=('inception', 'lite0', 'clip_b32', 'clip_l14'),
+    help=f'feature network; default: inception, whose distance is FID{otherwise}',
+  )  # fmt: skip
+  parser.add_argument('--weights', help='its file; default: where gdistill convert puts it')
+  parser.add_argument(
+    '--resize',
+    choices=('tf1', 'half_pixel'),
+    help="inception's: as the reference implementations (default), or as pytorch-fid",
+  )
+
+
+def extractor(args: argparse.Namespace):
+  """The feature network that the flags ask for."""
+  from gdistill.evaluation import extractors
+
+  name = args.extractor or 'inception'
+  if args.resize and name != 'inception':
+    raise errors.ConfigError(f'--resize={args.resize} is of inception; {name} has its own')
+  options = {'resize': args.resize} if args.resize else {}
+  return extractors.load(name, args.weights or '', **options)
+
+
 def load_config(spec: str, overrides: Sequence[str]) -> dict:
   """The plain dict of `file.py[:argument]` or a resolved `config.json`, with overrides.
 
@@ -107,9 +181,14 @@ def load_config(spec: str, overrides: Sequence[str]) -> dict:
       f'--config={spec} does not exist; configs/ has the ones that come with it'
     )
   config = _json_config(path) if path.endswith('.json') else _python_config(path, argument)
-  for override in overrides:
-    _override(config, override)
+  override(config, overrides)
   return config
+
+
+def override(config: dict, overrides: Sequence[str]) -> None:
+  """Sets '--config.section.key=value' of each."""
+  for one in overrides:
+    _override(config, one)
 
 
 def _json_config(path: str) -> dict:

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from gdistill import errors
 from gdistill.cli import edge
 
-_GREY = 128
-
 
 def parser() -> edge.Parser:
   p = edge.Parser(
@@ -54,7 +52,6 @@ def numbers(flag: str, text: str, limit: int) -> list[int]:
 
 def _run(args) -> int:
   import numpy as np
-  from PIL import Image
 
   from gdistill import checkpoints
   from gdistill import interrupt
@@ -62,6 +59,7 @@ def _run(args) -> int:
   from gdistill import parallel
   from gdistill import progress
   from gdistill import sampling
+  from gdistill import show
   from gdistill import storage
 
   card = checkpoints.read_card(args.folder)
@@ -97,9 +95,9 @@ def _run(args) -> int:
       column[:, 1], column[:, 0], np.full(len(pairs), args.w), num_steps, stop, bar.update
     )
   for (label, seed), picture in zip(pairs, pixels, strict=True):
-    storage.write_bytes(out / f'label{label}_seed{seed}.png', _png(Image, picture))
-  tiles = pixels.reshape(len(seeds), len(labels), *pixels.shape[1:])
-  storage.write_bytes(out / 'grid.png', _png(Image, sheet(tiles, args.scale)))
+    storage.write_bytes(out / f'label{label}_seed{seed}.png', _png(picture))
+  rows = pixels.reshape(len(seeds), len(labels), *pixels.shape[1:])
+  storage.write_bytes(out / 'grid.png', _png(show.sheet(rows, args.scale)))
   calls = num_steps * (2 if card['guided'] else 1)
   print(
     f'{len(pairs)} picture{"s" if pairs[1:] else ""} in {out}, grid.png has a column a label and a '
@@ -110,23 +108,11 @@ def _run(args) -> int:
   return 0
 
 
-def sheet(tiles, scale: int):
-  """uint8 [rows, columns, H, W, C] in one picture, enlarged, with grey lines between them."""
-  import numpy as np
-
-  size = tiles.shape[2]
-  gap = max(1, size // 16)
-  padded = np.pad(tiles, [(0, 0), (0, 0), (gap, 0), (gap, 0), (0, 0)], constant_values=_GREY)
-  rows, columns, height, width, channels = padded.shape
-  out = padded.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, channels)
-  out = np.pad(out, [(0, gap), (0, gap), (0, 0)], constant_values=_GREY)
-  return out.repeat(scale, axis=0).repeat(scale, axis=1)
-
-
-def _png(image_module, pixels) -> bytes:
+def _png(pixels) -> bytes:
   import io
 
+  from gdistill import show
+
   buffer = io.BytesIO()
-  picture = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
-  image_module.fromarray(picture).save(buffer, 'PNG')
+  show.picture(pixels).save(buffer, 'PNG')
   return buffer.getvalue()

@@ -28,9 +28,7 @@ def parser(prog: str, description: str) -> edge.Parser:
   p.add_argument('--workdir', help='folder of the run: local, gs:// or s3://')
   p.add_argument('--plan', action='store_true', help='print the plan and start nothing')
   p.add_argument('--devices', type=int, help='with --plan: for so many, which need not be here')
-  p.add_argument('--coordinator', help='HOST:PORT of process 0, for several processes')
-  p.add_argument('--num_processes', type=int, help='how many there are, in all')
-  p.add_argument('--process_id', type=int, help='which of them this is, from 0 on')
+  edge.add_processes(p)
   return p
 
 
@@ -66,56 +64,21 @@ def _run(args, overrides, plan: bool) -> int:
   parallel.make_cpu_devices(recipe.mesh.cpu_devices)
   parallel.start(args.coordinator, args.num_processes, args.process_id)
   pipeline.check(recipe, workdir)
-  if recipe.initial:
-    from gdistill import evaluate
+  from gdistill import evaluate
+  from gdistill import grid
 
-    evaluate.teacher_folder(recipe, workdir)  # the report will need it
+  evaluate.check(recipe)
+  if recipe.initial:
+    grid.teacher_folder(recipe, workdir)  # the report will need it
   parallel.agree('config', recipes.digest_together(recipe))
 
-  import contextlib
-
-  import jax
-
-  from gdistill import interrupt
-  from gdistill import ledger
   from gdistill import train as training
 
   seconds = training.Seconds()
-  writer = jax.process_index() == 0
-  lock = ledger.Lock(workdir) if writer else contextlib.nullcontext()
-  stop = interrupt.Interrupt(lock.check) if writer else interrupt.Interrupt()
-  with stop, lock:
-    try:
-      _check_shared(workdir, lock.token if writer else '')
-      pipeline.run(recipe, workdir, stop, seconds)
-      if writer:
-        _evaluate(workdir, stop, seconds)
-    finally:
-      if seconds.spent and writer and not lock.lost:
-        pipeline.account(workdir, seconds)
-    # A signal is noted here, too: process 0 hears the same one and ends all of them.
-    parallel.barrier('the report is written', hours=48)
+  with edge.owned(workdir, seconds) as stop:
+    pipeline.run(recipe, workdir, stop, seconds)
+    _evaluate(workdir, stop, seconds)
   return 0
-
-
-_SHARED_WITHIN = 60  # seconds: for so long NFS believes that a file which was not there is not
-
-
-def _check_shared(workdir, token: str) -> None:
-  """Several processes write one workdir: each must see the lock that process 0 has just taken."""
-  import time
-
-  from gdistill import errors
-  from gdistill import ledger
-  from gdistill import parallel
-
-  token, last = parallel.of_first(token), time.monotonic() + _SHARED_WITHIN
-  while (unseen := bool(token) and ledger.token(workdir) != token) and time.monotonic() < last:
-    time.sleep(1)
-  if parallel.any_process(unseen):
-    raise errors.ConfigError(
-      f'--workdir={workdir} is not the same folder for all processes; name one that they share'
-    )
 
 
 def _check_devices(args, plan: bool) -> None:
@@ -138,7 +101,7 @@ def _check_devices(args, plan: bool) -> None:
 def _plan(recipe, workdir, devices: int | None) -> str:
   """What would happen, and in a last line what is missing of the data, which may lie elsewhere."""
   from gdistill import errors
-  from gdistill import evaluate
+  from gdistill import grid
   from gdistill import parallel
   from gdistill import pipeline
 
@@ -146,7 +109,7 @@ def _plan(recipe, workdir, devices: int | None) -> str:
   pipeline.check_rest(recipe, workdir)
   mesh = pipeline.check_mesh(recipe, devices)
   if recipe.initial:
-    evaluate.teacher_folder(recipe, workdir)
+    grid.teacher_folder(recipe, workdir)
   text = pipeline.describe(recipe, mesh, workdir)
   try:
     pipeline.check_data(recipe)
@@ -156,12 +119,19 @@ def _plan(recipe, workdir, devices: int | None) -> str:
 
 
 def _evaluate(workdir, stop, seconds) -> None:
-  """The quick grid and the page, unless they are there."""
-  from gdistill import evaluate
+  """The quick grid, which all processes draw, and the page, unless they are there."""
+  import jax
 
-  cells = evaluate.missing(workdir, 'quick')
+  from gdistill import evaluate
+  from gdistill import parallel
+
   page = workdir / 'report' / 'index.html'
-  if not cells and not seconds.spent and page.exists():
-    print(f'nothing to do: every round is finished; {page}', file=sys.stderr)
-  else:
-    evaluate.write(workdir, evaluate.run(workdir, 'quick', stop, seconds))
+  recipe = evaluate.read_recipe(workdir)
+  idle = not evaluate.missing(recipe, workdir, 'quick') and not seconds.spent and page.exists()
+  if not parallel.any_process(not idle):
+    if not jax.process_index():
+      print(f'nothing to do: every round is finished; {page}', file=sys.stderr)
+    return
+  rows = evaluate.run(workdir, 'quick', stop, seconds)
+  if not jax.process_index():
+    evaluate.write(workdir, rows)

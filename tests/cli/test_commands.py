@@ -11,18 +11,24 @@ import time
 import micro
 import numpy as np
 import pytest
+import stand_in
 from PIL import Image
 
 import gdistill.cli
 from gdistill import errors
 from gdistill import evaluate
+from gdistill import grid as grids
 from gdistill import interrupt
 from gdistill import ledger
 from gdistill import pipeline
+from gdistill import show
 from gdistill import train
 from gdistill.cli import edge
 from gdistill.cli import evaluate as evaluate_command
 from gdistill.cli import sample
+from gdistill.cli import statistics as statistics_command
+from gdistill.cli import table
+from gdistill.evaluation import extractors
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
@@ -52,6 +58,11 @@ def test_sample_writes_a_picture_for_every_label_and_seed(workdir, tmp_path, cap
   assert sample.main([*given[:3], '--labels=7', '--seeds=5', f'--out={tmp_path}/one']) == 0
   one, many = (Image.open(p / 'label7_seed5.png') for p in (tmp_path / 'one', out))
   np.testing.assert_array_equal(one, many)
+  # And as a notebook shows it.
+  gallery = show.Gallery(workdir / '02_progressive_2', labels=[7], seeds=[3, 5])
+  shown = gallery.pixels(1.0)[1, 0]
+  np.testing.assert_array_equal(shown.squeeze(), many)
+  assert gallery.num_steps == gallery.network_calls == 2
   assert sample.main([*given, f'--out={out}']) == 2  # not empty
   assert 'is not empty' in capsys.readouterr().err
 
@@ -93,7 +104,10 @@ def test_evaluate_draws_what_is_missing_and_again_what_is_asked_for(workdir, cap
   before = {p.name: p.stat().st_mtime_ns for p in cells.iterdir()}
   rows = json.loads((workdir / 'report' / 'metrics.json').read_text())
   assert {r['grid'] for r in rows} == {'full'}
-  assert {r['model'] for r in rows} == {'teacher', 'student'}
+  assert {r['model'] for r in rows} == {'teacher', 'student', 'floor'}
+  floor = [r for r in rows if r['model'] == 'floor']
+  assert all(r['seeds'] == '30..59' and r['rms_teacher'] is None for r in floor)
+  assert all(r['fd_teacher'] > 1e-3 for r in floor)  # the same model, other pictures
   real = json.loads((workdir / 'report' / 'data.json').read_text())
   assert [r['set'] for r in real] == ['held out', 'training'] and real[1]['fd'] < 1e-6
   # A reference is at no distance from itself.
@@ -112,6 +126,10 @@ def test_evaluate_draws_what_is_missing_and_again_what_is_asked_for(workdir, cap
   for a, b in zip(rows, same, strict=True):
     a, b = ({k: v for k, v in r.items() if k != 'seconds_per_image'} for r in (a, b))
     assert a == b
+  assert evaluate_command.main([f'--workdir={workdir}', '--preset=cifar10']) == 2
+  assert 'is of pictures of 32 pixels, not 8' in capsys.readouterr().err
+  assert evaluate_command.main([f'--workdir={workdir}', '--preset=coco5k']) == 2
+  assert 'is of prompts: draw them, and give --images' in capsys.readouterr().err
   assert evaluate_command.main([f'--workdir={workdir}', '--num_steps=3']) == 2
   assert 'is no cell of this grid' in capsys.readouterr().err
   assert evaluate_command.main(['--workdir=nowhere']) == 2
@@ -119,7 +137,7 @@ def test_evaluate_draws_what_is_missing_and_again_what_is_asked_for(workdir, cap
 
 def test_evaluation_stops_between_batches_and_goes_on(workdir, tmp_path):
   recipe = micro.recipe()
-  cells = evaluate.plan(recipe, workdir, 'quick')
+  cells = grids.plan(recipe, workdir, 'quick')
   assert cells[0].num_steps == recipe.evaluation.quick_reference_steps
   assert len(cells) == len(set(cells))
   stop = micro.StopAfter(3)
@@ -130,12 +148,59 @@ def test_evaluation_stops_between_batches_and_goes_on(workdir, tmp_path):
   assert all(p.stat().st_mtime_ns == t for p, t in kept.items())
 
 
+def stand_in_for_lite0(monkeypatch):
+  monkeypatch.setattr(extractors, 'check', lambda *given: None)
+  made = lambda name, file='', **options: stand_in.extractor(name, num_classes=0)
+  monkeypatch.setattr(extractors, 'load', made)
+
+
+def test_rows_of_a_run_and_of_pictures_stand_in_one_table(workdir, tmp_path, monkeypatch, capsys):
+  """The run's own cell, kept as an array and measured as anybody's pictures, is the same figure."""
+  stand_in_for_lite0(monkeypatch)
+  assert evaluate_command.main([f'--workdir={workdir}', '--extractor=lite0']) == 0
+  rows = json.loads((workdir / 'report' / 'metrics.json').read_text())
+  row = next(r for r in rows if (r['model'], r['num_steps'], r['w']) == ('student', 2, 2.0))
+  assert row['extractor'] == 'lite0' and 'accuracy' not in row
+  pixels = np.load(workdir / 'evaluation' / 'cells' / f'{row["cell"]}.npz')['pixels']
+  np.savez(tmp_path / 'pictures.npz', pixels)
+  made = f'--out={tmp_path}/real.npz'
+  given = [f'--config={workdir}/config.json', '--extractor=lite0']
+  assert statistics_command.main([*given, made]) == 0
+  given = [f'--images={tmp_path}/pictures.npz', f'--reference={tmp_path}/real.npz']
+  assert evaluate_command.main([*given, '--extractor=lite0', f'--out={tmp_path}/row.json']) == 0
+  other = json.loads((tmp_path / 'row.json').read_text())
+  for key in ('fd', 'kid', 'precision', 'recall', 'inception_score'):
+    assert other[key] == pytest.approx(row[key], rel=1e-5), key
+  capsys.readouterr()
+  files = [f'{workdir}/report/metrics.json', f'{tmp_path}/row.json']
+  assert table.main(files) == 0
+  assert len(capsys.readouterr().out.splitlines()) == 2 + len(rows) + 1
+
+
+def test_a_grid_without_a_bank_has_no_neighbours(workdir, monkeypatch):
+  stand_in_for_lite0(monkeypatch)
+  given = [f'--workdir={workdir}', '--extractor=lite0', '--config.evaluation.bank=0']
+  assert evaluate_command.main(given) == 0
+  rows = json.loads((workdir / 'report' / 'metrics.json').read_text())
+  assert all('kid' not in r and r['nearest_training'] is None and r['fd'] > 0 for r in rows)
+
+
+def test_drawing_anew_forgets_what_was_measured_of_the_old_pictures(workdir, monkeypatch):
+  stand_in_for_lite0(monkeypatch)
+  assert evaluate_command.main([f'--workdir={workdir}', '--extractor=lite0']) == 0
+  given = ['--model=student', '--num_steps=1', '--w=2']
+  assert evaluate_command.main([f'--workdir={workdir}', *given]) == 0  # by the classifier
+  rows = json.loads((workdir / 'report' / 'metrics.json').read_text())
+  [name] = [r['cell'] for r in rows if (r['model'], r['num_steps'], r['w']) == ('student', 1, 2.0)]
+  left = [p.name for p in (workdir / 'evaluation' / 'measured').glob(f'{name}-*')]
+  assert len(left) == 1 and '-classifier-' in left[0]
+
+
 def test_a_damaged_cell_is_named(workdir):
   evaluate.run(workdir, 'quick', interrupt.Interrupt(), train.Seconds())
   recipe = micro.recipe()  # of the quick grid: another test may have drawn the full one, too
-  ids = evaluate.cell_ids(
-    evaluate.plan(recipe, workdir, 'quick'), recipe.evaluation.quick_images
-  ).values()
+  cells = grids.plan(recipe, workdir, 'quick')
+  ids = grids.names(cells, recipe.evaluation.quick_images).values()
   name = next(name for name in ids if name.startswith('student-ddim-1-'))
   cell = workdir / 'evaluation' / 'cells' / f'{name}.npz'
   whole = cell.read_bytes()

@@ -1,0 +1,154 @@
+"""What a workdir keeps of the cells of a grid: pictures, measures of them, figures of those."""
+
+import dataclasses
+import hashlib
+import io
+import json
+from typing import Any
+
+import jax
+import numpy as np
+
+from gdistill import errors
+from gdistill import storage
+from gdistill.evaluation import extractors
+from gdistill.evaluation import measure
+from gdistill.evaluation import protocol
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Part:
+  """What one process drew of a cell: the first pictures of it, and the measure of all."""
+
+  pixels: np.ndarray  # [k, H, W, C]
+  index: np.ndarray  # [k]
+  measured: measure.Measured
+  seconds: float
+  drawn: int
+
+  def merge(self, other: 'Part') -> 'Part':
+    """Both parts; the slower process is the one that was waited for."""
+    index = np.concatenate([self.index, other.index])
+    order = np.argsort(index)
+    return Part(
+      np.concatenate([self.pixels, other.pixels])[order],
+      index[order],
+      self.measured.merge(other.measured),
+      max(self.seconds, other.seconds),
+      self.drawn + other.drawn,
+    )
+
+  def to_arrays(self) -> dict[str, np.ndarray]:
+    """Everything, for an .npz file."""
+    arrays = {f'measured_{k}': v for k, v in self.measured.to_arrays().items()}
+    arrays |= {'pixels': self.pixels, 'index': self.index}
+    return arrays | {'seconds': np.float64(self.seconds), 'drawn': np.int64(self.drawn)}
+
+  @classmethod
+  def from_arrays(cls, arrays: dict[str, np.ndarray]) -> 'Part':
+    """The inverse of `to_arrays`."""
+    found = {k.removeprefix('measured_'): v for k, v in arrays.items() if k.startswith('measured_')}
+    seconds, drawn = (arrays[name].item() for name in ('seconds', 'drawn'))
+    measured = measure.Measured.from_arrays(found)
+    return cls(arrays['pixels'], arrays['index'], measured, seconds, drawn)
+
+
+def pictures(workdir: storage.epath.Path, name: str) -> storage.epath.Path:
+  """The file of a cell's pictures."""
+  return workdir / 'evaluation' / 'cells' / f'{name}.npz'
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Store:
+  """Pictures by what drew them, measures also by what measured them, figures also by against what.
+
+  A cell is there when its pictures and its measure are; figures only save the time to compute them.
+  """
+
+  workdir: storage.epath.Path
+  extractor: extractors.Extractor
+  bank: int
+
+  @property
+  def folder(self) -> storage.epath.Path:
+    return self.workdir / 'evaluation'
+
+  def measured(self, name: str) -> storage.epath.Path:
+    return self.folder / 'measured' / f'{name}-{self.extractor.key}-{self.bank}.npz'
+
+  def figures(self, name: str, target: str, real: str) -> storage.epath.Path:
+    """Of a cell against the reference cell `target` and the real images of digest `real`."""
+    kind = f'{self.extractor.key}-{self.bank}-{real}'
+    return self.folder / 'figures' / f'{_digest(name)}-{_digest(target)}-{kind}.json'
+
+  def part(self, name: str, process: int) -> storage.epath.Path:
+    return self.folder / 'parts' / f'{name}.{process}-of-{jax.process_count()}.npz'
+
+  def has(self, name: str) -> bool:
+    return storage.exists(pictures(self.workdir, name)) and storage.exists(self.measured(name))
+
+  def kept(self, name: str) -> int:
+    """How many pictures of a cell there are."""
+    file = pictures(self.workdir, name)
+    return len(read(file).get('pixels', ())) if storage.exists(file) else 0
+
+  def write(self, name: str, part: Part) -> None:
+    """What was made of the pictures that were there goes first; then the measure, then pictures."""
+    file = pictures(self.workdir, name)
+    if storage.exists(file):
+      storage.remove(file)
+    for folder, mark in (('measured', f'{name}-'), ('figures', _digest(name))):
+      for old in storage.list_dir(self.folder / folder):
+        if mark in old:
+          storage.remove(self.folder / folder / old)
+    storage.write_bytes(self.measured(name), npz(part.measured.to_arrays()))
+    arrays = {'pixels': part.pixels, 'seconds_per_image': np.float64(part.seconds / part.drawn)}
+    storage.write_bytes(file, npz(arrays | {'versions': np.array(protocol.versions_in_words())}))
+
+  def write_measure(self, name: str, measured: measure.Measured) -> None:
+    """Of pictures that are there, by another extractor."""
+    storage.write_bytes(self.measured(name), npz(measured.to_arrays()))
+
+  def read(self, name: str) -> dict[str, np.ndarray]:
+    """Pixels, seconds_per_image and versions; CheckpointError where they are damaged."""
+    file = pictures(self.workdir, name)
+    stored = read(file)
+    for key in ('pixels', 'seconds_per_image'):
+      if key not in stored:
+        raise errors.CheckpointError(f'{file} lacks {key!r}; remove it and evaluate again')
+    return stored
+
+  def read_measure(self, name: str) -> measure.Measured:
+    """CheckpointError where it is damaged."""
+    file = self.measured(name)
+    try:
+      return measure.Measured.from_arrays(read(file))
+    except KeyError as e:
+      raise errors.CheckpointError(f'{file} lacks {e}; remove it and evaluate again') from e
+
+
+def _digest(name: str) -> str:
+  """The end of a cell's name: it holds all that the name says."""
+  return name.rsplit('-', 1)[-1]
+
+
+def digest(*what: Any) -> str:
+  """Twelve hex digits."""
+  return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def npz(arrays: dict[str, np.ndarray]) -> bytes:
+  """An .npz file."""
+  buffer = io.BytesIO()
+  # Pictures pack well; sums and features in floats take seconds and stay as large.
+  (np.savez_compressed if 'pixels' in arrays else np.savez)(buffer, **arrays)
+  return buffer.getvalue()
+
+
+def read(file: storage.epath.Path) -> dict[str, np.ndarray]:
+  """The arrays of an .npz file; CheckpointError where it is damaged."""
+  try:
+    with np.load(io.BytesIO(storage.read_bytes(file)), allow_pickle=False) as stored:
+      return {name: stored[name] for name in stored.files}
+  except Exception as e:  # zipfile, zlib and numpy each have their own
+    raise errors.CheckpointError(f'{file} is damaged ({e}); remove it and evaluate again') from e

@@ -1,0 +1,153 @@
+"""A grid is the same however it is shared out, and goes on where a kill left it."""
+
+import json
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import micro
+import numpy as np
+import pytest
+
+from gdistill import evaluate
+from gdistill import interrupt
+from gdistill import pipeline
+from gdistill import recipe as recipes
+from gdistill import storage
+from gdistill import train
+
+ROOT = pathlib.Path(__file__).parent.parent
+# What depends on the machine, or on what was drawn before.
+TIMES = ('seconds_per_image',)
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('grids') / 'run'
+  pipeline.run(
+    micro.recipe(evaluation={'batch_size': 8}), folder, interrupt.Interrupt(), train.Seconds()
+  )
+  return folder
+
+
+@pytest.fixture
+def workdir(trained, tmp_path):
+  return pathlib.Path(shutil.copytree(trained, tmp_path / 'run'))
+
+
+def rows_of(workdir):
+  return json.loads((workdir / 'report' / 'metrics.json').read_text())
+
+
+def compare(found, expected):
+  """Row by row: the same protocol to the letter, the same figures up to float32's rounding."""
+  assert len(found) == len(expected)
+  for a, b in zip(found, expected, strict=True):
+    assert a.keys() == b.keys()
+    for key in a.keys() - set(TIMES):
+      if isinstance(a[key], float):
+        np.testing.assert_allclose(a[key], b[key], rtol=1e-5, atol=1e-5, err_msg=key)
+      else:
+        assert a[key] == b[key], key
+
+
+def test_pictures_may_leave_the_devices_or_stay_there(workdir):
+  """What is kept changes no figure; a cell whose pictures are not all there is drawn anew."""
+  whole = evaluate.run(workdir, 'quick', interrupt.Interrupt(), train.Seconds())
+  cells = {p.name: np.load(p)['pixels'] for p in (workdir / 'evaluation' / 'cells').iterdir()}
+  assert {len(pixels) for pixels in cells.values()} == {20}
+  for made in ('cells', 'measured', 'figures'):
+    shutil.rmtree(workdir / 'evaluation' / made)
+  config = recipes.to_dict(evaluate.read_recipe(storage.path(workdir)))
+  config['evaluation']['keep_images'] = 3
+  recipe = recipes.from_config(config)
+  few = evaluate.run(workdir, 'quick', interrupt.Interrupt(), train.Seconds(), recipe=recipe)
+  for p in (workdir / 'evaluation' / 'cells').iterdir():
+    np.testing.assert_array_equal(np.load(p)['pixels'], cells[p.name][:3])
+  assert {r['rms_images'] for r in few} == {3} and {r['rms_images'] for r in whole} == {20}
+  unlike = dict.fromkeys(('rms_teacher', 'rms_images'))
+  compare([{**r, **unlike} for r in few], [{**r, **unlike} for r in whole])
+
+
+def command(workdir, *more):
+  program = [sys.executable, '-c', 'import sys; from gdistill import cli; sys.exit(cli.main())']
+  return subprocess.Popen(
+    [*program, 'evaluate', f'--workdir={workdir}', *more],
+    cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+  )  # fmt: skip
+
+
+def cells_of(workdir):
+  folder = workdir / 'evaluation' / 'cells'
+  return {p.name: p.stat().st_mtime_ns for p in folder.glob('*.npz')} if folder.exists() else {}
+
+
+@pytest.mark.heavy
+def test_one_two_and_eight_devices_give_the_same_figures(workdir):
+  found = []
+  for count in (1, 2, 8):
+    config = json.loads((workdir / 'config.json').read_text())
+    config['mesh']['cpu_devices'] = count
+    (workdir / 'config.json').write_text(json.dumps(config))
+    shutil.rmtree(workdir / 'evaluation', ignore_errors=True)
+    child = command(workdir)
+    lines, _ = child.communicate(timeout=600)
+    assert child.returncode == 0, lines
+    found.append(rows_of(workdir))
+  compare(found[1], found[0])
+  compare(found[2], found[0])
+
+
+@pytest.mark.heavy
+def test_a_process_may_have_nothing_to_draw(workdir):
+  """20 pictures in batches of 32: they all fall to the first of two processes."""
+  expected = evaluate.run(workdir, 'quick', interrupt.Interrupt(), train.Seconds())
+  shutil.rmtree(workdir / 'evaluation')  # the classifier too, which one of them trains
+  for child in start(workdir, 2, '--config.evaluation.batch_size=32'):
+    lines, _ = child.communicate(timeout=600)
+    assert child.returncode == 0, lines
+  compare(rows_of(workdir), json.loads(json.dumps(storage.jsonable(expected))))
+
+
+def start(workdir, processes, *more):
+  with socket.socket() as s:
+    s.bind(('127.0.0.1', 0))
+    port = s.getsockname()[1]
+  flags = lambda i: [f'--coordinator=127.0.0.1:{port}', f'--num_processes={processes}',
+                     f'--process_id={i}'] if processes > 1 else []  # fmt: skip
+  return [command(workdir, *more, *flags(i)) for i in range(processes)]
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize('processes', [1, 2])
+def test_killed_in_the_middle_it_goes_on_and_ends_with_the_same_figures(
+  workdir, tmp_path, processes
+):
+  expected = evaluate.run(workdir, 'full', interrupt.Interrupt(), train.Seconds())
+  for made in ('cells', 'measured', 'figures'):
+    shutil.rmtree(workdir / 'evaluation' / made)
+  children, deadline = start(workdir, processes, '--grid=full'), time.monotonic() + 300
+  while len(cells_of(workdir)) < 5 and time.monotonic() < deadline:
+    time.sleep(0.01)
+    assert all(c.poll() is None for c in children), children[0].communicate()[0]
+  for child in children:
+    child.send_signal(signal.SIGKILL)
+  for child in children:
+    child.communicate()
+  before = cells_of(workdir)
+  assert 5 <= len(before) < len(expected)
+  for lock in workdir.glob('lock.json'):
+    lock.unlink()  # its lease is a minute
+  again = start(workdir, processes, '--grid=full')
+  for child in again:
+    lines, _ = child.communicate(timeout=600)
+    assert child.returncode == 0, lines
+  after = cells_of(workdir)
+  assert all(after[name] == at for name, at in before.items())  # not drawn anew
+  assert len(after) == len(expected)
+  assert not list((workdir / 'evaluation').glob('parts/*'))
+  compare(rows_of(workdir), json.loads(json.dumps(storage.jsonable(expected))))
