@@ -54,10 +54,13 @@ def curves(
   y: str,
   log_x: bool,
   limits: tuple[float, float],
-  ticks: Mapping[float, str],
+  ticks: Mapping[float, str] | None,
   flat: tuple[float | None, float | None],
 ) -> str:
-  """The lines, and dashed across them the levels of the reference and of the floor, if known."""
+  """The lines, and dashed across them the levels of the reference and of the floor, if known.
+
+  Without ticks a logarithmic axis has the powers of ten.
+  """
   with matplotlib.rc_context(_RC):
     fig = figure.Figure(figsize=(4.1, 2.9), layout='constrained')
     ax = fig.add_subplot()
@@ -68,8 +71,11 @@ def curves(
         ax.axhline(level, color=_INK, linestyle=dash, linewidth=1, alpha=0.7)
     ax.set(title=title, xlabel=x, ylabel=y, yscale='log', ylim=limits)
     if log_x:
-      ax.set_xscale('log', base=2)
-    ax.set_xticks([*ticks], [*ticks.values()])
+      ax.set_xscale('log', base=2 if ticks else 10)
+    if ticks is not None:
+      ax.set_xticks([*ticks], [*ticks.values()])
+    elif log_x:
+      ax.xaxis.set_major_formatter(ticker.FuncFormatter(lambda v, _: f'{v:g}'))
     ax.xaxis.set_minor_locator(ticker.NullLocator())
     ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter(ticker.FuncFormatter(lambda v, _: f'{v:g}'))

@@ -26,6 +26,7 @@ PROTOCOL = (
   'FD = Fréchet distance in the features of a small classifier trained on the training images: '
   'comparable within this report only, not FID'
 )
+_OF_CLASSIFIER = ('classifier', None)  # extractors of a report that says nothing else
 _COLUMNS = [
   'model',
   'stage',
@@ -37,7 +38,12 @@ _COLUMNS = [
   'fd_held_out',
   'fd_teacher',
   'rms_teacher',
+  'rms_images',
   'inception_score',
+  'inception_score_std',
+  'sfid',
+  'kid',
+  'kid_std',
   'accuracy',
   'precision',
   'recall',
@@ -80,7 +86,7 @@ def write(workdir: epath.PathLike) -> epath.Path:
   parts = {
     'title': html.escape(f'Distilling a guided diffusion model: {workdir.name or "this run"}'),
     'summary': _summary(series),
-    'protocol': html.escape(PROTOCOL),
+    'protocol': html.escape(protocol_of(rows)),
     'picture_note': html.escape(note),
     'shared': html.escape(''.join(f' {c}: {_num(v)}.' for c, v in shared.items())),
     'table': _paper_table(series),
@@ -114,7 +120,20 @@ def markdown(rows: Sequence[Row]) -> str:
   # a bar or an angle bracket in a cell would be read as Markdown or HTML
   text = [[html.escape(cell).replace('|', '\\|') for cell in line] for line in lines]
   table = '\n'.join('| ' + ' | '.join(line) + ' |' for line in text)
-  return f'{table}\n\n{PROTOCOL}.\n'
+  return f'{table}\n\n{protocol_of(rows)}.\n'
+
+
+def protocol_of(rows: Sequence[Row]) -> str:
+  """In words, what distances of these rows are."""
+  row = next((r for r in rows if r.get('model') != 'data'), {})
+  if row.get('extractor') in _OF_CLASSIFIER:
+    return PROTOCOL
+  count = row.get('reference_images')
+  return (
+    f'FD = {row.get("distance")}, a Fréchet distance in the features of {row["extractor"]} '
+    f'(weights {row.get("extractor_digest")}; {row.get("resize")}) to {_num(count)} pictures of '
+    f'{row.get("reference_set")}'
+  )
 
 
 # Reading: a file that is missing or broken leaves a gap in the page, not an error.
@@ -205,8 +224,11 @@ def _series(rows: Iterable[Row]) -> Series:
 
 def _label(row: Row) -> str:
   after = '' if row.get('stage') in (row.get('model'), 'progressive', None) else row['stage']
+  model = row.get('model')
+  if model == 'floor':  # how far two draws of the reference are from each other
+    model, after = 'teacher from other seeds', ''
   sampler = _SAMPLERS.get(row.get('sampler'), row.get('sampler'))
-  return f'{row.get("model")}{f" after {after}" if after else ""}, {sampler}'
+  return f'{model}{f" after {after}" if after else ""}, {sampler}'
 
 
 def _order(item: tuple[str, dict]) -> tuple:
@@ -480,7 +502,7 @@ def _plots(series: Series, rows: Sequence[Row]) -> str:
   floors = [r.get('fd') or r.get('fd_held_out') for r in rows if r.get('model') == 'data']
   floor = next(filter(_positive, floors), None)
   images = _values(chosen, 'images')
-  caption = f'{PROTOCOL}.'
+  caption = f'{protocol_of(rows)}.'
   if images:
     caption += f' {_num(images[0])}' + (f' to {_num(images[-1])}' if images[1:] else '')
     caption += ' images a point.'
@@ -493,7 +515,7 @@ def _plots(series: Series, rows: Sequence[Row]) -> str:
       text += f'<h3>{name}</h3><p class="missing">No row has {column}.</p>'
       continue
     limits = plots.limits(known)
-    shown: dict[str, list[str]] = {'steps': [], 'network calls': [], 'w': []}
+    shown: dict[str, list[str]] = {'steps': [], 'network calls': [], 'seconds': [], 'w': []}
     for w in ws:
       best = (_reference(series, w) or {}).get('fd') if column == 'fd' else None
       best = best if _positive(best) else None
@@ -504,6 +526,13 @@ def _plots(series: Series, rows: Sequence[Row]) -> str:
         label = {'steps': 'sampling steps', 'network calls': 'network calls a picture'}[key]
         shown[key].append(
           plots.curves(f'{column} {x} {w}', lines, x=label, log_x=True, flat=(best, level), **more)
+        )
+      lines = _lines(series, styles, column, 'seconds_per_image', 'w', w)
+      if column == 'fd' and lines:
+        more['ticks'] = None
+        label = 'seconds a picture, drawing alone'
+        shown['seconds'].append(
+          plots.curves(f'seconds {w}', lines, x=label, log_x=True, flat=(best, level), **more)
         )
     for n in counts if len(ws) > 1 else ():
       lines = _lines(series, styles, column, 'w', 'num_steps', n)
@@ -516,12 +545,42 @@ def _plots(series: Series, rows: Sequence[Row]) -> str:
     text += _figures(f'{name} against steps, for each w', shown['steps'], caption)
     if column == 'fd':
       text += _figures(f'{name} against network calls, for each w', shown['network calls'], caption)
+      if shown['seconds']:
+        text += _figures(f'{name} against seconds, for each w', shown['seconds'], caption)
+      text += _trade(series, styles, counts, limits, caption)
     if shown['w']:
       text += _figures(f'{name} against w, for each number of steps', shown['w'], caption)
     else:
       text += f'<h3>{name} against w</h3>'
       text += f'<p class="missing">Only w = {_num(ws[0])} was measured.</p>'
   return text
+
+
+def _trade(series: Series, styles: Mapping, counts: Sequence, limits: tuple, caption: str) -> str:
+  """FD against the inception score: a curve goes through the strengths w, a plot is an N."""
+  drawn = []
+  for n in counts:
+    lines = []
+    for label, places in series.items():
+      rows = [places[n, w] for w in sorted(w for steps, w in places if steps == n)]
+      points = [
+        (r['inception_score'], r['fd'])
+        for r in rows
+        if _positive(r.get('inception_score')) and _positive(r.get('fd'))
+      ]
+      if len(points) > 1:
+        lines.append((styles[label], *zip(*points, strict=True)))
+    if lines:
+      more = {'title': _steps({'num_steps': n}), 'y': 'FD (log)', 'limits': limits, 'ticks': None}
+      drawn.append(
+        plots.curves(
+          f'trade {n}', lines, x='inception score', log_x=False, flat=(None, None), **more
+        )
+      )
+  if not drawn:
+    return ''
+  caption += ' A curve joins the strengths w from the least on.'
+  return _figures('FD against the inception score over w, for each number of steps', drawn, caption)
 
 
 def _lines(series: Series, styles: Mapping, column: str, x: str, by: str, fixed: float) -> list:

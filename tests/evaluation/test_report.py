@@ -307,3 +307,41 @@ def test_curves_hold_one_place_fixed_and_skip_what_is_unknown():
   assert teacher[:2] == (2, (1, 4, 256))
   assert (i, steps) == (0, (1, 4))
   assert fds == tuple(fake_fd('student', 'ddim', n, 1.0) for n in steps)
+
+
+def test_the_page_sets_quality_against_seconds_and_fd_against_the_score(page):
+  assert 'FD against seconds, for each w' in page
+  assert 'FD against the inception score over w, for each number of steps' in page
+
+
+def test_no_label_of_a_plot_is_left_in_tex(page):
+  assert 'mathdefault' not in page
+
+
+def test_a_curve_of_fd_against_the_score_goes_through_the_strengths(monkeypatch):
+  drawn = {}
+  keep = lambda name, lines, **more: drawn.setdefault(name, lines) and ''
+  monkeypatch.setattr(report.plots, 'curves', keep)
+  rows = [r for r in fake_rows() if r['sampler'] == 'ddim' and r['stage'] == 'progressive']
+  series = report._series(rows)
+  report._trade(series, dict.fromkeys(series, 'a style'), [1, 4], (1, 100), '')
+  assert sorted(drawn) == ['trade 1', 'trade 4']
+  [(style, scores, fds)] = drawn['trade 4']
+  expected = [fake_fd('student', 'ddim', 4, w) for w in WS]
+  assert style == 'a style' and list(fds) == expected
+  assert list(scores) == [9.2 - fd / 40 for fd in expected]
+
+
+def test_the_floor_is_called_what_it_is():
+  row = {'model': 'floor', 'stage': 'teacher', 'sampler': 'ddim', 'num_steps': 64, 'w': 1.0}
+  assert list(report._series([row])) == ['teacher from other seeds, DDIM']
+
+
+def test_a_distance_is_called_by_its_extractors_name(tmp_path):
+  about = {'extractor': 'inception', 'distance': 'FID', 'extractor_digest': '0a1b',
+           'resize': 'to 299', 'reference_set': 'cifar10', 'reference_images': 50_000}  # fmt: skip
+  rows = [{**r, **about} for r in fake_rows()]
+  text = report.markdown(rows)
+  assert 'FD = FID, a Fréchet distance in the features of inception (weights 0a1b; to 299)' in text
+  assert 'of cifar10' in text and report.PROTOCOL not in text
+  assert report.PROTOCOL in report.markdown(fake_rows())
