@@ -1,0 +1,119 @@
+"""For notebooks: pictures of a finished round, a dial for w, tables beside published figures."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gdistill import checkpoints
+from gdistill import errors
+from gdistill import model
+from gdistill import sampling
+from gdistill import storage
+from gdistill.evaluation import presets
+
+_GREY = 128
+
+
+class Gallery:
+  """A finished round that draws the same labels and seeds at any w, compiled once."""
+
+  def __init__(
+    self,
+    folder: Any,
+    labels: Sequence[int] | None = None,
+    seeds: Sequence[int] = range(4),
+    num_steps: int | None = None,
+    sampler: str | None = None,
+  ):
+    self.card = checkpoints.read_card(folder)
+    self._sampler_name = sampler or sampling.own_sampler(self.card)
+    self.num_steps = num_steps or self.card['num_steps'] or 64
+    sampling.check_steps(self.card, self.num_steps, self._sampler_name)
+    read = model.read_folder(folder)
+    labels = range(min(10, read.settings.num_classes)) if labels is None else labels
+    self._labels, self._seeds = np.array(labels), np.array(seeds)
+    self._draw = sampling.Sampler(read, self._sampler_name, len(self._labels) * len(self._seeds))
+
+  @property
+  def network_calls(self) -> int:
+    """For one picture."""
+    return self.num_steps * (2 if self.card['guided'] else 1)
+
+  def pixels(self, w: float) -> np.ndarray:
+    """uint8 [seeds, labels, H, W, C]."""
+    rows, columns = len(self._seeds), len(self._labels)
+    seeds, labels = self._seeds.repeat(columns), np.tile(self._labels, rows)
+    pixels = self._draw(seeds, labels, np.full(len(seeds), w), self.num_steps)
+    return pixels.reshape(rows, columns, *pixels.shape[1:])
+
+  def picture(self, w: float, scale: int = 6) -> Any:
+    """One PIL image with a column a label and a row a seed."""
+    return picture(sheet(self.pixels(w), scale))
+
+  def dial(self, scale: int = 6, step: float = 0.25) -> Any:
+    """A slider for w over the range it was trained for, and the pictures under it."""
+    import ipywidgets
+    from IPython import display
+
+    low, high = (0.0, 4.0) if self.card['guided'] else (self.card['w_min'], self.card['w_max'])
+    return ipywidgets.interact(
+      lambda w: display.display(self.picture(w, scale)),
+      w=ipywidgets.FloatSlider(
+        value=min(max(1.0, low), high), min=low, max=high, step=step, continuous_update=False
+      ),
+    )
+
+
+def rounds(folder: Any) -> dict[str, Any]:
+  """{name: folder} of the finished rounds of a run, in their order, or of one round's folder."""
+  folder = storage.path(folder)
+  if checkpoints.is_finished(folder):
+    return {folder.name: folder}
+  found = {n: folder / n for n in sorted(storage.list_dir(folder))}
+  found = {name: path for name, path in found.items() if checkpoints.is_finished(path)}
+  if not found:
+    raise errors.ConfigError(f'{folder} holds no finished round (no card.json); train a run first')
+  return found
+
+
+def sheet(tiles: np.ndarray, scale: int) -> np.ndarray:
+  """uint8 [rows, columns, H, W, C] in one picture, enlarged, with grey lines between them."""
+  gap = max(1, tiles.shape[2] // 16)
+  padded = np.pad(tiles, [(0, 0), (0, 0), (gap, 0), (gap, 0), (0, 0)], constant_values=_GREY)
+  rows, columns, height, width, channels = padded.shape
+  out = padded.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, channels)
+  out = np.pad(out, [(0, gap), (0, gap), (0, 0)], constant_values=_GREY)
+  return out.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def picture(pixels: np.ndarray) -> Any:
+  """A PIL image of uint8 [H, W, C], grey where there is one channel."""
+  from PIL import Image
+
+  return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+def published_table(rows: Sequence[Mapping[str, Any]], preset: str) -> str:
+  """Markdown: each published figure of a preset, and ours at the same N and w by its protocol.
+
+  Ours are the students'; a row by another feature network or of fewer images stands in no table
+  with them, and the line below says so.
+  """
+  about = presets.get(preset)
+  lines = ['| N | w | published | ours | source |', '|---:|---:|---:|---:|---|']
+  students = [r for r in rows if (r['model'], r['stage']) == ('student', 'progressive')]
+  same = [r for r in students if (r['extractor'], r['images']) == (about.extractor, about.images)]
+  for one in about.published:
+    keys = [k for k in ('num_steps', 'w') if k in one]
+    ours = next((f'{r["fd"]:.2f}' for r in same if all(r[k] == one[k] for k in keys)), '–')
+    w = f'{one["w"]:g}' if 'w' in one else '–'
+    lines.append(f'| {one["num_steps"]} | {w} | {one["fd"]} | {ours} | {one["source"]} |')
+  if students and not same:
+    other = students[0]
+    lines += [
+      '',
+      f'Ours are {other["distance"]} of {other["images"]:,} images by {other["extractor"]}; these '
+      f'are FID of {about.images:,} by {about.extractor}: they do not compare.',
+    ]
+  return '\n'.join(lines)

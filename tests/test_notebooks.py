@@ -1,0 +1,45 @@
+"""Both notebooks run from their first cell to their last, on the digits, and define nothing."""
+
+import ast
+import json
+import pathlib
+import re
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / 'notebooks').glob('*.ipynb'))
+
+
+def test_there_are_two():
+  assert [n.stem for n in NOTEBOOKS] == ['distill_digits', 'evaluate']
+
+
+@pytest.mark.parametrize('file', NOTEBOOKS, ids=lambda f: f.stem)
+def test_they_call_the_package_define_nothing_and_hold_no_outputs(file):
+  cells = [c for c in json.loads(file.read_text())['cells'] if c['cell_type'] == 'code']
+  for cell in cells:
+    assert not cell['outputs'] and cell['execution_count'] is None
+    tree = ast.parse(re.sub(r'^(\s*)%.*', r'\1pass', ''.join(cell['source']), flags=re.MULTILINE))
+    defined = (ast.FunctionDef, ast.ClassDef, ast.Lambda, ast.AsyncFunctionDef)
+    assert not any(isinstance(node, defined) for node in ast.walk(tree))
+
+
+@pytest.mark.heavy
+def test_they_run_to_the_end(tmp_path, monkeypatch):
+  nbclient, nbformat = pytest.importorskip('nbclient'), pytest.importorskip('nbformat')
+  monkeypatch.setenv('GDISTILL_NOTEBOOK_CONFIG', 'configs/digits.py:tiny')
+  monkeypatch.setenv('GDISTILL_NOTEBOOK_WORKDIR', str(tmp_path / 'run'))
+  for name in ('distill_digits', 'evaluate'):  # the second looks at the run of the first
+    book = nbformat.read(ROOT / 'notebooks' / f'{name}.ipynb', as_version=4)
+    nbclient.NotebookClient(
+      book, timeout=900, kernel_name='python3', resources={'metadata': {'path': str(ROOT)}}
+    ).execute()
+    results = [
+      o['data'] for c in book.cells for o in c.get('outputs', ()) if o['output_type'] != 'stream'
+    ]
+    assert sum('image/png' in r for r in results) >= (2 if name == 'distill_digits' else 0)
+    assert any('application/vnd.jupyter.widget-view+json' in r for r in results)  # the dial
+  table = next(r['text/markdown'] for r in results if 'text/markdown' in r)
+  assert '| student, DDIM | 1 |' in table
+  assert (tmp_path / 'run' / 'report' / 'index.html').exists()
