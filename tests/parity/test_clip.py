@@ -52,7 +52,7 @@ def test_towers_embed_as_those_of_transformers(activation):
   close(hidden, net.text_model(given).last_hidden_state)
   close(embedding, net.text_projection(net.text_model(given).pooler_output))
   pixels = rng.integers(0, 256, (5, 32, 32, 3)).astype(np.float32)
-  x = clip.normalised(pixels)
+  x = clip.prepared(pixels, 32)
   with jax.default_matmul_precision('highest'):
     found = clip.Image(tower, patch=8, size=32).apply(
       {'params': convert.params_from(state, 'image')}, x

@@ -1,7 +1,7 @@
 """FID's Inception-v3 against torch-fidelity's, on the same random, calibrated weights."""
 
+import pathlib
 import sys
-from unittest import mock
 
 import jax
 import numpy as np
@@ -11,53 +11,18 @@ from gdistill.convert import inception as convert
 from gdistill.models import inception
 
 torch = pytest.importorskip('torch', reason='bash launch/test.sh parity installs torch')
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / 'benchmarks'))
+import torch_inception  # noqa: E402
+from torch_inception import NAMES  # noqa: E402
+from torch_inception import pictures  # noqa: E402
 
-# It imports torchvision, for data sets that nobody here asks it for.
-absent = ('', '.datasets', '.transforms', '.transforms.functional')
-stand_ins = {f'torchvision{name}': mock.MagicMock() for name in absent}
-for data_set in ('CIFAR10', 'STL10', 'CIFAR100'):  # which it makes classes of
-  setattr(stand_ins['torchvision.datasets'], data_set, object)
-with mock.patch.dict(sys.modules, stand_ins):
-  theirs = pytest.importorskip(
-    'torch_fidelity.feature_extractor_inceptionv3', reason='bash launch/test.sh parity installs it'
-  )
+theirs = torch_inception.module()
 pytestmark = pytest.mark.parity
-NAMES = ('64', '192', '768', '2048', 'logits_unbiased', 'logits')
-
-
-def pictures(size, count=4, seed=0):
-  """uint8 [count, 3, size, size]: smooth shapes and noise, or all features would be alike."""
-  rng = np.random.default_rng(seed)
-  coarse = rng.integers(0, 256, (count, 3, 4, 4)).repeat(size // 4 + 1, 2).repeat(size // 4 + 1, 3)
-  noise = rng.normal(0, 25, (count, 3, size, size))
-  return np.clip(coarse[:, :, :size, :size] + noise, 0, 255).astype(np.uint8)
 
 
 @pytest.fixture(scope='module')
 def network():
-  """He's initial weights and batch norms that have seen pictures: plain random ones map every
-  picture to the same features.
-  """
-  cls = theirs.FeatureExtractorInceptionV3
-  with pytest.MonkeyPatch.context() as m:
-    m.setattr(theirs, 'load_state_dict_from_url', lambda *a, **k: {})
-    m.setattr(cls, 'load_state_dict', lambda self, state: None)
-    net = cls('ours', list(NAMES))
-  torch.manual_seed(0)
-  for module in net.modules():
-    if isinstance(module, torch.nn.Conv2d):
-      torch.nn.init.kaiming_normal_(module.weight, nonlinearity='relu')
-    elif isinstance(module, torch.nn.BatchNorm2d):
-      torch.nn.init.uniform_(module.weight, 0.5, 1.5)
-      torch.nn.init.normal_(module.bias, 0.0, 0.1)
-      module.reset_running_stats()
-      module.momentum = None
-  torch.nn.init.normal_(net.fc.weight, 0.0, 0.05)
-  torch.nn.init.normal_(net.fc.bias)
-  net.train()
-  with torch.no_grad():
-    net(torch.from_numpy(pictures(299, 8, seed=1)))
-  return net.eval()
+  return torch_inception.network()
 
 
 @pytest.fixture(scope='module')
