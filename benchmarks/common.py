@@ -24,6 +24,7 @@ import numpy as np
 
 from gdistill import checkpoints
 from gdistill import evaluate
+from gdistill import grid
 from gdistill import interrupt
 from gdistill import ledger
 from gdistill import model
@@ -192,6 +193,12 @@ NETWORKS = {
   'tiny': (
     'configs/digits.py',
     dict(channels=4, multipliers=(1,), emb_channels=8, w_features=4, groups=2),
+  ),
+  'tiny3': (
+    'configs/digits.py',
+    dict(
+      image_channels=3, channels=4, multipliers=(1,), emb_channels=8, w_features=4, groups=2
+    ),
   ),
   'small32': (
     'configs/digits.py',
@@ -408,7 +415,7 @@ def finished(workdir: str, num_steps: int) -> tuple[dict[str, model.Folder], lis
   students = {one.num_steps: one.name for one in rounds.plan(r) if one.num_steps}
   if num_steps not in students:
     return {}, sorted(students)
-  teacher, student = evaluate.teacher_folder(r, root), root / students[num_steps]
+  teacher, student = grid.teacher_folder(r, root), root / students[num_steps]
   read = {'teacher': model.read_folder(teacher), 'student': model.read_folder(student)}
   return read, sorted(students)
 

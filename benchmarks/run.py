@@ -31,7 +31,10 @@ SCRIPTS = {
   'memory': ('P12',),
   'compiles': ('P13',),
   'reuse': ('P14',),
+  'features': ('P15',),
   'startup': ('P16',),
+  'frechet': ('P17',),
+  'cell': ('P18',),
 }
 BEGIN, END = '<!-- measured: written by run.py -->', '<!-- end -->'
 

@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT / 'benchmarks'))
 import common  # noqa: E402
 import run  # noqa: E402
 
-TORCH = ('torch_step', 'diffusers_sampling')
+TORCH = ('torch_step', 'diffusers_sampling', 'features')
 
 
 def smoke(name, *more):
