@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def _extractor() -> extractors.Extractor:
-  """EfficientNet-Lite0 with random parameters, which take as long."""
+  """EfficientNet-Lite0 with parameters that are all alike, which take as long."""
   net = efficientnet.EfficientNetLite0()
   shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))['params']
   params = jax.tree.map(lambda s: np.full(s.shape, 1e-2, s.dtype), shapes)

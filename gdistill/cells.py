@@ -74,15 +74,24 @@ class Store:
     return self.workdir / 'evaluation'
 
   def measured(self, name: str) -> storage.epath.Path:
-    return self.folder / 'measured' / f'{name}-{self.extractor.key}-{self.bank}.npz'
+    return self.folder / 'measured' / f'{name}-{self._kind}.npz'
+
+  @property
+  def _kind(self) -> str:
+    return f'{self.extractor.key}-{self.bank}-{measure.FORMAT}'
 
   def figures(self, name: str, target: str, real: str) -> storage.epath.Path:
     """Of a cell against the reference cell `target` and the real images of digest `real`."""
-    kind = f'{self.extractor.key}-{self.bank}-{real}'
-    return self.folder / 'figures' / f'{_digest(name)}-{_digest(target)}-{kind}.json'
+    place = f'{_digest(name)}-{_digest(target)}-{self._kind}-{real}.json'
+    return self.folder / 'figures' / place
 
   def part(self, name: str, process: int) -> storage.epath.Path:
     return self.folder / 'parts' / f'{name}.{process}-of-{jax.process_count()}.npz'
+
+  def clear_parts(self) -> None:
+    """Removes what processes drew of cells and nobody put together."""
+    for name in storage.list_dir(self.folder / 'parts'):
+      storage.remove(self.folder / 'parts' / name)
 
   def has(self, name: str) -> bool:
     return storage.exists(pictures(self.workdir, name)) and storage.exists(self.measured(name))
@@ -103,7 +112,8 @@ class Store:
           storage.remove(self.folder / folder / old)
     storage.write_bytes(self.measured(name), npz(part.measured.to_arrays()))
     arrays = {'pixels': part.pixels, 'seconds_per_image': np.float64(part.seconds / part.drawn)}
-    storage.write_bytes(file, npz(arrays | {'versions': np.array(protocol.versions_in_words())}))
+    arrays['versions'] = np.array(protocol.versions_in_words())
+    storage.write_bytes(file, npz(arrays, pack=True))
 
   def write_measure(self, name: str, measured: measure.Measured) -> None:
     """Of pictures that are there, by another extractor."""
@@ -137,11 +147,10 @@ def digest(*what: Any) -> str:
   return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def npz(arrays: dict[str, np.ndarray]) -> bytes:
-  """An .npz file."""
+def npz(arrays: dict[str, np.ndarray], pack: bool = False) -> bytes:
+  """An .npz file; pictures pack well, while sums and features take seconds and stay as large."""
   buffer = io.BytesIO()
-  # Pictures pack well; sums and features in floats take seconds and stay as large.
-  (np.savez_compressed if 'pixels' in arrays else np.savez)(buffer, **arrays)
+  (np.savez_compressed if pack else np.savez)(buffer, **arrays)
   return buffer.getvalue()
 
 

@@ -48,8 +48,7 @@ def run(
 
   `again` ({'model': ..., 'sampler': ..., 'num_steps': ..., 'w': ...}, any of them) draws the
   matching cells anew. `recipe` stands in for the run's own, with another evaluation. Every process
-  of a run calls this and draws its share; process 0 measures and returns the rows, the others
-  none.
+  of a run calls this and draws and measures its share; process 0 returns the rows, the others none.
   """
   workdir = storage.path(workdir)
   recipe = recipe or read_recipe(workdir)
@@ -59,17 +58,21 @@ def run(
         f'--workdir={workdir}: round {r.name} is not finished; repeat the training command first'
       )
   cells, images = grids.plan(recipe, workdir, grid), grids.images(recipe, grid)
+  asked = grids.matching(cells, again)
+  parallel.agree('grid', keeping.digest(grid, again))
   with seconds('evaluate'):
     names = grids.names(cells, images)
     extractor = extractor_of(recipe, workdir)
     parallel.agree('extractor', extractor.key)
     store = keeping.Store(workdir, extractor, recipe.evaluation.bank)
-    _draw(recipe, store, names, images, stop, grids.matching(cells, again))
+    _draw(recipe, store, names, images, stop, asked)
     if jax.process_index():
       return []
     real, rows = _rows(recipe, store, names, images, grid, stop)
     full = _full_rows(recipe, workdir) if grid == 'quick' else []
-    if full and full[0]['extractor_digest'] == rows[0]['extractor_digest']:
+    own = ('images', 'reference_steps')  # of a grid; all else says how it was measured
+    differ = protocol.differences([full[0], rows[0]]) if full else {}
+    if full and not differ.keys() - set(own):
       progress.say('the report keeps the full grid, whose cells are all still there')
       return full
     storage.write_json(workdir / 'report' / 'data.json', real)
@@ -143,7 +146,8 @@ def _classifier(recipe: recipes.Recipe, workdir: storage.epath.Path) -> classifi
   if not jax.process_index() and not storage.exists(file):
     params = classifier.train_classifier(pixels, labels, recipe.model.num_classes, seed=0)
     storage.write_bytes(file, classifier.to_bytes(params))
-  parallel.barrier(f'the classifier {key} is there', hours=48)
+  parallel.barrier('the classifier is there', hours=48)
+  parallel.agree('the training images', key)
   try:
     return classifier.from_bytes(storage.read_bytes(file))
   except Exception as e:  # zipfile, zlib and numpy each have their own
@@ -201,9 +205,13 @@ def _draw(recipe, store, names, images, stop, again) -> None:
   """Every cell that is not there, or is asked for again; process 0 says which those are."""
   work = np.zeros(len(names), np.int8)
   if not jax.process_index():
+    store.clear_parts()  # of processes that were killed
     work = np.array([_work(store, name, images, c in again) for c, name in names.items()], np.int8)
-    short = sum(store.kept(n) > 0 for n, w in zip(names.values(), work, strict=True) if w == _DRAW)
-    if short and not again:
+    short = sum(
+      w == _DRAW and c not in again and storage.exists(keeping.pictures(store.workdir, names[c]))
+      for c, w in zip(names, work, strict=True)
+    )
+    if short:
       progress.say(
         f'{short} cells keep fewer than their {images:,} pictures (evaluation.keep_images) and are '
         f'drawn anew, to be measured by {store.extractor.name}'
@@ -346,10 +354,11 @@ def _rows(recipe, store, names, images, grid, stop) -> tuple[list[dict], list[di
     'grid': grid,
     'images': images,
     'reference_steps': next(iter(names)).num_steps,
+    'teacher_checkpoint': cards[next(iter(names)).folder]['params_digest'],
     'distance': store.extractor.distance,
     **seen.protocol,
     'held_out_split': held.protocol['reference_split'],
-    'held_out_images': len_of(held),
+    'held_out_images': _count(held),
     'pictures_resize': 'none',
     'rounding': 'to uint8',
     'clipping': 'x_hat to [-1, 1] at every step',
@@ -373,7 +382,7 @@ def _rows(recipe, store, names, images, grid, stop) -> tuple[list[dict], list[di
   data_row |= {'seconds_per_image': None, 'versions': protocol.versions_in_words(), **shared}
   # What drawing perfectly would score: real images nobody trained on, and those trained on.
   about = [
-    {**data_row, **figures(r.measured), 'set': split, 'images': len_of(r)}
+    {**data_row, **figures(r.measured), 'set': split, 'images': _count(r)}
     for split, r in (('held out', held), ('training', seen))
   ]
   rows, targets = [], {}
@@ -407,8 +416,9 @@ def _rows(recipe, store, names, images, grid, stop) -> tuple[list[dict], list[di
 def _figures(store, name, target, figures, file) -> dict:
   """Of one cell: seconds of work in 2,048 dimensions, so they are kept in `file`."""
   try:
-    if storage.exists(file):
-      return storage.read_json(file)
+    known = storage.read_json(file) if storage.exists(file) else None
+    if isinstance(known, dict):
+      return known
   except errors.CheckpointError:
     pass  # damaged: they are computed anew
   found, target_found = store.read_measure(name), store.read_measure(target)
@@ -418,7 +428,7 @@ def _figures(store, name, target, figures, file) -> dict:
   return row
 
 
-def len_of(one: reference.Reference) -> int:
+def _count(one: reference.Reference) -> int:
   """How many pictures were measured."""
   return int(one.measured.features.count)
 

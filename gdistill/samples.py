@@ -28,11 +28,13 @@ def evaluate(
   extractor: extractors.Extractor,
   tick: Tick = lambda done: None,
   preset: presets.Preset | None = None,
+  clip: str = '',
 ) -> dict[str, Any]:
   """A row of figures and protocol for pictures.
 
   `against` is a file of reference statistics, or pictures, which are measured then and there. With
-  a preset both have been brought to its size, and the row says in what it departs from the preset.
+  a preset both have been brought to its size, and the row says in what it departs from the preset;
+  `clip` is what its CLIP score will be by.
   What nobody knows of such pictures is None: their rounding, labels and clipping.
   """
   if len(images) < 2:
@@ -62,7 +64,7 @@ def evaluate(
     'versions': protocol.versions_in_words(),
   }
   if preset:
-    found = presets.departures(preset, row, images.native)
+    found = presets.departures(preset, row, images.brought, clip)
     row |= {'preset': preset.name, 'departures': '; '.join(found) or 'none'}
   return row
 
@@ -159,7 +161,7 @@ def _reference(
       found = reference.read(against, extractor)
       if found.measured.features.count < 2:
         raise errors.DataError(f'--reference={against} is of one picture; a distance needs more')
-      size = found.protocol['reference_size']
+      size = found.protocol.get('reference_size')
       if size != f'{shape[0]} x {shape[1]}':
         raise errors.DataError(
           f'--reference={against} is of pictures of {size} pixels (height x width) and the others '

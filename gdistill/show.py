@@ -103,7 +103,10 @@ def published_table(rows: Sequence[Mapping[str, Any]], preset: str) -> str:
   about = presets.get(preset)
   lines = ['| N | w | published | ours | source |', '|---:|---:|---:|---:|---|']
   students = [r for r in rows if (r['model'], r['stage']) == ('student', 'progressive')]
-  same = [r for r in students if (r['extractor'], r['images']) == (about.extractor, about.images)]
+  size = f'{about.size} x {about.size}'
+  theirs = (about.extractor, about.images, about.reference_images, size)
+  keys = ('extractor', 'images', 'reference_images', 'reference_size')
+  same = [r for r in students if tuple(r.get(k) for k in keys) == theirs]
   for one in about.published:
     keys = [k for k in ('num_steps', 'w') if k in one]
     ours = next((f'{r["fd"]:.2f}' for r in same if all(r[k] == one[k] for k in keys)), '–')
@@ -113,7 +116,9 @@ def published_table(rows: Sequence[Mapping[str, Any]], preset: str) -> str:
     other = students[0]
     lines += [
       '',
-      f'Ours are {other["distance"]} of {other["images"]:,} images by {other["extractor"]}; these '
-      f'are FID of {about.images:,} by {about.extractor}: they do not compare.',
+      f'Ours are {other["distance"]} of {other["images"]:,} images of '
+      f'{other.get("reference_size")} pixels by {other["extractor"]}; these are FID of '
+      f'{about.images:,} of {size} by '
+      f'{about.extractor}, against {about.reference_images:,}: they do not compare.',
     ]
   return '\n'.join(lines)

@@ -35,13 +35,19 @@ def test_rounds_are_those_of_a_run_or_the_one_that_is_named(tmp_path):
 
 def test_ours_stands_beside_the_published_figure_of_the_same_n_and_w():
   row = {'model': 'student', 'stage': 'progressive', 'num_steps': 1, 'w': 1.0, 'fd': 8.25,
-         'extractor': 'inception', 'images': 50_000, 'distance': 'FID'}  # fmt: skip
+         'extractor': 'inception', 'images': 50_000, 'distance': 'FID',
+         'reference_images': 1_281_167, 'reference_size': '64 x 64'}  # fmt: skip
   others = [{**row, 'model': 'teacher', 'fd': 1.0}, {**row, 'w': 0.3, 'fd': 2.0},
             {**row, 'stage': 'guidance', 'fd': 3.0}]  # fmt: skip
   lines = show.published_table([*others, row], 'imagenet64').splitlines()
   assert [line.split(' | Meng')[0] for line in lines[2:]] == [
     '| 1 | 1 | 7.54 | 8.25', '| 8 | 0.3 | 2.05 | –',
   ]  # fmt: skip
-  for key, value in (('extractor', 'classifier'), ('images', 500)):
+  for key, value in (
+    ('extractor', 'classifier'),
+    ('images', 500),
+    ('reference_size', '8 x 8'),
+    ('reference_images', 1_438),
+  ):
     lines = show.published_table([{**row, key: value}], 'imagenet64').splitlines()
     assert '| 7.54 | – |' in lines[2] and lines[-1].endswith('they do not compare.')

@@ -63,6 +63,12 @@ def _run(args, overrides) -> int:
   from gdistill import errors
 
   if args.preset and not args.images and not args.workdir:
+    for name in (*_GRID, *_IMAGES):
+      if getattr(args, name) is not None:
+        raise errors.ConfigError(
+          f'--preset={args.preset} alone says what it needs; --{name}={getattr(args, name)} needs '
+          '--images or --workdir'
+        )
     return _describe(args)
   if bool(args.workdir) == bool(args.images):
     raise errors.ConfigError(
@@ -86,10 +92,14 @@ def _run(args, overrides) -> int:
 
 def _settings(args) -> list[str]:
   """What flags say of an evaluation, as overrides; a user's own come after them."""
+  from gdistill import errors
+
   settings = _of_preset(args) if args.preset else {}
   if args.extractor:
     settings['extractor'] = args.extractor
   if args.weights:
+    if 'extractor' not in settings:
+      raise errors.ConfigError(f'--weights={args.weights} is of one network; say --extractor too')
     settings['weights'] = args.weights
   return [f'--config.evaluation.{k}={v}' for k, v in settings.items()]
 
@@ -181,12 +191,21 @@ def _images(args) -> int:
       '--reference is missing: statistics by gdistill statistics, or pictures'
     )
   if args.out:
+    if os.path.isdir(args.out):
+      raise errors.ConfigError(f'--out={args.out} is a folder; name a file for the row')
     storage.check_writable('--out', os.path.dirname(os.path.abspath(args.out)))
   preset = presets.get(args.preset) if args.preset else None
-  captions = args.captions or (args.reference if preset and preset.prompts else '')
-  clip = [name for name in ('clip', 'clip_weights', 'tokenizer') if getattr(args, name)]
-  if clip and not captions:
-    raise errors.ConfigError(f'--{clip[0]} is for a CLIP score; name the captions by --captions')
+  captions = args.captions
+  if preset and preset.prompts and not captions:
+    if not os.path.isdir(args.reference):
+      raise errors.ConfigError(
+        f'--captions is missing: --reference={args.reference} is no folder with captions beside '
+        'its pictures'
+      )
+    captions = args.reference
+  given = [name for name in ('clip', 'clip_weights', 'tokenizer') if getattr(args, name)]
+  if given and not captions:
+    raise errors.ConfigError(f'--{given[0]} is for a CLIP score; name the captions by --captions')
   images = data.load(args.images, size=preset.size if preset else 0)
   extractor = edge.extractor(args)
   scorer = None
@@ -197,11 +216,10 @@ def _images(args) -> int:
     )
   parallel.use_compile_cache()
   with progress.Progress('measuring', len(images)) as bar:
-    row = samples.evaluate(images, args.reference, extractor, bar.update, preset)
+    clip = scorer.image.name if scorer else ''
+    row = samples.evaluate(images, args.reference, extractor, bar.update, preset, clip)
   if scorer:
     row |= samples.clip_score(images, sentences, scorer)
-    if preset and preset.clip not in ('', scorer.image.name):
-      row['departures'] += f'; {scorer.image.name} instead of {preset.clip}'
   for warning in (samples.few(len(images), extractor), row.get('departures', 'none')):
     if warning not in ('', 'none'):
       print(f'gdistill: {warning}', file=sys.stderr)

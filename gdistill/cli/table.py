@@ -44,11 +44,22 @@ def _run(args) -> int:
     found = found if isinstance(found, list) else [found]
     if not found or not all(isinstance(r, dict) and 'fd' in r for r in found):
       raise errors.DataError(f'{name} holds no rows of figures; name a metrics.json')
-    rows += [{'file': name, **r} for r in found if r.get('model') != 'data']
+    found = [
+      r for r in found if r.get('model') != 'data'
+    ]  # real images have no protocol of a model
+    if not found:
+      raise errors.DataError(f'{name} holds figures of real images alone; name a metrics.json')
+    rows += [{'file': name, **r} for r in found]
   differ = protocol.differences(rows)
   if not args.mixed:
     protocol.check(rows)
+  drawn = [r for r in rows if r.get('fd_teacher') is not None]
+  targets = {(r.get('teacher_checkpoint'), r.get('reference_steps')) for r in drawn}
+  if len(targets) > 1:
+    rows = [{k: v for k, v in r.items() if k != 'fd_teacher'} for r in rows]
   print(_markdown(rows))
+  if len(targets) > 1:
+    print('\nfd_teacher is left out: it is to the images of different teachers.')
   for key, values in differ.items():
     print(f'\n{key} differs: {"; ".join(map(str, values))}.')
   return 0

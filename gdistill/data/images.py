@@ -17,18 +17,24 @@ _ARRAYS = ('arr_0', 'pixels', 'samples', 'images')  # as others name them in an 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Images:
-  """`read(i)` is picture i, uint8 of `shape` [H, W, 3]; names of files where there are any.
-
-  `native` is the shape of the first before `resized`, which says in words what was done to all.
-  """
+  """`read(i)` is picture i, uint8 of `shape` [H, W, 3]; names of files where there are any."""
 
   read: Callable[[int], np.ndarray]
   count: int
   shape: tuple[int, int, int]
   path: str
   names: tuple[str, ...] = ()
-  native: tuple[int, int, int] = (0, 0, 0)
-  resized: str = 'none'
+  square: '_Square | None' = None
+
+  @property
+  def brought(self) -> int:
+    """How many of the pictures that were read had another size."""
+    return len(self.square.changed) if self.square else 0
+
+  @property
+  def resized(self) -> str:
+    """In words, what was done to the pictures that were read."""
+    return f'centre square, by area to {self.square.size}' if self.brought else 'none'
 
   def __len__(self) -> int:
     return self.count
@@ -50,16 +56,25 @@ def load(path: str, flag: str = '--images', size: int = 0) -> Images:
   DataError names what is missing, damaged, or of another size than the first picture.
   """
   found = _load(path, flag, bool(size))
-  found = dataclasses.replace(found, native=found.shape)
   if not size:
     return found
-  read, shape = found.read, (size, size, found.shape[2])
-  return dataclasses.replace(
-    found,
-    read=lambda i: pictures.square(read(i), size),
-    shape=shape,
-    resized=f'centre square, by area to {size}',
-  )
+  square = _Square(found.read, size)
+  return dataclasses.replace(found, read=square, shape=(size, size, found.shape[2]), square=square)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Square:
+  """Reads picture i as a square of `size`, and notes whose shape that changed."""
+
+  inner: Callable[[int], np.ndarray]
+  size: int
+  changed: set[int] = dataclasses.field(default_factory=set)
+
+  def __call__(self, i: int) -> np.ndarray:
+    pixels = self.inner(i)
+    if pixels.shape[:2] != (self.size, self.size):
+      self.changed.add(i)
+    return pictures.square(pixels, self.size)
 
 
 def captions(path: str, images: Images) -> list[str]:
@@ -89,8 +104,15 @@ def _load(path: str, flag: str, any_size: bool) -> Images:
 
 
 def _folder(path: str, flag: str, any_size: bool) -> Images:
-  names = []
-  for folder, folders, files in os.walk(path):
+  def unreadable(e):
+    raise errors.DataError(f'{flag}: {e.filename} cannot be read: {e.strerror}; mend it') from e
+
+  names, seen = [], set()
+  for folder, folders, files in os.walk(path, onerror=unreadable, followlinks=True):
+    if os.path.realpath(folder) in seen:  # a link that leads back
+      folders.clear()
+      continue
+    seen.add(os.path.realpath(folder))
     folders[:] = sorted(f for f in folders if not f.startswith('.'))
     names += [os.path.join(folder, f) for f in files if f.lower().endswith(pictures.SUFFIXES)]
   if not names:

@@ -77,11 +77,16 @@ class Extractor:
 
   def check(self, shape: tuple[int, ...]) -> None:
     """ConfigError where pictures [H, W, C] are not what it takes."""
-    if self.channels is not None and shape[-1] != self.channels:
-      raise errors.ConfigError(
-        f'evaluation.extractor={self.name!r} takes {self.channels} channels, and the pictures have '
-        f'{shape[-1]}; use classifier, which is trained on the data themselves'
-      )
+    if self.channels is not None:
+      _check_channels(self.name, self.channels, shape[-1])
+
+
+def _check_channels(name: str, takes: int, channels: int) -> None:
+  if channels != takes:
+    raise errors.ConfigError(
+      f'{name} takes pictures of {takes} channels, and these have {channels}; for a run there is '
+      'evaluation.extractor=classifier, which is trained on its own data'
+    )
 
 
 def extract(extractor: Extractor, pixels: np.ndarray, batch: int = BATCH) -> dict[str, np.ndarray]:
@@ -112,11 +117,7 @@ def check(name: str, file: str, channels: int) -> None:
   if name not in _PUBLIC:
     raise errors.ConfigError(f'--extractor={name!r} must be one of {", ".join(_PUBLIC)}')
   weights.find(name, file)
-  if channels != 3:
-    raise errors.ConfigError(
-      f'evaluation.extractor={name!r} takes 3 channels, and the pictures have {channels}; use '
-      'classifier, which is trained on the data themselves'
-    )
+  _check_channels(name, 3, channels)
 
 
 def load(name: str, file: str = '', **options: str) -> Extractor:

@@ -14,6 +14,7 @@ from gdistill.evaluation import kernel_distance
 from gdistill.evaluation import precision_recall
 from gdistill.evaluation import statistics
 
+FORMAT = 1  # of what is kept in files: raised where a figure is computed otherwise
 _ROWS = 2048
 SPLITS = 10  # of the inception score, where there are pictures enough
 KID_SUBSETS, KID_SIZE = 100, 1000

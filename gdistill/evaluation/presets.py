@@ -97,17 +97,21 @@ def get(name: str) -> Preset:
   return ALL[name]
 
 
-def departures(preset: Preset, row: Mapping[str, Any], native: tuple[int, ...]) -> list[str]:
-  """In what a row departs from the protocol, in words; `native` is the pictures' shape as given."""
+def departures(preset: Preset, row: Mapping[str, Any], brought: int, clip: str = '') -> list[str]:
+  """In what a row departs from the protocol, in words; `brought` pictures had another size."""
   size, found = preset.size, []
   if row['images'] != preset.images:
     found.append(f'{row["images"]:,} pictures instead of {preset.images:,}')
-  if tuple(native[:2]) != (size, size):
-    found.append(f'pictures of {native[1]} x {native[0]} pixels brought to {size} x {size}')
+  if brought:
+    found.append(f'{brought:,} pictures of another size brought to {size} x {size}')
   if row['extractor'] != preset.extractor:
     found.append(f'{row["extractor"]} instead of {preset.extractor}')
   if 'half-pixel' in row['resize']:
     found.append("pytorch-fid's resize instead of the reference's")
+  if clip and clip != preset.clip:
+    found.append(f'{clip} instead of {preset.clip}' if preset.clip else f'{clip} as well')
+  if preset.resize == 'none' and row.get('reference_resize', 'none') != 'none':
+    found.append(f'a reference resized: {row["reference_resize"]}')
   reference = row['reference_images']
   if reference is None:
     found.append('a reference of which no more than mu and sigma is known')

@@ -85,6 +85,7 @@ def read(
     raise errors.CheckpointError(
       f'{file} is no readable file of reference statistics ({e}); {remedy}'
     ) from e
+  sizes = {found.measured.features.mean.shape, found.measured.features.scatter.shape[:1]}
   made = protocol.get('extractor'), protocol.get('extractor_digest')
   if made != (extractor.name, extractor.digest) or any(
     protocol.get(k) != v for k, v in extractor.protocol.items()
@@ -93,5 +94,9 @@ def read(
       f'--reference={file} was made by {made[0]} {made[1]} with {protocol.get("resize")!r}, and '
       f'the pictures are measured by {extractor.name} {extractor.digest} with '
       f'{extractor.protocol["resize"]!r}; make it anew by gdistill statistics'
+    )
+  if sizes != {(extractor.size,)}:
+    raise errors.CheckpointError(
+      f'{file} has features of {sorted(sizes)}, and {extractor.name} has {extractor.size}; {remedy}'
     )
   return found

@@ -7,6 +7,8 @@ import functools
 
 import numpy as np
 
+from gdistill import errors
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Moments:
@@ -26,7 +28,9 @@ class Moments:
     if features.ndim != 2:
       raise ValueError(f'{features.shape=} must be [n, d]')
     if not np.isfinite(features).all():
-      raise ValueError('features are not all finite: the pictures or the network are broken')
+      raise errors.NumericsError(
+        'features are not all finite: the weights are broken; make them anew by gdistill convert'
+      )
     mean = features.sum(0) / max(len(features), 1)
     centred = features - mean
     return cls(len(features), mean, centred.T @ centred)

@@ -33,6 +33,21 @@ def test_figures_of_different_protocols_are_refused_unless_asked_for(tmp_path, c
   assert 'images differs: 50; 40.' in capsys.readouterr().out
 
 
+def test_distances_to_different_teachers_are_left_out(tmp_path, capsys):
+  row = {**ROW, 'fd_teacher': 7.5, 'teacher_checkpoint': 'a', 'reference_steps': 64}
+  a = write(tmp_path / 'a.json', row)
+  b = write(tmp_path / 'b.json', {**row, 'teacher_checkpoint': 'b'})
+  assert table.main([a, a]) == 0 and '7.5' in capsys.readouterr().out
+  assert table.main([a, b]) == 0
+  out = capsys.readouterr().out
+  assert '7.5' not in out and 'fd_teacher is left out' in out
+
+
+def test_real_images_alone_make_no_table(tmp_path, capsys):
+  a = write(tmp_path / 'data.json', {**ROW, 'model': 'data'})
+  assert table.main([a]) == 3 and 'of real images alone' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize('text', ['', '[]', '{}', '[1]', '{"w": 1}', '{'])
 def test_what_holds_no_figures_is_named(tmp_path, capsys, text):
   (tmp_path / 'a.json').write_text(text)

@@ -62,10 +62,26 @@ def test_with_a_size_pictures_of_any_sizes_become_squares_of_it(tmp_path, first)
   for i, side in enumerate((first, 8, 4)):
     Image.fromarray(np.full((side, side + 3, 3), 10 * i, np.uint8)).save(tmp_path / f'{i}.png')
   found = images.load(str(tmp_path), size=4)
-  assert found.shape == (4, 4, 3) and found.native == (first, first + 3, 3)
-  assert found.resized == 'centre square, by area to 4'
+  assert found.shape == (4, 4, 3)
   expected = np.full((3, 4, 4, 3), [[[[0]]], [[[10]]], [[[20]]]], np.uint8)
   np.testing.assert_array_equal(all_of(found, 2)[1], expected)
+  assert found.brought == 3 and found.resized == 'centre square, by area to 4'
+
+
+def test_pictures_of_the_size_are_left_as_they_are(tmp_path):
+  Image.fromarray(PIXELS[0, :5]).save(tmp_path / '0.png')
+  found = images.load(str(tmp_path), size=5)
+  np.testing.assert_array_equal(all_of(found, 2)[1], PIXELS[:1, :5])
+  assert found.brought == 0 and found.resized == 'none'
+
+
+def test_linked_folders_are_followed_once(tmp_path):
+  (tmp_path / 'real').mkdir()
+  Image.fromarray(PIXELS[0]).save(tmp_path / 'real' / '0.png')
+  (tmp_path / 'set').mkdir()
+  (tmp_path / 'set' / 'a').symlink_to(tmp_path / 'real')
+  (tmp_path / 'real' / 'back').symlink_to(tmp_path / 'set')
+  assert len(images.load(str(tmp_path / 'set'))) == 1
 
 
 def test_captions_lie_where_their_pictures_do(tmp_path):

@@ -92,7 +92,8 @@ def test_a_folder_of_pictures_becomes_a_row_that_says_in_what_it_departs(name, t
     f'6 pictures instead of {preset.images:,}' in row['departures']
     and row['departures'] in said.err
   )
-  assert str(preset.size) in row['pictures_resize']
+  brought = f'centre square, by area to {preset.size}'
+  assert row['pictures_resize'] == ('none' if size == preset.size else brought)
   if preset.prompts:  # every caption is its picture's own embedding
     assert row['clip_score'] == pytest.approx(1, abs=1e-3) and row['clip'] == 'clip_l14'
     (drawn / '3.txt').unlink()
@@ -107,7 +108,8 @@ def test_both_sets_are_brought_to_the_presets_size_and_the_row_says_so(tmp_path,
   row = json.loads(capsys.readouterr().out)
   assert row['reference_images'] == 5
   assert row['departures'].split('; ') == [
-    '5 pictures instead of 50,000', 'pictures of 48 x 48 pixels brought to 32 x 32',
+    '5 pictures instead of 50,000', '5 pictures of another size brought to 32 x 32',
+    'a reference resized: centre square, by area to 32',
     'a reference of 5 pictures instead of 50,000',
   ]  # fmt: skip
 
@@ -116,7 +118,7 @@ def test_every_departure_is_found_and_none_where_there_is_none():
   preset = presets.get('cifar10')
   row = {'images': 50_000, 'extractor': 'inception', 'resize': 'TensorFlow 1, bilinear',
          'reference_images': 50_000}  # fmt: skip
-  assert presets.departures(preset, row, (32, 32, 3)) == []
+  assert presets.departures(preset, row, 0) == []
   for change, words in (
     ({'images': 49_999}, '49,999 pictures'),
     ({'extractor': 'lite0'}, 'lite0 instead of inception'),
@@ -124,7 +126,11 @@ def test_every_departure_is_found_and_none_where_there_is_none():
     ({'reference_images': 10_000}, 'a reference of 10,000 pictures'),
     ({'reference_images': None}, 'no more than mu and sigma'),
   ):
-    [found] = presets.departures(preset, {**row, **change}, (32, 32, 3))
+    [found] = presets.departures(preset, {**row, **change}, 0)
     assert words in found
-  [found] = presets.departures(preset, row, (8, 9, 3))
-  assert found == 'pictures of 9 x 8 pixels brought to 32 x 32'
+  assert presets.departures(preset, row, 7) == ['7 pictures of another size brought to 32 x 32']
+  assert presets.departures(preset, row, 0, 'clip_b32') == ['clip_b32 as well']
+  coco = presets.get('coco5k')
+  row |= {'images': 5_000, 'reference_images': 5_000}
+  assert presets.departures(coco, row, 0, 'clip_l14') == []
+  assert presets.departures(coco, row, 0, 'clip_b32') == ['clip_b32 instead of clip_l14']

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
+from gdistill import errors
 from gdistill.evaluation import statistics
 
 
@@ -126,7 +127,7 @@ def test_what_cannot_be_compared_is_refused():
     of(two).merge(of(three))
   with pytest.raises(ValueError, match='at least 2 samples'):
     statistics.frechet_distance(of(two), of(two[:1]))
-  with pytest.raises(ValueError, match='not all finite'):
+  with pytest.raises(errors.NumericsError, match='not all finite'):
     of(np.array([[0.0, np.nan]]))
   with pytest.raises(ValueError, match=r'must be \[n, d\]'):
     of(np.zeros(3))
