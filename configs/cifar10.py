@@ -85,13 +85,13 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
     # no dropout, more dropped labels; shorter means, in the rounds too; one loss weight in all
     # stages; rounds from 32 steps; and the two settings that docs/digits.md explains.
     config['model'].update(
-      channels=32, multipliers=(1, 1, 2), num_blocks=1, attention_resolutions=(8,),
+      channels=16, multipliers=(1, 2, 2), num_blocks=1, attention_resolutions=(8,),
       emb_channels=128, groups=8, dropout=0.0, w_features=64, w_scale=4.0, dtype='float32',
     )  # fmt: skip
     for stage, steps, lr, ema in (
-      ('teacher', 3600, 1e-3, 0.998),
-      ('guidance', 1200, 1e-3, 0.99),
-      ('progressive', 400, 5e-4, 0.98),
+      ('teacher', 2000, 1.5e-3, 0.998),
+      ('guidance', 500, 1e-3, 0.99),
+      ('progressive', 160, 5e-4, 0.98),
     ):
       config[stage].update(
         steps=steps, lr=lr, ema=ema, batch_size=64, beta2=0.99, anneal=True, weight='snr_trunc'
@@ -99,14 +99,14 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
     config['teacher'].update(p_uncond=0.15, warmup=100, weight_decay=0.0)
     config['guidance'].update(w_power=1.5, clip_x_hat=True, one_batch=False)
     config['progressive'].update(
-      start_steps=32, w_power=1.5, clip_x_hat=True, last_steps=800, last_lr=1e-3
+      start_steps=32, w_power=1.5, clip_x_hat=True, last_steps=300, last_lr=1e-3
     )
     config['data'].update(workers=0, threads=2)
     config['mesh'].update(cpu_devices=2)
     config['train'].update(substeps=1, checkpoint_every=200, log_every=20)
     config['evaluation'].update(
-      ws=(0.0, 1.0, 3.0), num_steps=(1, 2, 4, 8), batch_size=50, real_images=2000,
-      quick_images=200, quick_reference_steps=64, full_images=1000, full_reference_steps=128,
+      ws=(0.0, 1.0, 4.0), num_steps=(1, 2, 4, 8), batch_size=50, real_images=2000,
+      quick_images=200, quick_reference_steps=64, full_images=1000, full_reference_steps=64,
     )  # fmt: skip
   if variant == 'tiny':
     config['model'].update(
