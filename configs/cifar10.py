@@ -11,10 +11,10 @@ Variants, after a colon: `stochastic` (stage two for the stochastic sampler), `s
 w, no w input), `naive` (halve the unguided network, guide afterwards), `small` (network and budget
 for one small machine), `tiny` (every stage in seconds, for tests: sizes change, never the method).
 
-Hardware assumed: 8 accelerator chips or one GPU; `small`: two CPU cores, which took
-four hours beside other work, an estimated two alone.
-Result: not run yet; `small`: in 4 steps at w = 1 its student is at 3.5 from the teacher's 64-step
-pictures (a Frechet distance) where the teacher's own 4 steps are at 175; docs/cifar10_small.md.
+Hardware assumed: 8 accelerator chips or one GPU; `small`: two CPU cores, which took an hour
+beside other work.
+Result: not run yet; `small`: in 4 steps at w = 1 its student is at 9.8 from the teacher's 64-step
+pictures (FD-lite0, 1,000 of them) where its own 4 steps are at 60; docs/cifar10_small.md.
 
 Network, batch, dropout, optimiser, stage-two rates and rounds are Salimans & Ho's, 2202.00512;
 w in [0, 4] and the two stages Meng et al.'s, 2210.03142. Neither says how long stage one
