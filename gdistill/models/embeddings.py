@@ -5,13 +5,20 @@ from jax import numpy as jnp
 
 
 def time_features(logsnr: jax.Array, dim: int) -> jax.Array:
-  """[B] -> [B, dim]: sinusoids of 1000 phi / (pi/2), phi = arctan(exp(-logsnr/2)).
+  """[B] -> [B, dim]: sinusoids of `phi_index`, sines first; frequencies from 1 to 1e-4.
 
-  Frequencies fall geometrically from 1 to 1e-4, sines first. phi runs over [0, pi/2], so the
-  input is the thousand-step time index of a cosine schedule, whatever the schedule is.
   Source: Salimans & Ho, 2202.00512 (their 'inv_cos' input).
   """
-  return sinusoids(1000.0 * jnp.arctan(jnp.exp(-0.5 * logsnr)) / (0.5 * jnp.pi), dim)
+  return sinusoids(phi_index(logsnr), dim)
+
+
+def phi_index(logsnr: jax.Array) -> jax.Array:
+  """1000 phi / (pi/2), phi = arctan(exp(-logsnr/2)).
+
+  phi runs over [0, pi/2], so this is the thousand-step time index of a cosine schedule, whatever
+  the schedule is.
+  """
+  return 1000.0 * jnp.arctan(jnp.exp(-0.5 * logsnr)) / (0.5 * jnp.pi)
 
 
 def w_features(w: jax.Array, dim: int, scale: float) -> jax.Array:
@@ -23,9 +30,15 @@ def w_features(w: jax.Array, dim: int, scale: float) -> jax.Array:
   return sinusoids(scale * w, dim)
 
 
-def sinusoids(a: jax.Array, dim: int) -> jax.Array:
-  """concat(sin(a f_k), cos(a f_k)), f_k = exp(-k ln(10000) / (dim/2 - 1)), k < dim/2."""
+def sinusoids(
+  a: jax.Array, dim: int, freq_shift: float = 1.0, cos_first: bool = False
+) -> jax.Array:
+  """concat(sin(a f_k), cos(a f_k)), f_k = exp(-k ln(10000) / (dim/2 - freq_shift)), k < dim/2.
+
+  `freq_shift` 0 and `cos_first` are the conventions of ADM, latent diffusion, DiT and theirs.
+  """
   half = dim // 2
-  f = jnp.exp(-jnp.log(10_000.0) / (half - 1) * jnp.arange(half, dtype=jnp.float32))
+  f = jnp.exp(-jnp.log(10_000.0) / (half - freq_shift) * jnp.arange(half, dtype=jnp.float32))
   angles = a.astype(jnp.float32)[:, None] * f[None, :]
-  return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
+  parts = (jnp.cos, jnp.sin) if cos_first else (jnp.sin, jnp.cos)
+  return jnp.concatenate([part(angles) for part in parts], axis=1)
