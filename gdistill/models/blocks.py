@@ -80,11 +80,12 @@ class ResBlock(nn.Module):
   dropout: float = 0.0
   resample: str | None = None
   dtype: Any = jnp.float32
+  epsilon: float = 1e-6
 
   @nn.compact
   def __call__(self, h: jax.Array, emb: jax.Array, ids: jax.Array | None) -> jax.Array:
     skip = h
-    h = nn.silu(Norm(self.groups, name='norm1')(h)).astype(self.dtype)
+    h = nn.silu(Norm(self.groups, self.epsilon, name='norm1')(h)).astype(self.dtype)
     if self.resample is not None:
       h, skip = (resampled(a, self.resample) for a in (h, skip))
     h = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name='conv1')(h)
@@ -94,7 +95,7 @@ class ResBlock(nn.Module):
       nn.Dense(self.channels, dtype=self.dtype, name=name)(nn.silu(emb)).astype(jnp.float32)
       for name in ('emb_scale', 'emb_shift')
     )
-    h = nn.silu(Norm(self.groups, name='norm2')(h, scale, shift))
+    h = nn.silu(Norm(self.groups, self.epsilon, name='norm2')(h, scale, shift))
     h = Dropout(self.dropout, name='dropout')(h, ids).astype(self.dtype)
     h = nn.Conv(self.channels, (3, 3), dtype=self.dtype, kernel_init=zeros, name='conv2')(h)
     if skip.shape[-1] != self.channels:
@@ -108,11 +109,13 @@ class Attention(nn.Module):
   heads: int
   groups: int
   dtype: Any = jnp.float32
+  epsilon: float = 1e-6
 
   @nn.compact
   def __call__(self, h: jax.Array) -> jax.Array:
     b, height, width, c = h.shape
-    normed = Norm(self.groups, name='norm')(h).astype(self.dtype).reshape(b, height * width, c)
+    normed = Norm(self.groups, self.epsilon, name='norm')(h).astype(self.dtype)
+    normed = normed.reshape(b, height * width, c)
     # No bias on k: it adds the same to all scores of a query, which softmax does not see, and Adam
     # would turn the rounding noise that is its gradient into steps.
     q, k, v = (

@@ -21,6 +21,11 @@ def phi_index(logsnr: jax.Array) -> jax.Array:
   return 1000.0 * jnp.arctan(jnp.exp(-0.5 * logsnr)) / (0.5 * jnp.pi)
 
 
+def linear_time(logsnr: jax.Array) -> jax.Array:
+  """t = alpha / (alpha + sigma) of the path t x + (1 - t) eps at this logsnr: 0 noise, 1 data."""
+  return jax.nn.sigmoid(0.5 * logsnr)
+
+
 def w_features(w: jax.Array, dim: int, scale: float) -> jax.Array:
   """[B] -> [B, dim]: sinusoids of scale * w, sines first.
 

@@ -1,5 +1,6 @@
 """The paper's pixel U-Net: residual blocks, attention by resolution, inputs logsnr, c and w."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,6 +22,9 @@ class UNet(nn.Module):
   2202.00512 (60.0 M and 295.9 M parameters for CIFAR-10 and ImageNet 64, apart from w and labels).
   `ids` [B] name the examples whose dropout is drawn; without them nothing is dropped. `remat`
   keeps only what enters each block for the backward pass, and computes the rest a second time.
+  `time` maps logsnr to the number whose sinusoids are embedded. With it, `freq_shift`, `cos_first`,
+  `epsilon` of the norms and `learned_sigma` (2C output channels, the first C returned), this is
+  also the network of Dhariwal & Nichol, 2105.05233: convert/adm.py.
   """
 
   channels: int
@@ -37,6 +41,11 @@ class UNet(nn.Module):
   w_scale: float = 1000.0
   dtype: Any = jnp.float32
   remat: bool = False
+  epsilon: float = 1e-6
+  time: Callable[[types.PerExample], types.PerExample] = embeddings.phi_index
+  freq_shift: float = 1.0
+  cos_first: bool = False
+  learned_sigma: bool = False
 
   @nn.compact
   def __call__(
@@ -72,13 +81,15 @@ class UNet(nn.Module):
       if level != 0:
         h = self._block(multiplier, f'up{level}_resample', 'up')(h, emb, ids)
 
-    h = nn.silu(blocks.Norm(self.groups, name='norm_out')(h))
-    return nn.Conv(
-      z.shape[-1], (3, 3), dtype=jnp.float32, kernel_init=blocks.zeros, name='conv_out'
-    )(h)
+    h = nn.silu(blocks.Norm(self.groups, self.epsilon, name='norm_out')(h))
+    c = z.shape[-1]
+    out = 2 * c if self.learned_sigma else c
+    h = nn.Conv(out, (3, 3), dtype=jnp.float32, kernel_init=blocks.zeros, name='conv_out')(h)
+    return h[..., :c]
 
   def _embed(self, logsnr, cond, w):
-    emb = embeddings.time_features(logsnr, self.channels)
+    index = self.time(logsnr)
+    emb = embeddings.sinusoids(index, self.channels, self.freq_shift, self.cos_first)
     if self.w_features:
       features = embeddings.w_features(w, self.w_features, self.w_scale)
       emb += nn.Dense(self.channels, use_bias=False, kernel_init=blocks.zeros, name='w_proj')(
@@ -91,16 +102,15 @@ class UNet(nn.Module):
 
   def _block(self, multiplier, name, resample=None):
     block = nn.remat(blocks.ResBlock) if self.remat else blocks.ResBlock
-    return block(
-      self.channels * multiplier, self.groups, self.dropout, resample, self.dtype, name=name
-    )
+    channels = self.channels * multiplier
+    return block(channels, self.groups, self.dropout, resample, self.dtype, self.epsilon, name=name)
 
   def _attend(self, h, name, always=False):
     if not always and h.shape[1] not in self.attention_resolutions:
       return h
     heads = h.shape[-1] // self.head_dim if self.head_dim else self.heads
     attention = nn.remat(blocks.Attention) if self.remat else blocks.Attention
-    return attention(heads, self.groups, self.dtype, name=name)(h)
+    return attention(heads, self.groups, self.dtype, self.epsilon, name=name)(h)
 
 
 def as_teacher(params: Any, dtype: Any) -> Any:

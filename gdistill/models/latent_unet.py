@@ -1,0 +1,295 @@
+"""The U-Net of latent diffusion and Stable Diffusion: text or a class enters by cross-attention."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import linen as nn
+from jax import numpy as jnp
+
+from gdistill import errors
+from gdistill.core import condition
+from gdistill.core import types
+from gdistill.models import blocks
+from gdistill.models import embeddings
+
+# Fields of published networks. Stable Diffusion 1.x; its inpainting network also has
+# extra_channels 5: a mask, and the latents of the masked image.
+SD1 = dict(
+  channels=(320, 640, 1280, 1280), num_blocks=2, attention=(True, True, True, False),
+  heads=(8, 8, 8, 8), context='text', context_dim=768, out_channels=4,
+)  # fmt: skip
+SD2 = {**SD1, 'heads': (5, 10, 20, 20), 'context_dim': 1024, 'linear_projection': True}
+# Latent diffusion on ImageNet 256 (cin256-v2): the table has 1,001 rows, the last is "no class".
+CIN256 = dict(
+  channels=(192, 384, 576, 960), num_blocks=2, attention=(False, True, True, True),
+  heads=(1, 1, 1, 1), context='class', context_dim=512, num_classes=1000, out_channels=3,
+)  # fmt: skip
+
+
+class LatentUNet(nn.Module):
+  """(z [B, H, W, C], logsnr [B], cond, w [B]) -> [B, H, W, out_channels] in float32.
+
+  `channels`, `attention` and `heads` have an entry for each resolution, the finest first; H and W
+  are multiples of 2^(levels - 1). `context` says what the transformers attend to beside the pixels:
+    'text'   cond['text'] [B, L, context_dim], of whose tokens cond['text_mask'] [B, L], where
+             there is one, says which count. Rows with label -1 see `null_text` [context_length,
+             context_dim] instead, a parameter that is given (the embedding of '') and not learned.
+    'class'  one token, the row of a table that cond['label'] names; label -1 names the last row.
+    'none'   nothing. The class, of `num_classes` > 0, is added to the time embedding: a zero
+             one-hot for label -1.
+  `extra_channels` of cond['extra'] [B, H, W, E] are read after those of z. `time` maps logsnr to
+  the number whose sinusoids are embedded. `out_channels` 0 is as many as z has, `emb_channels` 0
+  four times channels[0]. `w_features`, `ids` and `remat` are as in unet.UNet. `linear_projection`
+  only says how published weights store the transformers' first and last layers.
+
+  Sources: Rombach et al. 2112.10752; layers and counts are those of diffusers'
+  UNet2DConditionModel (859.5 M parameters for Stable Diffusion 1.x).
+  """
+
+  channels: tuple[int, ...]
+  num_blocks: int
+  attention: tuple[bool, ...]
+  heads: tuple[int, ...]
+  context: str = 'text'
+  context_dim: int = 0
+  context_length: int = 77
+  num_classes: int = 0
+  transformer_depth: int = 1
+  linear_projection: bool = False
+  out_channels: int = 0
+  extra_channels: int = 0
+  emb_channels: int = 0
+  groups: int = 32
+  epsilon: float = 1e-5  # of all norms but the transformers' first, which has 1e-6
+  dropout: float = 0.0
+  time: Callable[[jax.Array], jax.Array] = embeddings.phi_index
+  w_features: int = 0
+  w_scale: float = 1000.0
+  dtype: Any = jnp.float32
+  remat: bool = False
+
+  @nn.compact
+  def __call__(
+    self,
+    z: types.Images,
+    logsnr: types.PerExample,
+    cond: types.Cond,
+    w: types.PerExample,
+    ids: jax.Array | None = None,
+  ) -> types.Images:
+    emb = self._embed(logsnr, cond, w)
+    context = self._context(cond)
+    h = self._conv(self.channels[0], 'conv_in')(self._input(z, cond))
+    skips = [h]
+    last = len(self.channels) - 1
+    for level, channels in enumerate(self.channels):
+      for i in range(self.num_blocks):
+        h = self._block(channels, f'down{level}_block{i}')(h, emb, ids)
+        h = self._attend(h, context, level, f'down{level}_attn{i}')
+        skips.append(h)
+      if level != last:
+        # Torch's padding, on both sides; 'SAME' with a stride pads at the end alone.
+        h = self._conv(channels, f'down{level}_resample', strides=2, padding=1)(h)
+        skips.append(h)
+
+    h = self._block(self.channels[-1], 'mid_block0')(h, emb, ids)
+    h = self._attend(h, context, last, 'mid_attn', always=True)
+    h = self._block(self.channels[-1], 'mid_block1')(h, emb, ids)
+
+    for level, channels in reversed(list(enumerate(self.channels))):
+      for i in range(self.num_blocks + 1):
+        h = jnp.concatenate([h, skips.pop()], axis=-1)
+        h = self._block(channels, f'up{level}_block{i}')(h, emb, ids)
+        h = self._attend(h, context, level, f'up{level}_attn{i}')
+      if level != 0:
+        h = self._conv(channels, f'up{level}_resample')(blocks.resampled(h, 'up'))
+
+    h = nn.silu(blocks.Norm(self.groups, self.epsilon, name='norm_out')(h))
+    return nn.Conv(
+      self.out_channels or z.shape[-1], (3, 3), dtype=jnp.float32, kernel_init=blocks.zeros,
+      name='conv_out',
+    )(h)  # fmt: skip
+
+  def _input(self, z, cond):
+    found = cond['extra'].shape[-1] if 'extra' in cond else 0
+    if found != self.extra_channels:
+      raise errors.ConfigError(
+        f"cond['extra'] has {found} channels and the network's extra_channels is "
+        f'{self.extra_channels}: give it what it was built for'
+      )
+    z = jnp.concatenate([z, cond['extra']], axis=-1) if found else z
+    return z.astype(self.dtype)
+
+  def _embed(self, logsnr, cond, w):
+    emb = embeddings.sinusoids(self.time(logsnr), self.channels[0], 0.0, True)
+    if self.w_features:
+      features = embeddings.w_features(w, self.w_features, self.w_scale)
+      emb += nn.Dense(self.channels[0], use_bias=False, kernel_init=blocks.zeros, name='w_proj')(
+        features
+      )
+    width = self.emb_channels or 4 * self.channels[0]
+    emb = nn.Dense(width, name='time0')(emb)
+    emb = nn.Dense(width, name='time1')(nn.silu(emb))
+    if self.context == 'none' and self.num_classes:
+      one_hot = jax.nn.one_hot(cond['label'], self.num_classes)
+      emb += nn.Dense(width, use_bias=False, name='label')(one_hot)
+    return emb
+
+  def _context(self, cond):
+    """(tokens [B, L, context_dim], which of them count [B, L]), None for none and for all."""
+    if self.context == 'none':
+      return None, None
+    absent = cond['label'] == condition.NULL_LABEL
+    if self.context == 'class':
+      shape = (self.num_classes + 1, self.context_dim)
+      table = self.param('class_table', nn.initializers.normal(1.0), shape)
+      return table[jnp.where(absent, self.num_classes, cond['label'])][:, None], None
+    null = self.param('null_text', blocks.zeros, (self.context_length, self.context_dim))
+    null = jax.lax.stop_gradient(null)[None]
+    counts = cond.get('text_mask')
+    counts = None if counts is None else counts | absent[:, None]
+    return jnp.where(absent[:, None, None], null, cond['text']), counts
+
+  def _conv(self, channels, name, **given):
+    return nn.Conv(channels, (3, 3), dtype=self.dtype, name=name, **given)
+
+  def _block(self, channels, name):
+    block = nn.remat(ResBlock) if self.remat else ResBlock
+    return block(channels, self.groups, self.epsilon, self.dropout, self.dtype, name=name)
+
+  def _attend(self, h, context, level, name, always=False):
+    if not always and not self.attention[level]:
+      return h
+    transformer = nn.remat(Transformer) if self.remat else Transformer
+    return transformer(
+      self.heads[level], self.transformer_depth, self.groups, self.dtype, name=name
+    )(h, *context)
+
+
+class ResBlock(nn.Module):
+  """h + conv(dropout(silu(norm(conv(silu(norm(h))) + shift)))), shift from emb [B, E].
+
+  The last convolution starts at zero, so that a fresh block is its shortcut.
+  """
+
+  channels: int
+  groups: int
+  epsilon: float
+  dropout: float = 0.0
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, h: jax.Array, emb: jax.Array, ids: jax.Array | None) -> jax.Array:
+    skip = h
+    h = nn.silu(blocks.Norm(self.groups, self.epsilon, name='norm1')(h)).astype(self.dtype)
+    h = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name='conv1')(h)
+    shift = nn.Dense(self.channels, dtype=self.dtype, name='emb_shift')(nn.silu(emb))
+    h = h + shift[:, None, None]
+    h = nn.silu(blocks.Norm(self.groups, self.epsilon, name='norm2')(h))
+    h = blocks.Dropout(self.dropout, name='dropout')(h, ids).astype(self.dtype)
+    h = nn.Conv(self.channels, (3, 3), dtype=self.dtype, kernel_init=blocks.zeros, name='conv2')(h)
+    if skip.shape[-1] != self.channels:
+      skip = nn.Dense(self.channels, dtype=self.dtype, name='shortcut')(skip)
+    return skip + h
+
+
+class Transformer(nn.Module):
+  """h + proj_out(layers(proj_in(norm(h)))) over the pixels of one image; proj_out starts at zero.
+
+  `context` [B, L, D] is what the layers attend to beside the pixels, None for nothing; `counts`
+  [B, L] says which of its tokens count, None for all.
+  """
+
+  heads: int
+  depth: int
+  groups: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, h: jax.Array, context: jax.Array | None = None, counts: jax.Array | None = None
+  ) -> jax.Array:
+    b, height, width, c = h.shape
+    a = blocks.Norm(self.groups, name='norm')(h).astype(self.dtype).reshape(b, height * width, c)
+    a = nn.Dense(c, dtype=self.dtype, name='proj_in')(a)
+    for i in range(self.depth):
+      a = Layer(self.heads, self.dtype, name=f'layer{i}')(a, context, counts)
+    a = nn.Dense(c, dtype=self.dtype, kernel_init=blocks.zeros, name='proj_out')(a)
+    return h + a.reshape(h.shape)
+
+
+class Layer(nn.Module):
+  """h + self-attention, + cross-attention where there is context, + GEGLU: each of a norm of h."""
+
+  heads: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, h: jax.Array, context: jax.Array | None, counts: jax.Array | None
+  ) -> jax.Array:
+    def normed(name):
+      return nn.LayerNorm(1e-5, name=name)(h).astype(self.dtype)
+
+    a = normed('norm1')
+    h += Attention(self.heads, self.dtype, name='attn1')(a, a)
+    if context is not None:
+      h += Attention(self.heads, self.dtype, name='attn2')(normed('norm2'), context, counts)
+    c = h.shape[-1]
+    a, gate = jnp.split(nn.Dense(8 * c, dtype=self.dtype, name='ff0')(normed('norm3')), 2, axis=-1)
+    return h + nn.Dense(c, dtype=self.dtype, name='ff1')(a * nn.gelu(gate, approximate=False))
+
+
+class Attention(nn.Module):
+  """out(softmax(q k / sqrt(d)) v): q from h [B, N, C], k and v from context [B, L, D].
+
+  `counts` [B, L] says which tokens of context count, None for all.
+  """
+
+  heads: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, h: jax.Array, context: jax.Array, counts: jax.Array | None = None
+  ) -> jax.Array:
+    b, n, c = h.shape
+    q, k, v = (
+      nn.Dense(c, use_bias=False, dtype=self.dtype, name=name)(of).reshape(
+        b, -1, self.heads, c // self.heads
+      )
+      for name, of in (('q', h), ('k', context), ('v', context))
+    )
+    mask = None if counts is None else counts[:, None, None]
+    a = jax.nn.dot_product_attention(q, k, v, mask=mask).reshape(b, n, c)
+    return nn.Dense(c, dtype=self.dtype, name='out')(a)
+
+
+def example(net: LatentUNet, size: int, channels: int, count: int = 1) -> tuple:
+  """(z, logsnr, cond, w) of zeros that the network can be initialised and traced with."""
+  cond = {'label': jnp.zeros(count, jnp.int32)}
+  if net.context == 'text':
+    cond['text'] = jnp.zeros((count, net.context_length, net.context_dim))
+  if net.extra_channels:
+    cond['extra'] = jnp.zeros((count, size, size, net.extra_channels))
+  return jnp.zeros((count, size, size, channels)), jnp.zeros(count), cond, jnp.zeros(count)
+
+
+def as_teacher(params: Any, dtype: Any) -> Any:
+  """The parameters with those that the network only ever uses in `dtype` cast to it: the same
+  outputs to the bit, in half the memory.
+
+  What stays float32: norms, the embeddings' layers, the tables of contexts, the output layer.
+  """
+  kept = (
+    'time0', 'time1', 'label', 'w_proj', 'class_table', 'null_text', 'norm_out', 'conv_out',
+  )  # fmt: skip
+
+  def cast(path, leaf):
+    names = [entry.key for entry in path]
+    if names[0] in kept or any(name.startswith('norm') for name in names):
+      return leaf
+    return leaf.astype(dtype)
+
+  return jax.tree_util.tree_map_with_path(cast, params)
