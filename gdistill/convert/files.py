@@ -47,12 +47,86 @@ def read(file: pathlib.Path) -> dict[str, np.ndarray]:
     # .contiguous(): old files have other strides than their shapes say
     return {name: value.contiguous().numpy() for name, value in state.items()}
   except ImportError:
-    raise errors.ConfigError(
-      "a file of torch's needs torch to be read, once: pip install 'gdistill[convert]'"
-    ) from None
+    raise _without_torch() from None
   except Exception as e:  # safetensors, pickle, zipfile and torch each have their own
-    reason = ' '.join(str(e).split())[:200]
-    raise errors.DataError(f'{file} holds no readable weights: {reason}; download it again') from e
+    raise _unreadable(file, e) from e
+
+
+def checkpoint(file: pathlib.Path) -> dict[str, np.ndarray]:
+  """{name: array} of a training checkpoint of torch's: its tensors, and nothing else in it.
+
+  Of one that nests them, those under 'ema' (DiT's own) or 'state_dict' (Lightning's). bfloat16,
+  which numpy does not have, becomes float32; other types stay. Errors are those of `read`.
+  """
+  try:
+    import torch
+
+    inert = [(_Inert, name) for name in _ASIDE]
+    with torch.serialization.safe_globals(inert):
+      found = torch.load(file, map_location='cpu', weights_only=True)
+    found = next((found[k] for k in ('ema', 'state_dict') if isinstance(found.get(k), dict)), found)
+    tensors = {name: a for name, a in found.items() if isinstance(a, torch.Tensor)}
+    tensors = {n: a.float() if a.dtype == torch.bfloat16 else a for n, a in tensors.items()}
+    # .contiguous(): old files have other strides than their shapes say
+    arrays = {name: a.detach().contiguous().numpy() for name, a in tensors.items()}
+  except ImportError:
+    raise _without_torch() from None
+  except Exception as e:  # pickle, zipfile and torch each have their own
+    raise _unreadable(file, e) from e
+  if not arrays:
+    raise errors.DataError(f'{file} holds no tensors; name a checkpoint of a network')
+  return arrays
+
+
+class _Inert:
+  """In the place of what a checkpoint remembers of its training besides tensors."""
+
+  def __init__(self, *given):
+    del given
+
+
+# Classes in published checkpoints (Stable Diffusion's, latent diffusion's) that say nothing of
+# their weights.
+_ASIDE = (
+  'pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint',
+  'numpy.core.multiarray.scalar', 'numpy.dtype', '_codecs.encode',
+)  # fmt: skip
+
+
+def names(file: pathlib.Path) -> list[str]:
+  """The names of a .safetensors file's arrays, which are not read."""
+  import safetensors
+
+  try:
+    with safetensors.safe_open(file, 'np') as found:
+      return list(found.keys())
+  except Exception as e:  # safetensors has its own
+    raise _unreadable(file, e) from e
+
+
+def _without_torch() -> errors.ConfigError:
+  return errors.ConfigError(
+    "a file of torch's needs torch to be read, once: pip install 'gdistill[convert]'"
+  )
+
+
+def _unreadable(file: pathlib.Path, e: Exception) -> errors.DataError:
+  reason = ' '.join(str(e).split())[:200]
+  return errors.DataError(f'{file} holds no readable weights: {reason}; download it again')
+
+
+def write(out: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+  """Safetensors: whole, or not there. CheckpointError where it cannot be written."""
+  import safetensors.numpy
+
+  temporary = out.with_name(f'.tmp-{out.name}')
+  try:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    safetensors.numpy.save_file(dict(arrays), temporary, metadata={'format': 'pt'})
+    temporary.replace(out)
+  except Exception as e:  # OSError, or safetensors' own
+    temporary.unlink(missing_ok=True)
+    raise errors.CheckpointError(f'{out} cannot be written: {e}; free space') from e
 
 
 def params_from(network: str, state: Mapping[str, np.ndarray]) -> dict:
