@@ -10,6 +10,7 @@ import numpy as np
 
 from gdistill import errors
 from gdistill import recipe as recipes
+from gdistill.data import captions
 from gdistill.data import digits
 from gdistill.data import folder
 from gdistill.data import records
@@ -23,6 +24,9 @@ _LOAD = {
   'folder': folder.load,
   'records': records.load,
   'tfds': tfds.load,
+  'captions': captions.load_pixels,
+  'webdataset': captions.load_pixels,
+  'tfds_captions': captions.load_pixels,
 }
 
 

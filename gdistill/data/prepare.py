@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from gdistill import errors
+from gdistill.data import files
 from gdistill.data import folder
 from gdistill.data import records
 from gdistill.data import source
@@ -31,8 +32,7 @@ from gdistill.data import worker
 IMAGENET = 1_281_167  # training pictures
 SETTINGS, CORRUPT = 'prepare.json', 'corrupt.txt'
 _WNID = re.compile(r'n\d{8}')
-_TEMPORARY = '.tmp-prepare-'  # lock.json has '.tmp-' to itself
-_SPOOL = f'{_TEMPORARY}pictures'
+_SPOOL = f'{files.TEMPORARY}pictures'
 _SPLIT = re.compile(r'[A-Za-z0-9][A-Za-z0-9._-]{0,63}')
 
 
@@ -140,7 +140,7 @@ def plan(settings: Settings, look: Callable[[], None]) -> Job:
   _check_imagenet(settings, sources[settings.split].class_names, len(sources[settings.split]))
   begun, now = _begun(settings), _identity(settings, sources)
   if begun is None:
-    _write(os.path.join(settings.out, SETTINGS), _dumps(now))
+    files.write(os.path.join(settings.out, SETTINGS), files.dumps(now))
   elif begun['classes'] != now['classes']:
     raise errors.ConfigError(
       f'--source={settings.source} has other classes than {settings.out} was begun with; '
@@ -182,7 +182,7 @@ def work(
   if corrupt and not settings.skip_corrupt:
     corrupt.sort()
     file = os.path.join(settings.out, CORRUPT)
-    _write(file, ('\n'.join(corrupt) + '\n').encode('utf-8', 'surrogateescape'))
+    files.write(file, ('\n'.join(corrupt) + '\n').encode('utf-8', 'surrogateescape'))
     raise errors.DataError(
       f'{len(corrupt):,} of {job.total:,} pictures cannot be used: {"; ".join(corrupt[:20])}'
       f'{f"; all are in {file}" if len(corrupt) > 20 else ""}. Mend or remove them and repeat the '
@@ -192,7 +192,7 @@ def work(
   first = indices[settings.split]
   _check_imagenet(settings, first['class_names'], first['count'])
   for split, index in indices.items():
-    _write(os.path.join(settings.out, split, records.INDEX), _dumps(index))
+    files.write(os.path.join(settings.out, split, records.INDEX), files.dumps(index))
   return indices
 
 
@@ -277,11 +277,11 @@ def _shard(job: Job, shard: Shard, stop: Any, counter: Any) -> dict[str, Any]:
   """Makes a shard, unless it is there and whole: {'corrupt': what could not be read}."""
   settings, data = job.settings, job.sources[shard.split]
   at = os.path.join(settings.out, shard.split)
-  if shard.made and _sha256(os.path.join(at, shard.name)) == _said(settings, shard)['sha256']:
+  if shard.made and files.sha256(os.path.join(at, shard.name)) == _said(settings, shard)['sha256']:
     return {}
   from array_record.python import array_record_module  # heavy
 
-  temporary = os.path.join(at, f'{_TEMPORARY}{secrets.token_hex(8)}')
+  temporary = os.path.join(at, f'{files.TEMPORARY}{secrets.token_hex(8)}')
   corrupt, skipped, labels = [], [], []
   writer = array_record_module.ArrayRecordWriter(temporary, records.WRITER)
   try:
@@ -303,11 +303,12 @@ def _shard(job: Job, shard: Shard, stop: Any, counter: Any) -> dict[str, Any]:
       return {'corrupt': corrupt}
     said = {
       'key': shard.key, 'count': len(labels), 'bytes': os.path.getsize(temporary),
-      'sha256': _sha256(temporary), 'labels': labels, 'skipped': skipped,
+      'sha256': files.sha256(temporary), 'labels': labels, 'skipped': skipped,
     }  # fmt: skip
-    _publish(temporary, os.path.join(at, shard.name))
-    _write(
-      os.path.join(at, f'{shard.number:05d}.json'), _dumps({**said, 'digest': records.digest(said)})
+    files.publish(temporary, os.path.join(at, shard.name))
+    files.write(
+      os.path.join(at, f'{shard.number:05d}.json'),
+      files.dumps({**said, 'digest': records.digest(said)}),
     )
     return {'corrupt': corrupt}
   finally:
@@ -330,7 +331,7 @@ def _index(job: Job, split: str) -> dict[str, Any]:
   labels = np.concatenate([np.array(s['labels'], '<i4') for s in said]).tobytes()
   if not labels:
     raise errors.DataError(f'--source={settings.source}: no picture of {split!r} can be read')
-  _write(os.path.join(at, records.LABELS), labels)
+  files.write(os.path.join(at, records.LABELS), labels)
   index = {
     'format': records.FORMAT,
     'version': records.VERSION,
@@ -428,7 +429,7 @@ def _clean(settings: Settings) -> None:
       for name in os.listdir(at):
         file = os.path.join(at, name)
         old = name.startswith('.tmp-') and time.time() - os.stat(file).st_mtime > 60
-        if old or name.startswith(_TEMPORARY) or name == CORRUPT:
+        if old or name.startswith(files.TEMPORARY) or name == CORRUPT:
           os.unlink(file)
 
 
@@ -458,41 +459,3 @@ def _check_disk(job: Job) -> None:
       f'--out={job.settings.out} needs {need / 2**30:.2f} GiB more and {free / 2**30:.2f} are '
       'free; free space or name another disk'
     )
-
-
-def _dumps(value: Any) -> bytes:
-  return (json.dumps(value, sort_keys=True, indent=1) + '\n').encode()
-
-
-def _sha256(file: str) -> str:
-  with open(file, 'rb') as f:
-    return hashlib.file_digest(f, 'sha256').hexdigest()
-
-
-def _write(file: str, data: bytes) -> None:
-  """The whole file or none of it."""
-  temporary = os.path.join(os.path.dirname(file), f'{_TEMPORARY}{secrets.token_hex(8)}')
-  try:
-    with open(temporary, 'wb') as f:
-      f.write(data)
-    _publish(temporary, file)
-  except OSError as e:
-    raise errors.DataError(f'{file} cannot be written: {e.strerror}; free space') from e
-  finally:
-    with contextlib.suppress(FileNotFoundError):
-      os.unlink(temporary)
-
-
-def _publish(temporary: str, file: str) -> None:
-  """Gives the file its name when its bytes are on the disk."""
-  _fsync(temporary)
-  os.replace(temporary, file)
-  _fsync(os.path.dirname(file))
-
-
-def _fsync(path: str) -> None:
-  fd = os.open(path, os.O_RDONLY)
-  try:
-    os.fsync(fd)
-  finally:
-    os.close(fd)

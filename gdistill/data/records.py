@@ -1,11 +1,13 @@
 """Prepared pictures: ArrayRecord files and an index.json that says what is in them."""
 
+import dataclasses
 import hashlib
 import json
 import os
 import re
 import struct
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -64,20 +66,28 @@ def digest(index: dict[str, Any]) -> str:
   return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def read_index(folder: str) -> dict[str, Any]:
-  """The index of a split, whole and of this version, with every shard there; or DataError."""
+def read_index(
+  folder: str,
+  kind: str = FORMAT,
+  command: str = 'gdistill prepare',
+  check: str = 'data.split, data.held_out_split and data.path',
+) -> dict[str, Any]:
+  """The index of a split, whole and of this version, with every shard there; or DataError.
+
+  `kind` is the format that `command` writes, `check` the settings that say where.
+  """
   name = os.path.join(folder, INDEX)
   try:
     with open(name, 'rb') as f:
       text = f.read(_LARGEST_INDEX)
   except OSError as e:
     raise errors.DataError(
-      f'data.path: {name} cannot be read: {e.strerror}; it is written last: run '
-      '`gdistill prepare` until it is done, and check data.split and data.held_out_split'
+      f'{name} cannot be read: {e.strerror}; it is written last: run `{command}` until it is '
+      f'done, and check {check}'
     ) from e
   try:
     index = json.loads(text)
-    if index['format'] != FORMAT:
+    if index['format'] != kind:
       raise ValueError(f'its format is {index["format"]!r}')
     version = index['version']
     if version == VERSION:
@@ -85,14 +95,14 @@ def read_index(folder: str) -> dict[str, Any]:
   except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
     reason = f'{type(e).__name__}: {e}'[:160]
     raise errors.DataError(
-      f'{name} is damaged: {reason}; copy it again or prepare the data set again'
+      f'{name} is damaged: {reason}; copy it again or repeat `{command}`'
     ) from e
   if version != VERSION:
     raise errors.DataError(
-      f'{name} has format version {version!r:.20}, this gdistill reads {VERSION}; prepare the data '
-      'set again, or use the gdistill that wrote it'
+      f'{name} has format version {version!r:.20}, this gdistill reads {VERSION}; repeat '
+      f'`{command}` into another folder, or use the gdistill that wrote it'
     )
-  for shard in index['shards']:
+  for shard in (*index['shards'], *index.get('text_shards', ())):
     file = os.path.join(folder, shard['name'])
     try:
       size = os.stat(file).st_size
@@ -100,8 +110,7 @@ def read_index(folder: str) -> dict[str, Any]:
       raise errors.DataError(f'{file} cannot be read: {e.strerror}; copy it again') from e
     if size != shard['bytes']:
       raise errors.DataError(
-        f'{file} has {size:,} bytes, not {shard["bytes"]:,}; copy it again or prepare the data '
-        'set again'
+        f'{file} has {size:,} bytes, not {shard["bytes"]:,}; copy it again or repeat `{command}`'
       )
   return index
 
@@ -115,7 +124,7 @@ def _check(index: dict[str, Any]) -> None:
     raise ValueError(f'shape {shape}')
   if not names or not all(isinstance(n, str) for n in names):
     raise ValueError('class_names')
-  for shard in shards:
+  for shard in (*shards, *index.get('text_shards', ())):
     if not _NAME.fullmatch(shard['name']) or type(shard['bytes']) is not int:
       raise ValueError(f'shard {shard["name"]!r}')
     if type(shard['count']) is not int or shard['count'] < 0:
@@ -131,40 +140,45 @@ def _split(
   index = read_index(folder)
   found = tuple(index['shape'])
   if found != shape:
-    raise errors.DataError(
+    raise errors.ShapeError(
+      found,
       f'{folder} holds pictures of height, width, channels {list(found)}, the model draws '
       f'{list(shape)}; set model.image_size={found[0]} and model.image_channels={found[2]}, or '
-      f'repeat `gdistill prepare` with --size={shape[0]} --channels={shape[2]} into another folder'
+      f'repeat `gdistill prepare` with --size={shape[0]} --channels={shape[2]} into another folder',
     )
   shards = tuple((s['name'], s['count']) for s in index['shards'])
-  read = _Read(folder, shards, shape)
+  read = _Read(Shards(folder, shards, 'gdistill prepare'), shape)
   names = tuple(index['class_names'])
   return source.Source(read, index['count'], shape, names, index['digest'][:16]), index
 
 
-class _Read:
-  """Opens a shard when it is first asked for; a copy in another process opens its own."""
+class Shards:
+  """Records by number, from ArrayRecord files that hold so many each.
 
-  def __init__(self, folder: str, shards: tuple[tuple[str, int], ...], shape: tuple[int, int, int]):
-    self.folder, self._shards, self._shape = folder, shards, shape
+  Opens a shard when it is first asked for; a copy in another process opens its own. `command` is
+  what made them, for errors.
+  """
+
+  def __init__(self, folder: str, shards: tuple[tuple[str, int], ...], command: str):
+    self.folder, self._shards, self._command = folder, shards, command
     self._first = np.cumsum([0, *(count for _, count in shards)])
     self._readers = {}
 
   def __reduce__(self):
-    return _Read, (self.folder, self._shards, self._shape)
+    return Shards, (self.folder, self._shards, self._command)
 
-  def __call__(self, i: int) -> tuple[np.ndarray, int]:
+  def read(self, i: int, parse: Callable[[bytes, int, int], Any]) -> Any:
+    """parse(bytes, shard, place) of record i; DataError names what cannot be read."""
     shard = int(np.searchsorted(self._first, i, 'right')) - 1
     place = int(i - self._first[shard])
     try:
-      data = self._reader(shard).read([place])[0]
-      return parse(data, shard, place, self._shape)
+      return parse(self._reader(shard).read([place])[0], shard, place)
     except Exception as e:  # array_record raises RuntimeError, and IndexError when closed
       name = os.path.join(self.folder, self._shards[shard][0])
       reason = ' '.join(str(e).split())[:160]
       raise errors.DataError(
-        f'record {place} of {name} cannot be read: {reason}; copy the file again or prepare the '
-        'data set again'
+        f'record {place} of {name} cannot be read: {reason}; copy the file again, or remove it and '
+        f'repeat `{self._command}`'
       ) from e
 
   def _reader(self, shard: int) -> Any:
@@ -186,6 +200,21 @@ class _Read:
         self._readers.pop(old, None)  # closed when nobody reads from it any more
       self._readers[shard] = found
     return found
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Read:
+  """A class, because workers get it pickled."""
+
+  shards: Shards
+  shape: tuple[int, int, int]
+
+  @property
+  def folder(self) -> str:
+    return self.shards.folder
+
+  def __call__(self, i: int) -> tuple[np.ndarray, int]:
+    return self.shards.read(i, lambda data, shard, place: parse(data, shard, place, self.shape))
 
 
 def _labels(folder: str, index: dict[str, Any]) -> np.ndarray:

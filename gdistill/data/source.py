@@ -47,6 +47,11 @@ class Source:
       )
     return pixels, int(label)
 
+  @property
+  def fields(self) -> dict[str, tuple[tuple[int, ...], type]]:
+    """{name: (shape, dtype)} of an example as `gather` returns it."""
+    return {'pixels': (self.shape, np.uint8), 'label': ((), np.int32)}
+
   def gather(self, index: Iterable[int]) -> dict[str, np.ndarray]:
     """{'pixels': [B, H, W, C] uint8, 'label': [B] int32}."""
     if isinstance(self.read, _Arrays):  # a Python call an example is 4 % of a digits update
@@ -100,6 +105,17 @@ class _Subset:
 
   def __call__(self, i: int) -> tuple[np.ndarray, int]:
     return self.inner(int(self.index[i]))
+
+  @property
+  def labels(self) -> np.ndarray:
+    """Where `inner` has labels that cost nothing."""
+    return self.inner.labels[self.index]
+
+  @property
+  def caption(self) -> Callable[[int], str]:
+    """Where `inner` has captions."""
+    inner = self.inner.caption
+    return lambda i: inner(int(self.index[i]))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

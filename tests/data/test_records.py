@@ -164,10 +164,10 @@ def test_few_files_stay_open(records_path, monkeypatch, open_files):
   train, _ = load(records_path)
   for i in (0, 7, 13, 19, 1, 8, 14, 18):
     np.testing.assert_array_equal(train[i][0], labelled.examples('train')[i][1])
-    assert len(train.read._readers) <= 2
+    assert len(train.read.shards._readers) <= 2
   many = {(1, k): k for k in range(400)}  # more than half of the usual limit
   monkeypatch.setattr(records, '_MOST_OPEN', 512)
-  train.read._readers.clear()
-  train.read._readers.update(many)
+  train.read.shards._readers.clear()
+  train.read.shards._readers.update(many)
   train[0]
-  assert len(train.read._readers) == 401
+  assert len(train.read.shards._readers) == 401

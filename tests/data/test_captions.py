@@ -1,0 +1,283 @@
+"""Captioned pictures of every kind: the same examples, split, refused and named alike."""
+
+import io
+import json
+import os
+import pickle
+import re
+
+import labelled
+import numpy as np
+import pytest
+import tensorflow_datasets
+
+from gdistill import errors
+from gdistill.data import captions
+from gdistill.data import source
+from gdistill.data import tfds
+
+SIZE = labelled.SIZE
+WORDS = {'a.png': 'a cat', 'deep/b.jpg.png': 'été 🐈', 'deep/c.PNG': 'a dog'}
+
+
+def put(file, text):
+  file.parent.mkdir(parents=True, exist_ok=True)
+  file.write_text(text, encoding='utf-8')
+
+
+@pytest.fixture
+def pictures(tmp_path):
+  path = tmp_path / 'set'
+  for n, name in enumerate(WORDS):
+    labelled.write(path / name, labelled.encode(labelled.pixels_of('train', 0, n)))
+  return path
+
+
+def beside(path):
+  for name, words in WORDS.items():
+    put((path / name).with_suffix('.txt'), f'\n {words} \nanother one\n')
+
+
+def jsonl(path):
+  rows = [{'file_name': f'./{n}', 'text': w, 'more': 1} for n, w in reversed(WORDS.items())]
+  put(path / 'metadata.jsonl', '\n'.join(map(json.dumps, rows)) + '\n\n')
+
+
+def table(path, name='captions.csv'):
+  rows = [f'"{w}",{n}' for n, w in WORDS.items()]
+  put(path / name, '\r\n'.join(['\ufefftext,file_name', *rows]))
+
+
+def load(path, kind='folder', **more):
+  return captions.load(str(path), kind, SIZE, **more)
+
+
+@pytest.mark.parametrize('form', [beside, jsonl, table, lambda p: table(p, 'metadata.csv')])
+def test_a_folder_has_its_captions_beside_or_in_a_table(pictures, form):
+  form(pictures)
+  found = load(pictures)
+  assert (len(found), found.shape, found.notes) == (3, (SIZE, SIZE, 3), ())
+  assert [found.caption(i) for i in range(3)] == list(WORDS.values())
+  for i in range(3):
+    pixels, words = found[i]
+    np.testing.assert_array_equal(pixels, labelled.pixels_of('train', 0, i))
+    assert words == found.caption(i) and found.label(i) == 0
+  assert found.class_names == ()
+  again = pickle.loads(pickle.dumps(found.read))  # noqa: S301 - as workers get it
+  assert again(1)[1] == 'été 🐈'
+
+
+def test_pictures_become_square_and_of_one_size(tmp_path):
+  pixels = np.zeros((40, 24, 3), np.uint8)
+  pixels[8:32] = 200
+  labelled.write(tmp_path / 'a.png', labelled.encode(pixels))
+  put(tmp_path / 'a.txt', 'x')
+  np.testing.assert_array_equal(load(tmp_path)[0][0], np.full(labelled.SHAPE, 200, np.uint8))
+
+
+def test_batches_are_all_examples_in_order(pictures):
+  beside(pictures)
+  index, pixels, words = zip(*load(pictures).batches(2), strict=True)
+  np.testing.assert_array_equal(np.concatenate(index), np.arange(3))
+  assert [len(p) for p in pixels] == [2, 1] and [w for b in words for w in b] == list(
+    WORDS.values()
+  )
+
+
+def test_what_lacks_a_caption_or_a_picture_is_left_out_with_one_line(pictures):
+  jsonl(pictures)
+  with open(pictures / 'metadata.jsonl', 'a') as f:
+    f.write(json.dumps({'file_name': '../../etc/passwd.png', 'text': 'x'}))
+  labelled.write(pictures / 'z.png', labelled.encode(labelled.pixels_of('train', 0, 9)))
+  found = load(pictures)
+  assert len(found) == 3
+  assert found.notes == (
+    f'{pictures}: 1 pictures without a caption and 1 captions without a picture are left out, '
+    "the first of them 'z.png'",
+  )
+
+
+def test_a_folder_without_captions_is_refused(pictures):
+  with pytest.raises(errors.DataError, match=r'none of 3 pictures has a caption; put <name>.txt'):
+    load(pictures)
+  with pytest.raises(errors.DataError, match=r'no/such is neither a folder'):
+    load('/no/such')
+  np.savez(pictures / 'a.npz', np.zeros((2, 3, 3, 3), np.uint8))
+  with pytest.raises(errors.DataError, match=r'a.npz is no folder of pictures'):
+    load(pictures / 'a.npz')
+
+
+@pytest.mark.parametrize('name, content, why', [
+  ('a.txt', b'\xe9', 'a.txt cannot be read .*save it as UTF-8'),
+  ('metadata.jsonl', b'{"file_name": "a.png"}', 'metadata.jsonl cannot be read .row 1 has no file'),
+  ('metadata.jsonl', b'\n[1]', 'row 2 has no file_name and text'),
+  ('metadata.jsonl', b'{', 'metadata.jsonl cannot be read'),
+  ('captions.csv', b'name,text\na.png,x', 'row 2 has no file_name and text'),
+  ('captions.csv', b'file_name,text\na.png,x\n./a.png,y', "row 3 names 'a.png' again"),
+])  # fmt: skip
+def test_a_damaged_caption_is_named(pictures, name, content, why):
+  labelled.write(pictures / name, content)
+  with pytest.raises(errors.DataError, match=why):
+    load(pictures)
+
+
+def test_a_picture_that_goes_away_or_breaks_is_named(pictures):
+  beside(pictures)
+  found = load(pictures)
+  (pictures / 'a.png').write_bytes(b'no')
+  with pytest.raises(errors.DataError, match=r'a.png is no readable picture'):
+    found[0]
+  (pictures / 'a.png').unlink()
+  with pytest.raises(errors.DataError, match=r'a.png cannot be read: No such file'):
+    found[0]
+
+
+def test_the_fingerprint_is_of_names_and_captions_not_of_the_place(pictures, tmp_path):
+  beside(pictures)
+  first = load(pictures).fingerprint
+  moved = tmp_path / 'elsewhere'
+  os.rename(pictures, moved)
+  assert load(moved).fingerprint == first
+  put(moved / 'a.txt', 'a cow')
+  assert load(moved).fingerprint != first
+
+
+def test_classes_become_captions(folder_path, archives):
+  for path in (folder_path, archives['zip']):
+    found = load(path, 'classes', split='train', template='{} up close')
+    assert found.class_names == labelled.CLASSES
+    for i, (_, pixels, label) in enumerate(labelled.examples('train')):
+      picture, words = found[i]
+      np.testing.assert_array_equal(picture, pixels)
+      assert words == found.caption(i) == f'{labelled.CLASSES[label]} up close'
+      assert found.label(i) == label
+  other = load(folder_path, 'classes', split='train')
+  assert other.caption(0) == 'a photo of a ape' and other.fingerprint != found.fingerprint
+
+
+@pytest.mark.parametrize('name, words', [
+  ('great_white_shark', 'great white shark'),
+  ('tench, Tinca tinca', 'tench'),
+  ('drake', 'drake'),
+  (' black__grouse ,x', 'black grouse'),
+])  # fmt: skip
+def test_names_of_classes_are_put_in_words(name, words):
+  assert captions.in_words(name) == words
+
+
+@pytest.mark.parametrize('template', ['a photo', 'a {} of a {}', ''])
+def test_a_template_without_its_place_is_refused(folder_path, template):
+  with pytest.raises(errors.ConfigError, match=re.escape(f'{template=} must have one {{}}')):
+    load(folder_path, 'classes', split='train', template=template)
+
+
+def test_arrays_in_memory_have_captions_too():
+  pixels = np.zeros((4, *labelled.SHAPE), np.uint8)
+  found = captions.of_classes(source.in_memory(pixels, np.array([1, 0, 1, 1]), ('no', 'yes')))
+  assert [found.caption(i) for i in range(2)] == ['a photo of a yes', 'a photo of a no']
+  assert [found.label(i) for i in range(4)] == [1, 0, 1, 1]
+
+
+def test_what_is_held_out_is_what_a_source_holds_out(folder_path):
+  found = load(folder_path, 'classes', split='train')
+  kept, held = captions.held_out(found, 0.4)
+  numbers = [found.label(i) for i in range(len(found))]
+  expected = source.held_out(found.read.labelled, np.array(numbers), 0.4)
+  for ours, theirs in zip((kept, held), expected, strict=True):
+    assert len(ours) == len(theirs)
+    for i in range(len(ours)):
+      np.testing.assert_array_equal(ours[i][0], theirs[i][0])
+      assert ours.label(i) == theirs[i][1]
+      assert ours.caption(i) == ours[i][1]
+  assert len({found.fingerprint, kept.fingerprint, held.fingerprint}) == 3
+
+
+def test_without_classes_a_share_of_all_is_held_out(pictures):
+  beside(pictures)
+  kept, held = captions.held_out(load(pictures), 1 / 3)
+  assert (len(kept), len(held)) == (2, 1)
+  found = [d.caption(i) for d in (kept, held) for i in range(len(d))]
+  assert sorted(found) == sorted(WORDS.values())
+  assert kept.read.name(0).startswith(str(pictures))
+  everything = captions.held_out(kept, 0.0)
+  assert everything[0] is kept and len(everything[1]) == 0
+
+
+TEXT = tensorflow_datasets.features.Text
+LIST = tensorflow_datasets.features.Sequence
+
+
+def write_tfds(path, features, examples):
+  """A prepared set of other features than cifar10; by this name with a version it is read."""
+  from array_record.python import array_record_module
+
+  builder = tensorflow_datasets.builder('cifar10', data_dir=str(path), file_format='array_record')
+  features = tensorflow_datasets.features.FeaturesDict(features)
+  builder.info._features = features
+  os.makedirs(builder.data_dir)
+  file = os.path.join(builder.data_dir, 'cifar10-train.array_record-00000-of-00001')
+  writer = array_record_module.ArrayRecordWriter(file, 'group_size:1')
+  for example in examples:
+    writer.write(features.serialize_example(features.encode_example(example)))
+  writer.close()
+  template = tensorflow_datasets.core.ShardedFileTemplate(
+    data_dir=builder.data_dir, dataset_name='cifar10', split='train',
+    filetype_suffix='array_record',
+  )  # fmt: skip
+  split = tensorflow_datasets.core.SplitInfo(
+    name='train', shard_lengths=[len(examples)], num_bytes=1, filename_template=template
+  )
+  builder.info.set_splits(tensorflow_datasets.core.SplitDict([split]))
+  builder.info.write_to_directory(builder.data_dir)
+  return f'cifar10:{builder.version}'
+
+
+@pytest.mark.parametrize('feature, kind, values', [
+  ('caption', TEXT(), ['a cat', 'été']),
+  ('text', TEXT(), ['a cat', 'été']),
+  ('captions', LIST(TEXT()), [['a cat', 'no'], ['', 'été']]),
+  ('captions', LIST({'text': TEXT()}), [[{'text': 'a cat'}, {'text': 'no'}], [{'text': 'été'}]]),
+])  # fmt: skip
+def test_the_first_caption_of_tfds_is_taken(tmp_path, feature, kind, values):
+  image = tensorflow_datasets.features.Image(shape=(None, None, 3))
+  examples = [
+    {'image': io.BytesIO(labelled.encode(labelled.pixels_of('train', 0, n))), feature: value}
+    for n, value in enumerate(values)
+  ]
+  name = write_tfds(tmp_path, {'image': image, feature: kind}, examples)
+  found = load(name, 'tfds', data_dir=str(tmp_path))
+  assert [found.caption(i) for i in range(2)] == ['a cat', 'été']
+  for i in range(2):
+    np.testing.assert_array_equal(found[i][0], labelled.pixels_of('train', 0, i))
+  assert (found.label(1), found.class_names) == (0, ())
+
+
+def test_an_example_of_tfds_without_text_is_named(tmp_path):
+  image = tensorflow_datasets.features.Image(shape=(None, None, 3))
+  example = {'image': io.BytesIO(labelled.encode(labelled.pixels_of('train', 0, 0))), 'text': ' '}
+  name = write_tfds(tmp_path, {'image': image, 'text': TEXT()}, [example])
+  with pytest.raises(
+    errors.DataError, match=r"^example 0 of cifar10/.* train has no text in 'text"
+  ):
+    load(name, 'tfds', data_dir=str(tmp_path))[0]
+
+
+def test_captions_of_tfds_without_pictures_are_refused(tmp_path):
+  name = write_tfds(tmp_path, {'text': TEXT()}, [{'text': 'x'}])
+  with pytest.raises(errors.DataError, match=r"has the features text; it needs 'image' and 'text'"):
+    load(name, 'tfds', data_dir=str(tmp_path))
+
+
+def test_classes_of_tfds_become_captions(tfds_path):
+  found = load('cifar10', 'tfds', split='validation', data_dir=str(tfds_path))
+  expected = tfds.split('cifar10', 'validation', str(tfds_path), labelled.SHAPE)
+  for i in range(len(expected)):
+    pixels, label = expected[i]
+    np.testing.assert_array_equal(found[i][0], pixels)
+    assert found[i][1] == f'a photo of a {labelled.CLASSES[label]}' and found.label(i) == label
+
+
+@pytest.mark.parametrize('name, split', [('no_such_set', 'train'), ('cifar10', 'tes')])
+def test_an_unknown_set_or_split_of_tfds_is_refused(tfds_path, name, split):
+  with pytest.raises(errors.DataError, match=f'data.dataset={name}'):
+    load(name, 'tfds', split=split, data_dir=str(tfds_path))
