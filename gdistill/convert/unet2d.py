@@ -1,0 +1,361 @@
+"""The latent U-Net's weights and settings, to and from diffusers' and latent diffusion's."""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from gdistill import errors
+from gdistill.models import latent_unet
+
+# The table of 'class' contexts, by latent diffusion's name. diffusers' network has no place for
+# it: an exporter takes it out of the state and writes it beside.
+CLASSES = 'cond_stage_model.embedding.weight'
+_LDM, _LDM_EMA = 'model.diffusion_model.', 'model_ema.diffusion_model'
+
+
+class _Stored(NamedTuple):
+  """What a weight is called here, and how it gets its shape here and in torch."""
+
+  name: str
+  ours: Callable[[np.ndarray], np.ndarray]
+  theirs: Callable[[np.ndarray], np.ndarray]
+
+
+_LINEAR = _Stored('kernel', np.transpose, np.transpose)
+_CONV = _Stored('kernel', lambda a: a.transpose(2, 3, 1, 0), lambda a: a.transpose(3, 2, 0, 1))
+_POINT = _Stored('kernel', lambda a: a[:, :, 0, 0].T, lambda a: a.T[:, :, None, None])
+_NORM = _Stored('scale', np.asarray, np.asarray)
+_BIAS = _Stored('bias', np.asarray, np.asarray)
+_BARE = _Stored('', np.asarray, np.asarray)
+
+# Layers by our name, diffusers' and latent diffusion's, and how their weights are stored.
+_ENDS = (
+  ('conv_in', 'conv_in', 'input_blocks.0.0', _CONV),
+  ('time0', 'time_embedding.linear_1', 'time_embed.0', _LINEAR),
+  ('time1', 'time_embedding.linear_2', 'time_embed.2', _LINEAR),
+  ('w_proj', 'time_embedding.cond_proj', 'time_embed.cond_proj', _LINEAR),  # not in LDM's
+  ('norm_out', 'conv_norm_out', 'out.0', _NORM),
+  ('conv_out', 'conv_out', 'out.2', _CONV),
+)
+_BLOCK = (
+  ('norm1', 'norm1', 'in_layers.0', _NORM),
+  ('conv1', 'conv1', 'in_layers.2', _CONV),
+  ('emb_shift', 'time_emb_proj', 'emb_layers.1', _LINEAR),
+  ('norm2', 'norm2', 'out_layers.0', _NORM),
+  ('conv2', 'conv2', 'out_layers.3', _CONV),
+  ('shortcut', 'conv_shortcut', 'skip_connection', _POINT),
+)
+_RESAMPLE = (('', '', '', _CONV),)
+# Within a transformer both call the layers alike.
+_LAYER = (
+  *((f'norm{i}', f'norm{i}', _NORM) for i in (1, 2, 3)),
+  *((f'attn{i}/{name}', f'attn{i}.to_{name}', _LINEAR) for i in (1, 2) for name in 'qkv'),
+  *((f'attn{i}/out', f'attn{i}.to_out.0', _LINEAR) for i in (1, 2)),
+  ('ff0', 'ff.net.0.proj', _LINEAR),
+  ('ff1', 'ff.net.2', _LINEAR),
+)
+
+# The fields of a config.json that settings_from reads, with what diffusers takes where they lack.
+_READ = dict(
+  in_channels=4, out_channels=4, block_out_channels=(320, 640, 1280, 1280), layers_per_block=2,
+  down_block_types=('CrossAttnDownBlock2D',) * 3 + ('DownBlock2D',),
+  up_block_types=('UpBlock2D',) + ('CrossAttnUpBlock2D',) * 3, cross_attention_dim=1280,
+  transformer_layers_per_block=1, attention_head_dim=8, use_linear_projection=False,
+  norm_num_groups=32, norm_eps=1e-5, dropout=0.0, time_cond_proj_dim=None, time_embedding_dim=None,
+)  # fmt: skip
+# Those that can only be so; what is false may also be null.
+_FIXED = dict(
+  center_input_sample=False, flip_sin_to_cos=True, freq_shift=0,
+  mid_block_type='UNetMidBlock2DCrossAttn', only_cross_attention=False, downsample_padding=1,
+  mid_block_scale_factor=1, act_fn='silu', reverse_transformer_layers_per_block=None,
+  encoder_hid_dim=None, encoder_hid_dim_type=None, num_attention_heads=None,
+  dual_cross_attention=False, class_embed_type=None, num_class_embeds=None,
+  addition_embed_type=None, addition_time_embed_dim=None, resnet_skip_time_act=False,
+  resnet_time_scale_shift='default', resnet_out_scale_factor=1, time_embedding_type='positional',
+  time_embedding_act_fn=None, timestep_post_act=None, conv_in_kernel=3, conv_out_kernel=3,
+  projection_class_embeddings_input_dim=None, attention_type='default',
+  class_embeddings_concat=False, mid_block_only_cross_attention=None, cross_attention_norm=None,
+)  # fmt: skip
+_ONE_FOR_ALL = (
+  'layers_per_block', 'cross_attention_dim', 'transformer_layers_per_block', 'norm_num_groups',
+)  # fmt: skip
+# Those that change no output: our softmax is in float32 whatever upcast_attention says.
+_WITHOUT_EFFECT = ('sample_size', 'upcast_attention', 'addition_embed_type_num_heads')
+
+
+def params_from(state: Mapping[str, np.ndarray], net: latent_unet.LatentUNet) -> dict:
+  """Flax parameters in float32 from {'down_blocks.0.resnets.0.conv1.weight': [O, I, H, W], ...}.
+
+  `null_text` is in no published file: it is zero until its embedding is written there. ConfigError
+  lists the arrays that are missing, not expected, or of another shape than the network's.
+  """
+  _check({name: np.shape(array) for name, array in state.items()}, state_shapes(net))
+  params = {
+    row.path: row.stored.ours(np.asarray(state[row.theirs], np.float32)) for row in _rows(net)
+  }
+  if net.context == 'text':
+    params['null_text'] = np.zeros(_shapes(net)['null_text'], np.float32)
+  return traverse_util.unflatten_dict(params, sep='/')
+
+
+def state_from(params: Mapping, net: latent_unet.LatentUNet) -> dict[str, np.ndarray]:
+  """What diffusers' UNet2DConditionModel loads, and `CLASSES` where the network has that table.
+
+  params_from of it gives the parameters back, but for `null_text`, which is left aside.
+  """
+  flat = traverse_util.flatten_dict(params, sep='/')
+  return {
+    row.theirs: np.ascontiguousarray(row.stored.theirs(np.asarray(flat[row.path])))
+    for row in _rows(net)
+  }
+
+
+def state_shapes(net: latent_unet.LatentUNet) -> dict[str, tuple[int, ...]]:
+  """{name: shape} of what params_from takes and state_from gives."""
+  shapes = _shapes(net)
+  hollow = {row: np.broadcast_to(np.float32(0), shapes[row.path]) for row in _rows(net)}
+  return {row.theirs: row.stored.theirs(array).shape for row, array in hollow.items()}
+
+
+def ldm_params_from(state: Mapping[str, np.ndarray], net: latent_unet.LatentUNet) -> dict:
+  """Flax parameters from {'model.diffusion_model.input_blocks.0.0.weight': ..., ...}."""
+  return params_from(ldm_renamed(state, net), net)
+
+
+def ldm_renamed(
+  state: Mapping[str, np.ndarray], net: latent_unet.LatentUNet
+) -> dict[str, np.ndarray]:
+  """The network's arrays of an original checkpoint under diffusers' names.
+
+  The running means, where the file has them: their authors sample with those. Other models'
+  arrays are left aside; what the network does not have keeps its name.
+  """
+  names = ldm_names(net)
+  names = {_LDM + ldm: theirs for ldm, theirs in names.items()} | {
+    _LDM_EMA + ldm.replace('.', ''): theirs for ldm, theirs in names.items()
+  }
+  prefix = _LDM_EMA if any(name.startswith(_LDM_EMA) for name in state) else _LDM
+  of_network = {n: array for n, array in state.items() if n.startswith(prefix)}
+  renamed = {names.get(n, n): array for n, array in of_network.items()}
+  if net.context == 'class' and CLASSES in state:
+    renamed[CLASSES] = state[CLASSES]
+  return renamed
+
+
+def ldm_names(net: latent_unet.LatentUNet) -> dict[str, str]:
+  """{'input_blocks.0.0.weight': 'conv_in.weight', ...} for the arrays of this network."""
+  return {row.ldm: row.theirs for row in _rows(net) if row.theirs != CLASSES}
+
+
+def settings_from(config: Mapping[str, Any], num_classes: int = 0) -> dict[str, Any]:
+  """Fields of LatentUNet from the config.json of a UNet2DConditionModel.
+
+  `num_classes` > 0 says that the context is a row of a table and not a text: the file does not.
+  ConfigError names what the network has no place for.
+  """
+  _refuse_others(config)
+  read = {**_READ, **config}
+  for field in _ONE_FOR_ALL:
+    read[field] = _same(read[field])
+    if not isinstance(read[field], int):
+      _refuse(field, read[field], 'one number for all levels')
+  extra = read['in_channels'] - read['out_channels']
+  if extra < 0:
+    _refuse('in_channels', read['in_channels'], f"at least out_channels' {read['out_channels']}")
+  return dict(
+    channels=tuple(read['block_out_channels']),
+    num_blocks=read['layers_per_block'],
+    attention=_attention(read),
+    heads=_heads(read),
+    context='class' if num_classes else 'text',
+    context_dim=read['cross_attention_dim'],
+    num_classes=num_classes,
+    transformer_depth=read['transformer_layers_per_block'],
+    linear_projection=read['use_linear_projection'],
+    out_channels=read['out_channels'],
+    extra_channels=extra,
+    emb_channels=read['time_embedding_dim'] or 0,
+    groups=read['norm_num_groups'],
+    epsilon=read['norm_eps'],
+    dropout=read['dropout'],
+    w_features=read['time_cond_proj_dim'] or 0,
+  )
+
+
+def config_from(net: latent_unet.LatentUNet, sample_size: int) -> dict[str, Any]:
+  """The config.json with which diffusers' UNet2DConditionModel is this network."""
+  _published(net)
+  if net.w_features and net.w_scale != 1000.0:
+    _refuse('w_scale', net.w_scale, "1000.0, what diffusers' pipelines multiply w by")
+  return {
+    '_class_name': 'UNet2DConditionModel',
+    **_FIXED,
+    'sample_size': sample_size,
+    'in_channels': net.out_channels + net.extra_channels,
+    'out_channels': net.out_channels,
+    'block_out_channels': list(net.channels),
+    'layers_per_block': net.num_blocks,
+    'down_block_types': [_kind(cross, 'Down') for cross in net.attention],
+    'up_block_types': [_kind(cross, 'Up') for cross in reversed(net.attention)],
+    'cross_attention_dim': net.context_dim,
+    'transformer_layers_per_block': net.transformer_depth,
+    'attention_head_dim': list(net.heads),
+    'use_linear_projection': net.linear_projection,
+    'norm_num_groups': net.groups,
+    'norm_eps': net.epsilon,
+    'dropout': net.dropout,
+    'time_cond_proj_dim': net.w_features or None,
+    'time_embedding_dim': net.emb_channels or None,
+  }
+
+
+class _Row(NamedTuple):
+  """An array: where it lies in our parameters, its two names in torch, and how it is stored."""
+
+  path: str
+  theirs: str
+  ldm: str
+  stored: _Stored
+
+
+def _rows(net: latent_unet.LatentUNet) -> list[_Row]:
+  """Every array that the network has, but for `null_text`."""
+  shapes, rows = _shapes(net), []
+  for ours, theirs, ldm, stored in _layers(net):
+    rows.append(_Row(f'{ours}/{stored.name}', f'{theirs}.weight', f'{ldm}.weight', stored))
+    rows.append(_Row(f'{ours}/bias', f'{theirs}.bias', f'{ldm}.bias', _BIAS))
+  rows.append(_Row('class_table', CLASSES, CLASSES, _BARE))
+  return [row for row in rows if row.path in shapes]
+
+
+def _layers(net: latent_unet.LatentUNet) -> Iterator[tuple[str, str, str, _Stored]]:
+  """(ours, diffusers', latent diffusion's, how it is stored) of what the network may have."""
+  yield from _ENDS
+  for parts, *places in _places(net):
+    for *names, stored in parts:
+      ours, theirs, ldm = (
+        sep.join(filter(None, pair))
+        for sep, pair in zip('/..', zip(places, names, strict=True), strict=True)
+      )
+      yield ours, theirs, ldm, stored
+
+
+def _places(net: latent_unet.LatentUNet) -> Iterator[tuple[tuple, str, str, str]]:
+  """(layers, ours, diffusers', latent diffusion's) of blocks, which count differently in each."""
+  transformer, last, n = _transformer(net), len(net.channels) - 1, 1
+  for level in range(last + 1):
+    theirs = f'down_blocks.{level}'
+    for i in range(net.num_blocks):
+      yield _BLOCK, f'down{level}_block{i}', f'{theirs}.resnets.{i}', f'input_blocks.{n}.0'
+      yield transformer, f'down{level}_attn{i}', f'{theirs}.attentions.{i}', f'input_blocks.{n}.1'
+      n += 1
+    down = f'{theirs}.downsamplers.0.conv'
+    yield _RESAMPLE, f'down{level}_resample', down, f'input_blocks.{n}.0.op'
+    n += 1
+  yield _BLOCK, 'mid_block0', 'mid_block.resnets.0', 'middle_block.0'
+  yield transformer, 'mid_attn', 'mid_block.attentions.0', 'middle_block.1'
+  yield _BLOCK, 'mid_block1', 'mid_block.resnets.1', 'middle_block.2'
+  n = 0
+  for level in range(last, -1, -1):
+    theirs = f'up_blocks.{last - level}'
+    for i in range(net.num_blocks + 1):
+      ldm = f'output_blocks.{n}'
+      yield _BLOCK, f'up{level}_block{i}', f'{theirs}.resnets.{i}', f'{ldm}.0'
+      yield transformer, f'up{level}_attn{i}', f'{theirs}.attentions.{i}', f'{ldm}.1'
+      n += 1
+    up = f'{theirs}.upsamplers.0.conv'
+    yield _RESAMPLE, f'up{level}_resample', up, f'{ldm}.{1 + net.attention[level]}.conv'
+
+
+def _transformer(net: latent_unet.LatentUNet) -> tuple:
+  projection = _LINEAR if net.linear_projection else _POINT
+  layers = tuple(
+    (f'layer{i}/{ours}', *(f'transformer_blocks.{i}.{theirs}',) * 2, stored)
+    for i in range(net.transformer_depth)
+    for ours, theirs, stored in _LAYER
+  )
+  ends = tuple((name, name, name, projection) for name in ('proj_in', 'proj_out'))
+  return (('norm', 'norm', 'norm', _NORM), *ends, *layers)
+
+
+@functools.lru_cache
+def _shapes(net: latent_unet.LatentUNet) -> dict[str, tuple[int, ...]]:
+  """{'down0_block0/conv1/kernel': shape} of the network's parameters."""
+  _published(net)
+  given = latent_unet.example(net, 2 ** (len(net.channels) - 1), net.out_channels)
+  params = jax.eval_shape(net.init, jax.random.key(0), *given)['params']
+  return {k: v.shape for k, v in traverse_util.flatten_dict(params, sep='/').items()}
+
+
+def _check(found: Mapping[str, tuple], wanted: Mapping[str, tuple]) -> None:
+  problems = {
+    'missing': [f'{n} {wanted[n]}' for n in wanted if n not in found],
+    'not expected': [f'{n} {found[n]}' for n in found if n not in wanted],
+    'of another shape': [
+      f'{n} {found[n]} for {wanted[n]}' for n in wanted if n in found and found[n] != wanted[n]
+    ],
+  }
+  lines = [
+    f'{len(names)} {what}: {", ".join(names[:10])}{", ..." if len(names) > 10 else ""}'
+    for what, names in problems.items()
+    if names
+  ]
+  if lines:
+    raise errors.ConfigError(f'the weights are those of another network; {"; ".join(lines)}')
+
+
+def _refuse_others(config: Mapping[str, Any]) -> None:
+  """ConfigError for what the network has no place for."""
+  for field, value in config.items():
+    if field.startswith('_') or field in _READ or field in _WITHOUT_EFFECT:
+      continue
+    value, fixed = _same(value), _FIXED.get(field)
+    if value != fixed and (value or fixed):
+      _refuse(field, value, repr(fixed) if field in _FIXED else 'absent')
+
+
+def _attention(config: Mapping[str, Any]) -> tuple[bool, ...]:
+  """Which levels have cross-attention; their blocks are of two kinds, the same down and up."""
+  attention = tuple(kind == _kind(True, 'Down') for kind in config['down_block_types'])
+  down = [_kind(cross, 'Down') for cross in attention]
+  up = [_kind(cross, 'Up') for cross in reversed(attention)]
+  for field, expected in (('down_block_types', down), ('up_block_types', up)):
+    if list(config[field]) != expected or len(expected) != len(config['block_out_channels']):
+      _refuse(field, config[field], f'{expected}, an entry for each of block_out_channels')
+  return attention
+
+
+def _heads(config: Mapping[str, Any]) -> tuple[int, ...]:
+  """The number of heads of each level: what diffusers' files call attention_head_dim."""
+  channels, heads = config['block_out_channels'], config['attention_head_dim']
+  heads = tuple(heads) if isinstance(heads, (list, tuple)) else (heads,) * len(channels)
+  if len(heads) != len(channels) or any(c % h for c, h in zip(channels, heads, strict=True)):
+    _refuse('attention_head_dim', heads, f'numbers of heads that divide {channels}')
+  return heads
+
+
+def _kind(cross: bool, way: str) -> str:
+  """diffusers' name of a level's block."""
+  return f'{"CrossAttn" if cross else ""}{way}Block2D'
+
+
+def _same(value: Any) -> Any:
+  """The entry of a list whose entries are alike; other values as they are."""
+  alike = isinstance(value, (list, tuple)) and value and list(value) == [value[0]] * len(value)
+  return value[0] if alike else value
+
+
+def _published(net: latent_unet.LatentUNet) -> None:
+  """ConfigError for a network that neither library has."""
+  if net.context == 'none':
+    _refuse('context', net.context, "'text' or 'class': diffusers has cross-attention only")
+  if not net.out_channels:
+    _refuse('out_channels', 0, 'the number of channels of z')
+
+
+def _refuse(field: str, value: Any, remedy: str) -> None:
+  raise errors.ConfigError(f'{field} is {value!r}: it must be {remedy}')
