@@ -23,6 +23,7 @@ import jax
 import numpy as np
 
 from gdistill import checkpoints
+from gdistill import encode
 from gdistill import evaluate
 from gdistill import grid
 from gdistill import interrupt
@@ -216,6 +217,7 @@ NETWORKS = {
   ),
   'cifar10': ('configs/cifar10.py', {}),
   'imagenet64': ('configs/imagenet64.py', {}),
+  'stable_diffusion': ('configs/stable_diffusion.py', {}),
 }  # fmt: skip
 
 
@@ -245,13 +247,18 @@ def takes_w(r: recipes.Recipe, stage: str) -> tuple[bool, bool]:
 
 
 def param_shapes(settings: recipes.Model, with_w: bool) -> Any:
-  return model.initial_shapes(model.build(settings, with_w), settings)
+  net = model.build(settings, with_w, noise_settings=recipes.Noise('scaled_linear'))
+  return model.initial_shapes(net, settings)
 
 
 def random_params(settings: recipes.Model, with_w: bool) -> Any:
   """Numpy parameters of sensible sizes, without a compile; no layer is zero, as after training."""
+  return filled(param_shapes(settings, with_w))
+
+
+def filled(shapes: Any) -> Any:
+  """Numpy parameters of these shapes, as `random_params`."""
   block = np.random.default_rng(0).normal(size=1 << 16).astype(np.float32)
-  shapes = param_shapes(settings, with_w)
 
   def fill(path, leaf):
     if path[-1].key in ('scale', 'bias'):
@@ -405,7 +412,10 @@ def folder(r: recipes.Recipe, stage: str) -> model.Folder:
   """What reading a finished round would return, with random parameters."""
   with_w = takes_w(r, stage)[0]
   card = {'takes_w': with_w, 'guided': stage == 'teacher', 'num_steps': 0, 'sampler': 'any'}
-  return model.Folder(storage.path('.'), card, r.model, r.noise, random_params(r.model, with_w))
+  card['class_names'] = []
+  net = model.build(r.model, with_w, noise_settings=r.noise)
+  params = random_params(r.model, with_w)
+  return model.Folder(storage.path('.'), card, r.model, r.noise, net, params)
 
 
 def finished(workdir: str, num_steps: int) -> tuple[dict[str, model.Folder], list[int]]:
@@ -418,6 +428,11 @@ def finished(workdir: str, num_steps: int) -> tuple[dict[str, model.Folder], lis
   teacher, student = grid.teacher_folder(r, root), root / students[num_steps]
   read = {'teacher': model.read_folder(teacher), 'student': model.read_folder(student)}
   return read, sorted(students)
+
+
+def text_sampler(read: model.Folder, batch: int, frozen: encode.Frozen) -> sampling.Sampler:
+  """From prompts to pixels, with these frozen networks."""
+  return sampling.Sampler(read, 'ddim', batch, frozen)
 
 
 def sampler(read: model.Folder, batch: int) -> sampling.Sampler:

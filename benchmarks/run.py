@@ -35,6 +35,7 @@ SCRIPTS = {
   'startup': ('P16',),
   'frechet': ('P17',),
   'cell': ('P18',),
+  'text_to_image': ('P19',),
 }
 BEGIN, END = '<!-- measured: written by run.py -->', '<!-- end -->'
 
