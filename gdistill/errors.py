@@ -19,6 +19,14 @@ class DataError(GdistillError):
   exit_code = 3
 
 
+class ShapeError(DataError):
+  """Pictures of another height, width and channels, `found`, than are wanted."""
+
+  def __init__(self, found: tuple[int, int, int], line: str):
+    super().__init__(line)
+    self.found = found
+
+
 class CheckpointError(GdistillError):
   """A folder that cannot be read, restored or written."""
 

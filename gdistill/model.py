@@ -3,9 +3,10 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax import numpy as jnp
 
 from gdistill import checkpoints
@@ -13,49 +14,134 @@ from gdistill import errors
 from gdistill import recipe as recipes
 from gdistill import storage
 from gdistill.core import predict
+from gdistill.core import projections
 from gdistill.core import schedule
 from gdistill.core import types
+from gdistill.models import dit
+from gdistill.models import embeddings
+from gdistill.models import latent_unet
 from gdistill.models import unet
 
+Network = unet.UNet | latent_unet.LatentUNet | dit.DiT
+_MODULES = {'unet': unet, 'latent_unet': latent_unet, 'dit': dit}
 
-def build(settings: recipes.Model, takes_w: bool, remat: bool = False) -> unet.UNet:
-  return unet.UNet(
-    channels=settings.channels,
-    multipliers=settings.multipliers,
-    num_blocks=settings.num_blocks,
-    attention_resolutions=settings.attention_resolutions,
+
+def build(
+  settings: recipes.Model,
+  takes_w: bool,
+  remat: bool = False,
+  noise_settings: recipes.Noise | None = None,
+) -> Network:
+  """The network of these settings; one that is shown a time index needs to know the noise."""
+  shared = dict(
     num_classes=settings.num_classes,
-    emb_channels=settings.emb_channels,
-    heads=settings.heads,
-    head_dim=settings.head_dim,
-    groups=settings.groups,
-    dropout=settings.dropout,
     w_features=settings.w_features if takes_w else 0,
     w_scale=settings.w_scale,
     dtype=jnp.dtype(settings.dtype),
     remat=remat,
+    time=_time(settings, noise_settings),
   )
+  if settings.network == 'dit':
+    return dit.DiT(
+      width=settings.channels,
+      depth=settings.num_blocks,
+      heads=settings.heads or settings.channels // settings.head_dim,
+      patch=settings.patch,
+      learned_sigma=settings.learned_sigma,
+      freq_shift=settings.freq_shift,
+      **shared,
+    )
+  shared |= dict(
+    num_blocks=settings.num_blocks,
+    emb_channels=settings.emb_channels,
+    groups=settings.groups,
+    dropout=settings.dropout,
+    epsilon=settings.epsilon,
+  )
+  if settings.network == 'latent_unet':
+    widths = tuple(settings.channels * m for m in settings.multipliers)
+    sizes = [settings.image_size // 2**i for i in range(len(widths))]
+    return latent_unet.LatentUNet(
+      channels=widths,
+      attention=tuple(size in settings.attention_resolutions for size in sizes),
+      heads=tuple(settings.heads or width // settings.head_dim for width in widths),
+      context=settings.context,
+      context_dim=settings.context_dim,
+      context_length=settings.context_length,
+      transformer_depth=settings.transformer_depth,
+      linear_projection=settings.linear_projection,
+      out_channels=settings.image_channels,
+      extra_channels=settings.extra_channels,
+      **shared,
+    )
+  return unet.UNet(
+    channels=settings.channels,
+    multipliers=settings.multipliers,
+    attention_resolutions=settings.attention_resolutions,
+    heads=settings.heads,
+    head_dim=settings.head_dim,
+    freq_shift=settings.freq_shift,
+    cos_first=settings.cos_first,
+    learned_sigma=settings.learned_sigma,
+    **shared,
+  )
+
+
+def _time(settings: recipes.Model, noise_settings: recipes.Noise | None) -> Callable:
+  """What turns logsnr into the number whose sinusoids the network sees."""
+  if settings.time == 'phi':
+    return embeddings.phi_index
+  if settings.time == 'linear':
+    return embeddings.linear_time
+  return _Index(betas(noise_settings).tobytes())
+
+
+@dataclasses.dataclass(frozen=True)
+class _Index:
+  """schedule.index with its betas: compared by them, as fields of networks are."""
+
+  betas: bytes
+
+  def __call__(self, logsnr: types.PerExample) -> types.PerExample:
+    return schedule.index(logsnr, np.frombuffer(self.betas))
+
+
+def betas(settings: recipes.Noise) -> np.ndarray:
+  """The thousand betas of a discrete schedule."""
+  if settings.name == 'squared_cosine':
+    return schedule.squared_cosine_betas()
+  make = {'linear_beta': schedule.linear_betas, 'scaled_linear': schedule.scaled_linear_betas}
+  return make[settings.name](settings.beta_start, settings.beta_end)
 
 
 def noise(settings: recipes.Noise) -> schedule.Schedule:
   if settings.name == 'cosine':
     return schedule.cosine(settings.logsnr_min, settings.logsnr_max)
-  return getattr(schedule, settings.name)(settings.beta_start, settings.beta_end)
+  return schedule.discrete(betas(settings))
 
 
 def image_shape(settings: recipes.Model) -> tuple[int, int, int]:
   return (settings.image_size, settings.image_size, settings.image_channels)
 
 
-def initial_params(net: unet.UNet, settings: recipes.Model, key: jax.Array) -> Any:
+def projection(latent: bool) -> types.Project | None:
+  """What a sampler does to x_hat: images are clipped to [-1, 1], latents never."""
+  return None if latent else projections.clip
+
+
+def initial_params(net: Network, settings: recipes.Model, key: jax.Array) -> Any:
   """Fresh parameters; the same key gives the same values in every layer two networks share."""
-  one = jnp.ones(1)
-  arguments = (jnp.zeros((1, *image_shape(settings))), one, {'label': jnp.zeros(1, jnp.int32)}, one)
-  return net.init(key, *arguments)['params']
+  one, (height, width, channels) = jnp.ones(1), image_shape(settings)
+  cond = {'label': jnp.zeros(1, jnp.int32)}
+  if settings.context == 'text':
+    cond['text'] = jnp.zeros((1, settings.context_length, settings.context_dim))
+  if settings.extra_channels:
+    cond['extra'] = jnp.zeros((1, height, width, settings.extra_channels))
+  return net.init(key, jnp.zeros((1, height, width, channels)), one, cond, one)['params']
 
 
 @functools.lru_cache
-def initial_shapes(net: unet.UNet, settings: recipes.Model) -> Any:
+def initial_shapes(net: Network, settings: recipes.Model) -> Any:
   """The shapes of initial_params, remembered because tracing is slow: shared, not to be changed."""
   return jax.eval_shape(lambda: initial_params(net, settings, jax.random.key(0)))
 
@@ -68,7 +154,7 @@ def drawn(draw: Callable, key: jax.Array, shardings: Any = None) -> Any:
 
 
 def as_v_fn(
-  net: unet.UNet,
+  net: Network,
   params: Any,
   settings: recipes.Model,
   noise_schedule: schedule.Schedule,
@@ -81,15 +167,25 @@ def as_v_fn(
     rngs = None if key is None else {'dropout': key}
     return net.apply({'params': params}, z, logsnr, cond, w, ids, rngs=rngs)
 
+  if settings.predict == 'flow':
+    return predict.flow_as_v(network)
   return predict.as_v(network, settings.predict, noise_schedule)
+
+
+class Pair(NamedTuple):
+  """Parameters of a teacher and of a second network that guidance points away from."""
+
+  cond: Any
+  null: Any
 
 
 def as_teacher(settings: recipes.Model, params: Any) -> Any:
   """Parameters to learn from, in the precision the network uses them in."""
-  return unet.as_teacher(params, jnp.dtype(settings.dtype))
+  cast = functools.partial(_MODULES[settings.network].as_teacher, dtype=jnp.dtype(settings.dtype))
+  return Pair(*map(cast, params)) if isinstance(params, Pair) else cast(params)
 
 
-def grown(net: unet.UNet, settings: recipes.Model, key: jax.Array, old: Mapping[str, Any]) -> Any:
+def grown(net: Network, settings: recipes.Model, key: jax.Array, old: Mapping[str, Any]) -> Any:
   """The parameters of `net` with every layer that `old` has: a student that starts as its teacher.
 
   Only the w projection may be missing in `old`; anything else is another architecture.
@@ -118,7 +214,9 @@ class Folder:
   card: dict
   settings: recipes.Model
   noise: recipes.Noise
+  net: Network
   params: Any
+  null_params: Any = None  # of a second network, which this one is guided by
 
   @property
   def name(self) -> str:
@@ -138,16 +236,23 @@ class Folder:
     return self.card['num_steps']
 
 
+def settings_of(card: Mapping[str, Any]) -> tuple[recipes.Model, recipes.Noise]:
+  """(network, noise) of a card; KeyError or TypeError where it does not say them."""
+  lists = {k: tuple(card['model'][k]) for k in ('multipliers', 'attention_resolutions')}
+  return recipes.Model(**{**card['model'], **lists}), recipes.Noise(**card['noise'])
+
+
 def read_folder(path: Any) -> Folder:
   """CheckpointError or ConfigError where there is no finished round to read."""
   folder = storage.path(path)
   card = checkpoints.read_card(folder)
   try:
-    lists = {k: tuple(card['model'][k]) for k in ('multipliers', 'attention_resolutions')}
-    settings = recipes.Model(**{**card['model'], **lists})
-    noise_settings = recipes.Noise(**card['noise'])
-    net = build(settings, card['takes_w'])
+    settings, noise_settings = settings_of(card)
+    net = build(settings, card['takes_w'], noise_settings=noise_settings)
   except (KeyError, TypeError) as e:
     raise errors.CheckpointError(f'{folder}/card.json lacks or misnames {e}') from e
   params = checkpoints.read_params(folder, initial_shapes(net, settings))
-  return Folder(folder, card, settings, noise_settings, params)
+  null_params = None
+  if card.get('null') == 'network':
+    null_params = checkpoints.read_params(folder / 'null', initial_shapes(net, settings))
+  return Folder(folder, card, settings, noise_settings, net, params, null_params)

@@ -2,17 +2,20 @@
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from jax import numpy as jnp
 
+from gdistill import encode
 from gdistill import errors
 from gdistill import interrupt
 from gdistill import model
+from gdistill.core import condition
 from gdistill.core import guidance
-from gdistill.core import projections
+from gdistill.core import types
 from gdistill.samplers import ancestral
 from gdistill.samplers import ddim
 from gdistill.samplers import dpm_solver
@@ -25,60 +28,101 @@ SAMPLERS = ('ddim', 'stochastic', 'ancestral', 'dpm_solver')
 class Sampler:
   """(seeds [B], labels [B], w [B], num_steps) -> pixels [B, H, W, C] uint8, for one batch size.
 
-  Each image is a function of its own seed, label, w and the number of steps. x_hat is clipped to
-  [-1, 1] in every step. Compiled once: the number of steps and the parameters are arguments.
-  A batch is spread over this process's devices.
+  Each image is a function of its own seed, label, w and the number of steps. In pixel space x_hat
+  is clipped to [-1, 1] in every step. Where a network reads text, `labels` number the `prompts`,
+  which are those of the classes by default. Compiled once, from text to pixels: the number of
+  steps, prompts and parameters are arguments. A batch is spread over this process's devices.
   """
 
-  def __init__(self, folder: model.Folder, sampler: str, batch_size: int):
+  def __init__(
+    self,
+    folder: model.Folder,
+    sampler: str,
+    batch_size: int,
+    frozen: encode.Frozen | None = None,
+    negative: str | None = None,
+  ):
     self.batch_size = batch_size
-    self._program = _program(folder, sampler)
+    self._frozen = frozen or encode.read_frozen(folder)
+    self._program = _program(folder, sampler, self._frozen)
+    self._prompts = self._frozen.tokens(encode.class_prompts(folder) or [''])
+    self._negative = None if negative is None else self._frozen.tokens([negative])
     devices = jax.local_devices()
     count = math.gcd(batch_size, len(devices))
     mesh = jax.sharding.Mesh(np.array(devices[:count]), ('data',))
     self._whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     self._rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('data'))
-    self._params = jax.device_put(folder.params, self._whole)
-    net = model.build(folder.settings, folder.takes_w)
+    self._params = jax.device_put((folder.params, _around(folder, self._frozen)), self._whole)
     schedule = model.noise(folder.noise)
     shape = model.image_shape(folder.settings)
+    project = model.projection(self._frozen.autoencoder is not None)
+    walk = _walk(sampler, project)
 
-    def draw(params, seeds, labels, w, num_steps):
-      v_fn = model.as_v_fn(net, params, folder.settings, schedule)
+    def draw(params, rows, negative, num_steps):
+      params, around = params
+      v_fn = model.as_v_fn(folder.net, params, folder.settings, schedule)
       if folder.guided:
-        v_fn = guidance.guided(v_fn)
-      keys = image_noise.image_keys(seeds)
-      z, cond = image_noise.start(keys, shape), {'label': labels}
-      x = _walk(sampler)(v_fn, z, cond, w, num_steps, schedule, keys)
-      return jnp.round((jnp.clip(x, -1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8)
+        against = self._frozen.text_of(around, negative)
+        null = condition.instead(against) if against else condition.null
+        other = None
+        if 'null' in around:
+          other = model.as_v_fn(folder.net, around['null'], folder.settings, schedule)
+        v_fn = guidance.guided(v_fn, null, other)
+      keys = image_noise.image_keys(rows['seeds'])
+      cond = {'label': rows['labels'], **self._frozen.text_of(around, rows.get('prompts'))}
+      x = walk(v_fn, image_noise.start(keys, shape), cond, rows['w'], num_steps, schedule, keys)
+      images = self._frozen.decode(around, x)
+      return jnp.round((jnp.clip(images, -1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8), x
 
-    shardings = (self._whole, *(self._rows,) * 3, self._whole)
-    jitted = jax.jit(draw, in_shardings=shardings, out_shardings=self._rows)
+    jitted = jax.jit(
+      draw,
+      in_shardings=(self._whole, self._rows, self._whole, self._whole),
+      out_shardings=self._rows,
+    )
     empty = self._arguments(np.zeros(1), np.zeros(1), np.zeros(1), 1)
     self._draw = jitted.lower(self._params, *empty).compile()
     self._draw(self._params, *empty)  # the first call pays for set-up
 
   def _arguments(self, seeds, labels, w, num_steps) -> tuple:
     """One batch's arrays, padded by repetition, where the program expects them."""
-    kinds = (np.uint32, np.int32, np.float32)
-    rows = [
-      np.resize(a, self.batch_size).astype(kind)
-      for a, kind in zip((seeds, labels, w), kinds, strict=True)
-    ]
-    return (*jax.device_put(rows, self._rows), jax.device_put(np.int32(num_steps), self._whole))
+    kinds = {'seeds': np.uint32, 'labels': np.int32, 'w': np.float32}
+    rows = {
+      name: np.resize(a, self.batch_size).astype(kind)
+      for (name, kind), a in zip(kinds.items(), (seeds, labels, w), strict=True)
+    }
+    if self._prompts is not None:
+      rows['prompts'] = tuple(a[rows['labels']] for a in self._prompts)
+    whole = jax.device_put((self._negative, np.int32(num_steps)), self._whole)
+    return (jax.device_put(rows, self._rows), *whole)
 
   def draw(self, seeds, labels, w, num_steps: int) -> jax.Array:
     """One batch of at most batch_size images, on the devices; filled up by repetition."""
+    return self.draw_both(seeds, labels, w, num_steps)[0]
+
+  def draw_both(self, seeds, labels, w, num_steps: int) -> tuple[jax.Array, jax.Array]:
+    """(pixels, x): the same batch also as the network's own output, latents or images."""
     return self._draw(self._params, *self._arguments(seeds, labels, w, num_steps))
+
+  @property
+  def num_prompts(self) -> int:
+    """How many there are to number; 0 where the network reads no text."""
+    return 0 if self._prompts is None else len(self._prompts[0])
+
+  def with_prompts(self, prompts: Sequence[str]) -> 'Sampler':
+    """The same program, whose labels number these prompts."""
+    other = copy.copy(self)
+    other._prompts = self._frozen.tokens(prompts)
+    return other
 
   def serves(self, folder: model.Folder, sampler: str) -> bool:
     """Whether this compiled program also draws from that folder, given its parameters."""
-    return self._program == _program(folder, sampler)
+    return self._program == _program(folder, sampler, self._frozen)
 
   def with_params(self, folder: model.Folder) -> 'Sampler':
     """The same program with another round's parameters."""
     other = copy.copy(self)
-    other._params = jax.device_put(folder.params, self._whole)
+    params = folder.params, _around(folder, self._frozen)
+    other._params = jax.device_put(params, self._whole)
     return other
 
   def __call__(
@@ -102,20 +146,22 @@ class Sampler:
     return np.concatenate(out)
 
 
-def _program(folder: model.Folder, sampler: str) -> tuple:
-  return folder.settings, folder.noise, folder.takes_w, folder.guided, sampler
+def _program(folder: model.Folder, sampler: str, frozen: encode.Frozen) -> tuple:
+  return folder.net, folder.settings, folder.noise, folder.guided, sampler, frozen.digest
 
 
-def _walk(sampler: str) -> Callable:
+def _around(folder: model.Folder, frozen: encode.Frozen) -> dict[str, Any]:
+  """The parameters of whatever stands around a network."""
+  return frozen.params | ({} if folder.null_params is None else {'null': folder.null_params})
+
+
+def _walk(sampler: str, project: types.Project | None) -> Callable:
   """The sampler's function, given keys whether it draws noise or not."""
-  clip = projections.clip
   if sampler in ('ddim', 'dpm_solver'):
     sample = {'ddim': ddim, 'dpm_solver': dpm_solver}[sampler].sample
-    return lambda v_fn, z, cond, w, n, schedule, keys: sample(v_fn, z, cond, w, n, schedule, clip)
+    return lambda v_fn, z, cond, w, n, noise, keys: sample(v_fn, z, cond, w, n, noise, project)
   sample = {'stochastic': stochastic, 'ancestral': ancestral}[sampler].sample
-  return lambda v_fn, z, cond, w, n, schedule, keys: sample(
-    v_fn, z, cond, w, n, schedule, keys, clip
-  )
+  return lambda v_fn, z, cond, w, n, noise, keys: sample(v_fn, z, cond, w, n, noise, keys, project)
 
 
 def own_sampler(card: dict) -> str:

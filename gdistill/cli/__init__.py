@@ -13,8 +13,12 @@ COMMANDS = {
   'table': 'print figures of several files side by side, where they compare',
   'statistics': 'make reference statistics of a data set, for evaluate --reference',
   'convert': "turn a feature network's published weights into a file that evaluate reads",
+  'import': 'turn a published network into a round that runs begin from',
+  'export': 'turn a finished round into a folder that diffusers opens',
+  'encode': "make a config's latents and text embeddings, which its runs then share",
   'prepare': 'turn a folder, an archive or a TensorFlow data set into records of one size',
 }
+_FILES = {'import': 'importing'}  # a word that Python keeps for itself
 
 
 def program() -> None:
@@ -28,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Returns the exit code; each subcommand's file has `main(argv)`."""
   argv = sys.argv[1:] if argv is None else list(argv)
   if argv and argv[0] in COMMANDS:
-    return importlib.import_module(f'gdistill.cli.{argv[0]}').main(argv[1:])
+    name = _FILES.get(argv[0], argv[0])
+    return importlib.import_module(f'gdistill.cli.{name}').main(argv[1:])
   parser = argparse.ArgumentParser(
     prog='gdistill',
     description='Distil a classifier-free-guided diffusion model into a few-step network '

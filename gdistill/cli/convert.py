@@ -1,4 +1,4 @@
-"""gdistill convert: published weights of feature networks to the safetensors files we read."""
+"""gdistill convert: published weights, of feature networks or any, to the safetensors we read."""
 
 import sys
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from gdistill.cli import edge
 
 NETWORKS = ('inception', 'lite0', 'clip_b32', 'clip_l14')
+CHECKPOINT = 'checkpoint'
 
 
 def parser() -> edge.Parser:
@@ -13,13 +14,18 @@ def parser() -> edge.Parser:
     prog='gdistill convert',
     description="Reads a network's published weights (.safetensors, or .pth with torch installed, "
     'which then loads weights and no code), checks their sha256 where it is known and writes '
-    'safetensors with it. Evaluation reads that file and never a pickle.',
+    'safetensors with it. Evaluation reads that file and never a pickle. `checkpoint` writes the '
+    "tensors of any of torch's files (.ckpt, .pt, .pth, .bin) under their names, for gdistill "
+    'import.',
   )
-  p.add_argument('network', choices=NETWORKS)
+  p.add_argument('network', choices=(*NETWORKS, CHECKPOINT))
   p.add_argument(
     '--source', default='', help='the downloaded file (lite0: default, that of the package)'
   )
-  p.add_argument('--out', default='', help='default: where evaluation looks for it')
+  p.add_argument(
+    '--out', default='',
+    help='default: where evaluation looks for it; of checkpoint: SOURCE with .safetensors',
+  )  # fmt: skip
   p.add_argument(
     '--any_source', action='store_true', help='a file of another sha256 than the published one'
   )
@@ -28,7 +34,27 @@ def parser() -> edge.Parser:
 
 def main(argv: Sequence[str]) -> int:
   args = edge.parse(parser(), argv)
-  return edge.call(lambda: _run(args), args.debug)
+  run = _checkpoint if args.network == CHECKPOINT else _run
+  return edge.call(lambda: run(args), args.debug)
+
+
+def _checkpoint(args) -> int:
+  import pathlib
+
+  from gdistill import errors
+  from gdistill.convert import files
+
+  source = pathlib.Path(args.source)
+  if not source.is_file():
+    raise errors.DataError(f"--source={source} is not there; name one of torch's files")
+  out = pathlib.Path(args.out) if args.out else source.with_suffix('.safetensors')
+  if out.suffix != '.safetensors' or out.exists():
+    why = 'exists' if out.exists() else 'must end in .safetensors'
+    raise errors.ConfigError(f'--out={out} {why}; name another file')
+  arrays = files.checkpoint(source)
+  files.write(out, arrays)
+  print(f'{out}: {len(arrays)} arrays, {out.stat().st_size:,} bytes', file=sys.stderr)
+  return 0
 
 
 def _run(args) -> int:

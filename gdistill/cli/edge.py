@@ -6,6 +6,9 @@ import contextlib
 import importlib.util
 import json
 import os
+import pathlib
+import secrets
+import shutil
 import sys
 import threading
 import time
@@ -101,6 +104,22 @@ def add_processes(parser: Parser) -> None:
   parser.add_argument('--coordinator', help='HOST:PORT of process 0, for several processes')
   parser.add_argument('--num_processes', type=int, help='how many there are, in all')
   parser.add_argument('--process_id', type=int, help='which of them this is, from 0 on')
+
+
+@contextlib.contextmanager
+def whole(out: pathlib.Path) -> Iterator[pathlib.Path]:
+  """A folder beside `out` to write into, which is `out` once all is written and gone otherwise."""
+  temporary = out.parent / f'.tmp-{out.name}-{secrets.token_hex(4)}'
+  temporary.mkdir(parents=True)
+  try:
+    yield temporary
+    if out.exists():
+      out.rmdir()  # it is empty
+    temporary.rename(out)
+  except OSError as e:
+    raise errors.CheckpointError(f'{out} cannot be written: {e.strerror}; free space') from e
+  finally:
+    shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -15,10 +15,14 @@ def parser() -> edge.Parser:
     'label, w and the number of steps alone.',
   )
   p.add_argument('--folder', required=True, help='a finished round: WORKDIR/<round>')
-  p.add_argument('--w', type=float, default=1.0, help='guidance strength, 0 = none (default 1)')
+  p.add_argument('--w', type=float, help='guidance strength, 0 = none (default 1)')
+  p.add_argument('--guidance_scale', type=float, help='1 + w, as others write it')
   p.add_argument('--num_steps', type=int, help="default: the student's own; 64 for a teacher")
   p.add_argument('--sampler', help='default: what the round was distilled for, or ddim')
   p.add_argument('--labels', default=None, help='2, or 0..9, or 1,3,5 (default: every class)')
+  p.add_argument('--prompt', action='append', help='of a text network; several are several columns')
+  p.add_argument('--negative_prompt', help='what a guided teacher points away from')
+  p.add_argument('--decoder', default='', help="tiny, or a folder (default: the network's own)")
   p.add_argument('--seeds', default='0..3', help='likewise (default 0..3)')
   p.add_argument('--scale', type=int, default=8, help='enlargement of the grid picture (default 8)')
   p.add_argument('--out', required=True, help='a folder that is empty or does not exist')
@@ -54,6 +58,7 @@ def _run(args) -> int:
   import numpy as np
 
   from gdistill import checkpoints
+  from gdistill import encode
   from gdistill import interrupt
   from gdistill import model
   from gdistill import parallel
@@ -66,23 +71,27 @@ def _run(args) -> int:
   parallel.use_compile_cache()
   parallel.make_cpu_devices(card['config']['mesh']['cpu_devices'])
   folder = model.read_folder(args.folder)
-  classes = folder.settings.num_classes
+  frozen = encode.read_frozen(folder, _decoder(args.decoder, folder))
+  prompts = _prompts(args, folder, frozen)
+  classes = len(prompts) if prompts else folder.settings.num_classes
   labels = numbers('labels', f'0..{classes - 1}' if args.labels is None else args.labels, classes)
   seeds = numbers('seeds', args.seeds, 2**32)
   sampler = args.sampler or sampling.own_sampler(card)
   num_steps = args.num_steps if args.num_steps is not None else card['num_steps'] or 64
   sampling.check_steps(card, num_steps, sampler)
-  if not math.isfinite(args.w) or args.w < 0:
-    raise errors.ConfigError(f'--w={args.w} must be a number of at least 0')
+  w = strength(args)
+  if card.get('null') == 'none' and w:
+    raise errors.ConfigError(
+      f'--w={w}: {args.folder} has no null condition and cannot be guided alone; take --w=0, or '
+      'import it again with --null=FILE, its unconditional network'
+    )
   if not 1 <= args.scale <= 64:
     raise errors.ConfigError(f'--scale={args.scale} must be from 1 to 64')
   low, high = card['w_min'], card['w_max']
-  if not card['guided'] and not low <= args.w <= high:
+  if not card['guided'] and not low <= w <= high:
     if not card['takes_w']:
-      raise errors.ConfigError(f'--w={args.w} is fixed in this student: it takes only --w={low}')
-    progress.say(
-      f'warning: --w={args.w} is outside {low} to {high}, the range this was trained for'
-    )
+      raise errors.ConfigError(f'--w={w} is fixed in this student: it takes only --w={low}')
+    progress.say(f'warning: --w={w} is outside {low} to {high}, the range this was trained for')
   out = storage.path(args.out)
   if storage.exists(out) and (not out.is_dir() or storage.list_dir(out)):
     raise errors.ConfigError(f'--out={out} is not empty or no folder; name another folder')
@@ -90,22 +99,81 @@ def _run(args) -> int:
   pairs = [(label, seed) for seed in seeds for label in labels]
   column = np.array(pairs)
   with interrupt.Interrupt() as stop, progress.Progress('sampling', len(pairs)) as bar:
-    draw = sampling.Sampler(folder, sampler, min(len(pairs), 250))
-    pixels = draw(
-      column[:, 1], column[:, 0], np.full(len(pairs), args.w), num_steps, stop, bar.update
-    )
+    # Powers of two: a call of another size often finds its program compiled.
+    size = min(1 << (len(pairs) - 1).bit_length(), 256)
+    draw = sampling.Sampler(folder, sampler, size, frozen, _negative(args, card))
+    if prompts:
+      draw = draw.with_prompts(prompts)
+    pixels = draw(column[:, 1], column[:, 0], np.full(len(pairs), w), num_steps, stop, bar.update)
+  kind = 'prompt' if prompts else 'label'
   for (label, seed), picture in zip(pairs, pixels, strict=True):
-    storage.write_bytes(out / f'label{label}_seed{seed}.png', _png(picture))
+    storage.write_bytes(out / f'{kind}{label}_seed{seed}.png', _png(picture))
   rows = pixels.reshape(len(seeds), len(labels), *pixels.shape[1:])
   storage.write_bytes(out / 'grid.png', _png(show.sheet(rows, args.scale)))
   calls = num_steps * (2 if card['guided'] else 1)
   print(
-    f'{len(pairs)} picture{"s" if pairs[1:] else ""} in {out}, grid.png has a column a label and a '
-    'row a seed; '
+    f'{len(pairs)} picture{"s" if pairs[1:] else ""} in {out}, grid.png has a column a {kind} '
+    'and a row a seed; '
     f'{sampler}, {num_steps} steps, {calls} network calls each',
     file=sys.stderr,
   )
   return 0
+
+
+def strength(args) -> float:
+  """w of --w or --guidance_scale; ConfigError for both, and for what is no strength."""
+  if args.w is not None and args.guidance_scale is not None:
+    raise errors.ConfigError(
+      f'--w={args.w} and --guidance_scale={args.guidance_scale} say the same: give one of them'
+    )
+  scale = args.guidance_scale
+  w = (1.0 if args.w is None else args.w) if scale is None else scale - 1.0
+  if not math.isfinite(w) or w < 0:
+    given = f'--w={args.w}' if scale is None else f'--guidance_scale={scale}'
+    raise errors.ConfigError(
+      f'{given} must be a number of at least {"0" if scale is None else "1, which is w = 0"}'
+    )
+  return w
+
+
+def _decoder(name: str, folder) -> str:
+  """The folder of another decoder, '' for the network's own."""
+  from gdistill import encode
+  from gdistill import importing
+
+  if not name:
+    return ''
+  if not folder.card.get('latents'):
+    raise errors.ConfigError(f'--decoder={name}: {folder.path} draws pixels, which nothing decodes')
+  return encode.beside(folder, importing.TINY) if name == 'tiny' else name
+
+
+def _prompts(args, folder, frozen) -> list[str]:
+  """What the columns stand for; [] where they stand for labels."""
+  from gdistill import encode
+
+  if frozen.text is None:
+    if args.prompt:
+      raise errors.ConfigError(
+        f'--prompt={args.prompt[0]!r}: {folder.path} is not conditioned on text; give --labels'
+      )
+    return []
+  prompts = args.prompt or encode.class_prompts(folder)
+  if not prompts:
+    raise errors.ConfigError(f'--prompt is missing: {folder.path} draws what a text says')
+  return prompts
+
+
+def _negative(args, card) -> str | None:
+  from gdistill import progress
+
+  if args.negative_prompt is None or card['guided']:
+    return args.negative_prompt
+  progress.say(
+    'warning: --negative_prompt does nothing: stage one folded the unconditional pass into this '
+    'student, and with it the place where a negative prompt would go'
+  )
+  return None
 
 
 def _png(pixels) -> bytes:

@@ -3,14 +3,10 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import jax
 import numpy as np
 
 from gdistill import errors
 from gdistill.convert import folding
-from gdistill.core import predict
-from gdistill.core import schedule
-from gdistill.core import types
 from gdistill.models import dit
 
 _OF = 'DiT or SiT'
@@ -85,27 +81,6 @@ def state_from(
     width = params['patch']['bias'].shape[0]
     state['pos_embed'] = dit.positions(side, side, width)[None]
   return state
-
-
-def sit_time(logsnr: types.PerExample) -> types.PerExample:
-  """SiT's t = alpha / (alpha + sigma), 0 the noise and 1 the data: dit.DiT's field `time`."""
-  return jax.nn.sigmoid(0.5 * logsnr)
-
-
-def sit_as_v(network: predict.Network) -> types.VFn:
-  """v = ((alpha - sigma) z - u) / (alpha + sigma), u what `network` says of z / (alpha + sigma).
-
-  SiT's linear path is y = t x + (1 - t) eps, and u the estimate of dy/dt = x - eps. With
-  t = alpha / (alpha + sigma), y is z / (alpha + sigma); x_hat = y + (1 - t) u and
-  eps_hat = y - t u, and v = alpha eps_hat - sigma x_hat. No level is singular.
-  """
-
-  def v_fn(z, logsnr, cond, w):
-    alpha, sigma = (types.expand_like(a, z) for a in schedule.alpha_sigma(logsnr))
-    u = network(z / (alpha + sigma), logsnr, cond, w)
-    return ((alpha - sigma) * z - u) / (alpha + sigma)
-
-  return v_fn
 
 
 def _names(depth: int, original: bool) -> dict[tuple[str, str], list[str]]:

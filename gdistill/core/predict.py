@@ -25,3 +25,20 @@ def as_v(network: Network, predict: str, noise: schedule.Schedule) -> types.VFn:
     return (alpha * z - output) / sigma if predict == 'x' else (output - sigma * z) / alpha
 
   return v_fn
+
+
+def flow_as_v(network: Network) -> types.VFn:
+  """v = ((alpha - sigma) z - u) / (alpha + sigma), u what `network` says of z / (alpha + sigma).
+
+  A network of the linear path y = t x + (1 - t) eps estimates u = dy/dt = x - eps. With
+  t = alpha / (alpha + sigma), y is z / (alpha + sigma); x_hat = y + (1 - t) u and
+  eps_hat = y - t u, and v = alpha eps_hat - sigma x_hat. No level is singular. Source: Ma et al.,
+  2401.08740.
+  """
+
+  def v_fn(z, logsnr, cond, w):
+    alpha, sigma = (types.expand_like(a, z) for a in schedule.alpha_sigma(logsnr))
+    u = network(z / (alpha + sigma), logsnr, cond, w)
+    return ((alpha - sigma) * z - u) / (alpha + sigma)
+
+  return v_fn

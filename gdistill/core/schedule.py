@@ -53,8 +53,7 @@ def discrete(betas: np.ndarray) -> Schedule:
   logsnr at index i is log(abar_i / (1 - abar_i)), abar the running product of 1 - beta; it is
   defined for t >= 1/T and held at index 0 below. t = 1 keeps the schedule's own terminal SNR.
   """
-  abar = np.cumprod(1.0 - np.asarray(betas, np.float64))
-  table = np.log(abar) - np.log1p(-abar)
+  table = _logsnrs(betas)
   count = len(table)
 
   def inside(t: types.PerExample) -> types.PerExample:
@@ -64,14 +63,50 @@ def discrete(betas: np.ndarray) -> Schedule:
   return Schedule(inside, float(table[-1]), float(table[0]))
 
 
+def _logsnrs(betas: np.ndarray) -> np.ndarray:
+  """logsnr at every index, in float64."""
+  abar = np.cumprod(1.0 - np.asarray(betas, np.float64))
+  return np.log(abar) - np.log1p(-abar)
+
+
+def index(logsnr: types.PerExample, betas: np.ndarray) -> types.PerExample:
+  """The index at which a beta schedule has this logsnr: `discrete` backwards, 1000 t - 1.
+
+  Linear between indices, held at the ends, and exactly whole on the grid itself.
+  """
+  table = _logsnrs(betas)[::-1].copy()  # increasing, as interp wants it
+  places = jnp.arange(len(table) - 1, -1, -1, dtype=logsnr.dtype)
+  found = jnp.interp(logsnr, jnp.asarray(table, logsnr.dtype), places)
+  whole = jnp.round(found)
+  return jnp.where(jnp.abs(found - whole) < 1e-3, whole, found)  # what float32's rounding is worth
+
+
 def linear_beta(start: float = 1e-4, end: float = 0.02, count: int = 1000) -> Schedule:
   """betas linear from start to end (Ho et al., 2006.11239)."""
-  return discrete(np.linspace(start, end, count, dtype=np.float64))
+  return discrete(linear_betas(start, end, count))
+
+
+def linear_betas(start: float, end: float, count: int = 1000) -> np.ndarray:
+  return np.linspace(start, end, count, dtype=np.float64)
 
 
 def scaled_linear(start: float = 0.00085, end: float = 0.012, count: int = 1000) -> Schedule:
   """sqrt(beta) linear (Rombach et al., 2112.10752; the defaults are Stable Diffusion's)."""
-  return discrete(np.linspace(start**0.5, end**0.5, count, dtype=np.float64) ** 2)
+  return discrete(scaled_linear_betas(start, end, count))
+
+
+def scaled_linear_betas(start: float, end: float, count: int = 1000) -> np.ndarray:
+  return np.linspace(start**0.5, end**0.5, count, dtype=np.float64) ** 2
+
+
+def squared_cosine(count: int = 1000) -> Schedule:
+  """abar(t) = cos^2(((t + 0.008) / 1.008) pi/2), betas at most 0.999 (Nichol & Dhariwal 2021)."""
+  return discrete(squared_cosine_betas(count))
+
+
+def squared_cosine_betas(count: int = 1000) -> np.ndarray:
+  abar = np.cos((np.arange(count + 1) / count + 0.008) / 1.008 * np.pi / 2) ** 2
+  return np.minimum(1.0 - abar[1:] / abar[:-1], 0.999)
 
 
 def angle(logsnr: types.PerExample) -> types.PerExample:

@@ -8,8 +8,10 @@ from jax import numpy as jnp
 
 from gdistill import errors
 from gdistill.convert import dit as convert
+from gdistill.core import predict
 from gdistill.core import schedule
 from gdistill.models import dit
+from gdistill.models import embeddings
 
 NET = dit.DiT(width=16, depth=2, heads=2, patch=2, num_classes=3, learned_sigma=True)
 
@@ -66,7 +68,7 @@ def test_the_velocity_of_an_exact_flow_becomes_the_exact_v():
     return mu + a * c**2 * rest, b * rest
 
   def network(y, logsnr, cond, w):
-    t = convert.sit_time(logsnr)[:, None, None, None]
+    t = embeddings.linear_time(logsnr)[:, None, None, None]
     asked.append((cond, w))
     x_hat, eps_hat = denoised(y, t, 1.0 - t)
     return x_hat - eps_hat
@@ -76,11 +78,11 @@ def test_the_velocity_of_an_exact_flow_becomes_the_exact_v():
   alpha, sigma = (a[:, None, None, None] for a in schedule.alpha_sigma(logsnr))
   x_hat, eps_hat = denoised(z, alpha, sigma)
   cond, w = {'label': jnp.arange(7)}, jnp.arange(7.0)
-  found = convert.sit_as_v(network)(z, logsnr, cond, w)
+  found = predict.flow_as_v(network)(z, logsnr, cond, w)
   np.testing.assert_allclose(found, alpha * eps_hat - sigma * x_hat, atol=2e-5)
   assert asked[0][0] is cond and asked[0][1] is w
 
 
 def test_the_time_of_sit_runs_from_noise_to_data():
-  found = convert.sit_time(jnp.array([-jnp.inf, 0.0, 2.0 * np.log(3.0), jnp.inf]))
+  found = embeddings.linear_time(jnp.array([-jnp.inf, 0.0, 2.0 * np.log(3.0), jnp.inf]))
   np.testing.assert_allclose(found, [0.0, 0.5, 0.75, 1.0], atol=1e-6)

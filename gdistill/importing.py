@@ -1,0 +1,105 @@
+"""Writes what was imported as a finished round, with the frozen networks it needs in its folder."""
+
+import dataclasses
+import os
+import pathlib
+from typing import Any
+
+import jax
+
+from gdistill import checkpoints
+from gdistill import encode
+from gdistill import errors
+from gdistill import exporting
+from gdistill import pipeline
+from gdistill import recipe as recipes
+from gdistill import storage
+from gdistill import teachers
+from gdistill.convert import autoencoder as autoencoders
+from gdistill.convert import text as texts
+
+TINY = 'autoencoder_tiny'  # beside the autoencoder, for quick looks
+
+
+def run(source: str, out: storage.epath.Path, *, tiny: str = '', **given: str) -> dict[str, Any]:
+  """Reads `source` as teachers.read does and writes the round; returns its card."""
+  if exporting.exported(pathlib.Path(source)):
+    surplus = [name for name, value in {**given, 'tiny': tiny}.items() if value]
+    if surplus:
+      raise errors.ConfigError(
+        f'--source={source} was exported by gdistill and needs no --{surplus[0]}; leave it out'
+      )
+    return _student(pathlib.Path(source), out)
+  found = teachers.read(source, **given)
+  small = autoencoders.read(tiny) if tiny else None
+  if small is not None:
+    _check_tiny(small, found)
+  if found.text is not None:
+    texts.write(os.fspath(out), found.text)
+  if found.autoencoder is not None:
+    autoencoders.write(os.fspath(out / encode.AUTOENCODER), found.autoencoder)
+  if small is not None:
+    autoencoders.write(os.fspath(out / TINY), small)
+  if found.null_params is not None:
+    checkpoints.finish(out / 'null', found.null_params, {'stage': 'null'})
+  return checkpoints.finish(out, found.params, _card(found))
+
+
+def _student(source: pathlib.Path, out: storage.epath.Path) -> dict[str, Any]:
+  """A folder that was exported, as the round it was."""
+  card, params, autoencoder, text = exporting.read(source)
+  if text is not None:
+    texts.write(os.fspath(out), text)
+  if autoencoder is not None:
+    autoencoders.write(os.fspath(out / encode.AUTOENCODER), autoencoder)
+  wanted = card.pop('params_digest', '')
+  done = checkpoints.finish(out, params, card)
+  if done['params_digest'] != wanted:
+    raise errors.DataError(
+      f'--source={source} holds other weights than it was exported with; export it again'
+    )
+  return done
+
+
+def _check_tiny(small: autoencoders.Autoencoder, found: teachers.Teacher) -> None:
+  big = found.autoencoder
+  if big is None or (small.factor, small.latent_channels) != (big.factor, big.latent_channels):
+    raise errors.ConfigError(
+      f'--tiny makes latents of {small.latent_channels} channels at 1/{small.factor}; it must be '
+      'one for the latents of this network'
+    )
+
+
+def _card(found: teachers.Teacher) -> dict[str, Any]:
+  text = found.text
+  classes = found.settings.num_classes
+  return {
+    'stage': 'teacher',
+    'num_steps': 0,
+    'sampler': 'any',
+    'takes_w': False,
+    'guided': True,
+    'null': found.null,
+    'p_uncond': 0.1 if found.null == 'trained' else 0.0,
+    'null_label': -1,
+    'w_min': 0.0,
+    'w_max': 0.0,
+    'clip_x_hat': False,
+    'predict': found.settings.predict,
+    'model': dataclasses.asdict(found.settings),
+    'noise': dataclasses.asdict(found.noise),
+    'class_names': [] if text else [str(i) for i in range(classes)],
+    'latents': found.autoencoder
+    and {
+      'autoencoder': encode.encoder_digest(found.autoencoder),
+      'text': text.digest if text else '',
+      'text_length': text.length if text else 0,
+      'template': '',
+    },
+    'imported': {'kind': found.kind, 'null': found.null, **found.about},
+    'teacher': '',
+    'licence': found.about['licence'],
+    'parameters': sum(a.size for a in jax.tree.leaves(found.params)),
+    'config': {'mesh': {'cpu_devices': recipes.Mesh(1, 1).cpu_devices}},
+    'versions': pipeline.versions(),
+  }

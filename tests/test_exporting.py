@@ -1,0 +1,190 @@
+"""What is written for diffusers, what of a round diffusers cannot have, and the way back."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import published
+import pytest
+import texts
+
+from gdistill import checkpoints
+from gdistill import errors
+from gdistill import exporting
+from gdistill import importing
+from gdistill import model
+from gdistill import recipe as recipes
+from gdistill import storage
+
+COSINE = recipes.Noise('cosine')
+
+
+@pytest.fixture(scope='module')
+def text_round(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('text') / 'round'
+  published.finished(folder, recipes.Model(**published.TEXT), published.SD_NOISE, 'kl')
+  return folder
+
+
+@pytest.fixture(scope='module')
+def pixel_round(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('pixel') / 'round'
+  published.finished(folder, recipes.Model(**published.PIXEL), COSINE)
+  return folder
+
+
+def with_card(folder, tmp_path, **changes):
+  """The round again under another card."""
+  other = tmp_path / f'{folder.name}_again'
+  shutil.copytree(folder, other, ignore=shutil.ignore_patterns('params', 'card.json'))
+  found = model.read_folder(folder)
+  card = {k: v for k, v in found.card.items() if k != 'params_digest'}
+  checkpoints.finish(storage.path(other), found.params, {**card, **changes})
+  return model.read_folder(other)
+
+
+def exported(folder, tmp_path, **given):
+  notes = exporting.run(folder, tmp_path / 'out', **given)
+  return tmp_path / 'out', notes
+
+
+def test_a_text_student_is_a_folder_of_stable_diffusions(text_round, tmp_path):
+  out, notes = exported(model.read_folder(text_round), tmp_path)
+  assert notes == []
+  assert {p.name for p in out.iterdir()} == {
+    'unet', 'vae', 'text_encoder', 'tokenizer', 'scheduler', 'model_index.json', 'README.md',
+    'gdistill',
+  }  # fmt: skip
+  index = json.loads((out / 'model_index.json').read_text())
+  assert index['_class_name'] == 'StableDiffusionPipeline'
+  assert index['unet'] == ['diffusers', 'UNet2DConditionModel']
+  readme = (out / 'README.md').read_text()
+  assert readme.startswith('---\nlicense: openrail\n')
+  assert 'It takes w, from 0 to 14' in readme and 'num_inference_steps=4' in readme
+  assert 'guidance_scale=7.5' in readme and 'a negative prompt does nothing' in readme
+  assert exporting.exported(out) and not exporting.exported(text_round)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'words'),
+  [
+    (dict(w_min=8.0, w_max=10.0), 'guidance_scale=9)'),
+    (dict(w_min=0.0, w_max=2.0), 'guidance_scale=3)'),
+  ],
+)
+def test_the_example_stays_within_the_range_of_w(text_round, tmp_path, changes, words):
+  out, _ = exported(with_card(text_round, tmp_path, **changes), tmp_path, licence='mine')
+  readme = (out / 'README.md').read_text()
+  assert words in readme and readme.startswith('---\nlicense: mine\n')
+
+
+@pytest.mark.parametrize(
+  ('card', 'words'),
+  [
+    (dict(guided=True, stage='teacher', num_steps=0), 'guided by two calls of the network'),
+    (
+      dict(w_min=2.0, w_max=2.0),
+      'at w = 2 and takes no other: pass `guidance_scale = 1`',
+    ),
+  ],
+)
+def test_a_network_without_w_says_how_it_is_guided(tmp_path, card, words):
+  folder = tmp_path / 'round'
+  published.finished(folder, recipes.Model(**published.PIXEL), COSINE, takes_w=False, **card)
+  out, _ = exported(model.read_folder(folder), tmp_path)
+  readme = (out / 'README.md').read_text()
+  assert words in readme and 'use_clipped_model_output=True' in readme
+  config = json.loads((out / 'unet' / 'config.json').read_text())
+  assert config['time_cond_proj_dim'] is None
+
+
+def test_steps_that_do_not_divide_a_thousand_are_noted(text_round, tmp_path):
+  _, [note] = exported(with_card(text_round, tmp_path, num_steps=16), tmp_path)
+  assert note.startswith('16 does not divide 1000')
+
+
+@pytest.mark.parametrize(
+  'noise',
+  [
+    recipes.Noise('scaled_linear'), recipes.Noise('squared_cosine'),
+    recipes.Noise('linear_beta', beta_start=1e-4, beta_end=0.02),
+  ],
+  ids=lambda noise: noise.name,
+)  # fmt: skip
+def test_the_scheduler_of_an_export_is_read_as_the_noise_it_was(noise, text_round, tmp_path):
+  found = exporting.scheduler(
+    with_card(text_round, tmp_path, noise=recipes.to_dict(noise), predict='v')
+  )
+  read, predict = importing.teachers.noise_from(found)
+  np.testing.assert_allclose(model.betas(read), model.betas(noise), rtol=1e-12)
+  assert predict == 'v' and found['timestep_spacing'] == 'trailing' and not found['clip_sample']
+
+
+def test_the_betas_of_a_cosine_are_its_levels_at_whole_indices(pixel_round):
+  found = exporting.scheduler(model.read_folder(pixel_round))
+  abar = np.cumprod(1.0 - np.array(found['trained_betas']))
+  b = np.arctan(np.exp(-10.0))  # phi = b + (pi/2 - 2 b) t
+  alpha = np.cos(b + (0.5 * np.pi - 2.0 * b) * np.arange(1, 1001) / 1000)
+  np.testing.assert_allclose(np.sqrt(abar), alpha, rtol=2e-5)
+  assert found['clip_sample'] and found['prediction_type'] == 'v_prediction'
+
+
+def test_what_was_exported_comes_back_and_says_when_it_was_changed(pixel_round, tmp_path):
+  folder = model.read_folder(pixel_round)
+  out, _ = exported(folder, tmp_path)
+  card = importing.run(str(out), storage.path(tmp_path / 'again'))
+  assert card == folder.card
+  again = model.read_folder(tmp_path / 'again')
+  jax.tree.map(np.testing.assert_array_equal, again.params, folder.params)
+  with pytest.raises(errors.ConfigError, match='was exported by gdistill and needs no --tiny'):
+    importing.run(str(out), storage.path(tmp_path / 'third'), tiny='x')
+  file = out / 'unet' / published.WEIGHTS
+  state = published.safetensors.numpy.load_file(file)
+  state['conv_out.bias'] += 1.0
+  published.safetensors.numpy.save_file(state, file)
+  with pytest.raises(errors.DataError, match='holds other weights than it was exported with'):
+    importing.run(str(out), storage.path(tmp_path / 'fourth'))
+
+
+@pytest.mark.parametrize(
+  ('fields', 'noise', 'card', 'words'),
+  [
+    (dict(published.PIXEL), COSINE, dict(sampler='stochastic'), 'for the stochastic sampler'),
+    (dict(published.PIXEL, time='index'), published.SD_NOISE, {}, "model.time='phi' and noise"),
+    (dict(published.PIXEL, w_scale=4.0), COSINE, {}, 'w_scale=4.0 is not 1000.0'),
+    (dict(published.CLASS, time='phi'), COSINE, {}, "model.time='phi' must be 'index'"),
+    (
+      dict(published.PIXEL, network='dit', multipliers=(1,), attention_resolutions=(), patch=2),
+      COSINE, {}, "diffusers' DiT has no input for w",
+    ),
+  ],
+)  # fmt: skip
+def test_what_diffusers_does_not_have_is_refused(fields, noise, card, words, tmp_path):
+  published.finished(tmp_path / 'round', recipes.Model(**fields), noise, **card)
+  with pytest.raises(errors.ConfigError, match=words):
+    exporting.run(model.read_folder(tmp_path / 'round'), tmp_path / 'out')
+  assert not (tmp_path / 'out').exists()
+
+
+def test_texts_that_diffusers_would_read_otherwise_are_refused(text_round, tmp_path):
+  about = dict(model.read_folder(text_round).card['latents'])
+  short = dict(about, text_length=16)
+  fields = recipes.to_dict(recipes.Model(**dict(published.TEXT, context_length=16)))
+  cut = tmp_path / 'cut'
+  settings = recipes.Model(**dict(published.TEXT, context_length=16))
+  published.finished(cut, settings, published.SD_NOISE, 'kl')
+  found = with_card(cut, tmp_path, latents=short, model=fields)
+  with pytest.raises(errors.ConfigError, match=r'reads 16 tokens .* latents\.text_length=0'):
+    exporting.run(found, tmp_path / 'out')
+
+  bert = tmp_path / 'bert'
+  published.finished(bert, recipes.Model(**published.TEXT), published.SD_NOISE, 'kl')
+  for part in ('text_encoder', 'tokenizer'):
+    shutil.rmtree(bert / part)
+  texts.bert_folder(bert / 'text_encoder')
+  shutil.copytree(bert / 'text_encoder', bert / 'tokenizer')
+  encoder = exporting.texts.read(str(bert), 16)
+  about = dict(about, text=encoder.digest, text_length=16)
+  with pytest.raises(errors.ConfigError, match='by a bert encoder with masked padding'):
+    exporting.run(with_card(bert, tmp_path, latents=about), tmp_path / 'out')

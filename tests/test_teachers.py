@@ -1,0 +1,179 @@
+"""What a published folder's files say, and what is said of those that cannot be read."""
+
+import json
+import shutil
+
+import numpy as np
+import published
+import pytest
+import safetensors.numpy
+
+from gdistill import errors
+from gdistill import recipe as recipes
+from gdistill import teachers
+from gdistill.convert import unet2d
+from gdistill.models import latent_unet
+
+DDIM = dict(_class_name='DDIMScheduler')
+
+
+@pytest.mark.parametrize(
+  ('config', 'noise', 'predict'),
+  [
+    (DDIM, recipes.Noise('linear_beta', beta_start=1e-4, beta_end=0.02), 'eps'),
+    (
+      dict(_class_name='PNDMScheduler', beta_schedule='scaled_linear', beta_start=0.00085,
+           beta_end=0.012, prediction_type='v_prediction', trained_betas=None, steps_offset=1),
+      recipes.Noise('scaled_linear', beta_start=0.00085, beta_end=0.012), 'v',
+    ),
+    (
+      dict(_class_name='EulerDiscreteScheduler', beta_schedule='squaredcos_cap_v2',
+           prediction_type='sample', use_karras_sigmas=False, num_train_timesteps=1000),
+      recipes.Noise('squared_cosine', beta_start=1e-4, beta_end=0.02), 'x',
+    ),
+  ],
+)  # fmt: skip
+def test_a_scheduler_says_the_noise_and_what_is_predicted(config, noise, predict):
+  assert teachers.noise_from(config) == (noise, predict)
+
+
+@pytest.mark.parametrize(
+  ('more', 'words'),
+  [
+    (dict(_class_name='FlowMatchEulerDiscreteScheduler'), "'FlowMatch.* of an unknown kind"),
+    (dict(_class_name=None), 'of an unknown kind'),
+    (dict(num_train_timesteps=4000), 'num_train_timesteps=4000 must be 1000'),
+    (dict(trained_betas=[0.1, 0.2]), r'trained_betas=\[0.1, 0.2\] must be None'),
+    (dict(rescale_betas_zero_snr=True), 'rescale_betas_zero_snr=True must be False'),
+    (dict(beta_schedule='sigmoid'), "beta_schedule='sigmoid' must be one of linear, "),
+    (dict(prediction_type='flow'), "prediction_type='flow' must be one of epsilon, "),
+  ],
+)
+def test_a_scheduler_that_there_is_no_place_for_is_refused_by_name(more, words):
+  with pytest.raises(errors.ConfigError, match=rf'^here: .*{words}'):
+    teachers.noise_from({**DDIM, **more}, 'here')
+
+
+@pytest.mark.parametrize(
+  ('fields', 'context', 'heads', 'head_dim'),
+  [
+    (latent_unet.SD1, 'text', 8, None), (latent_unet.SD2, 'text', None, 64),
+    (latent_unet.CIN256, 'class', 1, None),
+  ],
+)  # fmt: skip
+def test_published_networks_are_the_same_by_the_recipes_section(fields, context, heads, head_dim):
+  net = latent_unet.LatentUNet(**fields)
+  read = unet2d.settings_from(unet2d.config_from(net, 64), fields.get('num_classes', 0))
+  settings = teachers.latent_settings(read, 64, 'eps')
+  assert (settings.context, settings.heads, settings.head_dim) == (context, heads, head_dim)
+  again = teachers.model.build(settings, False, noise_settings=published.SD_NOISE)
+  for name in ('channels', 'heads', 'attention', 'linear_projection', 'context_dim', 'groups'):
+    assert getattr(again, name) == getattr(net, name), name
+  assert again.emb_channels == 4 * net.channels[0] and again.epsilon == 1e-5
+
+
+def test_widths_and_heads_without_a_place_are_refused():
+  fields = unet2d.settings_from(unet2d.config_from(latent_unet.LatentUNet(**latent_unet.SD1), 64))
+  with pytest.raises(errors.ConfigError, match='not multiples of the first'):
+    teachers.latent_settings({**fields, 'channels': (32, 48, 64, 64)}, 64, 'eps')
+  with pytest.raises(errors.ConfigError, match='neither one number of heads nor one size'):
+    teachers.latent_settings({**fields, 'heads': (1, 8, 8, 8)}, 64, 'eps')
+
+
+def test_the_digest_sees_names_types_shapes_and_numbers():
+  state = {'a': np.zeros(2, np.float32), 'b': np.ones((1, 2), np.float32)}
+  others = (
+    {**state, 'c': np.zeros(0)}, {**state, 'a': np.zeros(2, np.int32)},
+    {**state, 'b': np.ones((2, 1), np.float32)}, {**state, 'a': np.array([0, 1e-45], np.float32)},
+  )  # fmt: skip
+  found = {teachers.digest(s) for s in (state, *others)}
+  assert len(found) == 5 and teachers.digest(dict(reversed(state.items()))) in found
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+  return published.stable_diffusion(tmp_path_factory.mktemp('published') / 'sd')
+
+
+def edited(file, **changes):
+  file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def odd_arrays(folder):
+  file = folder / 'unet' / published.WEIGHTS
+  state = safetensors.numpy.load_file(file)
+  del state['conv_out.bias']
+  state['conv_in.bias'] = np.zeros(7, np.float32)
+  safetensors.numpy.save_file({**state, 'surplus': np.ones(1)}, file)
+
+
+def torch_alone(folder):
+  (folder / 'unet' / published.WEIGHTS).rename(folder / 'unet' / 'diffusion_pytorch_model.bin')
+
+
+@pytest.mark.parametrize(
+  ('spoil', 'error', 'words'),
+  [
+    (odd_arrays, errors.ConfigError,
+     r'1 missing: conv_out.bias .* 1 not expected: surplus \(1,\); 1 of another shape: '
+     r'conv_in.bias \(7,\) for \(32,\)'),
+    (torch_alone, errors.ConfigError,
+     r"unet/diffusion_pytorch_model.bin is one of torch's files.* gdistill convert checkpoint "
+     r'--source=\S+\.bin --out=\S+\.safetensors'),
+    (lambda f: (f / 'unet' / published.WEIGHTS).unlink(), errors.DataError,
+     r'no \.safetensors file and not diffusion_pytorch_model'),
+    (lambda f: (f / 'scheduler' / 'scheduler_config.json').unlink(), errors.DataError,
+     r'scheduler_config\.json cannot be read'),
+    (lambda f: (f / 'unet' / 'config.json').write_text('{'), errors.DataError, 'is damaged'),
+    (lambda f: (f / 'unet' / 'config.json').write_text('[]'), errors.DataError, 'no settings'),
+    (lambda f: edited(f / 'unet' / 'config.json', time_cond_proj_dim=16), errors.ConfigError,
+     'takes w already, so it is a student'),
+    (lambda f: edited(f / 'unet' / 'config.json', cross_attention_dim=40), errors.ConfigError,
+     'attends to 40 channels, and the text encoder has 32'),
+    (lambda f: shutil.rmtree(f / 'vae'), errors.DataError, 'holds no autoencoder'),
+  ],
+)  # fmt: skip
+def test_a_folder_of_stable_diffusions_that_is_not_whole_is_refused(
+  whole, tmp_path, spoil, error, words
+):
+  shutil.copytree(whole, tmp_path / 'sd')
+  spoil(tmp_path / 'sd')
+  with pytest.raises(error, match=words):
+    teachers.read(str(tmp_path / 'sd'))
+
+
+def save(file, *names):
+  safetensors.numpy.save_file({name: np.zeros(1, np.float32) for name in names}, file)
+  return str(file)
+
+
+def test_sources_that_are_nothing_are_refused(tmp_path):
+  (tmp_path / 'empty').mkdir()
+  for source, given, error, words in (
+    ('nowhere', {}, errors.DataError, 'does not exist'),
+    (tmp_path / 'empty', {}, errors.DataError, r'no \.safetensors file'),
+    (save(tmp_path / 'a.safetensors', 'x'), {}, errors.ConfigError, r'say --kind=stable_diff'),
+    (tmp_path / 'a.safetensors', dict(kind='gan'), errors.ConfigError, "--kind='gan' must be"),
+    (tmp_path / 'a.safetensors', dict(kind='dit', null='b'), errors.ConfigError, '--null=b is for'),
+    (save(tmp_path / 'b.safetensors', 'model.diffusion_model.input_blocks.0.0.weight'), {},
+     errors.ConfigError, 'the table of classes'),
+    (tmp_path, {}, errors.DataError, r'2 \.safetensors files'),
+  ):  # fmt: skip
+    with pytest.raises(error, match=words):
+      teachers.read(str(source), **given)
+  (tmp_path / 'model.ckpt').write_bytes(b'')
+  with pytest.raises(errors.ConfigError, match=r'model\.ckpt is one of torch'):
+    teachers.read(str(tmp_path / 'model.ckpt'))
+  (tmp_path / 'c.safetensors').write_bytes(b'nothing')
+  with pytest.raises(errors.DataError, match='holds no readable weights'):
+    teachers.read(str(tmp_path / 'c.safetensors'))
+
+
+def test_the_licence_is_that_of_the_card_or_what_is_said(whole, tmp_path):
+  assert teachers._licence(whole) == 'creativeml-openrail-m'
+  assert teachers._licence(whole / 'README.md') == 'creativeml-openrail-m'
+  assert teachers._licence(tmp_path) == 'not stated'
+  found = teachers.read(str(whole), licence='mine')
+  assert found.about['licence'] == 'mine' and found.null == 'trained'
+  assert found.about['null_rule'] == "the text ''" and found.kind == 'stable_diffusion'
+  assert found.params['null_text'].shape == (77, 32) and found.params['null_text'].std() > 0.1
