@@ -13,10 +13,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax import numpy as jnp
 from jax.sharding import Mesh
 
 from gdistill import checkpoints
+from gdistill import encode
 from gdistill import errors
 from gdistill import interrupt
 from gdistill import ledger
@@ -29,6 +29,7 @@ from gdistill import storage
 from gdistill import train
 from gdistill.core import guidance as core_guidance
 from gdistill.core import projections
+from gdistill.data import latents
 from gdistill.data import pipeline as data
 from gdistill.data import source
 from gdistill.stages import draw
@@ -53,6 +54,8 @@ def check_rest(recipe: recipes.Recipe, workdir: storage.epath.Path | None) -> No
   check_grid(recipe)
   if workdir is not None:
     storage.check_writable('--workdir', workdir)
+    if recipe.latent:
+      encode.cache(recipe, workdir)
     check_same_run(recipe, workdir)
 
 
@@ -71,11 +74,13 @@ def check_mesh(recipe: recipes.Recipe, devices: int | None = None) -> Mesh:
 
 def check_data(recipe: recipes.Recipe) -> None:
   """Whether there are enough examples, of the model's shape and classes."""
-  train_set, held_set = load_data(recipe)
+  encode.check(recipe)
+  train_set, held_set = encode.pictures(recipe)
+  height, _, channels = encode.pixel_shape(recipe)
   for name, mine, theirs in (
     ('num_classes', recipe.model.num_classes, len(train_set.class_names)),
-    ('image_size', recipe.model.image_size, train_set.shape[0]),
-    ('image_channels', recipe.model.image_channels, train_set.shape[2]),
+    ('image_size', height, train_set.shape[0]),
+    ('image_channels', channels, train_set.shape[2]),
   ):
     if mine != theirs:
       raise errors.ConfigError(
@@ -89,12 +94,7 @@ def check_data(recipe: recipes.Recipe) -> None:
     )
 
 
-def load_data(recipe: recipes.Recipe) -> tuple[source.Source, source.Source]:
-  """(training, held out) as the network wants them."""
-  return data.load(recipe.data, model.image_shape(recipe.model))
-
-
-def check_same_data(workdir: storage.epath.Path, examples: source.Source) -> None:
+def check_same_data(workdir: storage.epath.Path, examples: source.Source | latents.Latents) -> None:
   """A run goes on only with the data it began with, wherever they lie now; process 0 tells."""
   told = [e for e in ledger.ledger(workdir) if e['event'] == 'data']
   if not told:
@@ -124,13 +124,13 @@ def check_grid(recipe: recipes.Recipe) -> None:
 def check_initial(recipe: recipes.Recipe, card: dict) -> None:
   """Whether a finished round may be what this recipe's first stage learns from."""
   where, first = f'initial={recipe.initial!r}', recipe.stages[0]
-  if first == 'guidance':
+  if first != 'progressive':
     if card['stage'] != 'teacher':
-      raise errors.ConfigError(f'{where} is a {card["stage"]} round; guidance needs a teacher')
-    if not card['p_uncond']:
+      raise errors.ConfigError(f'{where} is a {card["stage"]} round; {first} needs a teacher')
+    if first == 'guidance' and not card['p_uncond'] and card.get('null') != 'network':
       raise errors.ConfigError(
-        f'{where} was trained with p_uncond=0: it has no null class to guide with; '
-        'train the teacher with label dropout'
+        f'{where} has no null condition to be guided by (p_uncond=0); train the teacher with label '
+        'dropout, or import it with an unconditional network beside it (--null)'
       )
   else:
     expected = recipe.progressive.start_steps
@@ -168,8 +168,9 @@ def check_initial(recipe: recipes.Recipe, card: dict) -> None:
       )
   theirs = recipes.flat({'model': card['model'], 'noise': card['noise']})
   mine = recipes.flat(recipes.to_dict(recipe))
+  free = {'model.dropout', 'model.dtype', *(('model.predict',) if first == 'teacher' else ())}
   for key, value in theirs.items():
-    if key != 'model.dropout' and mine.get(key) != value:
+    if key not in free and mine.get(key) != value:
       raise errors.ConfigError(f'{key}={mine.get(key)!r} differs from {where}, which has {value!r}')
 
 
@@ -214,7 +215,9 @@ def run(
   if all(checkpoints.is_finished(workdir / r.name) for r in plan):
     return
   with seconds('data'):
-    examples, _ = load_data(recipe)
+    if recipe.latent:
+      _encode(recipe, workdir, stop)
+    examples = encode.examples(recipe, workdir)
     parallel.agree('data', examples.fingerprint)
     check_same_data(workdir, examples)
   compiled = {} if compiled is None else compiled
@@ -232,7 +235,7 @@ def run(
     for stage, promise in pending.items():
       if promise.set_running_or_notify_cancel():
         try:
-          promise.set_result(_compile(recipe, stage, mesh, workdir))
+          promise.set_result(_compile(recipe, stage, mesh, examples, workdir))
         except BaseException as e:
           promise.set_exception(e)
 
@@ -253,6 +256,16 @@ def run(
     raise
 
 
+def _encode(recipe: recipes.Recipe, workdir: storage.epath.Path, stop: interrupt.Interrupt) -> None:
+  """The training pictures' latents, unless they are there, and a copy of what decodes them."""
+  done = encode.run(recipe, encode.cache(recipe, workdir), stop)
+  if done.encoded:
+    speed = done.encoded / done.seconds
+    progress.say(f'encoded {done.encoded:,} pictures, both flips, {speed:.0f} pictures a second')
+  if not jax.process_index() and not encode.kept(workdir):
+    encode.keep(recipe, workdir)
+
+
 def _tidy(workdir: storage.epath.Path, r: rounds.Round) -> None:
   """What a kill between a round's card and its last words may have left undone."""
   if checkpoints.is_finished(workdir / r.name):
@@ -265,18 +278,19 @@ def _tidy(workdir: storage.epath.Path, r: rounds.Round) -> None:
       storage.remove_tree(workdir / r.name / 'steps')
 
 
-def _compile(recipe: recipes.Recipe, stage: str, mesh: Mesh, workdir: Any) -> Callable:
+def _compile(
+  recipe: recipes.Recipe, stage: str, mesh: Mesh, examples: Any, workdir: Any
+) -> Callable:
   """The one train step of a stage, ahead of time and from shapes alone."""
   settings = getattr(recipe, stage)
   cpu = jax.default_backend() == 'cpu'
   substeps = 1 if cpu else recipe.train.substeps
 
   _, teacher = _student_and_teacher(recipe, stage)
-  rows, shape = (substeps, settings.batch_size), model.image_shape(recipe.model)
+  rows = (substeps, settings.batch_size)
   batch = {
-    'pixels': jax.ShapeDtypeStruct((*rows, *shape), np.uint8),
-    'label': jax.ShapeDtypeStruct(rows, np.int32),
-    'id': jax.ShapeDtypeStruct(rows, np.int32),
+    name: jax.ShapeDtypeStruct((*rows, *shape), dtype)
+    for name, (shape, dtype) in {**examples.fields, 'id': ((), np.int32)}.items()
   }
   given = jax.eval_shape(lambda: train.numbers(1, 1.0, 1, jax.random.key(0)))
   step = train.compile_step(
@@ -309,7 +323,15 @@ def _student_and_teacher(recipe: recipes.Recipe, stage: str) -> tuple[Any, Any]:
   if stage == 'teacher':
     return student, None
   teacher = _shapes(recipe, takes_w=recipe.takes_w and stage == 'progressive')
+  if stage == 'guidance' and recipe.stages[0] == 'guidance' and _has_null_network(recipe.initial):
+    teacher = model.Pair(teacher, teacher)
   return student, jax.eval_shape(functools.partial(model.as_teacher, recipe.model), teacher)
+
+
+def _has_null_network(folder: str) -> bool:
+  """Of a finished round; a plan may name one that is not there yet."""
+  there = checkpoints.is_finished(folder)
+  return there and checkpoints.read_card(folder).get('null') == 'network'
 
 
 def _create(settings: recipes.Training) -> Callable:
@@ -324,8 +346,12 @@ def _run_round(recipe, workdir, r, examples, mesh, step, stop, seconds) -> None:
   teacher, where = None, None
   if r.teacher:
     where = workdir / r.teacher if r.index else r.teacher
+  if where is not None and r.stage != 'teacher':
     with seconds('restore'):
-      teacher = model.as_teacher(recipe.model, model.read_folder(where).params)
+      found = model.read_folder(where)
+      pair = r.stage == 'guidance' and found.null_params is not None
+      teacher = model.Pair(found.params, found.null_params) if pair else found.params
+      teacher = model.as_teacher(recipe.model, teacher)
     teacher = parallel.put_like(parallel.tree_shardings(mesh, teacher), teacher)
   key = jax.random.fold_in(jax.random.fold_in(jax.random.key(recipe.seed), _ID[r.stage]), r.index)
   key_init, key_steps = jax.random.split(key)
@@ -367,20 +393,22 @@ def loss_of(recipe: recipes.Recipe, stage: str) -> train.Loss:
   """The stage's loss with everything but arrays settled: (params, teacher params, batch, ...)."""
   noise = model.noise(recipe.noise)
   takes_w = recipe.takes_w and stage != 'teacher'
-  student_net = model.build(recipe.model, takes_w, recipe.train.remat == 'blocks')
+  student_net = _net(recipe, takes_w, recipe.train.remat == 'blocks')
   settings = getattr(recipe, stage)
   low, high = recipe.guidance.w_min, recipe.guidance.w_max
   shared = {'noise': noise, 'weight': settings.weight}
-  flip = recipe.data.flip
+  drawn = recipe.data.flip or recipe.latent
+  clean = draw.latents if recipe.latent else draw.images
+  clean = functools.partial(clean, flip=recipe.data.flip)
+  project = model.projection(recipe.latent)
 
   def loss(params, teacher_params, batch, key, num_steps):
-    key_loss, key_dropout, key_flip = (
-      jax.random.split(key, 3) if flip else (*jax.random.split(key), None)
+    key_loss, key_dropout, key_x = (
+      jax.random.split(key, 3) if drawn else (*jax.random.split(key), None)
     )
-    x = batch['pixels'].astype(jnp.float32) / 127.5 - 1.0
-    if flip:
-      x = draw.flipped(x, *draw.example_keys(key_flip, batch['id'], 1))
-    examples = {'x': x, 'cond': {'label': batch['label']}, 'id': batch['id']}
+    x = clean(batch, key_x)
+    cond = {k: v for k, v in batch.items() if k in ('label', 'text', 'text_mask')}
+    examples = {'x': x, 'cond': cond, 'id': batch['id']}
     drops = stage == 'teacher' and recipe.model.dropout
     dropout = (key_dropout, batch['id']) if drops else None
     student = model.as_v_fn(student_net, params, recipe.model, noise, dropout)
@@ -390,21 +418,28 @@ def loss_of(recipe: recipes.Recipe, stage: str) -> train.Loss:
       )
     loss_project = projections.clip if settings.clip_x_hat else None
     if stage == 'guidance':
-      net = model.build(recipe.model, takes_w=False)
-      teacher = model.as_v_fn(net, teacher_params, recipe.model, noise)
+      net = _net(recipe, takes_w=False)
+      pair = isinstance(teacher_params, model.Pair)
+      teacher, *other = (
+        model.as_v_fn(net, p, recipe.model, noise)
+        for p in (teacher_params if pair else (teacher_params,))
+      )
+      halves = core_guidance.halves(
+        teacher, other=other[0] if pair else None, one_batch=settings.one_batch
+      )
       steps = settings.trajectory_steps if settings.state == 'trajectory' else 0
       return guidance.loss(
-        student, core_guidance.halves(teacher, one_batch=settings.one_batch), examples, key_loss,
+        student, halves, examples, key_loss,
         w_min=low, w_max=high, w_power=settings.w_power, ws_per_pass=settings.ws_per_pass,
-        trajectory_steps=steps, project=projections.clip, loss_project=loss_project, **shared,
+        trajectory_steps=steps, project=project, loss_project=loss_project, **shared,
       )  # fmt: skip
-    net = model.build(recipe.model, takes_w)
+    net = _net(recipe, takes_w)
     teacher = model.as_v_fn(net, teacher_params, recipe.model, noise)
     return progressive.loss(
       student, teacher, examples, key_loss, num_steps=num_steps, sampler=settings.sampler,
       w_min=low, w_max=high, w_power=settings.w_power,
       p_uncond=recipe.teacher.p_uncond if recipe.naive else 0.0,
-      on_trajectory=settings.state == 'trajectory', project=projections.clip,
+      on_trajectory=settings.state == 'trajectory', project=project,
       loss_project=loss_project, **shared,
     )  # fmt: skip
 
@@ -413,7 +448,7 @@ def loss_of(recipe: recipes.Recipe, stage: str) -> train.Loss:
 
 def _fresh_state(recipe, r, where, key, mesh) -> states.TrainState:
   """The round's first state: drawn where it will live, or the teacher's of folder `where`."""
-  net = model.build(recipe.model, recipe.takes_w and r.stage != 'teacher')
+  net = _net(recipe, recipe.takes_w and r.stage != 'teacher')
   create = _create(getattr(recipe, r.stage))
   shardings = jax.tree.map(lambda a: a.sharding, state_shapes(recipe, r.stage, mesh))
   if where is None:
@@ -445,8 +480,10 @@ def _card(recipe, r, state, examples, seconds) -> dict:
     'model': plain['model'],
     'noise': plain['noise'],
     'class_names': list(examples.class_names),
+    'latents': encode.about(recipe),
     'data': {'examples': len(examples), 'fingerprint': examples.fingerprint},
     'teacher': r.teacher if r.index or not r.teacher else str(storage.path(r.teacher)),
+    'licence': checkpoints.read_card(recipe.initial).get('licence') if recipe.initial else None,
     'steps': r.steps,
     'lr': r.lr,
     'skipped': int(state.skipped),
@@ -513,8 +550,12 @@ def describe(recipe: recipes.Recipe, mesh: Mesh, workdir: storage.epath.Path | N
   return '\n'.join(lines)
 
 
+def _net(recipe: recipes.Recipe, takes_w: bool, remat: bool = False) -> model.Network:
+  return model.build(recipe.model, takes_w, remat, recipe.noise)
+
+
 def _shapes(recipe: recipes.Recipe, takes_w: bool) -> Any:
-  return model.initial_shapes(model.build(recipe.model, takes_w), recipe.model)
+  return model.initial_shapes(_net(recipe, takes_w), recipe.model)
 
 
 def bytes_per_device(recipe: recipes.Recipe, stage: str, mesh: Mesh) -> tuple[int, int, int]:

@@ -16,7 +16,7 @@ from gdistill import errors
 class Data:
   """Where images come from, and which of them training never sees."""
 
-  name: Literal['digits', 'folder', 'records', 'tfds']
+  name: Literal['digits', 'folder', 'records', 'tfds', 'captions', 'webdataset', 'tfds_captions']
   held_out: float  # share of the examples, the same for every class; 0: held_out_split
   path: str = ''  # the folder or archive; of 'tfds' its data_dir, '' for the usual one
   dataset: str = ''  # of 'tfds': which one; other sources do not look at it
@@ -29,10 +29,29 @@ class Data:
 
 
 @dataclasses.dataclass(frozen=True)
-class Noise:
-  """The noise schedule; the limits belong to 'cosine', the betas to the discrete ones."""
+class Latents:
+  """Latent space: what encodes pictures and captions, once and for all, and where that is kept.
 
-  name: Literal['cosine', 'linear_beta', 'scaled_linear']
+  The image_size and image_channels of the model are then those of a latent.
+  """
+
+  autoencoder: str = ''  # its folder or files; '' trains on pixels
+  text: str = ''  # the text encoder's folder, or the package that carries it
+  text_length: int = 0  # tokens of a caption that are kept; 0: as many as the encoder takes
+  template: str = 'a photo of a {}'  # captions of pictures that have a class alone
+  cache: str = ''  # folder of what was encoded; '' is WORKDIR/latents
+  batch_size: int = 64
+  shard_size: int = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Noise:
+  """The noise schedule; the limits belong to 'cosine', the betas to the discrete ones.
+
+  'squared_cosine' is the discrete one of a thousand betas that follow a cosine; it has no settings.
+  """
+
+  name: Literal['cosine', 'linear_beta', 'scaled_linear', 'squared_cosine']
   logsnr_min: float = -20.0
   logsnr_max: float = 20.0
   beta_start: float = 0.00085
@@ -41,7 +60,11 @@ class Noise:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-  """The network: models/unet.py says what the keys mean."""
+  """The network: models/unet.py, latent_unet.py and dit.py say what the keys mean.
+
+  What has a default is of latent and of published networks. `channels` times `multipliers` are the
+  widths of a U-Net; a DiT has `channels` wide blocks, `num_blocks` of them, and no multipliers.
+  """
 
   image_size: int
   image_channels: int
@@ -58,7 +81,20 @@ class Model:
   w_features: int
   w_scale: float
   dtype: Literal['float32', 'bfloat16']
-  predict: Literal['x', 'eps', 'v']
+  predict: Literal['x', 'eps', 'v', 'flow']
+  network: Literal['unet', 'latent_unet', 'dit'] = 'unet'
+  context: Literal['none', 'class', 'text'] = 'none'  # of 'latent_unet'
+  context_dim: int = 0
+  context_length: int = 0
+  transformer_depth: int = 1
+  linear_projection: bool = False
+  extra_channels: int = 0
+  patch: int = 2  # of 'dit'
+  time: Literal['phi', 'index', 'linear'] = 'phi'  # what the network's time features are of
+  epsilon: float = 1e-6
+  freq_shift: float = 1.0
+  cos_first: bool = False
+  learned_sigma: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +196,8 @@ class Recipe:
   """One run: which stages, from what, and every number they need.
 
   `stages` is a consecutive part of teacher, guidance, progressive, or (teacher, progressive) for
-  the naive baseline; what does not begin with a teacher begins from the round in `initial`.
+  the naive baseline; what does not begin with a teacher begins from the round in `initial`. A
+  teacher may: it then starts from that teacher's parameters, which may predict something else.
   """
 
   seed: int
@@ -175,6 +212,12 @@ class Recipe:
   mesh: Mesh
   train: Train
   evaluation: Evaluation
+  latents: Latents = Latents()
+
+  @property
+  def latent(self) -> bool:
+    """Whether the networks see latents, not pixels."""
+    return bool(self.latents.autoencoder)
 
   @property
   def naive(self) -> bool:
@@ -199,6 +242,10 @@ MAY_CHANGE = (
   'train.log_every',
   'train.remat',
   'data.path',
+  'latents.autoencoder',
+  'latents.text',
+  'latents.cache',
+  'latents.batch_size',
   'data.workers',
   'data.threads',
   'data.prefetch',
@@ -231,6 +278,7 @@ def digest_together(recipe: Recipe) -> str:
   reads its data, all of it.
   """
   own = {f'data.{name}' for name in ('path', 'workers', 'threads', 'prefetch')}
+  own |= {f'latents.{name}' for name in ('autoencoder', 'text', 'cache')}
   fields = {k: v for k, v in flat(to_dict(recipe)).items() if k not in own}
   return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -328,6 +376,7 @@ def _check(recipe: Recipe) -> None:
   _need(0 <= recipe.seed < 2**32, 'seed', recipe.seed, 'must be from 0 to 2**32 - 1')
   _check_stages(recipe)
   _check_data(recipe.data)
+  _check_latents(recipe)
   _check_noise(recipe.noise)
   _check_model(recipe.model)
   for name in STAGES:
@@ -343,9 +392,7 @@ def _check_stages(recipe: Recipe) -> None:
   allowed.append(('teacher', 'progressive'))
   choices = '; '.join(', '.join(a) for a in allowed)
   _need(stages in allowed, 'stages', stages, f'must be one of: {choices}')
-  if stages[0] == 'teacher':
-    _need(not recipe.initial, 'initial', recipe.initial, "must be '' when stages has a teacher")
-  else:
+  if stages[0] != 'teacher':
     _need(
       bool(recipe.initial), 'initial', recipe.initial,
       f'must name the folder of a finished round, because stages begins with {stages[0]}',
@@ -357,14 +404,44 @@ def _check_data(data: Data) -> None:
   _need(0 <= share < 1, 'data.held_out', share, 'must be at least 0 and below 1')
   if data.name == 'digits':
     _need(share > 0, 'data.held_out', share, 'must be above 0: the digits have no second split')
-  if data.name in ('folder', 'records'):
+  if data.name in ('folder', 'records', 'captions', 'webdataset'):
     _need(bool(data.path), 'data.path', data.path, f'must be given with data.name={data.name!r}')
     _need('://' not in data.path, 'data.path', data.path, 'must be a local path; copy or mount it')
-  if data.name == 'tfds':
+  if data.name in ('tfds', 'tfds_captions'):
     _need(bool(data.dataset), 'data.dataset', data.dataset, 'must be a TensorFlow Datasets name')
   for name, low, high in (('workers', 0, 256), ('threads', 1, 256), ('prefetch', 1, 1024)):
     value = getattr(data, name)
     _need(low <= value <= high, f'data.{name}', value, f'must be from {low} to {high}')
+
+
+def _check_latents(recipe: Recipe) -> None:
+  latents = recipe.latents
+  for name in ('autoencoder', 'text', 'cache'):
+    value = getattr(latents, name)
+    _need('://' not in value, f'latents.{name}', value, 'must be a local path; copy or mount it')
+  for name, low in (('batch_size', 1), ('shard_size', 1), ('text_length', 0)):
+    value = getattr(latents, name)
+    _need(low <= value < 2**20, f'latents.{name}', value, f'must be from {low} to {2**20 - 1}')
+  _need(
+    not (recipe.latent and recipe.data.name == 'digits'), 'data.name', recipe.data.name,
+    'must be of coloured pictures with latents.autoencoder',
+  )  # fmt: skip
+  text = recipe.model.context == 'text'
+  _need(
+    not latents.text or recipe.latent, 'latents.text', latents.text,
+    'needs latents.autoencoder: text-conditional networks work on latents here',
+  )  # fmt: skip
+  _need(
+    bool(latents.text) == (recipe.latent and text), 'latents.text', latents.text,
+    f"must {'name the text encoder' if text else 'be empty'} with model.context="
+    f'{recipe.model.context!r}',
+  )  # fmt: skip
+  for stage in ('guidance', 'progressive'):
+    clip = getattr(recipe, stage).clip_x_hat
+    _need(
+      not (clip and recipe.latent), f'{stage}.clip_x_hat', clip,
+      'must be False with latents.autoencoder: latents have no range to be clipped to',
+    )  # fmt: skip
 
 
 def _check_noise(noise: Noise) -> None:
@@ -378,11 +455,31 @@ def _check_noise(noise: Noise) -> None:
 
 
 def _check_model(model: Model) -> None:
-  for name in ('image_size', 'image_channels', 'num_classes', 'num_blocks', 'groups'):
+  for name in ('image_size', 'image_channels', 'num_classes', 'num_blocks', 'groups', 'patch'):
     _need(getattr(model, name) >= 1, f'model.{name}', getattr(model, name), 'must be at least 1')
   for name in ('channels', 'emb_channels', 'w_features'):
     value = getattr(model, name)
     _need(value >= 4 and value % 2 == 0, f'model.{name}', value, 'must be even and at least 4')
+  one = (model.heads is None) != (model.head_dim is None)
+  _need(
+    one, 'model.heads', model.heads, f'or model.head_dim={model.head_dim} must be None, not both'
+  )
+  if model.network == 'dit':
+    _check_heads(model, model.channels)
+    _need(
+      model.image_size % model.patch == 0, 'model.patch', model.patch,
+      f'must divide model.image_size={model.image_size}',
+    )  # fmt: skip
+  else:
+    _check_levels(model)
+  _check_context(model)
+  _need(0 <= model.dropout < 1, 'model.dropout', model.dropout, 'must be at least 0 and below 1')
+  for name in ('w_scale', 'epsilon'):
+    _need(getattr(model, name) > 0, f'model.{name}', getattr(model, name), 'must be above 0')
+
+
+def _check_levels(model: Model) -> None:
+  """What a U-Net's resolutions and widths ask for."""
   _need(
     bool(model.multipliers) and min(model.multipliers) >= 1, 'model.multipliers',
     model.multipliers, 'must list a width multiplier of at least 1 for every resolution',
@@ -405,17 +502,36 @@ def _check_model(model: Model) -> None:
       width % model.groups == 0, 'model.groups', model.groups,
       f'must divide the width {width} of every resolution ({widths})',
     )  # fmt: skip
-    for name in ('heads', 'head_dim'):
-      value = getattr(model, name)
-      if value is not None:
-        _need(value >= 1, f'model.{name}', value, 'must be at least 1, or None')
-        _need(width % value == 0, f'model.{name}', value, f'must divide the width {width}')
-  one = (model.heads is None) != (model.head_dim is None)
+    _check_heads(model, width)
+
+
+def _check_heads(model: Model, width: int) -> None:
+  for name in ('heads', 'head_dim'):
+    value = getattr(model, name)
+    if value is not None:
+      _need(value >= 1, f'model.{name}', value, 'must be at least 1, or None')
+      _need(width % value == 0, f'model.{name}', value, f'must divide the width {width}')
+
+
+def _check_context(model: Model) -> None:
+  only = model.network == 'latent_unet'
   _need(
-    one, 'model.heads', model.heads, f'or model.head_dim={model.head_dim} must be None, not both'
-  )
-  _need(0 <= model.dropout < 1, 'model.dropout', model.dropout, 'must be at least 0 and below 1')
-  _need(model.w_scale > 0, 'model.w_scale', model.w_scale, 'must be above 0')
+    model.context == 'none' or only, 'model.context', model.context,
+    f"must be 'none' with model.network={model.network!r}: only 'latent_unet' attends to one",
+  )  # fmt: skip
+  needed = {'context_dim': model.context != 'none', 'context_length': model.context == 'text'}
+  for name, need in needed.items():
+    value = getattr(model, name)
+    _need(
+      (value >= 1) if need else (value == 0), f'model.{name}', value,
+      f'must be {"at least 1" if need else "0"} with model.context={model.context!r}',
+    )  # fmt: skip
+  _need(model.transformer_depth >= 1, 'model.transformer_depth', model.transformer_depth,
+        'must be at least 1')  # fmt: skip
+  _need(
+    model.extra_channels >= 0 and (only or not model.extra_channels), 'model.extra_channels',
+    model.extra_channels, "must be 0, or more with model.network='latent_unet'",
+  )  # fmt: skip
 
 
 def _check_training(section: str, t: Training, train: Train) -> None:
@@ -490,6 +606,10 @@ def _check_distillation(recipe: Recipe) -> None:
   _need(
     ratio >= 2 and ratio & (ratio - 1) == 0, 'progressive.start_steps', start,
     f'must be progressive.end_steps={end} times a power of two (at least 2)',
+  )  # fmt: skip
+  _need(
+    recipe.model.time != 'index' or recipe.noise.name != 'cosine', 'model.time', recipe.model.time,
+    "must be 'phi' with noise.name='cosine', which has no indices",
   )  # fmt: skip
   if recipe.noise.name != 'cosine':
     _need(start <= 512, 'progressive.start_steps', start, f'must be at most 512 with noise.name='

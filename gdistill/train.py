@@ -31,11 +31,16 @@ _ASK_EVERY = 10  # updates; machines that are taken away give half a minute's no
 Loss = Callable[[Any, Any, Any, jax.Array, jax.Array], jax.Array]
 
 
+def _learned(params: Any) -> Any:
+  """Which parameters decay: all but the embedding of no text, which a network is given."""
+  return jax.tree_util.tree_map_with_path(lambda path, _: path[0].key != 'null_text', params)
+
+
 def optimizer(settings: recipes.Training) -> optax.GradientTransformation:
   """Adam, then decoupled weight decay; the step clips the gradient before and applies -lr."""
   return optax.chain(
     optax.scale_by_adam(settings.beta1, settings.beta2, settings.adam_eps),
-    optax.add_decayed_weights(settings.weight_decay),
+    optax.add_decayed_weights(settings.weight_decay, _learned),
   )
 
 

@@ -1,5 +1,6 @@
 """The configs say what the papers say, in every variant."""
 
+import dataclasses
 import importlib
 import json
 import math
@@ -31,10 +32,16 @@ def load(name, variant=''):
   return edge.load_config(f'{ROOT}/configs/{name}.py' + (f':{variant}' if variant else ''), [])
 
 
+def shapes_of(recipe, takes_w):
+  """The network's; what it predicts does not count, and would be traced again."""
+  net = model.build(recipe.model, takes_w, noise_settings=recipe.noise)
+  return model.initial_shapes(net, dataclasses.replace(recipe.model, predict='v'))
+
+
 def parameters(recipe, takes_w):
-  """How many there are besides those of labels and w."""
-  shapes = model.initial_shapes(model.build(recipe.model, takes_w), recipe.model)
-  kept = {k: v for k, v in shapes.items() if k not in ('label', 'w_proj')}
+  """How many there are besides those of labels, of the empty prompt, and of w."""
+  aside = ('label', 'class_table', 'null_text', 'w_proj')
+  kept = {k: v for k, v in shapes_of(recipe, takes_w).items() if k not in aside}
   return sum(a.size for a in jax.tree.leaves(kept))
 
 
@@ -51,8 +58,7 @@ def test_every_variant_resolves_survives_json_and_is_explained(name, variant):
 def test_students_without_w_are_the_naive_and_the_single_w_ones(name, variant):
   recipe = recipes.from_config(load(name, variant))
   assert recipe.takes_w == (variant not in ('naive', 'single_w'))
-  net = model.build(recipe.model, recipe.takes_w)
-  assert ('w_proj' in model.initial_shapes(net, recipe.model)) == recipe.takes_w
+  assert ('w_proj' in shapes_of(recipe, recipe.takes_w)) == recipe.takes_w
 
 
 @pytest.mark.parametrize('name', CONFIGS)
@@ -68,6 +74,9 @@ def test_tiny_changes_sizes_and_never_the_method(name):
     'guidance.clip_x_hat', 'progressive.sampler', 'progressive.state', 'progressive.end_steps',
     'progressive.w_power', 'progressive.clip_x_hat',
   }  # fmt: skip
+  if whole['initial']:  # a published teacher, for which `tiny` trains one of its own
+    assert tiny['stages'] == ['teacher', *whole['stages']]
+    method -= {'stages', 'model.image_size', 'data.name'}
   assert method <= whole.keys() and not changed & method
 
 
@@ -113,3 +122,53 @@ def test_the_stochastic_variant_changes_the_sampler_alone(name):
     recipes.flat(recipes.to_dict(recipes.from_config(load(name, v)))) for v in ('', 'stochastic')
   )
   assert {k for k in a if a[k] != b[k]} == {'progressive.sampler'}
+
+
+# Rombach et al.'s networks, as published: 400.9 million parameters of cin256-v2 beside its table of
+# classes, 859.5 million of Stable Diffusion 1.x; w and its rounds are Meng et al.'s.
+LATENT = {
+  'imagenet256_latent': dict(
+    millions=400.9, w=(0.0, 14.0), betas=(0.0015, 0.0195), channels=3, context=('class', 512),
+  ),
+  'stable_diffusion': dict(
+    millions=859.5, w=(2.0, 14.0), betas=(0.00085, 0.012), channels=4, context=('text', 768),
+  ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('name', LATENT)
+def test_the_latent_runs_have_the_published_networks_and_the_papers_settings(name):
+  paper, recipe = LATENT[name], recipes.from_config(load(name))
+  m = recipe.model
+  assert (m.image_size, m.image_channels) == (64, paper['channels'])
+  assert (m.context, m.context_dim, m.predict, m.time) == (*paper['context'], 'eps', 'index')
+  assert (recipe.noise.beta_start, recipe.noise.beta_end) == paper['betas']
+  assert recipe.noise.name == 'scaled_linear' and recipe.latent
+  assert (recipe.guidance.w_min, recipe.guidance.w_max) == paper['w']
+  plan = rounds.plan(recipe)
+  assert [r.num_steps for r in plan] == [0, *(2**k for k in range(8, -1, -1))]
+  assert plan[0].stage == 'guidance' and plan[0].teacher == recipe.initial != ''
+  for stage in recipe.stages:
+    settings = getattr(recipe, stage)
+    assert settings.batch_size == 512 and not settings.clip_x_hat and settings.w_power == 0.0
+  assert math.isclose(parameters(recipe, True) / 1e6, paper['millions'], abs_tol=0.05)
+
+
+def test_stable_diffusions_stages_are_as_long_as_the_papers():
+  plan = rounds.plan(recipes.from_config(load('stable_diffusion')))
+  assert [r.steps for r in plan] == [3000, *[2000] * 7, *[20_000] * 2]
+  ten = rounds.plan(recipes.from_config(load('stable_diffusion', 'ten')))
+  assert [r.num_steps for r in ten] == [0, 20, 10, 5] and {r.steps for r in ten[1:]} == {2000}
+
+
+@pytest.mark.parametrize('name', LATENT)
+def test_the_v_variant_only_begins_with_a_teacher_of_v(name):
+  a, b = (recipes.flat(recipes.to_dict(recipes.from_config(load(name, v)))) for v in ('', 'v'))
+  assert {k for k in a if a[k] != b[k]} == {'stages', 'model.predict'}
+  assert b['stages'] == ['teacher', *a['stages']] and b['model.predict'] == 'v'
+
+
+def test_second_versions_of_stable_diffusion_have_heads_of_64_and_another_text_encoder():
+  recipe = recipes.from_config(load('stable_diffusion', 'sd2'))
+  # 865.9 million, in print
+  assert math.isclose(parameters(recipe, True) / 1e6, 865.9, abs_tol=0.05)

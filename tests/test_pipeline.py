@@ -193,7 +193,7 @@ def test_wrong_beginnings_are_refused_before_anything_is_written(
 def test_a_teacher_without_label_dropout_cannot_be_guided(undisturbed, tmp_path):
   card = checkpoints.read_card(undisturbed / '00_teacher')
   recipe = micro.recipe(stages=('guidance',), initial=str(undisturbed / '00_teacher'))
-  with pytest.raises(errors.ConfigError, match='no null class'):
+  with pytest.raises(errors.ConfigError, match='no null condition'):
     pipeline.check_initial(recipe, {**card, 'p_uncond': 0.0})
 
 

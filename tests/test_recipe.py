@@ -10,15 +10,16 @@ from gdistill import recipe as recipes
 from gdistill.cli import edge
 
 DIGITS = edge.load_config('configs/digits.py', [])
+SD = edge.load_config('configs/stable_diffusion.py', [])
 
 
-def changed(**fields):
-  config = copy.deepcopy(DIGITS)
+def changed(base=DIGITS, **fields):
+  config = copy.deepcopy(base)
   for key, value in fields.items():
     *sections, last = key.split('__')
     here = config
     for section in sections:
-      here = here[section]
+      here = here.setdefault(section, {})
     here[last] = value
   return config
 
@@ -73,7 +74,20 @@ WRONG = [
   ('mesh__data', 0, 'at least 1, or -1'),
   ('stages', ('guidance', 'teacher'), 'must be one of'),
   ('stages', ('progressive',), 'must name the folder'),
-  ('initial', 'somewhere', "must be ''"),
+  ('latents__text', 'text', 'needs latents.autoencoder'),
+  ('latents__batch_size', 0, 'from 1 to'),
+  ('latents__shard_size', 2**20, 'from 1 to'),
+  ('latents__text_length', -1, 'from 0 to'),
+  ('latents__cache', 'gs://b/c', 'must be a local path'),
+  ('latents__autoencoder', 's3://b/c', 'must be a local path'),
+  ('latents__autoencoder', 'data/vae', 'must be of coloured pictures'),
+  ('model__time', 'index', "must be 'phi' with noise.name='cosine'"),
+  ('model__network', 'vit', 'unet, latent_unet, dit'),
+  ('model__context', 'text', "must be 'none' with model.network='unet'"),
+  ('model__context_dim', 8, "0 with model.context='none'"),
+  ('model__extra_channels', 5, "or more with model.network='latent_unet'"),
+  ('model__epsilon', 0.0, 'above 0'),
+  ('noise__beta_start', 0.0, 'between 0 and 1'),
   ('evaluation__ws', (), 'must list'),
   ('data__name', 'imagenet', 'digits'),
   ('data__held_out', 1.0, 'below 1'),
@@ -95,6 +109,48 @@ def test_wrong_values_are_named_with_their_remedy(field, value, words):
   line = str(e.value)
   assert '\n' not in line
   assert field.split('__')[-1] in line
+
+
+@pytest.mark.parametrize(
+  ('field', 'value', 'words'),
+  [
+    ('latents__text', '', "must name the text encoder with model.context='text'"),
+    ('latents__autoencoder', '', 'needs latents.autoencoder'),
+    ('guidance__clip_x_hat', True, 'must be False with latents.autoencoder: latents have no range'),
+    ('progressive__clip_x_hat', True, 'must be False with latents.autoencoder'),
+    ('progressive__start_steps', 1024, "at most 512 with noise.name='scaled_linear'"),
+    ('model__context_length', 0, "at least 1 with model.context='text'"),
+    ('model__context', 'class', "must be empty with model.context='class'"),
+    ('model__transformer_depth', 0, 'at least 1'),
+    ('model__image_size', 60, 'divisible by 8'),
+    ('data__name', 'tfds_captions', 'TensorFlow Datasets name'),
+    ('data__path', '', "must be given with data.name='webdataset'"),
+    ('data__path', 's3://b/{0..9}.tar', 'must be a local path'),
+    ('noise__beta_end', 1.0, 'between 0 and 1'),
+  ],
+)
+def test_wrong_values_in_latent_space_are_named_too(field, value, words):
+  with pytest.raises(errors.ConfigError, match=re.escape(words)) as e:
+    recipes.from_config(changed(SD, **{field: value}))
+  assert '\n' not in str(e.value)
+
+
+def test_a_teacher_may_begin_from_another_and_an_old_config_has_no_latents():
+  assert recipes.from_config(changed(initial='somewhere')).initial == 'somewhere'
+  old = recipes.from_config(DIGITS)
+  assert 'latents' not in DIGITS and old.latents == recipes.Latents() and not old.latent
+  assert recipes.from_config(SD).latent
+
+
+def test_where_frozen_networks_and_latents_lie_may_change_but_not_what_they_make():
+  base = recipes.from_config(SD)
+  for key, value in (('autoencoder', 'a'), ('text', 'b'), ('cache', 'c'), ('batch_size', 8)):
+    assert recipes.digest(recipes.from_config(changed(SD, **{f'latents__{key}': value}))) == (
+      recipes.digest(base)
+    )
+  for key, value in (('template', 'the {}'), ('text_length', 20), ('shard_size', 8)):
+    other = recipes.from_config(changed(SD, **{f'latents__{key}': value}))
+    assert recipes.digest(other) != recipes.digest(base)
 
 
 @pytest.mark.parametrize(('key', 'value'), [('clip_x_hat', True), ('w_power', 2.0)])

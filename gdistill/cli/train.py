@@ -100,17 +100,22 @@ def _check_devices(args, plan: bool) -> None:
 
 def _plan(recipe, workdir, devices: int | None) -> str:
   """What would happen, and in a last line what is missing of the data, which may lie elsewhere."""
+  from gdistill import checkpoints
   from gdistill import errors
   from gdistill import grid
   from gdistill import parallel
   from gdistill import pipeline
 
   parallel.make_cpu_devices(1 if devices else recipe.mesh.cpu_devices)
-  pipeline.check_rest(recipe, workdir)
+  there = not recipe.initial or checkpoints.is_finished(recipe.initial)
+  if there:
+    pipeline.check_rest(recipe, workdir)
   mesh = pipeline.check_mesh(recipe, devices)
-  if recipe.initial:
+  if recipe.initial and there:
     grid.teacher_folder(recipe, workdir)
   text = pipeline.describe(recipe, mesh, workdir)
+  if not there:
+    text += f'\ninitial: {recipe.initial} is no finished round yet; import or train it first'
   try:
     pipeline.check_data(recipe)
   except errors.DataError as e:

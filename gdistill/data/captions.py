@@ -125,7 +125,10 @@ def load_pixels(
     pair = held_out(whole, settings.held_out)
   else:
     pair = split(settings.split), split(settings.held_out_split)
-  return tuple(_as_source(found) for found in pair)
+  train, held = (_as_source(found) for found in pair)
+  splits = (settings.split, settings.held_out_split)
+  source.same_classes(train, held, f'data.path={settings.path}', splits)
+  return train, held
 
 
 def _has(path: str, split: str) -> bool:

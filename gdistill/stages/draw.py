@@ -24,6 +24,25 @@ def normal_like(keys: types.Keys, x: types.Images) -> types.Images:
   return jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(keys)
 
 
+def images(batch: dict, key: jax.Array | None, *, flip: bool) -> types.Images:
+  """The batch's pixels as images in [-1, 1]; with `flip`, left and right exchanged for half."""
+  x = batch['pixels'].astype(jnp.float32) / 127.5 - 1.0
+  return flipped(x, *example_keys(key, batch['id'], 1)) if flip else x
+
+
+def latents(batch: dict, key: jax.Array, *, flip: bool) -> types.Images:
+  """A draw of each posterior, mean + deviation eps; with `flip`, of the flipped picture for half.
+
+  batch['latents'] [B, 2 flips, mean and (unless it is zero) deviation, h, w, c].
+  """
+  keys_flip, keys_eps = example_keys(key, batch['id'], 2)
+  chosen = jax.vmap(jax.random.bernoulli)(keys_flip).astype(jnp.int32) if flip else 0
+  found = batch['latents'].astype(jnp.float32)
+  found = found[jnp.arange(len(found)), chosen]
+  mean = found[:, 0]
+  return mean if found.shape[1] == 1 else mean + found[:, 1] * normal_like(keys_eps, mean)
+
+
 def flipped(x: types.Images, keys: types.Keys) -> types.Images:
   """x with left and right exchanged, image by image, half of the time."""
   flip = jax.vmap(jax.random.bernoulli)(keys)

@@ -1,4 +1,7 @@
+import math
+
 import chex
+import jax
 import numpy as np
 import pytest
 from jax import numpy as jnp
@@ -58,3 +61,47 @@ def test_discrete_time_is_index_plus_one_over_count():
   np.testing.assert_allclose(made(jnp.array([0.5])), expected[:2].mean(), rtol=1e-5)
   np.testing.assert_allclose(made(jnp.array([0.1])), expected[0], rtol=1e-5)
   assert made(jnp.array([0.0]))[0] == jnp.inf
+
+
+BETAS = {
+  'stable diffusion': schedule.scaled_linear_betas(0.00085, 0.012),
+  'latent diffusion': schedule.scaled_linear_betas(0.0015, 0.0195),
+  'linear': schedule.linear_betas(1e-4, 0.02),
+  'squared cosine': schedule.squared_cosine_betas(),
+}
+
+
+@pytest.mark.parametrize('name', BETAS)
+def test_the_index_is_the_schedule_backwards_and_whole_on_its_grid(name):
+  betas = BETAS[name]
+  made, index = schedule.discrete(betas), jax.jit(lambda x: schedule.index(x, betas))
+  places = np.arange(1000)
+  t = (jnp.asarray(places, jnp.float32) + 1.0) / 1000.0
+  np.testing.assert_array_equal(index(made(t)), places)
+  # From the definition of logsnr, in float64 and by another route: sigma^2 = 1 - abar.
+  abar = np.exp(np.cumsum(np.log1p(-betas)))
+  logsnr = np.log(abar / (1 - abar))
+  np.testing.assert_array_equal(index(jnp.asarray(logsnr, jnp.float32)), places)
+  # Between two of them in proportion, and held at both ends: +inf is the data.
+  between = jnp.asarray(0.75 * logsnr[:-1] + 0.25 * logsnr[1:], jnp.float32)
+  np.testing.assert_allclose(index(between), places[:-1] + 0.25, atol=1e-3)
+  ends = jnp.array([jnp.inf, logsnr[0] + 1, logsnr[-1] - 1, -jnp.inf], jnp.float32)
+  np.testing.assert_array_equal(index(ends), [0, 0, 999, 999])
+
+
+@pytest.mark.parametrize('name', BETAS)
+def test_a_ladders_times_are_at_the_index_that_time_says(name):
+  made = schedule.discrete(BETAS[name])
+  for steps in (512, 64, 40, 5, 1):
+    t = jnp.arange(1, steps + 1) / steps
+    found = schedule.index(made(t), BETAS[name])
+    np.testing.assert_allclose(found, 1000 * np.arange(1, steps + 1) / steps - 1, atol=1e-3)
+
+
+def test_squared_cosine_betas_are_the_printed_quotients():
+  # Nichol & Dhariwal 2021, equation 17: f(t) = cos^2(...), beta_t = 1 - abar_t / abar_{t-1},
+  # clipped to at most 0.999; number by number.
+  f = lambda t: math.cos((t / 1000 + 0.008) / (1 + 0.008) * math.pi / 2) ** 2
+  expected = [min(1 - f(t) / f(t - 1), 0.999) for t in range(1, 1001)]
+  np.testing.assert_allclose(schedule.squared_cosine_betas(), expected, rtol=1e-9)
+  assert schedule.squared_cosine_betas()[-1] == 0.999

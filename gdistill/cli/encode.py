@@ -1,0 +1,66 @@
+"""gdistill encode: a config's latents and text embeddings, made once and shared by its runs."""
+
+import sys
+from collections.abc import Sequence
+
+from gdistill.cli import edge
+
+
+def parser() -> edge.Parser:
+  p = edge.Parser(
+    prog='gdistill encode',
+    description='Encodes the training pictures of a config, both flips, and the embeddings of '
+    'their captions, into ArrayRecord files that training reads (latents.cache). Killed or '
+    'stopped, the same command goes on and ends with the same digest. Several processes share the '
+    'work. A run does the same by itself where its latents are not there.',
+    epilog='--config.section.key=value overrides a key.',
+  )
+  p.add_argument('--config', required=True, help='configs/NAME.py[:VARIANT] or a config.json')
+  p.add_argument('--out', default='', help='a folder (default: latents.cache of the config)')
+  edge.add_processes(p)
+  return p
+
+
+def main(argv: Sequence[str]) -> int:
+  argv = list(argv)
+  overrides = [a for a in argv if a.startswith('--config.')]
+  args = edge.parse(parser(), [a for a in argv if a not in overrides])
+  return edge.call(lambda: _run(args, overrides), args.debug)
+
+
+def _run(args, overrides) -> int:
+  import jax
+
+  from gdistill import encode
+  from gdistill import errors
+  from gdistill import interrupt
+  from gdistill import parallel
+  from gdistill import recipe as recipes
+  from gdistill import storage
+
+  recipe = recipes.from_config(edge.load_config(args.config, overrides))
+  if not recipe.latent:
+    raise errors.ConfigError('latents.autoencoder is empty: this config trains on pixels')
+  out = args.out or recipe.latents.cache
+  if not out:
+    raise errors.ConfigError('--out is missing, and latents.cache is empty; name a folder')
+  if not storage.is_local(out):
+    raise errors.ConfigError(f'--out={out} must be a local folder, which all processes see')
+  storage.check_writable('--out', out)
+  parallel.use_compile_cache()
+  parallel.make_cpu_devices(recipe.mesh.cpu_devices)
+  parallel.start(args.coordinator, args.num_processes, args.process_id)
+  encode.check(recipe)
+  with interrupt.Interrupt() as stop:
+    done = encode.run(recipe, out, stop, verify=True)
+  if not jax.process_index():
+    print(f'{out}: {done.index["count"]:,} pictures, digest {done.index["digest"]}')
+  if done.encoded:
+    speed = done.encoded / done.seconds
+    print(
+      f'{done.encoded:,} pictures, both flips, in {done.seconds:.1f} s, {speed:.1f} a second',
+      file=sys.stderr,
+    )
+  else:
+    print('nothing to do: every shard is there and whole', file=sys.stderr)
+  return 0

@@ -1,0 +1,398 @@
+"""What a run in latent space needs besides its pictures: frozen encoders, and what they made."""
+
+import atexit
+import contextlib
+import dataclasses
+import functools
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax import numpy as jnp
+
+from gdistill import errors
+from gdistill import interrupt
+from gdistill import ledger
+from gdistill import model
+from gdistill import parallel
+from gdistill import progress
+from gdistill import recipe as recipes
+from gdistill import storage
+from gdistill.convert import autoencoder as autoencoders
+from gdistill.convert import text as texts
+from gdistill.data import captions
+from gdistill.data import latents
+from gdistill.data import pipeline as data
+from gdistill.data import records
+from gdistill.data import source
+
+AUTOENCODER = 'autoencoder'  # folder of a run, and of an imported network
+_MOST_SAID = 5  # prompts that are cut
+_PROMPTS = 200  # that a round's card keeps, to be measured with
+
+
+@functools.lru_cache(maxsize=2)
+def autoencoder(path: str) -> autoencoders.Autoencoder:
+  return autoencoders.read(_on_disk(path))
+
+
+@functools.lru_cache(maxsize=2)
+def text_encoder(path: str, length: int) -> texts.TextEncoder:
+  return texts.read(_on_disk(path, ('text_encoder', 'tokenizer')), length)
+
+
+def _on_disk(path: str, parts: tuple[str, ...] = ('',)) -> str:
+  """The path, or a copy of the parts of a folder in an object store, for as long as we run."""
+  if storage.is_local(path):
+    return path
+  folder = tempfile.mkdtemp(prefix='gdistill-')
+  atexit.register(shutil.rmtree, folder, ignore_errors=True)
+  for part in parts:
+    for name in storage.files(storage.path(path) / part):
+      data = storage.read_bytes(storage.path(path) / part / name)
+      storage.write_bytes(os.path.join(folder, part, name), data)
+  return folder
+
+
+def pixel_shape(recipe: recipes.Recipe) -> tuple[int, int, int]:
+  """Of the pictures of a recipe, which in latent space are `factor` times as large as latents."""
+  m = recipe.model
+  if not recipe.latent:
+    return (m.image_size, m.image_size, m.image_channels)
+  size = m.image_size * autoencoder(recipe.latents.autoencoder).factor
+  return (size, size, 3)
+
+
+def pictures(recipe: recipes.Recipe) -> tuple[source.Source, source.Source]:
+  """(training, held out) pictures; DataError where they are none that can be encoded."""
+  try:
+    return data.load(recipe.data, pixel_shape(recipe))
+  except errors.ShapeError as e:
+    if not recipe.latent:
+      raise
+    height, _, channels = e.found
+    factor = autoencoder(recipe.latents.autoencoder).factor
+    fits = channels == 3 and height % factor == 0
+    raise errors.DataError(
+      f'model.image_size={recipe.model.image_size}: {recipe.data.path} holds pictures of height, '
+      f'width, channels {list(e.found)}, and the autoencoder makes one latent of {factor} x '
+      f'{factor} x 3; '
+      + (f'set model.image_size={height // factor}' if fits else 'prepare them anew')
+    ) from e
+
+
+def check(recipe: recipes.Recipe) -> None:
+  """ConfigError where the network does not fit what the frozen networks make."""
+  if not recipe.latent:
+    return
+  m, where = recipe.model, recipe.latents
+  wanted = {'image_channels': autoencoder(where.autoencoder).latent_channels}
+  if where.text:
+    found = text_encoder(where.text, where.text_length)
+    wanted |= {'context_dim': found.width, 'context_length': found.length}
+  for name, size in wanted.items():
+    if getattr(m, name) != size:
+      of = where.autoencoder if name == 'image_channels' else where.text
+      raise errors.ConfigError(
+        f'model.{name}={getattr(m, name)} is not what {of} makes; set it to {size}'
+      )
+
+
+def cache(recipe: recipes.Recipe, workdir: Any) -> str:
+  """The folder of the latents of a run."""
+  if not recipe.latents.cache and not storage.is_local(workdir):
+    raise errors.ConfigError(
+      f"latents.cache='' is --workdir={workdir}/latents; name a folder on a disk of this machine, "
+      'or on one that all hosts see'
+    )
+  return recipe.latents.cache or os.fspath(storage.path(workdir) / 'latents')
+
+
+def examples(recipe: recipes.Recipe, workdir: Any) -> Any:
+  """What training reads: pictures, or latents that are there already."""
+  if not recipe.latent:
+    return pictures(recipe)[0]
+  m = recipe.model
+  return latents.load(cache(recipe, workdir), (m.image_size, m.image_size, m.image_channels))
+
+
+@dataclasses.dataclass(frozen=True)
+class Done:
+  """What the index says, and how many pictures this process encoded in how many seconds."""
+
+  index: dict[str, Any]
+  encoded: int = 0
+  seconds: float = 0.0
+
+
+def run(
+  recipe: recipes.Recipe, folder: str, stop: interrupt.Interrupt, verify: bool = False
+) -> Done:
+  """Encodes what is missing of a recipe's training pictures; every process its share.
+
+  What is there is trusted by its size, or with `verify` by its checksums. DataError where the
+  folder was encoded by other networks or from other pictures.
+  """
+  where, train = recipe.latents, pictures(recipe)[0]
+  settings = latents.Settings(
+    folder, where.batch_size, where.shard_size, jax.process_index(), jax.process_count()
+  )
+  counter = _Texts(text_encoder(where.text, where.text_length)) if where.text else None
+  words = _captions(train, where.template) if where.text else ()
+  for line in getattr(train.read, 'notes', ()):
+    progress.say(line)
+  job = latents.Job(
+    settings, train, _encoder(recipe, autoencoder(where.autoencoder)),
+    counter and counter.described, words,
+  )  # fmt: skip
+  job.check()
+  if not verify and not parallel.any_process(not job.finished):
+    return Done(records.read_index(folder, latents.FORMAT, latents.COMMAND, 'latents.cache'))
+  first = not jax.process_index()
+  lock = ledger.Lock(folder) if first else None
+  with lock or contextlib.nullcontext():
+    if first:
+      job.clean()
+    parallel.barrier('the folder of latents is clean', hours=48)
+    began, encoded = time.monotonic(), 0
+
+    def look():
+      stop.check()
+      if lock:
+        lock.check()
+
+    with progress.Progress('encoding', job.total, job.done) as bar:
+      encoded = job.work(look, bar.update)
+    seconds = time.monotonic() - began
+    if counter and counter.cut:
+      progress.say(f'{counter.cut:,} captions were cut to the {counter.described.length} tokens '
+                   'that the text encoder reads')  # fmt: skip
+    parallel.barrier('the latents are there', hours=48)
+    index = job.finish() if first else {}
+    parallel.barrier('the latents have their index', hours=48)
+  return Done(index, encoded, seconds)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Frozen:
+  """What stands around a network: a text encoder before it and a decoder behind, or neither.
+
+  `params` holds the parameters of both, {} of neither.
+  """
+
+  autoencoder: autoencoders.Autoencoder | None = None
+  text: texts.TextEncoder | None = None
+
+  @property
+  def params(self) -> dict[str, Any]:
+    return {
+      name: found.params
+      for name, found in (('autoencoder', self.autoencoder), ('text', self.text))
+      if found is not None
+    }
+
+  @property
+  def digest(self) -> tuple[str, ...]:
+    return tuple(found.digest for found in (self.autoencoder, self.text) if found is not None)
+
+  def tokens(self, prompts: Sequence[str]) -> tuple[np.ndarray, np.ndarray] | None:
+    """(ids [n, length], mask [n, length]), and warnings of prompts that are cut."""
+    if self.text is None:
+      return None
+    ids, mask, warnings = self.text.tokens(prompts)
+    for line in warnings[:_MOST_SAID]:
+      progress.say(f'warning: {line}')
+    if more := len(warnings[_MOST_SAID:]):
+      progress.say(f'warning: {more:,} more prompts are too long and cut')
+    return ids, mask
+
+  def text_of(self, params: dict[str, Any], tokens: Any) -> dict[str, jax.Array]:
+    """The 'text' and 'text_mask' of a batch's cond, {} without tokens; to be traced.
+
+    CLIP's padding counts, so its networks are given no mask.
+    """
+    if tokens is None:
+      return {}
+    hidden = self.text.encode(params['text'], *tokens)
+    return {'text': hidden} | ({} if self.text.kind == 'clip' else {'text_mask': tokens[1]})
+
+  def decode(self, params: dict[str, Any], x: jax.Array) -> jax.Array:
+    """Images of what a network drew, not clipped; to be traced."""
+    return self.autoencoder.decode(params['autoencoder'], x) if self.autoencoder else x
+
+
+def class_prompts(folder: model.Folder) -> list[str]:
+  """What a network is measured with: captions of its classes, or some that were held out."""
+  about = folder.card.get('latents') or {}
+  if about.get('prompts'):
+    return list(about['prompts'])
+  template = about.get('template', '')
+  return captions.of_names(folder.card['class_names'], template) if template else []
+
+
+def prompts(recipe: recipes.Recipe) -> list[str]:
+  """What all networks of a run are measured with, an imported teacher too; [] without text."""
+  if not recipe.latents.text:
+    return []
+  train = pictures(recipe)[0]
+  return _held_out_captions(recipe) or captions.of_names(train.class_names, recipe.latents.template)
+
+
+def read_frozen(folder: model.Folder, decoder: str = '') -> Frozen:
+  """Of a finished round: they lie in its folder or in the one above. `decoder` names another."""
+  about = folder.card.get('latents')
+  if not about:
+    return Frozen()
+  found = autoencoder(decoder or beside(folder, AUTOENCODER))
+  if not decoder and encoder_digest(found) != about['autoencoder']:
+    raise errors.CheckpointError(
+      f'{folder.path} was trained on the latents of another autoencoder ({about["autoencoder"]}) '
+      f'than {beside(folder, AUTOENCODER)} is ({encoder_digest(found)}); copy that of its run'
+    )
+  if not about['text']:
+    return Frozen(found)
+  text = text_encoder(beside(folder, ''), about['text_length'])
+  if text.digest != about['text']:
+    raise errors.CheckpointError(
+      f'{folder.path} was trained with another text encoder ({about["text"]}) than '
+      f'{beside(folder, "text_encoder")} is ({text.digest}); copy that of its run'
+    )
+  return Frozen(found, text)
+
+
+def beside(folder: model.Folder, name: str) -> str:
+  """The folder `name` in a round's folder or in the one above."""
+  look = name or 'text_encoder'
+  for at in (folder.path, folder.path.parent):
+    if storage.exists(at / look / 'config.json'):
+      return os.fspath(at / name if name else at)
+  raise errors.CheckpointError(
+    f'{folder.path} needs {look}/, which is neither in it nor beside it; copy it from the run'
+  )
+
+
+def encoder_digest(found: autoencoders.Autoencoder) -> str:
+  """Names an autoencoder's parameters and what is made of its latents."""
+  return f'{found.kind}-{found.digest}-{found.scale:.6g}-{found.shift:.6g}'
+
+
+def _encoder(recipe: recipes.Recipe, found: autoencoders.Autoencoder) -> latents.Encoder:
+  """The autoencoder on all of this process's devices."""
+  m = recipe.model
+  devices = jax.local_devices()
+  mesh = jax.sharding.Mesh(np.array(devices), ('data',))
+  whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('data'))
+  split = recipe.latents.batch_size % len(devices) == 0
+  params = jax.device_put(found.params, whole)
+
+  @functools.partial(jax.jit, out_shardings=rows if split else whole)
+  def encode(params, pixels):
+    return found.encode(params, pixels.astype(jnp.float32) / 127.5 - 1.0)
+
+  return latents.Encoder(
+    lambda pixels: encode(params, jax.device_put(pixels, rows if split else whole)),
+    (m.image_size, m.image_size, m.image_channels),
+    found.kind == 'kl',
+    encoder_digest(found),
+  )
+
+
+class _Texts:
+  """A text encoder as latents.Job asks it, and how many captions it had to cut."""
+
+  def __init__(self, found: texts.TextEncoder):
+    self.cut = 0
+    hidden = jax.jit(found.encode)
+
+    def encode(prompts):
+      ids, mask, warnings = found.tokens(prompts)
+      self.cut += len(warnings)
+      return hidden(found.params, ids, mask), mask
+
+    digest = f'{found.digest}-{found.length}'
+    self.described = latents.Texts(encode, found.length, found.width, digest)
+
+
+def keep(recipe: recipes.Recipe, workdir: Any) -> None:
+  """Copies the frozen networks into the run, which then needs nothing else to be sampled from."""
+  where = recipe.latents
+  with tempfile.TemporaryDirectory() as folder:
+    if where.text:
+      texts.write(folder, text_encoder(where.text, where.text_length))
+    autoencoders.write(os.path.join(folder, AUTOENCODER), autoencoder(where.autoencoder))
+    # That of the autoencoder says that all are there.
+    last = f'{AUTOENCODER}/config.json'
+    for name in sorted(storage.files(folder), key=lambda name: name == last):
+      data = storage.read_bytes(os.path.join(folder, name))
+      storage.write_bytes(storage.path(workdir) / name, data)
+
+
+def kept(workdir: Any) -> bool:
+  """Whether the run has its copies."""
+  return storage.exists(storage.path(workdir) / AUTOENCODER / 'config.json')
+
+
+def autoencoded(recipe: recipes.Recipe) -> Callable[[np.ndarray], np.ndarray]:
+  """pixels -> pixels [B, H, W, 3] uint8, of any number of pictures: through latents and back."""
+  found, size = autoencoder(recipe.latents.autoencoder), recipe.latents.batch_size
+
+  @jax.jit
+  def back(params, pixels):
+    mean, _ = found.encode(params, pixels.astype(jnp.float32) / 127.5 - 1.0)
+    images = found.decode(params, mean)
+    return jnp.round((jnp.clip(images, -1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8)
+
+  def through(pixels):
+    parts = (pixels[i : i + size] for i in range(0, len(pixels), size))
+    full = (np.resize(p, (size, *p.shape[1:])) for p in parts)
+    return np.concatenate([np.asarray(back(found.params, p)) for p in full])[: len(pixels)]
+
+  return through
+
+
+def from_workdir(recipe: recipes.Recipe, workdir: Any) -> recipes.Recipe:
+  """The recipe with the run's own copies of the frozen networks, where it has them."""
+  if not recipe.latent or not kept(workdir):
+    return recipe
+  workdir = storage.path(workdir)
+  where = {'autoencoder': os.fspath(workdir / AUTOENCODER)}
+  if recipe.latents.text:
+    where['text'] = os.fspath(workdir)
+  return dataclasses.replace(recipe, latents=dataclasses.replace(recipe.latents, **where))
+
+
+def about(recipe: recipes.Recipe) -> dict[str, Any] | None:
+  """What a card says of them; None in pixel space."""
+  if not recipe.latent:
+    return None
+  where = recipe.latents
+  text = text_encoder(where.text, where.text_length) if where.text else None
+  return {
+    'autoencoder': encoder_digest(autoencoder(where.autoencoder)),
+    'text': text.digest if text else '',
+    'text_length': text.length if text else 0,
+    'template': where.template,
+    'prompts': _held_out_captions(recipe) if text else [],
+  }
+
+
+def _held_out_captions(recipe: recipes.Recipe) -> list[str]:
+  """Some of pictures that come with captions of their own, each once; [] of those that do not."""
+  held = pictures(recipe)[1]
+  if not hasattr(held.read, 'caption'):
+    return []
+  return list(dict.fromkeys(held.read.caption(int(i)) for i in held.indices(_PROMPTS)))
+
+
+def _captions(train: source.Source, template: str) -> list[str]:
+  """Of every picture: its own, or its class's by the template."""
+  if hasattr(train.read, 'caption'):
+    return [train.read.caption(i) for i in range(len(train))]
+  by_class = captions.of_classes(train, template)
+  return [by_class.caption(i) for i in range(len(train))]

@@ -1,0 +1,256 @@
+"""Whole runs in latent space: from pictures to figures, interrupted, moved, and fine-tuned."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import latent_runs
+import micro
+import numpy as np
+import pytest
+
+from gdistill import checkpoints
+from gdistill import encode
+from gdistill import errors
+from gdistill import evaluate
+from gdistill import model
+from gdistill import pipeline
+from gdistill import sampling
+from gdistill.stages import rounds
+
+PHOTOS, TEXT, IMAGENET, SD = latent_runs.KINDS
+COMPILED = {}  # config -> executables shared by its runs, as a long process would
+
+
+@pytest.fixture(scope='session')
+def given(tmp_path_factory):
+  return latent_runs.inputs(tmp_path_factory.mktemp('latent_inputs'))
+
+
+def run(name, given, workdir, stop=None, **sections):
+  recipe = latent_runs.recipe(name, given, **sections)
+  compiled = COMPILED.setdefault((name, recipe.model, recipe.stages), {})
+  return recipe, latent_runs.trained(recipe, workdir, stop, compiled)
+
+
+def digests(workdir):
+  return {p.parent.name: checkpoints.params_digest(p.parent) for p in workdir.glob('*/card.json')}
+
+
+@pytest.fixture(scope='session')
+def undisturbed(given, tmp_path_factory):
+  return run(PHOTOS, given, tmp_path_factory.mktemp('latent_run') / 'run')[1]
+
+
+@pytest.mark.parametrize(
+  'name', [PHOTOS, *(pytest.param(n, marks=pytest.mark.heavy) for n in (TEXT, IMAGENET, SD))]
+)
+def test_every_config_goes_from_pictures_to_figures(given, tmp_path, name):
+  recipe, workdir = run(name, given, tmp_path / 'run')
+  kind, text = latent_runs.KINDS[name]
+  cards = [checkpoints.read_card(workdir / r.name) for r in rounds.plan(recipe)]
+  assert [c['num_steps'] for c in cards] == [0, 0, 2, 1]
+  own = latent_runs.autoencoder(kind)
+  for card in cards:
+    assert card['latents']['autoencoder'] == encode.encoder_digest(own)
+    assert bool(card['latents']['text']) == text and card['class_names'] == (
+      ['pictures'] if name == SD else list(latent_runs.CLASSES)
+    )
+  assert (workdir / 'text_encoder').exists() == (workdir / 'tokenizer').exists() == text
+  rows = latent_runs.evaluated(workdir)
+  assert all(np.isfinite(r['fd']) and np.isfinite(r['fd_teacher']) for r in rows)
+  assert {r['clipping'] for r in rows} == {'none'}
+  students = [r for r in rows if r['model'] == 'student']
+  assert {(r['num_steps'], r['w']) for r in students} == {
+    (n, w) for n in (1, 2) for w in recipe.evaluation.ws
+  }
+  for r in rows:
+    reference = r['model'] == 'teacher' and r['num_steps'] == 4 and r['sampler'] == 'ddim'
+    assert (r['rms_latents'] == 0) == reference and (r['rms_teacher'] == 0 or not reference)
+  stored = np.load(workdir / 'evaluation' / 'cells' / f'{rows[0]["cell"]}.npz')
+  shape = (8, 8, recipe.model.image_channels)
+  assert stored['latents'].shape == (8, *shape) and stored['latents'].dtype == np.float16
+  # Nothing was clipped on the way, and the pictures are what the latents are decoded to.
+  assert np.abs(stored['latents']).max() > 1.05
+  images = jax.jit(own.decode)(own.params, stored['latents'].astype(np.float32))
+  expected = (np.clip(images, -1, 1) + 1) * 127.5
+  # Rounded to float16, a latent in a hundred may fall to another word of a codebook.
+  assert (np.abs(stored['pixels'] - expected) < 2).mean() > (0.9 if kind == 'vq' else 0.9999)
+  assert stored['pixels'].std() > 5
+
+
+def test_interrupted_again_and_again_it_ends_with_the_same_bits(undisturbed, given, tmp_path):
+  workdir, interruptions = tmp_path / 'run', 0
+  while True:
+    try:
+      run(PHOTOS, given, workdir, micro.StopAfter(1))
+      break
+    except errors.Preempted:
+      interruptions += 1
+      assert interruptions < 40
+  assert interruptions >= 12  # 14 updates, of which the last of each round hands on; two shards
+  assert digests(workdir) == digests(undisturbed)
+  index = [json.loads((w / 'latents' / 'index.json').read_text()) for w in (workdir, undisturbed)]
+  assert index[0] == index[1]
+  before = {p: p.stat().st_mtime_ns for p in workdir.rglob('*')}
+  run(PHOTOS, given, workdir)  # a finished run does nothing
+  assert {p: p.stat().st_mtime_ns for p in workdir.rglob('*')} == before
+
+
+def test_a_shared_cache_serves_runs_and_one_of_another_autoencoder_is_refused(
+  undisturbed, given, tmp_path
+):
+  cache = shutil.copytree(undisturbed / 'latents', tmp_path / 'cache')
+  before = {p: p.stat().st_mtime_ns for p in cache.iterdir()}
+  run(PHOTOS, given, tmp_path / 'run', latents=dict(cache=str(cache)))
+  assert digests(tmp_path / 'run') == digests(undisturbed)
+  assert not (tmp_path / 'run' / 'latents').exists()
+  latent_runs.autoencoders.write(tmp_path / 'b', latent_runs.autoencoder('tiny', seed=1))
+  other = dict(autoencoder=str(tmp_path / 'b'))
+  with pytest.raises(errors.DataError, match=r'another autoencoder \(tiny-.*\) than this one \(ti'):
+    run(PHOTOS, given, tmp_path / 'other', latents=dict(cache=str(cache), **other))
+  assert {p: p.stat().st_mtime_ns for p in cache.iterdir()} == before
+  # Nor does a run go on with latents of other networks than it began with.
+  workdir = shutil.copytree(undisturbed, tmp_path / 'again')
+  (workdir / '03_progressive_1' / 'card.json').unlink()
+  shutil.rmtree(workdir / 'latents')
+  with pytest.raises(errors.DataError, match='are not those this run began with'):
+    run(PHOTOS, given, workdir, latents=other)
+
+
+@pytest.mark.parametrize('name', [PHOTOS, pytest.param(SD, marks=pytest.mark.heavy)])
+def test_a_copy_elsewhere_is_evaluated_with_its_own_networks(given, tmp_path, name):
+  (tmp_path / 'inputs').mkdir()
+  for part in ('pictures', 'captioned.tar', 'text', latent_runs.KINDS[name][0]):
+    copy = shutil.copytree if (given / part).is_dir() else shutil.copy
+    copy(given / part, tmp_path / 'inputs' / part)
+  _, workdir = run(name, tmp_path / 'inputs', tmp_path / 'run')
+  expected = latent_runs.evaluated(workdir)
+  shutil.rmtree(workdir / 'evaluation')
+  elsewhere = workdir.rename(tmp_path / 'elsewhere')
+  shutil.rmtree(tmp_path / 'inputs' / latent_runs.KINDS[name][0])
+  shutil.rmtree(tmp_path / 'inputs' / 'text')
+  encode.autoencoder.cache_clear()
+  encode.text_encoder.cache_clear()
+  found = latent_runs.evaluated(elsewhere)
+  for a, b in zip(found, expected, strict=True):
+    for key in a.keys() - {'seconds_per_image'}:
+      assert a[key] == (pytest.approx(b[key], rel=1e-5, abs=1e-5) if isinstance(a[key], float)
+                        else b[key]), key  # fmt: skip
+
+
+def test_a_round_beside_another_autoencoder_or_none_is_refused(undisturbed, tmp_path):
+  workdir = tmp_path / 'run'
+  shutil.copytree(undisturbed / '00_teacher', workdir / '00_teacher')
+  folder = model.read_folder(workdir / '00_teacher')
+  with pytest.raises(errors.CheckpointError, match='needs autoencoder/, which is neither'):
+    encode.read_frozen(folder)
+  latent_runs.autoencoders.write(workdir / 'autoencoder', latent_runs.autoencoder('tiny', seed=1))
+  with pytest.raises(errors.CheckpointError, match='on the latents of another autoencoder'):
+    encode.read_frozen(folder)
+  # Beside the parameters themselves it counts more than one above.
+  own = latent_runs.autoencoder('tiny')
+  latent_runs.autoencoders.write(workdir / '00_teacher' / 'autoencoder', own)
+  assert encode.read_frozen(folder).digest == (own.digest,)
+
+
+def test_the_samplers_bounds_are_those_of_float32(undisturbed):
+  """With parameters that multiply by a lot, latents come out as large as they are."""
+  folder = model.read_folder(undisturbed / '03_progressive_1')
+  last = jax.tree.map(lambda a: a + 20.0, folder.params['conv_out'])
+  large = dataclasses.replace(folder, params={**folder.params, 'conv_out': last})
+  sampler = sampling.Sampler(large, 'ddim', 8)
+  pixels, x = sampler.draw_both(np.arange(8), np.zeros(8), np.ones(8), 1)
+  assert np.abs(x).max() > 20 and pixels.dtype == np.uint8
+
+
+def test_all_cells_are_drawn_for_the_prompts_of_the_run(given, monkeypatch):
+  recipe = latent_runs.recipe(SD, given)
+  held = encode.pictures(recipe)[1]
+  prompts = encode.prompts(recipe)
+  assert prompts == list(dict.fromkeys(held.read.caption(i) for i in range(4)))
+  assert encode.about(recipe)['prompts'] == prompts and len(prompts) > 1
+  names = ['the big cat', 'the dog', 'the eel']
+  assert encode.prompts(latent_runs.recipe(TEXT, given)) == names
+  assert encode.prompts(latent_runs.recipe(PHOTOS, given)) == []
+
+  class Stands:  # a teacher that was imported knows none
+    num_prompts = 1
+
+    def __init__(self, *given):
+      pass
+
+    def with_prompts(self, prompts):
+      self.num_prompts = prompts
+      return self
+
+  monkeypatch.setattr(evaluate.sampling, 'Sampler', Stands)
+  monkeypatch.setattr(evaluate.model, 'read_folder', lambda folder: None)
+  cell = evaluate.grids.Cell('teacher', 'somewhere', 'ddim', 1, 2.0)
+  assert evaluate._sampler(None, cell, 8, prompts).num_prompts == prompts
+  assert evaluate._sampler(None, cell, 8, []).num_prompts == 1
+
+
+@pytest.mark.parametrize('stage', ['guidance', 'progressive'])
+def test_no_loss_projects_latents(given, monkeypatch, stage):
+  seen = {}
+  module = {'guidance': pipeline.guidance, 'progressive': pipeline.progressive}[stage]
+  monkeypatch.setattr(module, 'loss', lambda s, t, batch, key, **more: seen.update(more, **batch))
+  recipe = latent_runs.recipe(TEXT, given)
+  batch = {
+    'latents': np.full((2, 2, 1, 8, 8, 32), 3.0, np.float32), 'label': np.zeros(2, np.int32),
+    'text': np.ones((2, 9, 32), np.float32), 'text_mask': np.ones((2, 9), bool),
+    'id': np.arange(2, dtype=np.int32),
+  }  # fmt: skip
+  pipeline.loss_of(recipe, stage)({}, {}, batch, jax.random.key(1), 4)
+  assert seen['project'] is None and seen['loss_project'] is None
+  np.testing.assert_array_equal(seen['x'], np.full((2, 8, 8, 32), 3.0))
+  assert seen['cond'].keys() == {'label', 'text', 'text_mask'}
+
+
+def test_a_teacher_may_start_from_one_that_predicts_something_else(given, tmp_path):
+  small = dict(model=dict(predict='eps'), stages=('teacher',))
+  _, first = run(PHOTOS, given, tmp_path / 'eps', **small)
+  initial = str(first / '00_teacher')
+  cache = dict(cache=str(first / 'latents'))
+  recipe = latent_runs.recipe(PHOTOS, given, initial=initial, latents=cache)
+  assert recipe.stages[0] == 'teacher' and recipe.model.predict == 'v'
+  mesh = pipeline.check(recipe, None)
+  plan = rounds.plan(recipe)
+  assert [r.teacher for r in plan[:2]] == [initial, '00_teacher']
+  state = pipeline._fresh_state(recipe, plan[0], initial, jax.random.key(0), mesh)
+  expected = model.read_folder(initial).params
+  jax.tree.map(np.testing.assert_array_equal, state.params, expected)
+  jax.tree.map(np.testing.assert_array_equal, state.ema, expected)
+  # Trained, it is of this run, and says from where.
+  _, workdir = run(PHOTOS, given, tmp_path / 'v', initial=initial, latents=cache,
+                   stages=('teacher',))  # fmt: skip
+  card = checkpoints.read_card(workdir / '00_teacher')
+  assert (card['predict'], card['teacher'], card['stage']) == ('v', initial, 'teacher')
+  found = model.read_folder(workdir / '00_teacher').params
+  near = jax.tree.map(lambda a, b: np.abs(a - b).max(), found, expected)
+  assert 0 < max(jax.tree.leaves(near)) < 5 * recipe.teacher.lr * 1.1  # five updates away
+  with pytest.raises(errors.ConfigError, match=r"model\.predict='v' differs from"):
+    later = dataclasses.replace(recipe, stages=('guidance', 'progressive'))
+    pipeline.check_initial(later, checkpoints.read_card(initial))
+
+
+def test_a_ladder_may_go_through_forty_steps_down_to_five(given):
+  recipe = latent_runs.recipe(SD, given, progressive=dict(start_steps=40, end_steps=5))
+  assert [r.num_steps for r in rounds.plan(recipe)] == [0, 0, 20, 10, 5]
+  with pytest.raises(errors.ConfigError, match=r'start_steps=1024 must be at most 512 with noise'):
+    latent_runs.recipe(SD, given, progressive=dict(start_steps=1024, end_steps=1))
+  latent_runs.recipe(PHOTOS, given, progressive=dict(start_steps=1024, end_steps=1))
+
+
+def test_an_evaluation_needs_no_cache_and_a_finished_run_does_not_make_it(
+  undisturbed, given, tmp_path
+):
+  workdir = shutil.copytree(undisturbed, tmp_path / 'run')
+  shutil.rmtree(workdir / 'latents')
+  recipe = evaluate.read_recipe(encode.storage.path(workdir))
+  assert recipe.latents.autoencoder == str(workdir / 'autoencoder')
+  assert latent_runs.evaluated(workdir)
+  run(PHOTOS, given, workdir)
+  assert not (workdir / 'latents').exists()
