@@ -18,9 +18,13 @@ from gdistill.evaluation import protocol
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Part:
-  """What one process drew of a cell: the first pictures of it, and the measure of all."""
+  """What one process drew of a cell: the first pictures of it, and the measure of all.
+
+  `latents` are what the pictures were decoded from; of pixel space there are none, [k, 0].
+  """
 
   pixels: np.ndarray  # [k, H, W, C]
+  latents: np.ndarray  # [k, h, w, c] float16
   index: np.ndarray  # [k]
   measured: measure.Measured
   seconds: float
@@ -32,6 +36,7 @@ class Part:
     order = np.argsort(index)
     return Part(
       np.concatenate([self.pixels, other.pixels])[order],
+      np.concatenate([self.latents, other.latents])[order],
       index[order],
       self.measured.merge(other.measured),
       max(self.seconds, other.seconds),
@@ -41,7 +46,7 @@ class Part:
   def to_arrays(self) -> dict[str, np.ndarray]:
     """Everything, for an .npz file."""
     arrays = {f'measured_{k}': v for k, v in self.measured.to_arrays().items()}
-    arrays |= {'pixels': self.pixels, 'index': self.index}
+    arrays |= {'pixels': self.pixels, 'latents': self.latents, 'index': self.index}
     return arrays | {'seconds': np.float64(self.seconds), 'drawn': np.int64(self.drawn)}
 
   @classmethod
@@ -50,7 +55,7 @@ class Part:
     found = {k.removeprefix('measured_'): v for k, v in arrays.items() if k.startswith('measured_')}
     seconds, drawn = (arrays[name].item() for name in ('seconds', 'drawn'))
     measured = measure.Measured.from_arrays(found)
-    return cls(arrays['pixels'], arrays['index'], measured, seconds, drawn)
+    return cls(arrays['pixels'], arrays['latents'], arrays['index'], measured, seconds, drawn)
 
 
 def pictures(workdir: storage.epath.Path, name: str) -> storage.epath.Path:
@@ -112,6 +117,8 @@ class Store:
           storage.remove(self.folder / folder / old)
     storage.write_bytes(self.measured(name), npz(part.measured.to_arrays()))
     arrays = {'pixels': part.pixels, 'seconds_per_image': np.float64(part.seconds / part.drawn)}
+    if part.latents.size:
+      arrays['latents'] = part.latents
     arrays['versions'] = np.array(protocol.versions_in_words())
     storage.write_bytes(file, npz(arrays, pack=True))
 

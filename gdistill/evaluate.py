@@ -12,6 +12,7 @@ import numpy as np
 
 from gdistill import cells as keeping
 from gdistill import checkpoints
+from gdistill import encode
 from gdistill import errors
 from gdistill import grid as grids
 from gdistill import interrupt
@@ -22,7 +23,6 @@ from gdistill import recipe as recipes
 from gdistill import sampling
 from gdistill import storage
 from gdistill import train
-from gdistill.data import pipeline as data
 from gdistill.data import source
 from gdistill.evaluation import classifier
 from gdistill.evaluation import extractors
@@ -84,7 +84,8 @@ def check(recipe: recipes.Recipe) -> None:
   """That the grid can be measured when the training is over; reads no weights."""
   e = recipe.evaluation
   if e.extractor != 'classifier':
-    extractors.check(e.extractor, e.weights, recipe.model.image_channels)
+    channels = 3 if recipe.latent else recipe.model.image_channels
+    extractors.check(e.extractor, e.weights, channels)
 
 
 def read_recipe(workdir: storage.epath.Path) -> recipes.Recipe:
@@ -92,11 +93,12 @@ def read_recipe(workdir: storage.epath.Path) -> recipes.Recipe:
   if not storage.exists(workdir / 'config.json'):
     raise errors.ConfigError(f'--workdir={workdir} holds no run (no config.json); train one first')
   try:
-    return recipes.from_config(storage.read_json(workdir / 'config.json'))
+    recipe = recipes.from_config(storage.read_json(workdir / 'config.json'))
   except errors.ConfigError as e:
     raise errors.ConfigError(
       f'{workdir}/config.json: {e}; if another version of gdistill wrote it, use that one'
     ) from e
+  return encode.from_workdir(recipe, workdir)
 
 
 def missing(recipe: recipes.Recipe, workdir: storage.epath.Path, grid: str) -> list[grids.Cell]:
@@ -133,7 +135,7 @@ def extractor_of(recipe: recipes.Recipe, workdir: storage.epath.Path) -> extract
   if e.extractor == 'classifier':
     return extractors.of_classifier(_classifier(recipe, workdir))
   found = extractors.load(e.extractor, e.weights)
-  found.check(model.image_shape(recipe.model))
+  found.check(encode.pixel_shape(recipe))
   return found
 
 
@@ -156,7 +158,7 @@ def _classifier(recipe: recipes.Recipe, workdir: storage.epath.Path) -> classifi
 
 def real_images(recipe: recipes.Recipe) -> tuple[source.Source, source.Source]:
   """The training and the held-out images that figures are measured with."""
-  return data.load(recipe.data, model.image_shape(recipe.model))
+  return encode.pictures(recipe)
 
 
 def _classes(
@@ -169,11 +171,18 @@ def _classes(
 def _real(
   recipe: recipes.Recipe, store: keeping.Store, stop: interrupt.Interrupt
 ) -> dict[str, reference.Reference]:
-  """{'training': ..., 'held out': ...}, measured once and kept in the workdir."""
-  out, splits = {}, (recipe.data.split, recipe.data.held_out_split or 'held out')
-  for name, split, images in zip(
-    ('training', 'held out'), splits, real_images(recipe), strict=True
-  ):
+  """{'training': ..., 'held out': ...}, measured once and kept in the workdir.
+
+  In latent space also 'autoencoded': the held-out images as the decoder gives them back, which is
+  what drawing latents perfectly would score.
+  """
+  out, (train, held) = {}, real_images(recipe)
+  held_split = recipe.data.held_out_split or 'held out'
+  sets = [('held out', held_split, held, None), ('training', recipe.data.split, train, None)]
+  if recipe.latent:
+    through = encode.autoencoded(recipe)
+    sets.append(('autoencoded', f'{held_split}, autoencoded', held, through))
+  for name, split, images, through in sets:
     images = images.subset(images.indices(recipe.evaluation.real_images))
     about = reference.describe(
       store.extractor,
@@ -191,7 +200,8 @@ def _real(
     running = measure.Running(store.extractor, len(images), store.bank)
     for index, found in images.batches(extractors.BATCH):
       stop.check()
-      features = extractors.extract(store.extractor, found['pixels'])
+      pixels = found['pixels'] if through is None else through(found['pixels'])
+      features = extractors.extract(store.extractor, pixels)
       running.add(features, index, _classes(store.extractor, recipe, found['label']))
     out[name] = reference.Reference(running.measured(), about)
     storage.write_bytes(file, out[name].to_bytes())
@@ -220,7 +230,7 @@ def _draw(recipe, store, names, images, stop, again) -> None:
   work = dict(zip(names, parallel.from_first(work), strict=True))
   todo = sorted((c for c, w in work.items() if w), key=lambda c: (c.folder, c.sampler))
   total = sum(c.num_steps * images for c in todo)
-  sampler, made_for, done = None, None, 0
+  sampler, made_for, done, prompts = None, None, 0, encode.prompts(recipe)
   with progress.Progress('drawing the grid', total) as bar:
     # One compiled sampler at a time, for all its N and w.
     for cell in todo:
@@ -231,7 +241,7 @@ def _draw(recipe, store, names, images, stop, again) -> None:
       else:
         if made_for != (cell.folder, cell.sampler):
           made_for = (cell.folder, cell.sampler)
-          sampler = _sampler(sampler, cell, recipe.evaluation.batch_size)
+          sampler = _sampler(sampler, cell, recipe.evaluation.batch_size, prompts)
         report = lambda drawn, n=cell.num_steps, before=done: bar.update(before + drawn * n)
         _keep(
           store,
@@ -276,11 +286,12 @@ def _drawn(recipe, extractor, sampler, cell, images, stop, report) -> keeping.Pa
   seeds, w = cell.first_seed + np.arange(images), np.full(images, cell.w)
   known = _classes(extractor, recipe, labels)
   running = measure.Running(extractor, images, e.bank)
-  kept, kept_index, drawing = [], [], 0.0
+  kept, kept_latents, kept_index, drawing = [], [], [], 0.0
   began, drawn, sums = time.perf_counter(), 0, None
   # The host sums up one batch while the devices draw the next.
   with concurrent.futures.ThreadPoolExecutor(1) as beside:
-    for index, pixels in _shares(sampler, seeds, labels, w, cell.num_steps):
+    asked = np.arange(images) % sampler.num_prompts if sampler.num_prompts else labels
+    for index, (pixels, x) in _shares(sampler, seeds, asked, w, cell.num_steps):
       jax.block_until_ready(pixels)
       drawing += time.perf_counter() - began
       found = {n: np.asarray(f)[: len(index)] for n, f in extractor(pixels).items()}
@@ -290,6 +301,7 @@ def _drawn(recipe, extractor, sampler, cell, images, stop, report) -> keeping.Pa
       if index[0] < e.keep_images:
         few = index[index < e.keep_images]
         kept.append(np.asarray(pixels)[: len(few)])
+        kept_latents.append(_as_latents(recipe, x)[: len(few)])
         kept_index.append(few)
       drawn += len(index)
       report(drawn * jax.process_count())
@@ -298,9 +310,11 @@ def _drawn(recipe, extractor, sampler, cell, images, stop, report) -> keeping.Pa
   if sums is None:
     return None
   sums.result()
-  shape = (0, *model.image_shape(recipe.model))
+  shape = (0, *encode.pixel_shape(recipe))
+  none = _as_latents(recipe, np.zeros((0, *model.image_shape(recipe.model))))
   return keeping.Part(
     np.concatenate([np.zeros(shape, np.uint8), *kept]),
+    np.concatenate([none, *kept_latents]),
     np.concatenate([np.zeros(0, np.int64), *kept_index]),
     running.measured(),
     drawing,
@@ -308,12 +322,17 @@ def _drawn(recipe, extractor, sampler, cell, images, stop, report) -> keeping.Pa
   )
 
 
-def _shares(sampler, seeds, labels, w, num_steps) -> Iterator[tuple[np.ndarray, jax.Array]]:
-  """(index, pixels on the devices) of every batch that falls to this process."""
+def _as_latents(recipe: recipes.Recipe, x: Any) -> np.ndarray:
+  """What is kept of what the network drew: all of latents, nothing of images."""
+  return np.asarray(x, np.float16) if recipe.latent else np.zeros((len(x), 0), np.float16)
+
+
+def _shares(sampler, seeds, labels, w, num_steps) -> Iterator[tuple[np.ndarray, tuple]]:
+  """(index, (pixels, x) on the devices) of every batch that falls to this process."""
   size, count = sampler.batch_size, jax.process_count()
   for first in range(jax.process_index() * size, len(seeds), count * size):
     index = np.arange(first, min(first + size, len(seeds)))
-    yield index, sampler.draw(seeds[index], labels[index], w[index], num_steps)
+    yield index, sampler.draw_both(seeds[index], labels[index], w[index], num_steps)
 
 
 def _keep(store: keeping.Store, name: str, part: keeping.Part | None) -> None:
@@ -334,12 +353,15 @@ def _keep(store: keeping.Store, name: str, part: keeping.Part | None) -> None:
     storage.remove(file)
 
 
-def _sampler(before: sampling.Sampler | None, cell: grids.Cell, batch: int) -> sampling.Sampler:
+def _sampler(
+  before: sampling.Sampler | None, cell: grids.Cell, batch: int, prompts: list[str]
+) -> sampling.Sampler:
   """The compiled sampler of before with this cell's parameters where it is the same program."""
   folder = model.read_folder(cell.folder)
   if before is not None and before.serves(folder, cell.sampler):
     return before.with_params(folder)
-  return sampling.Sampler(folder, cell.sampler, batch)
+  made = sampling.Sampler(folder, cell.sampler, batch)
+  return made.with_prompts(prompts) if prompts else made
 
 
 # ---- rows
@@ -361,7 +383,7 @@ def _rows(recipe, store, names, images, grid, stop) -> tuple[list[dict], list[di
     'held_out_images': _count(held),
     'pictures_resize': 'none',
     'rounding': 'to uint8',
-    'clipping': 'x_hat to [-1, 1] at every step',
+    'clipping': 'none' if recipe.latent else 'x_hat to [-1, 1] at every step',
     'labels': grids.labels_in_words(recipe, images),
     'bank': recipe.evaluation.bank,
   }
@@ -378,19 +400,19 @@ def _rows(recipe, store, names, images, grid, stop) -> tuple[list[dict], list[di
   digest = keeping.digest(seen.protocol, held.protocol)
 
   data_row = {'model': 'data', 'stage': None, 'sampler': None, 'num_steps': 0, 'w': None}
-  data_row |= {'network_calls': 0, 'fd_teacher': None, 'rms_teacher': None}
+  data_row |= {'network_calls': 0, 'fd_teacher': None, 'rms_teacher': None, 'rms_latents': None}
   data_row |= {'seconds_per_image': None, 'versions': protocol.versions_in_words(), **shared}
-  # What drawing perfectly would score: real images nobody trained on, and those trained on.
+  # What drawing perfectly would score: images nobody trained on, in latent space autoencoded ones.
   about = [
     {**data_row, **figures(r.measured), 'set': split, 'images': _count(r)}
-    for split, r in (('held out', held), ('training', seen))
+    for split, r in real.items()
   ]
   rows, targets = [], {}
   for cell, name in names.items():
     stop.check()
     stored, card = store.read(name), cards[cell.folder]
-    target, pixels = targets.setdefault(cell.w, (name, stored['pixels']))  # the reference is first
-    pairs = 0 if cell.first_seed else min(len(stored['pixels']), len(pixels))  # of equal seeds
+    target, first = targets.setdefault(cell.w, (name, stored))  # the reference is first
+    pairs = 0 if cell.first_seed else min(len(stored['pixels']), len(first['pixels']))
     rows.append({
       'model': cell.model,
       'stage': card['stage'],
@@ -399,7 +421,8 @@ def _rows(recipe, store, names, images, grid, stop) -> tuple[list[dict], list[di
       'w': cell.w,
       'network_calls': cell.num_steps * (2 if card['guided'] else 1),
       **_figures(store, name, target, figures, store.figures(name, target, digest)),
-      'rms_teacher': statistics.rms(stored['pixels'][:pairs], pixels[:pairs]) if pairs else None,
+      'rms_teacher': _paired(stored, first, 'pixels', pairs),
+      'rms_latents': _paired(stored, first, 'latents', pairs),
       'rms_images': pairs,
       'seeds': f'{cell.first_seed}..{cell.first_seed + images - 1}',
       'seconds_per_image': float(stored['seconds_per_image']),
@@ -411,6 +434,13 @@ def _rows(recipe, store, names, images, grid, stop) -> tuple[list[dict], list[di
       **shared,
     })  # fmt: skip
   return about, rows
+
+
+def _paired(stored, first, what: str, pairs: int) -> float | None:
+  """Root mean square difference to the reference's pictures, or latents, of equal seeds."""
+  if not pairs or what not in stored:
+    return None
+  return statistics.rms(*(a[what][:pairs] for a in (stored, first)))
 
 
 def _figures(store, name, target, figures, file) -> dict:

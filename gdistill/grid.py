@@ -80,7 +80,10 @@ def teacher_folder(recipe: recipes.Recipe, workdir: storage.epath.Path) -> stora
 
 
 def names(cells: list[Cell], images: int) -> dict[Cell, str]:
-  """A name for each, the same exactly when the pictures are: it holds the parameters' digest."""
+  """A name for each, the same exactly when the pictures are: it holds the parameters' digest.
+
+  What decodes latents is not in it: it is that of the run.
+  """
   digests = {f: checkpoints.params_digest(f) for f in dict.fromkeys(c.folder for c in cells)}
   found = {}
   for c in cells:

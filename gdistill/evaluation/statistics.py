@@ -97,13 +97,17 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 
 
 def rms(a: np.ndarray, b: np.ndarray) -> float:
-  """Root of the mean squared difference of paired uint8 pixels [n, ...], in units of [-1, 1]."""
+  """Root of the mean squared difference of what is paired, [n, ...].
+
+  uint8 pixels are in units of [-1, 1], latents (float16) in their own.
+  """
   if a.shape != b.shape or not a.size:
     raise ValueError(f'{a.shape=} and {b.shape=} must be equal and not empty')
-  if a.dtype != np.uint8 or b.dtype != np.uint8:
-    raise ValueError(f'{a.dtype=} and {b.dtype=} must be uint8')
-  difference = a.astype(np.int32) - b
-  return float(np.sqrt(np.mean(np.square(difference), dtype=np.float64)) / 127.5)
+  if a.dtype != b.dtype or a.dtype not in (np.uint8, np.float16):
+    raise ValueError(f'{a.dtype=} and {b.dtype=} must both be uint8, or float16')
+  unit = 127.5 if a.dtype == np.uint8 else 1.0
+  difference = a.astype(np.float32) - b.astype(np.float32)
+  return float(np.sqrt(np.mean(np.square(difference), dtype=np.float64)) / unit)
 
 
 def _check_same_size(a: Moments, b: Moments) -> None:

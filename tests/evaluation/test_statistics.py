@@ -145,5 +145,12 @@ def test_rms_needs_pairs_of_pixels():
   a = np.zeros((3, 8, 8, 1), np.uint8)
   with pytest.raises(ValueError, match='must be equal and not empty'):
     statistics.rms(a, a[:1])
-  with pytest.raises(ValueError, match='must be uint8'):
+  with pytest.raises(ValueError, match='must both be uint8, or float16'):
     statistics.rms(a, a.astype(np.float32))
+
+
+def test_rms_of_latents_is_in_their_own_units():
+  a = np.zeros((2, 4, 4, 2), np.float16)
+  b = a.copy()
+  b[1, 0, 0, 0] = 3.0  # one value of 64
+  assert statistics.rms(a, b) == pytest.approx(3 / np.sqrt(64))
