@@ -107,7 +107,8 @@ def config(name: str, given: pathlib.Path, **sections) -> dict:
     c['model']['num_classes'] = len(CLASSES)
   c['model'].update(heads=2, head_dim=None)
   for stage, steps in (('teacher', 5), ('guidance', 3), ('progressive', 3)):
-    c[stage].update(steps=steps, batch_size=4, lr=1e-2)  # so few updates show
+    mean = min(c[stage]['ema'], 0.5)
+    c[stage].update(steps=steps, batch_size=4, lr=1e-2, ema=mean)  # so few updates show
   c['progressive'].update(last_steps=3, last_lr=1e-2)
   c['mesh'].update(cpu_devices=1)
   c['evaluation'].update(
