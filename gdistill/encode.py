@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax import numpy as jnp
 
 from gdistill import errors
 from gdistill import interrupt
@@ -25,6 +24,7 @@ from gdistill import recipe as recipes
 from gdistill import storage
 from gdistill.convert import autoencoder as autoencoders
 from gdistill.convert import text as texts
+from gdistill.core import pixels
 from gdistill.data import captions
 from gdistill.data import latents
 from gdistill.data import pipeline as data
@@ -284,19 +284,15 @@ def encoder_digest(found: autoencoders.Autoencoder) -> str:
 def _encoder(recipe: recipes.Recipe, found: autoencoders.Autoencoder) -> latents.Encoder:
   """The autoencoder on all of this process's devices."""
   m = recipe.model
-  devices = jax.local_devices()
-  mesh = jax.sharding.Mesh(np.array(devices), ('data',))
-  whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-  rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('data'))
-  split = recipe.latents.batch_size % len(devices) == 0
+  whole, rows = parallel.over_local_devices(recipe.latents.batch_size)
   params = jax.device_put(found.params, whole)
 
-  @functools.partial(jax.jit, out_shardings=rows if split else whole)
-  def encode(params, pixels):
-    return found.encode(params, pixels.astype(jnp.float32) / 127.5 - 1.0)
+  @functools.partial(jax.jit, out_shardings=rows)
+  def encode(params, batch):
+    return found.encode(params, pixels.to_images(batch))
 
   return latents.Encoder(
-    lambda pixels: encode(params, jax.device_put(pixels, rows if split else whole)),
+    lambda batch: encode(params, jax.device_put(batch, rows)),
     (m.image_size, m.image_size, m.image_channels),
     found.kind == 'kl',
     encoder_digest(found),
@@ -343,15 +339,14 @@ def autoencoded(recipe: recipes.Recipe) -> Callable[[np.ndarray], np.ndarray]:
   found, size = autoencoder(recipe.latents.autoencoder), recipe.latents.batch_size
 
   @jax.jit
-  def back(params, pixels):
-    mean, _ = found.encode(params, pixels.astype(jnp.float32) / 127.5 - 1.0)
-    images = found.decode(params, mean)
-    return jnp.round((jnp.clip(images, -1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8)
+  def back(params, batch):
+    mean, _ = found.encode(params, pixels.to_images(batch))
+    return pixels.from_images(found.decode(params, mean))
 
-  def through(pixels):
-    parts = (pixels[i : i + size] for i in range(0, len(pixels), size))
+  def through(given):
+    parts = (given[i : i + size] for i in range(0, len(given), size))
     full = (np.resize(p, (size, *p.shape[1:])) for p in parts)
-    return np.concatenate([np.asarray(back(found.params, p)) for p in full])[: len(pixels)]
+    return np.concatenate([np.asarray(back(found.params, p)) for p in full])[: len(given)]
 
   return through
 

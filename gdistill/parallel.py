@@ -3,6 +3,7 @@
 import contextlib
 import glob
 import importlib.util
+import math
 import os
 import stat
 from collections.abc import Mapping
@@ -260,6 +261,14 @@ def check_batch(name: str, batch_size: int, accumulation: int, mesh: Mesh) -> No
       f'{name}.batch_size={batch_size} must be divisible by {mesh.size} devices x '
       f'{name}.accumulation={accumulation}'
     )
+
+
+def over_local_devices(batch_size: int) -> tuple[NamedSharding, NamedSharding]:
+  """(whole, rows): on each of this process's devices, and split over as many as divide a batch."""
+  devices = jax.local_devices()
+  count = math.gcd(batch_size, len(devices))
+  mesh = Mesh(np.array(devices[:count]), ('data',))
+  return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec('data'))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

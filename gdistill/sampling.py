@@ -1,20 +1,20 @@
 """Pictures from a finished round: one compiled sampler for every number of steps and every w."""
 
 import copy
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax import numpy as jnp
 
 from gdistill import encode
 from gdistill import errors
 from gdistill import interrupt
 from gdistill import model
+from gdistill import parallel
 from gdistill.core import condition
 from gdistill.core import guidance
+from gdistill.core import pixels as core_pixels
 from gdistill.core import types
 from gdistill.samplers import ancestral
 from gdistill.samplers import ddim
@@ -47,11 +47,7 @@ class Sampler:
     self._program = _program(folder, sampler, self._frozen)
     self._prompts = self._frozen.tokens(encode.class_prompts(folder) or [''])
     self._negative = None if negative is None else self._frozen.tokens([negative])
-    devices = jax.local_devices()
-    count = math.gcd(batch_size, len(devices))
-    mesh = jax.sharding.Mesh(np.array(devices[:count]), ('data',))
-    self._whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    self._rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('data'))
+    self._whole, self._rows = parallel.over_local_devices(batch_size)
     self._params = jax.device_put((folder.params, _around(folder, self._frozen)), self._whole)
     schedule = model.noise(folder.noise)
     shape = model.image_shape(folder.settings)
@@ -71,8 +67,7 @@ class Sampler:
       keys = image_noise.image_keys(rows['seeds'])
       cond = {'label': rows['labels'], **self._frozen.text_of(around, rows.get('prompts'))}
       x = walk(v_fn, image_noise.start(keys, shape), cond, rows['w'], num_steps, schedule, keys)
-      images = self._frozen.decode(around, x)
-      return jnp.round((jnp.clip(images, -1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8), x
+      return core_pixels.from_images(self._frozen.decode(around, x)), x
 
     jitted = jax.jit(
       draw,

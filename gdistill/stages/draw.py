@@ -3,6 +3,7 @@
 import jax
 from jax import numpy as jnp
 
+from gdistill.core import pixels
 from gdistill.core import process
 from gdistill.core import schedule
 from gdistill.core import types
@@ -26,7 +27,7 @@ def normal_like(keys: types.Keys, x: types.Images) -> types.Images:
 
 def images(batch: dict, key: jax.Array | None, *, flip: bool) -> types.Images:
   """The batch's pixels as images in [-1, 1]; with `flip`, left and right exchanged for half."""
-  x = batch['pixels'].astype(jnp.float32) / 127.5 - 1.0
+  x = pixels.to_images(batch['pixels'])
   return flipped(x, *example_keys(key, batch['id'], 1)) if flip else x
 
 

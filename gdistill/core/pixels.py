@@ -1,0 +1,16 @@
+"""uint8 pixels and the images in [-1, 1] that networks work on."""
+
+import jax
+from jax import numpy as jnp
+
+from gdistill.core import types
+
+
+def to_images(pixels: jax.Array) -> types.Images:
+  """pixels / 127.5 - 1, float32."""
+  return pixels.astype(jnp.float32) / 127.5 - 1.0
+
+
+def from_images(images: types.Images) -> jax.Array:
+  """round(127.5 (x + 1)) of x clipped to [-1, 1], uint8."""
+  return jnp.round((jnp.clip(images, -1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8)

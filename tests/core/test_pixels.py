@@ -1,0 +1,19 @@
+"""Pixels and images are each other's inverse, and what lies between is rounded, not cut off."""
+
+import numpy as np
+
+from gdistill.core import pixels
+
+
+def test_every_pixel_comes_back():
+  every = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+  images = pixels.to_images(every)
+  assert images.min() == -1.0 and images.max() == 1.0
+  np.testing.assert_array_equal(pixels.from_images(images), every)
+
+
+def test_what_lies_between_goes_to_the_nearest_and_what_lies_beyond_to_the_ends():
+  # 127.5 (x + 1) = 0.6, 0.4, 254.6, and x beyond both ends
+  x = np.array([0.6 / 127.5 - 1, 0.4 / 127.5 - 1, 254.6 / 127.5 - 1, -3.0, 7.0], np.float32)
+  found = pixels.from_images(x.reshape(5, 1, 1, 1)).reshape(5)
+  np.testing.assert_array_equal(found, [1, 0, 255, 0, 255])
