@@ -33,7 +33,6 @@ _WEIGHTS = 'diffusion_pytorch_model.safetensors'
 _VERSION = '0.42.1'  # of the diffusers that the folders were opened with
 _PREDICTS = {'eps': 'epsilon', 'v': 'v_prediction', 'x': 'sample'}
 _BETAS = {'linear_beta': 'linear', 'scaled_linear': 'scaled_linear'}
-_PIPELINES = {4: 'StableDiffusionPipeline', 9: 'StableDiffusionInpaintPipeline'}
 
 
 def run(folder: model.Folder, out: pathlib.Path, licence: str = '') -> list[str]:
@@ -196,8 +195,8 @@ def _index(folder: model.Folder, frozen: encode.Frozen) -> dict[str, Any]:
     parts['text_encoder'] = ['transformers', 'CLIPTextModel']
     parts['tokenizer'] = ['transformers', 'CLIPTokenizer']
     parts |= {'safety_checker': [None, None], 'feature_extractor': [None, None]}
-    inpainting = bool(folder.settings.extra_channels)
-    name = _PIPELINES[9 if inpainting else 4]
+    kind = 'Inpaint' if folder.settings.extra_channels else ''
+    name = f'StableDiffusion{kind}Pipeline'
   index = {'_class_name': name, '_diffusers_version': _VERSION, **parts}
   return index | ({'requires_safety_checker': False} if frozen.text is not None else {})
 

@@ -37,7 +37,8 @@ def test_the_cache_holds_what_the_autoencoder_makes_of_both_flips(given, tmp_pat
   recipe = latent_runs.recipe(name, given)
   done = run(recipe, tmp_path / 'cache')
   train, _ = encode.pictures(recipe)
-  found = latents.load(str(tmp_path / 'cache'))
+  shape = (8, 8, recipe.model.image_channels)
+  found = latents.load(str(tmp_path / 'cache'), shape)
   assert done.encoded == len(train) == len(found) and done.seconds > 0
   own = latent_runs.autoencoder(latent_runs.KINDS[name][0])
   batch = found.gather(range(len(found)))
@@ -60,7 +61,7 @@ def test_captions_are_those_of_the_pictures_and_embedded_by_the_text_encoder(giv
   done = run(recipe, tmp_path)
   assert sum(s['count'] for s in done.index['text_shards']) == 7
   train, _ = encode.pictures(recipe)
-  batch = latents.load(str(tmp_path)).gather(range(len(train)))
+  batch = latents.load(str(tmp_path), (8, 8, recipe.model.image_channels)).gather(range(len(train)))
   words = [train.read.caption(i) for i in range(len(train))]
   assert len(set(words)) == 7
   text = encode.text_encoder(str(given / 'text'), 9)

@@ -81,30 +81,18 @@ def index(logsnr: types.PerExample, betas: np.ndarray) -> types.PerExample:
   return jnp.where(jnp.abs(found - whole) < 1e-3, whole, found)  # what float32's rounding is worth
 
 
-def linear_beta(start: float = 1e-4, end: float = 0.02, count: int = 1000) -> Schedule:
-  """betas linear from start to end (Ho et al., 2006.11239)."""
-  return discrete(linear_betas(start, end, count))
-
-
 def linear_betas(start: float, end: float, count: int = 1000) -> np.ndarray:
+  """Linear from start to end: 1e-4 to 0.02 in Ho et al., 2006.11239."""
   return np.linspace(start, end, count, dtype=np.float64)
 
 
-def scaled_linear(start: float = 0.00085, end: float = 0.012, count: int = 1000) -> Schedule:
-  """sqrt(beta) linear (Rombach et al., 2112.10752; the defaults are Stable Diffusion's)."""
-  return discrete(scaled_linear_betas(start, end, count))
-
-
 def scaled_linear_betas(start: float, end: float, count: int = 1000) -> np.ndarray:
+  """Square roots linear (Rombach et al., 2112.10752); Stable Diffusion: 0.00085 to 0.012."""
   return np.linspace(start**0.5, end**0.5, count, dtype=np.float64) ** 2
 
 
-def squared_cosine(count: int = 1000) -> Schedule:
-  """abar(t) = cos^2(((t + 0.008) / 1.008) pi/2), betas at most 0.999 (Nichol & Dhariwal 2021)."""
-  return discrete(squared_cosine_betas(count))
-
-
 def squared_cosine_betas(count: int = 1000) -> np.ndarray:
+  """abar(t) = cos^2(((t + 0.008) / 1.008) pi/2), betas at most 0.999 (Nichol & Dhariwal 2021)."""
   abar = np.cos((np.arange(count + 1) / count + 0.008) / 1.008 * np.pi / 2) ** 2
   return np.minimum(1.0 - abar[1:] / abar[:-1], 0.999)
 

@@ -7,7 +7,6 @@ The encoders come in as functions: nothing here knows a network.
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import re
@@ -33,8 +32,7 @@ _IN_MEMORY = 2**29  # bytes below which everything is read once and kept
 _BF16 = ml_dtypes.bfloat16
 # What a folder of latents may hold, the lock of who writes it among it.
 _OURS = re.compile(
-  rf'(latents|texts)-\d{{5}}\.(array_record|json)|{records.INDEX}|{records.LABELS}|'
-  r'lock\.json|\.tmp-.*'
+  rf'(latents|texts)-\d{{5}}\.(array_record|json)|{records.INDEX}|lock\.json|\.tmp-.*'
 )
 
 
@@ -177,7 +175,7 @@ class Job:
     return encoded
 
   def finish(self) -> dict[str, Any]:
-    """Writes the labels and the index; DataError names a shard that is missing."""
+    """Writes the index; DataError names a shard that is missing."""
     said = {s: self._said(s) for s in self._shards}
     for shard, words in said.items():
       if words is None:
@@ -186,8 +184,6 @@ class Job:
           'process that shared the work, with one disk for all of them'
         )
     latents, texts = ({s: w for s, w in said.items() if s.kind == k} for k in ('latents', 'texts'))
-    labels = np.concatenate([np.array(w['labels'], '<i4') for w in latents.values()])
-    files.write(os.path.join(self.settings.out, records.LABELS), labels.tobytes())
 
     def listed(shards):
       keep = ('count', 'bytes', 'sha256')
@@ -200,7 +196,6 @@ class Job:
       'shape': list(encoder.shape),
       'count': len(self._examples),
       'class_names': list(self._examples.class_names),
-      'labels': hashlib.sha256(labels.tobytes()).hexdigest(),
       'shards': listed(latents),
       'text_shards': listed(texts),
       'posterior': encoder.posterior,
@@ -221,8 +216,8 @@ class Job:
         shards.append(_Shard(kind, number, first, last, key))
     return shards
 
-  def _latents(self, shard: _Shard, look: Callable[[], None]) -> Iterator[tuple[bytes, int]]:
-    """(record, label) of every example of the shard."""
+  def _latents(self, shard: _Shard, look: Callable[[], None]) -> Iterator[bytes]:
+    """The record of every example of the shard."""
     part = self._examples.subset(np.arange(shard.first, shard.last))
     for index, found in part.batches(self.settings.batch_size):
       look()
@@ -236,7 +231,7 @@ class Job:
         )
       for i, one, label in zip(index, latents, found['label'], strict=True):
         head = (shard.number, int(i), int(label), int(self._numbers[shard.first + i]))
-        yield _sealed(_HEADER, head, one), int(label)
+        yield _sealed(_HEADER, head, one)
 
   def _encode(self, pixels: np.ndarray) -> np.ndarray:
     """[B, 2 or 1, h, w, c], in batches of one size: the program is compiled once."""
@@ -245,7 +240,7 @@ class Job:
     parts = (mean, std) if self._encoder.posterior else (mean,)
     return np.stack([np.asarray(a) for a in parts], axis=1)[: len(pixels)]
 
-  def _embeddings(self, shard: _Shard, look: Callable[[], None]) -> Iterator[tuple[bytes, int]]:
+  def _embeddings(self, shard: _Shard, look: Callable[[], None]) -> Iterator[bytes]:
     for first in range(shard.first, shard.last, self.settings.batch_size):
       look()
       captions = self._distinct[first : min(first + self.settings.batch_size, shard.last)]
@@ -253,26 +248,26 @@ class Job:
       hidden, mask = (np.asarray(a)[: len(captions)] for a in self._texts.encode(padded))
       for i, (one, used) in enumerate(zip(hidden.astype(_BF16), mask, strict=True)):
         body = np.concatenate([used.astype(np.uint8), one.reshape(-1).view(np.uint8)])
-        yield _sealed(_TEXT, (shard.number, first - shard.first + i), body), 0
+        yield _sealed(_TEXT, (shard.number, first - shard.first + i), body)
 
-  def _write(self, shard: _Shard, made: Iterator[tuple[bytes, int]]) -> None:
+  def _write(self, shard: _Shard, made: Iterator[bytes]) -> None:
     from array_record.python import array_record_module  # heavy
 
     out = self.settings.out
     temporary = os.path.join(out, f'{files.TEMPORARY}{secrets.token_hex(8)}')
-    labels: list[int] = []
+    count = 0
     try:
       with _writing(out):
         writer = array_record_module.ArrayRecordWriter(temporary, records.WRITER)
-      for data, label in made:  # whose own errors are none of writing
+      for data in made:  # whose own errors are none of writing
         with _writing(out):
           writer.write(data)
-        labels.append(label)
+        count += 1
       with _writing(out):
         writer.close()
         said = {
-          'key': shard.key, 'count': len(labels), 'bytes': os.path.getsize(temporary),
-          'sha256': files.sha256(temporary), 'labels': labels, **self._made_from,
+          'key': shard.key, 'count': count, 'bytes': os.path.getsize(temporary),
+          'sha256': files.sha256(temporary), **self._made_from,
         }  # fmt: skip
         files.publish(temporary, os.path.join(out, shard.name))
         files.write(self._words(shard), files.dumps({**said, 'digest': records.digest(said)}))
@@ -347,12 +342,11 @@ class Latents:
   index: dict[str, Any]
   read: Callable[[int], tuple[np.ndarray, int, int]]  # example -> (latents, label, caption)
   text: Callable[[int], tuple[np.ndarray, np.ndarray]] | None  # caption -> (embedding, mask)
-  rows: np.ndarray  # of the cache, which are this split's
   in_memory: bool
-  heavy: bool = False
+  heavy = False  # `read` holds places, no records, unless they are in memory
 
   def __len__(self) -> int:
-    return len(self.rows)
+    return self.index['count']
 
   @property
   def shape(self) -> tuple[int, int, int]:
@@ -378,30 +372,25 @@ class Latents:
 
   @property
   def fingerprint(self) -> str:
-    whole = len(self.rows) == self.index['count']
-    rows = '' if whole else hashlib.sha256(self.rows.astype('<i8').tobytes()).hexdigest()
-    return source.fingerprint([self.index['digest'], rows]) if rows else self.index['digest'][:16]
+    return self.index['digest'][:16]
 
   def gather(self, index: Any) -> dict[str, np.ndarray]:
     """{'latents': [B, flips, parts, h, w, c] bfloat16, 'label': [B] int32}; with text also
     'text' [B, length, width] bfloat16 and 'text_mask' [B, length].
     """
-    latents, labels, captions = zip(*(self.read(int(self.rows[i])) for i in index), strict=True)
+    latents, labels, captions = zip(*(self.read(int(i)) for i in index), strict=True)
     out = {'latents': np.stack(latents), 'label': np.array(labels, np.int32)}
     if self.text is not None:
       texts, masks = zip(*(self.text(c) for c in captions), strict=True)
       out |= {'text': np.stack(texts), 'text_mask': np.stack(masks)}
     return out
 
-  def subset(self, index: np.ndarray) -> 'Latents':
-    return dataclasses.replace(self, rows=self.rows[np.asarray(index, np.int64)])
 
-
-def load(folder: str, shape: tuple[int, int, int] | None = None) -> Latents:
+def load(folder: str, shape: tuple[int, int, int]) -> Latents:
   """The latents of a split's folder; DataError where they are not whole, or of another shape."""
   index = records.read_index(folder, FORMAT, COMMAND, 'latents.cache')
   found = tuple(index['shape'])
-  if shape is not None and found != shape:
+  if found != shape:
     raise errors.DataError(
       f'{folder} holds latents of height, width, channels {list(found)}, the model draws '
       f'{list(shape)}; set model.image_size={found[0]} and model.image_channels={found[2]}, or '
@@ -416,7 +405,7 @@ def load(folder: str, shape: tuple[int, int, int] | None = None) -> Latents:
     if text:
       captions = sum(s['count'] for s in index['text_shards'])
       text = _Kept([text(i) for i in range(captions)])
-  return Latents(index, read, text or None, np.arange(index['count']), in_memory=small)
+  return Latents(index, read, text or None, in_memory=small)
 
 
 def _shards(folder: str, listed: Sequence[dict[str, Any]]) -> records.Shards:

@@ -4,19 +4,11 @@ import jax
 from jax import numpy as jnp
 
 
-def time_features(logsnr: jax.Array, dim: int) -> jax.Array:
-  """[B] -> [B, dim]: sinusoids of `phi_index`, sines first; frequencies from 1 to 1e-4.
-
-  Source: Salimans & Ho, 2202.00512 (their 'inv_cos' input).
-  """
-  return sinusoids(phi_index(logsnr), dim)
-
-
 def phi_index(logsnr: jax.Array) -> jax.Array:
   """1000 phi / (pi/2), phi = arctan(exp(-logsnr/2)).
 
   phi runs over [0, pi/2], so this is the thousand-step time index of a cosine schedule, whatever
-  the schedule is.
+  the schedule is. Source: Salimans & Ho, 2202.00512 (their 'inv_cos' input).
   """
   return 1000.0 * jnp.arctan(jnp.exp(-0.5 * logsnr)) / (0.5 * jnp.pi)
 

@@ -41,13 +41,16 @@ def test_time_zero_is_exactly_noiseless_and_shown_as_the_maximum(cosine):
 
 
 @pytest.mark.parametrize(
-  ('make', 'abar_last'),
+  ('betas', 'abar_last'),
   # The last running product of 1 - beta: 4.0358e-05 for DDPM's linear betas and 0.0047 for Stable
   # Diffusion's scaled-linear ones (its known non-zero terminal SNR, sqrt(abar) = 0.0683).
-  [(schedule.linear_beta, 4.0358e-05), (schedule.scaled_linear, 0.068265**2)],
+  [
+    (schedule.linear_betas(1e-4, 0.02), 4.0358e-05),
+    (schedule.scaled_linear_betas(0.00085, 0.012), 0.068265**2),
+  ],
 )
-def test_discrete_schedules_end_where_their_tables_do(make, abar_last):
-  found = make()(jnp.array([1.0]))[0]
+def test_discrete_schedules_end_where_their_tables_do(betas, abar_last):
+  found = schedule.discrete(betas)(jnp.array([1.0]))[0]
   np.testing.assert_allclose(found, np.log(abar_last / (1 - abar_last)), rtol=2e-4)
 
 

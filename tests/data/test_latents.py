@@ -115,21 +115,16 @@ def same(found, expected):
   np.testing.assert_allclose(a, b, rtol=2**-7)
 
 
-def test_a_batch_is_its_examples_and_a_subset_and_a_worker_read_the_same(whole, monkeypatch):
+def test_a_batch_is_its_examples_and_a_worker_reads_the_same(whole, monkeypatch):
   monkeypatch.setattr(latents, '_IN_MEMORY', 0)
-  found = latents.load(str(whole[0]))
+  found = latents.load(str(whole[0]), SHAPE)
   index = np.array([7, 0, 10, 7])
   batch = found.gather(index)
   for place, i in enumerate(index):
     equal(found.gather([i]), {k: v[place : place + 1] for k, v in batch.items()})
-  part = found.subset(np.array([10, 3, 7, 0]))
-  equal(part.gather([2, 3, 0, 2]), batch)
-  equal(part.subset(np.array([2, 3, 0])).gather([0, 1, 2, 0]), batch)
-  worker = pickle.loads(pickle.dumps(part))  # noqa: S301 - as workers get it
-  equal(worker.gather([2, 3, 0, 2]), batch)
-  names = {x.fingerprint for x in (found, part, found.subset(np.arange(COUNT - 1)))}
-  assert len(names) == 3
-  assert found.subset(np.arange(COUNT)).fingerprint == found.fingerprint
+  worker = pickle.loads(pickle.dumps(found))  # noqa: S301 - as workers get it
+  equal(worker.gather(index), batch)
+  assert worker.fingerprint == found.fingerprint == whole[1]['digest'][:16]
 
 
 def equal(found, expected):
@@ -149,14 +144,14 @@ def test_captions_are_embedded_once_each_and_a_deterministic_encoder_keeps_no_de
   index, count = made(tmp_path, texts=texts, encoder=dataclasses.replace(ENCODER, posterior=False))
   assert sorted(filter(None, seen)) == sorted(set(CAPTIONS)) and count == COUNT
   assert [s['count'] for s in index['text_shards']] == [4]
-  found = latents.load(str(tmp_path))
+  found = latents.load(str(tmp_path), SHAPE)
   assert found.gather([0, 1])['latents'].shape == (2, 2, 1, *SHAPE)
 
 
 def test_without_captions_there_is_no_text(tmp_path):
   index, _ = made(tmp_path, texts=None)
   assert index['text'] is None and index['text_shards'] == []
-  assert latents.load(str(tmp_path)).gather([1]).keys() == {'latents', 'label'}
+  assert latents.load(str(tmp_path), SHAPE).gather([1]).keys() == {'latents', 'label'}
 
 
 def test_several_processes_end_with_the_digest_of_one(whole, tmp_path):
@@ -249,9 +244,9 @@ def damaged(tmp_path):
 def test_a_damaged_shard_is_named_when_read(damaged, monkeypatch):
   words = r'record 1 of .*latents-00001\.array_record cannot be read: .*; copy the file again, or '
   with pytest.raises(errors.DataError, match=words + 'remove it and repeat `gdistill encode`'):
-    latents.load(str(damaged))
+    latents.load(str(damaged), SHAPE)
   monkeypatch.setattr(latents, '_IN_MEMORY', 0)
-  found = latents.load(str(damaged))
+  found = latents.load(str(damaged), SHAPE)
   found.gather([4, 6])
   with pytest.raises(errors.DataError, match=words):
     found.gather([4, 5])
@@ -262,7 +257,7 @@ def test_a_damaged_shard_alone_is_made_again(whole, damaged):
   index, count = made(damaged)
   assert index['digest'] == whole[1]['digest'] and count == 4
   assert made_since(damaged) == {'latents-00001.array_record'}
-  latents.load(str(damaged))
+  latents.load(str(damaged), SHAPE)
 
 
 def test_while_a_shard_is_made_again_there_is_no_index(damaged):
@@ -282,11 +277,11 @@ def test_a_damaged_embedding_and_a_shard_in_anothers_place_are_named(tmp_path):
   data[data.index(bf16(hidden[0]).tobytes()) + 3] ^= 1
   file.write_bytes(data)
   with pytest.raises(errors.DataError, match=r'record 2 of .*texts-00000\.array_record cannot be'):
-    latents.load(str(tmp_path))
+    latents.load(str(tmp_path), SHAPE)
   one, two = (tmp_path / f'latents-0000{k}.array_record' for k in (0, 1))
   one.write_bytes(two.read_bytes())
   with pytest.raises(errors.DataError, match=r'record 0 of .* it is record 0 of shard 1'):
-    latents.load(str(tmp_path))
+    latents.load(str(tmp_path), SHAPE)
 
 
 @pytest.mark.parametrize('name', ['latents-00002.array_record', 'texts-00000.array_record'])
@@ -297,7 +292,7 @@ def test_a_missing_or_cut_shard_is_found_and_made_again(whole, tmp_path, name):
   ):  # fmt: skip
     damage(tmp_path / name)
     with pytest.raises(errors.DataError, match=rf'{name} (has|cannot).*copy it again') as e:
-      latents.load(str(tmp_path))
+      latents.load(str(tmp_path), SHAPE)
     assert words in str(e.value)
     one = job(tmp_path)
     assert not one.finished and one.done < one.total
@@ -309,7 +304,7 @@ def test_a_damaged_index_or_words_of_a_shard_are_written_again(whole, tmp_path):
   aged(tmp_path)
   (tmp_path / 'index.json').write_text('{')
   with pytest.raises(errors.DataError, match=r'index\.json is damaged.*repeat `gdistill encode`'):
-    latents.load(str(tmp_path))
+    latents.load(str(tmp_path), SHAPE)
   assert not job(tmp_path).finished
   assert made(tmp_path)[0]['digest'] == whole[1]['digest'] and not made_since(tmp_path)
   (tmp_path / 'latents-00000.json').write_text('[]')
@@ -359,9 +354,9 @@ def test_a_folder_of_anything_else_is_refused(tmp_path):
   with pytest.raises(errors.DataError, match="is of format 'gdistill-records' and not"):
     job(tmp_path).check()
   with pytest.raises(errors.DataError, match=r'index\.json is damaged: .*gdistill-records'):
-    latents.load(str(tmp_path))
+    latents.load(str(tmp_path), SHAPE)
   with pytest.raises(errors.DataError, match=r'until it is done, and check latents\.cache'):
-    latents.load(str(tmp_path / 'nothing'))
+    latents.load(str(tmp_path / 'nothing'), SHAPE)
 
 
 def test_latents_of_another_shape_are_refused_with_the_right_one(whole):

@@ -228,7 +228,7 @@ def test_w_features_are_those_of_diffusers_at_width_256_and_scale_1000():
 
 @pytest.mark.parametrize(('logsnr', 'index'), [(20.0, 0.0), (0.0, 500.0), (-20.0, 1000.0)])
 def test_time_features_run_over_a_thousand_steps(logsnr, index):
-  found = embeddings.time_features(jnp.array([logsnr]), 4)
+  found = embeddings.sinusoids(embeddings.phi_index(jnp.array([logsnr])), 4)
   angles = index * np.array([1.0, 1e-4])
   expected = np.concatenate([np.sin(angles), np.cos(angles)])
   np.testing.assert_allclose(found[0], expected, atol=0.05)

@@ -45,18 +45,19 @@ def test_ddim_walks_like_the_stock_scheduler_with_trailing_timesteps(num_steps):
     return v_of(z, jnp.cos(schedule.angle(logsnr))[:, None, None, None])
 
   cond, w = {'label': jnp.zeros(2, jnp.int32)}, jnp.zeros(2)
-  mine = ddim.sample(v_fn, jnp.asarray(z), cond, w, num_steps, schedule.scaled_linear())
+  noise = schedule.discrete(schedule.scaled_linear_betas(0.00085, 0.012))
+  mine = ddim.sample(v_fn, jnp.asarray(z), cond, w, num_steps, noise)
   np.testing.assert_allclose(mine, theirs.numpy(), atol=2e-4)
 
 
 def test_discrete_schedules_are_the_tables_of_the_stock_schedulers():
   for name, make, ends in (
-    ('linear', schedule.linear_beta, (1e-4, 0.02)),
-    ('scaled_linear', schedule.scaled_linear, (0.00085, 0.012)),
+    ('linear', schedule.linear_betas, (1e-4, 0.02)),
+    ('scaled_linear', schedule.scaled_linear_betas, (0.00085, 0.012)),
   ):
     scheduler = diffusers.DDIMScheduler(1000, *ends, beta_schedule=name)
     abar = scheduler.alphas_cumprod.double().numpy()
-    found = make()(jnp.asarray(np.arange(1, 1001) / 1000, jnp.float32))
+    found = schedule.discrete(make(*ends))(jnp.asarray(np.arange(1, 1001) / 1000, jnp.float32))
     np.testing.assert_allclose(found, np.log(abar / (1 - abar)), rtol=2e-3, atol=2e-3)
 
 
