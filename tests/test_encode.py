@@ -156,7 +156,7 @@ def test_a_whole_cache_is_read_without_a_lock_or_a_write_and_verified_when_asked
   assert again.encoded == 8 and again.index == first.index
   assert run(recipe, tmp_path, verify=True).encoded == 0
   assert {f.name.partition('.')[2] for f in tmp_path.iterdir()} == {
-    'json', 'int32', 'array_record'
+    'json', 'array_record'
   }  # fmt: skip
 
 
