@@ -123,9 +123,10 @@ def examples(recipe: recipes.Recipe, workdir: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Done:
-  """What the index says, and how many pictures this process encoded in how many seconds."""
+  """What the index says; how many shards this process made, of how many pictures and seconds."""
 
   index: dict[str, Any]
+  shards: int = 0
   encoded: int = 0
   seconds: float = 0.0
 
@@ -140,8 +141,9 @@ def run(
   """
   where, train = recipe.latents, pictures(recipe)[0]
   settings = latents.Settings(
-    folder, where.batch_size, where.shard_size, jax.process_index(), jax.process_count()
-  )
+    folder, where.batch_size, where.shard_size, where.skip_corrupt,
+    jax.process_index(), jax.process_count(),
+  )  # fmt: skip
   counter = _Texts(text_encoder(where.text, where.text_length)) if where.text else None
   words = _captions(train, where.template) if where.text else ()
   for line in getattr(train.read, 'notes', ()):
@@ -159,7 +161,7 @@ def run(
     if first:
       job.clean()
     parallel.barrier('the folder of latents is clean', hours=48)
-    began, encoded = time.monotonic(), 0
+    began, shards, encoded, failed = time.monotonic(), 0, 0, None
 
     def look():
       stop.check()
@@ -167,15 +169,31 @@ def run(
         lock.check()
 
     with progress.Progress('encoding', job.total, job.done) as bar:
-      encoded = job.work(look, bar.update)
+      try:
+        shards, encoded = job.work(look, bar.update)
+      except (errors.Preempted, errors.DataError) as e:
+        failed = e
+    _all_or_none(failed)
     seconds = time.monotonic() - began
     if counter and counter.cut:
       progress.say(f'{counter.cut:,} captions were cut to the {counter.described.length} tokens '
                    'that the text encoder reads')  # fmt: skip
-    parallel.barrier('the latents are there', hours=48)
     index = job.finish() if first else {}
     parallel.barrier('the latents have their index', hours=48)
-  return Done(index, encoded, seconds)
+  return Done(index, shards, encoded, seconds)
+
+
+def _all_or_none(failed: errors.GdistillError | None) -> None:
+  """Waits until every process has its share, and raises in all of them where one has not."""
+  parallel.barrier('everybody has encoded its share, or stopped', hours=48)
+  kinds = errors.DataError, errors.Preempted
+  broken, stopped = (parallel.any_process(isinstance(failed, kind)) for kind in kinds)
+  if failed is not None:
+    raise failed
+  if broken:
+    raise errors.PeerError('another process cannot encode its share, and says why; mend that')
+  if stopped:
+    raise errors.Preempted('another process was stopped; repeat the command to go on')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -196,15 +214,14 @@ class Frozen:
       if found is not None
     }
 
-  @property
-  def digest(self) -> tuple[str, ...]:
-    return tuple(found.digest for found in (self.autoencoder, self.text) if found is not None)
-
-  def tokens(self, prompts: Sequence[str]) -> tuple[np.ndarray, np.ndarray] | None:
-    """(ids [n, length], mask [n, length]), and warnings of prompts that are cut."""
+  def tokens(
+    self, prompts: Sequence[str], warn: bool = True
+  ) -> tuple[np.ndarray, np.ndarray] | None:
+    """(ids [n, length], mask [n, length]), and lines of prompts that are cut if we `warn`."""
     if self.text is None:
       return None
     ids, mask, warnings = self.text.tokens(prompts)
+    warnings = warnings if warn else []
     for line in warnings[:_MOST_SAID]:
       progress.say(f'warning: {line}')
     if more := len(warnings[_MOST_SAID:]):
@@ -253,6 +270,12 @@ def read_frozen(folder: model.Folder, decoder: str = '') -> Frozen:
     raise errors.CheckpointError(
       f'{folder.path} was trained on the latents of another autoencoder ({about["autoencoder"]}) '
       f'than {beside(folder, AUTOENCODER)} is ({encoder_digest(found)}); copy that of its run'
+    )
+  m = folder.settings
+  if found.latent_channels != m.image_channels:
+    raise errors.ConfigError(
+      f'--decoder={decoder} reads latents of {found.latent_channels} channels, and {folder.path} '
+      f'draws {m.image_channels}; name one for these latents'
     )
   if not about['text']:
     return Frozen(found)
@@ -362,18 +385,25 @@ def from_workdir(recipe: recipes.Recipe, workdir: Any) -> recipes.Recipe:
   return dataclasses.replace(recipe, latents=dataclasses.replace(recipe.latents, **where))
 
 
-def about(recipe: recipes.Recipe) -> dict[str, Any] | None:
-  """What a card says of them; None in pixel space."""
-  if not recipe.latent:
-    return None
+def networks(recipe: recipes.Recipe) -> dict[str, Any]:
+  """Which frozen networks a recipe trains with."""
   where = recipe.latents
   text = text_encoder(where.text, where.text_length) if where.text else None
   return {
     'autoencoder': encoder_digest(autoencoder(where.autoencoder)),
     'text': text.digest if text else '',
     'text_length': text.length if text else 0,
-    'template': where.template,
-    'prompts': _held_out_captions(recipe) if text else [],
+  }
+
+
+def about(recipe: recipes.Recipe) -> dict[str, Any] | None:
+  """What a card says of them; None in pixel space."""
+  if not recipe.latent:
+    return None
+  return {
+    **networks(recipe),
+    'template': recipe.latents.template,
+    'prompts': _held_out_captions(recipe) if recipe.latents.text else [],
   }
 
 
@@ -389,5 +419,5 @@ def _captions(train: source.Source, template: str) -> list[str]:
   """Of every picture: its own, or its class's by the template."""
   if hasattr(train.read, 'caption'):
     return [train.read.caption(i) for i in range(len(train))]
-  by_class = captions.of_classes(train, template)
-  return [by_class.caption(i) for i in range(len(train))]
+  names = captions.of_names(train.class_names, template)
+  return [names[label] for label in source.labels(train)]

@@ -42,6 +42,7 @@ class Latents:
   cache: str = ''  # folder of what was encoded; '' is WORKDIR/latents
   batch_size: int = 64
   shard_size: int = 1024
+  skip_corrupt: bool = False  # leaves out pictures that cannot be read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,6 +247,7 @@ MAY_CHANGE = (
   'latents.text',
   'latents.cache',
   'latents.batch_size',
+  'latents.skip_corrupt',
   'data.workers',
   'data.threads',
   'data.prefetch',
@@ -377,8 +379,8 @@ def _check(recipe: Recipe) -> None:
   _check_stages(recipe)
   _check_data(recipe.data)
   _check_latents(recipe)
-  _check_noise(recipe.noise)
-  _check_model(recipe.model)
+  check_noise(recipe.noise)
+  check_model(recipe.model)
   for name in STAGES:
     _check_training(name, getattr(recipe, name), recipe.train)
   _check_distillation(recipe)
@@ -428,6 +430,10 @@ def _check_latents(recipe: Recipe) -> None:
   )  # fmt: skip
   text = recipe.model.context == 'text'
   _need(
+    not text or latents.template.count('{}') == 1, 'latents.template', latents.template,
+    'must have one {} where the name of a class goes',
+  )  # fmt: skip
+  _need(
     not latents.text or recipe.latent, 'latents.text', latents.text,
     'needs latents.autoencoder: text-conditional networks work on latents here',
   )  # fmt: skip
@@ -444,7 +450,8 @@ def _check_latents(recipe: Recipe) -> None:
     )  # fmt: skip
 
 
-def _check_noise(noise: Noise) -> None:
+def check_noise(noise: Noise) -> None:
+  """ConfigError names what cannot be a schedule."""
   _need(
     noise.logsnr_min < noise.logsnr_max, 'noise.logsnr_min', noise.logsnr_min,
     f'must be below noise.logsnr_max={noise.logsnr_max}',
@@ -454,7 +461,8 @@ def _check_noise(noise: Noise) -> None:
     _need(0 < value < 1, f'noise.{name}', value, 'must lie between 0 and 1')
 
 
-def _check_model(model: Model) -> None:
+def check_model(model: Model) -> None:
+  """ConfigError names what cannot be a network."""
   for name in ('image_size', 'image_channels', 'num_classes', 'num_blocks', 'groups', 'patch'):
     _need(getattr(model, name) >= 1, f'model.{name}', getattr(model, name), 'must be at least 1')
   for name in ('channels', 'emb_channels', 'w_features'):

@@ -91,6 +91,14 @@ def test_a_network_that_does_not_fit_what_is_encoded_is_told_how(given, name, mo
     encode.check(latent_runs.recipe(name, given, model=model))
 
 
+def test_a_cache_of_latents_of_another_size_is_refused_and_stays(given, tmp_path):
+  index = run(latent_runs.recipe(PHOTOS, given), tmp_path / 'cache').index
+  larger = dict(image_size=16, attention_resolutions=(16,))
+  with pytest.raises(errors.DataError, match=r'holds latents of pictures of another size \(\[16'):
+    run(latent_runs.recipe(PHOTOS, given, model=larger), tmp_path / 'cache', verify=True)
+  assert run(latent_runs.recipe(PHOTOS, given), tmp_path / 'cache', verify=True).index == index
+
+
 @pytest.mark.parametrize(
   ('size', 'remedy'), [(32, 'set model.image_size=16'), (15, 'prepare them anew')]
 )
@@ -213,6 +221,8 @@ def test_of_many_prompts_that_are_cut_a_few_are_said(given, capsys):
   assert lines[5] == 'warning: 3 more prompts are too long and cut'
   frozen.tokens(['the cat of the cat'] * 5)
   assert len(capsys.readouterr().err.splitlines()) == 5
+  frozen.tokens(['the cat of the cat'] * 5, warn=False)
+  assert not capsys.readouterr().err
 
 
 def test_killed_after_any_copy_the_copies_are_made_again(given, tmp_path, monkeypatch):

@@ -55,12 +55,14 @@ def _run(args, overrides) -> int:
     done = encode.run(recipe, out, stop, verify=True)
   if not jax.process_index():
     print(f'{out}: {done.index["count"]:,} pictures, digest {done.index["digest"]}')
+  if left_out := done.index['left_out']:
+    print(f'{left_out:,} pictures cannot be read and are left out', file=sys.stderr)
   if done.encoded:
     speed = done.encoded / done.seconds
     print(
       f'{done.encoded:,} pictures, both flips, in {done.seconds:.1f} s, {speed:.1f} a second',
       file=sys.stderr,
     )
-  else:
+  elif not done.shards:
     print('nothing to do: every shard is there and whole', file=sys.stderr)
   return 0

@@ -1,25 +1,24 @@
-"""Captioned pictures: a folder with captions, classes in words, WebDataset shards, or TFDS."""
+"""Captioned pictures: a folder with captions, WebDataset shards, or TFDS; and classes in words."""
 
 import csv
 import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
 from gdistill import errors
 from gdistill import recipe as recipes
-from gdistill.data import folder
 from gdistill.data import images
 from gdistill.data import pictures
 from gdistill.data import source
 from gdistill.data import tfds
 from gdistill.data import webdataset
 
-Kind = Literal['folder', 'classes', 'webdataset', 'tfds']
+Kind = Literal['folder', 'webdataset', 'tfds']
 _TABLES = ('metadata.jsonl', 'metadata.csv', 'captions.csv')
 _FEATURES = ('captions', 'caption', 'text')
 
@@ -28,16 +27,15 @@ _FEATURES = ('captions', 'caption', 'text')
 class Captioned:
   """`read(i)` is example i: (pixels [H, W, 3] uint8, caption).
 
-  `read` also has `caption(i)`, which decodes no picture, `label(i)`, and `name(i)` for errors. It
-  is called by several threads, and pickled where there are workers. `fingerprint` names the
-  examples and their order; `notes` are lines that the user should see.
+  `read` also has `caption(i)`, which decodes no picture. It is called by several threads, and
+  pickled where there are workers. `fingerprint` names the examples and their order; `notes` are
+  lines that the user should see.
   """
 
   read: Callable[[int], tuple[np.ndarray, str]]
   count: int
   shape: tuple[int, int, int]
   fingerprint: str
-  class_names: tuple[str, ...] = ()
   notes: tuple[str, ...] = ()
 
   def __len__(self) -> int:
@@ -48,16 +46,6 @@ class Captioned:
 
   def caption(self, i: int) -> str:
     return self.read.caption(int(i))
-
-  def label(self, i: int) -> int:
-    """The class, or 0 where there are none."""
-    return self.read.label(int(i))
-
-  def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray, list[str]]]:
-    """(index [b], pixels [b, H, W, 3], captions) of all in order, decoded ahead by threads."""
-    for index, found in source.ahead(self.__getitem__, self.count, size):
-      pixels, captions = zip(*found, strict=True)
-      yield index, np.stack(pixels), list(captions)
 
   def subset(self, index: np.ndarray) -> 'Captioned':
     """The examples of `index`, in that order; of all in order, this."""
@@ -70,30 +58,20 @@ class Captioned:
     )
 
 
-def load(
-  path: str,
-  kind: Kind,
-  size: int,
-  template: str = 'a photo of a {}',
-  split: str = '',
-  data_dir: str = '',
-) -> Captioned:
+def load(path: str, kind: Kind, size: int, split: str = '', data_dir: str = '') -> Captioned:
   """Captioned pictures, cropped and resized as pictures.square does to `size` a side.
 
   folder      <name>.png with <name>.txt beside it, at any depth, or a table of file_name and text
               at the top: metadata.jsonl, metadata.csv or captions.csv.
-  classes     <class>/<name>.png, captioned by `template`; see `of_classes`.
   webdataset  a folder or a pattern of shards; see `webdataset.index`.
-  tfds        `path` is the set's name; its feature 'captions' or 'caption', the first if there are
-              several, or else its 'label' by `template`. `data_dir` is where it was prepared. With
-              its version, 'coco_captions/2014:1.1.0', what was prepared needs no TensorFlow.
+  tfds        `path` is the set's name; its feature 'captions', 'caption' or 'text', the first if
+              there are several. `data_dir` is where it was prepared. With its version,
+              'coco_captions/2014:1.1.0', what was prepared needs no TensorFlow.
 
   `split` is a subfolder, or a split of TFDS. DataError says what is missing or damaged.
   """
   if kind == 'tfds':
-    return _tfds(path, split or 'train', data_dir, size, template)
-  if kind == 'classes':
-    return of_classes(folder.split(folder.listing(path), split, (size, size, 3)), template)
+    return _tfds(path, split or 'train', data_dir, size)
   if split and not os.path.isdir(os.path.join(path, split)):
     raise errors.DataError(f'{path} has no subfolder {split!r}; name the split that is there')
   path = os.path.join(path, split) if split else path
@@ -125,10 +103,7 @@ def load_pixels(
     pair = held_out(whole, settings.held_out)
   else:
     pair = split(settings.split), split(settings.held_out_split)
-  train, held = (_as_source(found) for found in pair)
-  splits = (settings.split, settings.held_out_split)
-  source.same_classes(train, held, f'data.path={settings.path}', splits)
-  return train, held
+  return tuple(_as_source(found) for found in pair)
 
 
 def _has(path: str, split: str) -> bool:
@@ -136,9 +111,8 @@ def _has(path: str, split: str) -> bool:
 
 
 def _as_source(data: Captioned) -> source.Source:
-  names = data.class_names or ('pictures',)
   read = _Labelled(data.read, data.notes)
-  return source.Source(read, len(data), data.shape, names, data.fingerprint)
+  return source.Source(read, len(data), data.shape, ('pictures',), data.fingerprint)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -149,19 +123,10 @@ class _Labelled:
   notes: tuple[str, ...]
 
   def __call__(self, i: int) -> tuple[np.ndarray, int]:
-    return self.inner(i)[0], self.inner.label(i)
+    return self.inner(i)[0], 0
 
   def caption(self, i: int) -> str:
     return self.inner.caption(i)
-
-
-def of_classes(labelled: source.Source, template: str = 'a photo of a {}') -> Captioned:
-  """Labelled pictures with the class's name in `template`, '_' as ' ', of synonyms the first."""
-  captions = tuple(of_names(labelled.class_names, template))
-  return Captioned(
-    _OfClass(labelled, captions), len(labelled), labelled.shape,
-    source.fingerprint([labelled.fingerprint, *captions]), labelled.class_names,
-  )  # fmt: skip
 
 
 def of_names(class_names: Sequence[str], template: str) -> list[str]:
@@ -179,16 +144,10 @@ def in_words(class_name: str) -> str:
 
 
 def held_out(data: Captioned, share: float) -> tuple[Captioned, Captioned]:
-  """(training, held out): the same share of every class, or of all, as source.held_out draws it."""
-  classes = len(data.class_names) or 1
-  labels = np.array([data.label(i) for i in range(data.count)] if data.class_names else 0)
-  labels, kept, held = np.broadcast_to(labels, data.count), [], []
-  for c in range(classes):
-    index = np.random.default_rng(c).permutation(np.flatnonzero(labels == c))
-    cut = round(share * len(index))
-    held.append(index[:cut])
-    kept.append(index[cut:])
-  return tuple(data.subset(np.sort(np.concatenate(part))) for part in (kept, held))
+  """(training, held out), by the draw with which source.held_out divides a class."""
+  index = np.random.default_rng(0).permutation(data.count)
+  cut = round(share * data.count)
+  return tuple(data.subset(np.sort(part)) for part in (index[cut:], index[:cut]))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -201,35 +160,6 @@ class _Subset:
 
   def caption(self, i: int) -> str:
     return self.inner.caption(int(self.index[i]))
-
-  def label(self, i: int) -> int:
-    return self.inner.label(int(self.index[i]))
-
-  def name(self, i: int) -> str:
-    return self.inner.name(int(self.index[i]))
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _OfClass:
-  labelled: source.Source
-  captions: tuple[str, ...]
-
-  def __call__(self, i: int) -> tuple[np.ndarray, str]:
-    pixels, label = self.labelled[i]
-    return pixels, self.captions[label]
-
-  def caption(self, i: int) -> str:
-    return self.captions[self.label(i)]
-
-  def label(self, i: int) -> int:
-    read = self.labelled.read
-    if hasattr(read, 'labels'):
-      return int(read.labels[i])
-    return read.label(i) if hasattr(read, 'label') else self.labelled[i][1]
-
-  def name(self, i: int) -> str:
-    read = self.labelled.read
-    return read.name(i) if hasattr(read, 'name') else f'example {i}'
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -253,9 +183,6 @@ class _File:
 
   def caption(self, i: int) -> str:
     return self.captions[i]
-
-  def label(self, i: int) -> int:
-    return 0
 
   def name(self, i: int) -> str:
     return os.path.join(self.path, self.names[i])
@@ -327,7 +254,7 @@ def _table(file: str) -> dict[str, str]:
   return found
 
 
-def _tfds(name: str, split: str, data_dir: str, size: int, template: str) -> Captioned:
+def _tfds(name: str, split: str, data_dir: str, size: int) -> Captioned:
   import tensorflow_datasets  # heavy, and only these lines need it
 
   shape = (size, size, 3)
@@ -340,7 +267,11 @@ def _tfds(name: str, split: str, data_dir: str, size: int, template: str) -> Cap
   except Exception:
     feature = None  # tfds.split says what is wrong
   if feature is None:
-    return of_classes(tfds.split(name, split, data_dir, shape), template)
+    tfds.split(name, split, data_dir, shape)
+    raise errors.DataError(
+      f"{name} has classes and no captions; take data.name='tfds', and latents.template makes them "
+      'of the names of the classes'
+    )
   if 'image' not in info.features:
     raise errors.DataError(
       f"{name} has the features {', '.join(info.features)}; it needs 'image' and {feature!r}"
@@ -369,9 +300,6 @@ class _Tfds:
 
   def caption(self, i: int) -> str:
     return self._caption(i, self._example(i))
-
-  def label(self, i: int) -> int:
-    return 0
 
   def name(self, i: int) -> str:
     return f'example {i} of {self.where}'

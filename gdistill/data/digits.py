@@ -19,4 +19,4 @@ def load(
   pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]
   labels = digits.target.astype(np.int32)
   whole = source.in_memory(pixels, labels, CLASS_NAMES)
-  return source.held_out(whole, labels, settings.held_out)
+  return source.held_out(whole, settings.held_out)

@@ -29,7 +29,7 @@ def load(
   found = listing(settings.path)
   train = split(found, settings.split, shape)
   if settings.held_out:
-    return source.held_out(train, train.read.labels, settings.held_out)
+    return source.held_out(train, settings.held_out)
   held = split(found, settings.held_out_split, shape)
   splits = (settings.split, settings.held_out_split)
   source.same_classes(train, held, f'data.path={settings.path}', splits)

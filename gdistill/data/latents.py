@@ -30,9 +30,9 @@ _HEADER = struct.Struct('<IIIII')  # crc32 of all that follows; shard, place in 
 _TEXT = struct.Struct('<III')  # crc32 of all that follows; shard, place in it
 _IN_MEMORY = 2**29  # bytes below which everything is read once and kept
 _BF16 = ml_dtypes.bfloat16
-# What a folder of latents may hold, the lock of who writes it among it.
+# What a folder of latents may hold: the lock of who writes it, and what systems leave about.
 _OURS = re.compile(
-  rf'(latents|texts)-\d{{5}}\.(array_record|json)|{records.INDEX}|lock\.json|\.tmp-.*'
+  rf'(latents|texts)-\d{{5,}}\.(array_record|json)|{records.INDEX}|lock\.json|\..*|lost\+found'
 )
 
 
@@ -66,6 +66,7 @@ class Settings:
   out: str  # the folder of the split
   batch_size: int = 64
   shard_size: int = 1024
+  skip_corrupt: bool = False  # leaves out pictures that cannot be read, in place of DataError
   process: int = 0
   processes: int = 1
 
@@ -99,8 +100,10 @@ class Job:
     numbers = {caption: i for i, caption in enumerate(self._distinct)}
     self._numbers = np.array([numbers[c] for c in captions] if texts else [0] * len(examples))
     self._made_from = {
+      'size': list(examples.shape),
       'examples': examples.fingerprint,
       'encoder': encoder.digest,
+      'shape': list(encoder.shape),
       'text_encoder': texts.digest if texts else '',
       'captions': source.fingerprint(captions) if texts else '',
       'shard_size': settings.shard_size,
@@ -122,7 +125,8 @@ class Job:
   def finished(self) -> bool:
     """Whether the index is there, and every shard with as many bytes as it should have."""
     index = _json(os.path.join(self.settings.out, records.INDEX))
-    return index is not None and all(self._said(s) for s in self._shards)
+    whole = index is not None and all(self._said(s) for s in self._shards)
+    return whole and index.get('digest') == records.digest(index) == self._index()['digest']
 
   def check(self) -> None:
     """DataError where the folder holds what is no latents, or was made of anything else."""
@@ -153,8 +157,8 @@ class Job:
       if name.startswith(files.TEMPORARY):
         os.unlink(os.path.join(self.settings.out, name))
 
-  def work(self, look: Callable[[], None], update: Callable[[int], None]) -> int:
-    """Makes what is missing of this process's shards; the number of pictures it encoded.
+  def work(self, look: Callable[[], None], update: Callable[[int], None]) -> tuple[int, int]:
+    """Makes what is missing of this process's shards; (shards it made, pictures in them).
 
     `look` is called between batches and may raise: whole shards stay. `update` is told how many
     pictures and captions are done.
@@ -172,10 +176,15 @@ class Job:
       done += shard.last - shard.first
       encoded += (shard.last - shard.first) * (shard.kind == 'latents')
       update(done)
-    return encoded
+    return len(missing), encoded
 
   def finish(self) -> dict[str, Any]:
     """Writes the index; DataError names a shard that is missing."""
+    index = self._index()
+    files.write(os.path.join(self.settings.out, records.INDEX), files.dumps(index))
+    return index
+
+  def _index(self) -> dict[str, Any]:
     said = {s: self._said(s) for s in self._shards}
     for shard, words in said.items():
       if words is None:
@@ -189,21 +198,22 @@ class Job:
       keep = ('count', 'bytes', 'sha256')
       return [{'name': s.name, **{k: w[k] for k in keep}} for s, w in shards.items()]
 
-    encoder, text = self._encoder, self._texts
+    text, count = self._texts, sum(w['count'] for w in latents.values())
+    if not count:
+      raise errors.DataError('no picture can be read; nothing is left to train on')
     index = {
       'format': FORMAT,
       'version': records.VERSION,
-      'shape': list(encoder.shape),
-      'count': len(self._examples),
+      'count': count,
+      'left_out': len(self._examples) - count,
       'class_names': list(self._examples.class_names),
       'shards': listed(latents),
       'text_shards': listed(texts),
-      'posterior': encoder.posterior,
+      'posterior': self._encoder.posterior,
       'text': text and {'length': text.length, 'width': text.width},
       **self._made_from,
     }
     index['digest'] = records.digest(index)
-    files.write(os.path.join(self.settings.out, records.INDEX), files.dumps(index))
     return index
 
   def _plan(self) -> list[_Shard]:
@@ -218,20 +228,37 @@ class Job:
 
   def _latents(self, shard: _Shard, look: Callable[[], None]) -> Iterator[bytes]:
     """The record of every example of the shard."""
-    part = self._examples.subset(np.arange(shard.first, shard.last))
-    for index, found in part.batches(self.settings.batch_size):
+    written = 0
+    for index, pixels, labels in self._pictures(shard):
       look()
-      pixels = found['pixels']
       views = [self._encode(a) for a in (pixels, pixels[:, :, ::-1])]
       latents = np.stack(views, axis=1).astype(_BF16)  # [B, flip, mean and deviation, h, w, c]
       if not np.isfinite(latents.astype(np.float32)).all():
         raise errors.DataError(
-          f'the latents of examples {shard.first + index[0]} to {shard.first + index[-1]} are not '
-          'finite; check the autoencoder'
+          f'the latents of examples {index[0]} to {index[-1]} are not finite; check the autoencoder'
         )
-      for i, one, label in zip(index, latents, found['label'], strict=True):
-        head = (shard.number, int(i), int(label), int(self._numbers[shard.first + i]))
+      for i, one, label in zip(index, latents, labels, strict=True):
+        head = (shard.number, written, label, int(self._numbers[i]))
         yield _sealed(_HEADER, head, one)
+        written += 1
+
+  def _pictures(self, shard: _Shard) -> Iterator[tuple[tuple, np.ndarray, tuple]]:
+    """(index, pixels [b, H, W, 3], labels) of the shard's examples, read ahead by threads."""
+
+    def read(i):
+      try:
+        return shard.first + i, *self._examples[shard.first + i]
+      except errors.DataError as e:
+        if self.settings.skip_corrupt:
+          return None
+        raise errors.DataError(
+          f'{e}; what is encoded stays if you set latents.skip_corrupt=True, which leaves it out'
+        ) from e
+
+    for _, found in source.ahead(read, shard.last - shard.first, self.settings.batch_size):
+      if whole := [f for f in found if f is not None]:
+        index, pixels, labels = zip(*whole, strict=True)
+        yield index, np.stack(pixels), labels
 
   def _encode(self, pixels: np.ndarray) -> np.ndarray:
     """[B, 2 or 1, h, w, c], in batches of one size: the program is compiled once."""
@@ -298,7 +325,9 @@ class Job:
 
 _OTHER = {
   'examples': 'other pictures',
+  'size': 'pictures of another size',
   'encoder': 'another autoencoder',
+  'shape': 'another shape',
   'text_encoder': 'another text encoder',
   'captions': 'other captions',
   'shard_size': 'another latents.shard_size',

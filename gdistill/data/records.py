@@ -30,10 +30,10 @@ def load(
   settings: recipes.Data, shape: tuple[int, int, int]
 ) -> tuple[source.Source, source.Source]:
   """(training, held out) of what `gdistill prepare` wrote to data.path."""
-  train, index = _split(settings, settings.split, shape)
+  train = _split(settings, settings.split, shape)
   if settings.held_out:
-    return source.held_out(train, _labels(train.read.folder, index), settings.held_out)
-  held, _ = _split(settings, settings.held_out_split, shape)
+    return source.held_out(train, settings.held_out)
+  held = _split(settings, settings.held_out_split, shape)
   splits = (settings.split, settings.held_out_split)
   source.same_classes(train, held, f'data.path={settings.path}', splits)
   return train, held
@@ -149,7 +149,7 @@ def _split(
   shards = tuple((s['name'], s['count']) for s in index['shards'])
   read = _Read(Shards(folder, shards, 'gdistill prepare'), shape)
   names = tuple(index['class_names'])
-  return source.Source(read, index['count'], shape, names, index['digest'][:16]), index
+  return source.Source(read, index['count'], shape, names, index['digest'][:16])
 
 
 class Shards:
@@ -210,8 +210,8 @@ class _Read:
   shape: tuple[int, int, int]
 
   @property
-  def folder(self) -> str:
-    return self.shards.folder
+  def labels(self) -> np.ndarray:
+    return _labels(self.shards.folder, read_index(self.shards.folder))
 
   def __call__(self, i: int) -> tuple[np.ndarray, int]:
     return self.shards.read(i, lambda data, shard, place: parse(data, shard, place, self.shape))

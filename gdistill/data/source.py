@@ -107,11 +107,6 @@ class _Subset:
     return self.inner(int(self.index[i]))
 
   @property
-  def labels(self) -> np.ndarray:
-    """Where `inner` has labels that cost nothing."""
-    return self.inner.labels[self.index]
-
-  @property
   def caption(self) -> Callable[[int], str]:
     """Where `inner` has captions."""
     inner = self.inner.caption
@@ -157,6 +152,18 @@ def in_memory(pixels: np.ndarray, labels: np.ndarray, class_names: tuple[str, ..
   return found
 
 
+def labels(found: Source) -> np.ndarray:
+  """[count]; pictures are decoded for them only where `read` has neither labels nor label."""
+  read, index = found.read, np.arange(len(found))
+  while isinstance(read, _Subset):
+    read, index = read.inner, read.index[index]
+  if hasattr(read, 'labels'):
+    return np.asarray(read.labels, np.int32)[index]
+  if hasattr(read, 'label'):
+    return np.array([read.label(int(i)) for i in index], np.int32)
+  return np.array([found[i][1] for i in range(len(found))], np.int32)
+
+
 def fingerprint(parts: Iterable[str]) -> str:
   """Sixteen hex digits over strings that may hold anything."""
   h = hashlib.sha256()
@@ -166,12 +173,12 @@ def fingerprint(parts: Iterable[str]) -> str:
   return h.hexdigest()[:16]
 
 
-def held_out(source: Source, labels: np.ndarray, share: float) -> tuple[Source, Source]:
+def held_out(source: Source, share: float) -> tuple[Source, Source]:
   """(training, held out): the same share of every class is held out, by a fixed draw."""
-  kept, held = [], []
+  known, kept, held = labels(source), [], []
   for c in range(len(source.class_names)):
     # A seed of its own: the split is part of the data, not of a run.
-    index = np.random.default_rng(c).permutation(np.flatnonzero(labels == c))
+    index = np.random.default_rng(c).permutation(np.flatnonzero(known == c))
     cut = round(share * len(index))
     held.append(index[:cut])
     kept.append(index[cut:])

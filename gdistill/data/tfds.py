@@ -20,8 +20,7 @@ def load(
   """
   train = split(settings.dataset, settings.split, settings.path, shape)
   if settings.held_out:
-    labels = np.array([train.read.label(i) for i in range(len(train))], np.int32)
-    return source.held_out(train, labels, settings.held_out)
+    return source.held_out(train, settings.held_out)
   held = split(settings.dataset, settings.held_out_split, settings.path, shape)
   splits = (settings.split, settings.held_out_split)
   source.same_classes(train, held, f'data.dataset={settings.dataset}', splits)

@@ -20,7 +20,7 @@ from gdistill import errors
 from gdistill.data import pictures
 from gdistill.data import source
 
-_TEXTS = ('txt', 'caption', 'json')  # the first that a sample has counts
+_TEXTS = ('txt', 'caption', 'json')  # the first that has words in it counts
 _FIELDS = ('caption', 'text')  # of a .json
 _COMPRESSED = (b'\x1f\x8b', b'BZh', b'\xfd7zXZ', b'\x28\xb5\x2f\xfd')
 _LARGEST = 2**28  # bytes of a picture
@@ -75,13 +75,17 @@ def shards(path: str) -> list[str]:
         'plain tars'
       )
     return [os.path.join(path, n) for n in found]
-  found = []
+  found, empty = [], ''
   for name in itertools.islice(_expanded(path), _MOST_SHARDS + 1):
-    # What braces stand for must be there; what wildcards do is what is there.
+    # What braces stand for must be there; what wildcards do is what is there, and something is.
     wild = glob.has_magic(name) and not os.path.isfile(name)
-    found += sorted(glob.glob(name)) if wild else [name]
-  if not found:
-    raise errors.DataError(f'{path} stands for no file; name the shards, such as at/{{00..41}}.tar')
+    there = sorted(glob.glob(name)) if wild else [name]
+    found += there
+    empty = empty or ('' if there else name)
+  if empty or not found:
+    raise errors.DataError(
+      f'{empty or path} stands for no file; name the shards, such as at/{{00..41}}.tar'
+    )
   if len(found) > _MOST_SHARDS:
     raise errors.DataError(f'{path} stands for more than {_MOST_SHARDS:,} shards; name fewer')
   missing = [n for n in found if not os.path.isfile(n)]
@@ -109,9 +113,6 @@ class Read:
     if not found:
       raise errors.DataError(f'{self.name(i)} lost its caption since the start; start again')
     return found
-
-  def label(self, i: int) -> int:
-    return 0
 
   def name(self, i: int) -> str:
     """For errors; from the header before the picture, which is not kept."""
@@ -161,12 +162,11 @@ def _samples(shard: str, out: _LeftOut) -> Iterator[tuple]:
       members = _members(f, shard)
       for key, fields in members.items():
         picture = next((fields[e[1:]] for e in pictures.SUFFIXES if e[1:] in fields), None)
-        kind = next((k for k, e in enumerate(_TEXTS) if e in fields), None)
         words = ''
-        if kind is not None:
-          caption = fields[_TEXTS[kind]]
+        for kind, caption in ((k, fields[e]) for k, e in enumerate(_TEXTS) if e in fields):
           f.seek(caption[0])
-          words = _words(f.read(caption[1]), kind)
+          if words := _words(f.read(caption[1]), kind):
+            break
         if picture and words:
           yield key, picture, caption, kind, words
         else:
@@ -241,8 +241,12 @@ def _words(data: bytes, kind: int) -> str:
 
 
 def first_line(text: str) -> str:
-  """That has anything in it: where a file has several captions, each is a line."""
-  return next(filter(None, map(str.strip, text.splitlines())), '')
+  """That has anything in it: where a file has several captions, each is a line.
+
+  Half of a pair of surrogates, which JSON may hold, is no character: it becomes '?'.
+  """
+  words = next(filter(None, map(str.strip, text.splitlines())), '')
+  return words.encode('utf-8', 'replace').decode()
 
 
 def _expanded(pattern: str) -> Iterator[str]:

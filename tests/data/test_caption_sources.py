@@ -101,13 +101,3 @@ def test_batches_and_subsets_keep_their_captions(tmp_path, name):
   assert numbers(part) == [numbers(train)[i] for i in (4, 0, 9)]
   found = pipeline.batch(train, (0,), 0, 4)
   assert found.keys() == {'pixels', 'label', 'id'} and found['pixels'].shape == (4, *labelled.SHAPE)
-
-
-def test_captions_of_tfds_and_its_labels_are_sources_too(tfds_path):
-  more = dict(dataset='cifar10', split='train', held_out_split='validation')
-  train, held = load('tfds_captions', tfds_path, **more)
-  assert (len(train), len(held)) == (20, 9) and train.class_names == labelled.CLASSES
-  for i, (_, picture, label) in enumerate(labelled.examples('train')):
-    np.testing.assert_array_equal(train[i][0], picture)
-    assert train[i][1] == label
-    assert train.read.caption(i) == f'a photo of a {labelled.CLASSES[label]}'

@@ -57,7 +57,7 @@ def look():
 def made(out, look=look, **given):
   one = job(out, **given)
   one.check()
-  count = one.work(look, lambda done: None)
+  _, count = one.work(look, lambda done: None)
   return one.finish(), count
 
 
@@ -307,9 +307,57 @@ def test_a_damaged_index_or_words_of_a_shard_are_written_again(whole, tmp_path):
     latents.load(str(tmp_path), SHAPE)
   assert not job(tmp_path).finished
   assert made(tmp_path)[0]['digest'] == whole[1]['digest'] and not made_since(tmp_path)
+  (tmp_path / 'index.json').write_text(json.dumps({**whole[1], 'count': COUNT + 1}))
+  assert not job(tmp_path).finished
+  assert made(tmp_path)[0] == whole[1] and job(tmp_path).finished and not made_since(tmp_path)
   (tmp_path / 'latents-00000.json').write_text('[]')
   assert made(tmp_path)[0]['digest'] == whole[1]['digest']
   assert made_since(tmp_path) == {'latents-00000.array_record'}
+
+
+def with_damage(at):
+  """The pictures, of which those at `at` cannot be read."""
+
+  def read(i):
+    if i in at:
+      raise errors.DataError(f'{i}.png is truncated; mend or remove it')
+    return PIXELS[i], int(LABELS[i])
+
+  return source.Source(read, COUNT, PIXELS.shape[1:], ('ape', 'bee', 'cat'), 'some')
+
+
+def test_a_picture_that_cannot_be_read_stops_it_or_is_left_out_and_what_is_made_stays(tmp_path):
+  bad = with_damage({5, 10})
+  words = r'^5\.png is truncated; .* stays if you set latents\.skip_corrupt=True'
+  with pytest.raises(errors.DataError, match=words):
+    made(tmp_path, examples=bad)
+  assert aged(tmp_path) == {'latents-00000.array_record'}
+  index, count = made(tmp_path, examples=bad, skip_corrupt=True)
+  assert count == 7 and 'latents-00000.array_record' not in made_since(tmp_path)
+  assert [s['count'] for s in index['shards']] == [4, 3, 2]
+  assert (index['count'], index['left_out']) == (9, 2)
+  kept = [i for i in range(COUNT) if i not in (5, 10)]
+  found = latents.load(str(tmp_path), SHAPE)
+  batch = found.gather(np.arange(9))
+  assert len(found) == 9
+  np.testing.assert_array_equal(batch['label'], LABELS[kept])
+  same(batch['latents'][:, 0, 0], bf16(posterior(PIXELS[kept])[0]))
+  same(batch['text'], bf16(embeddings([CAPTIONS[i] for i in kept])[0]))
+  assert made(tmp_path, examples=bad)[1] == 0  # nor does it stop once it is made
+
+
+def test_when_no_picture_can_be_read_there_is_no_index(tmp_path):
+  with pytest.raises(errors.DataError, match=r'^no picture can be read'):
+    made(tmp_path, examples=with_damage(set(range(COUNT))), skip_corrupt=True)
+  assert not (tmp_path / 'index.json').exists()
+
+
+@pytest.mark.parametrize(
+  'name', ['lost+found', '.DS_Store', '.snapshot', 'latents-100000.array_record']
+)
+def test_what_a_disk_has_and_a_hundred_thousandth_shard_are_no_strangers(tmp_path, name):
+  (tmp_path / name).mkdir()
+  job(tmp_path).check()
 
 
 OTHERS = {
@@ -324,6 +372,14 @@ OTHERS = {
   'no_text': (dict(texts=None), r'another text encoder \(texts-1\) than this one \(none\)'),
   'captions': (dict(captions=CAPTIONS[::-1]), r'other captions \([0-9a-f]{16}\) than this one'),
   'pictures': (dict(examples=pictures(PIXELS[::-1])), r'other pictures \([0-9a-f]{16}\) than this'),
+  'size': (
+    dict(examples=pictures(PIXELS[:, :2])),
+    r'pictures of another size \(\[4, 6, 3\]\) than this one \(\[2, 6, 3\]\)',
+  ),
+  'shape': (
+    dict(encoder=dataclasses.replace(ENCODER, shape=(3, 2, 5))),
+    r'another shape \(\[2, 3, 5\]\) than this one \(\[3, 2, 5\]\)',
+  ),
   'shard_size': (dict(shard_size=5), r'another latents\.shard_size \(4\) than this one \(5\)'),
 }
 

@@ -68,3 +68,24 @@ def test_some_are_drawn_once_and_for_all():
   np.testing.assert_array_equal(first, second)
   assert len(set(first.tolist())) == 7 and (np.diff(first) > 0).all()
   assert data.some(50)[0].ravel().tolist() == list(range(50))
+
+
+def test_labels_are_asked_of_what_knows_them_and_pictures_are_decoded_only_without():
+  known = np.array([2, 0, 1, 1, 0])
+
+  class Reads:
+    def __call__(self, i):
+      raise AssertionError('a picture was decoded')
+
+  class Numbered(Reads):
+    labels = known
+
+  class Asked(Reads):
+    def label(self, i):
+      return known[i]
+
+  for read in (Numbered(), Asked(), lambda i: (np.zeros((2, 2, 1), np.uint8), int(known[i]))):
+    found = source.Source(read, 5, (2, 2, 1), ('a', 'b', 'c'), 'x')
+    np.testing.assert_array_equal(source.labels(found), known)
+    part = found.subset(np.array([4, 2, 0])).subset(np.array([2, 1]))
+    np.testing.assert_array_equal(source.labels(part), [2, 1])
