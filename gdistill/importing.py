@@ -33,7 +33,7 @@ def run(source: str, out: storage.epath.Path, *, tiny: str = '', **given: str) -
   found = teachers.read(source, **given)
   small = autoencoders.read(tiny) if tiny else None
   if small is not None:
-    _check_tiny(small, found)
+    _check_tiny(small, found, tiny)
   if found.text is not None:
     texts.write(os.fspath(out), found.text)
   if found.autoencoder is not None:
@@ -61,12 +61,17 @@ def _student(source: pathlib.Path, out: storage.epath.Path) -> dict[str, Any]:
   return done
 
 
-def _check_tiny(small: autoencoders.Autoencoder, found: teachers.Teacher) -> None:
+def _check_tiny(small: autoencoders.Autoencoder, found: teachers.Teacher, tiny: str) -> None:
   big = found.autoencoder
-  if big is None or (small.factor, small.latent_channels) != (big.factor, big.latent_channels):
+  if big is None:
     raise errors.ConfigError(
-      f'--tiny makes latents of {small.latent_channels} channels at 1/{small.factor}; it must be '
-      'one for the latents of this network'
+      f'--tiny={tiny} is for latents: {found.kind} draws pixels; leave it out'
+    )
+  teachers.check_finite(f'--tiny={tiny}', autoencoders.state_from(small.net, small.params))
+  if (small.factor, small.latent_channels) != (big.factor, big.latent_channels):
+    raise errors.ConfigError(
+      f'--tiny={tiny} makes latents of {small.latent_channels} channels at 1/{small.factor}; it '
+      'must be one for the latents of this network'
     )
 
 
@@ -80,7 +85,7 @@ def _card(found: teachers.Teacher) -> dict[str, Any]:
     'takes_w': False,
     'guided': True,
     'null': found.null,
-    'p_uncond': 0.1 if found.null == 'trained' else 0.0,
+    'p_uncond': None,  # nothing that is imported says it
     'null_label': -1,
     'w_min': 0.0,
     'w_max': 0.0,

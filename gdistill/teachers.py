@@ -3,12 +3,13 @@
 Each reader takes a folder or a file of safetensors and returns a `Teacher`. Nothing here writes.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import pathlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -16,19 +17,19 @@ from flax import traverse_util
 
 from gdistill import errors
 from gdistill import model
+from gdistill import progress
 from gdistill import recipe as recipes
 from gdistill.convert import adm
 from gdistill.convert import autoencoder as autoencoders
 from gdistill.convert import dit
 from gdistill.convert import files
+from gdistill.convert import folding
 from gdistill.convert import text as texts
 from gdistill.convert import unet2d
 from gdistill.models import latent_unet
 
 KINDS = ('stable_diffusion', 'cin256', 'dit', 'sit', 'adm64', 'adm256')
-_TORCH = ('.ckpt', '.pt', '.pth', '.bin')
 _WEIGHTS = 'diffusion_pytorch_model.safetensors'
-_LISTED = 8
 # Samplers whose folders say nothing of a network but its betas and what it predicts.
 _SCHEDULERS = (
   'DDIMScheduler', 'DDPMScheduler', 'PNDMScheduler', 'LMSDiscreteScheduler', 'LCMScheduler',
@@ -41,11 +42,19 @@ _BETAS = {
 }  # fmt: skip
 # A name that tells such a file from those below it: ADM has 18 input blocks for 256 pixels, 16 for
 # 64.
-_TOLD_BY = {
-  'cin256': 'model.diffusion_model.input_blocks.0.0.weight', 'dit': 'x_embedder.proj.weight',
-  'adm256': 'input_blocks.17.0.in_layers.0.weight',
-  'adm64': 'input_blocks.15.0.in_layers.0.weight',
-}  # fmt: skip
+_TOLD_BY = (
+  ('cin256', 'model.diffusion_model.input_blocks.0.0.weight'),
+  ('dit', 'x_embedder.proj.weight'),
+  ('dit', 'transformer_blocks.0.norm1.emb.class_embedder.embedding_table.weight'),
+  ('adm256', 'input_blocks.17.0.in_layers.0.weight'),
+  ('adm64', 'input_blocks.15.0.in_layers.0.weight'),
+)
+# Arguments: the kinds they are for, and why others have no use for them.
+_FOR = {
+  'null': (('adm64', 'adm256'), 'has a null condition of its own'),
+  'autoencoder': (('stable_diffusion', 'cin256', 'dit', 'sit'), 'draws pixels'),
+  'text': (('stable_diffusion',), 'is conditioned on classes'),
+}
 _PREDICTS = {'epsilon': 'eps', 'v_prediction': 'v', 'sample': 'x'}
 _LDM_NOISE = recipes.Noise('scaled_linear', beta_start=0.0015, beta_end=0.0195)
 _DDPM_NOISE = recipes.Noise('linear_beta', beta_start=1e-4, beta_end=0.02)
@@ -89,22 +98,29 @@ def read(
   source that brings none. ConfigError or DataError says what is not there or does not fit.
   """
   path = pathlib.Path(source)
-  if path.suffix.lower() in _TORCH:
-    raise _of_torch(path)
   if not path.exists():
     raise errors.DataError(f'--source={path} does not exist; name a folder or a .safetensors file')
-  kind = kind or _kind(path)
+  if path.is_file():
+    _one_file(path)  # of torch's it says what to do with it
+  told, kind = kind, kind or _kind(path, text)
   if kind not in KINDS:
     raise errors.ConfigError(f'--kind={kind!r} must be one of {", ".join(KINDS)}')
-  if null and not kind.startswith('adm'):
-    raise errors.ConfigError(
-      f'--null={null} is for adm64 and adm256: {kind} has a null condition of its own'
-    )
+  for flag, value in (('null', null), ('autoencoder', autoencoder), ('text', text)):
+    kinds, reason = _FOR[flag]
+    if value and kind not in kinds:
+      raise errors.ConfigError(
+        f'--{flag}={value} is for {", ".join(kinds)}: {kind} {reason}; leave it out'
+      )
   reader = {
     'stable_diffusion': _stable_diffusion, 'cin256': _cin256, 'dit': _dit, 'sit': _dit,
     'adm64': _adm, 'adm256': _adm,
   }[kind]  # fmt: skip
   found = reader(path, kind, null=null, autoencoder=autoencoder, text=text)
+  _check_frozen(found, path, autoencoder, text)
+  if kind == 'dit' and not told:
+    progress.say(
+      f'--source={path} was taken for DiT, whose names SiT has too: --kind=sit is for SiT'
+    )
   about = {**found.about, 'licence': licence or _licence(path), 'source': path.name}
   return dataclasses.replace(found, about=about)
 
@@ -121,17 +137,20 @@ def noise_from(
     )
   only = {
     'num_train_timesteps': 1000, 'trained_betas': None, 'rescale_betas_zero_snr': False,
-    'use_karras_sigmas': False, 'use_flow_sigmas': False,
+    'use_flow_sigmas': False,
   }  # fmt: skip
   for field, value in only.items():
     if config.get(field, value) not in (value, None):
       raise errors.ConfigError(f'{where}: {field}={config[field]!r} must be {value!r}')
   for field, table in (('beta_schedule', _BETAS), ('prediction_type', _PREDICTS)):
     value = config.get(field, {'beta_schedule': 'linear', 'prediction_type': 'epsilon'}[field])
-    if value not in table:
+    if value not in list(table):
       raise errors.ConfigError(f'{where}: {field}={value!r} must be one of {", ".join(table)}')
   betas = _BETAS[config.get('beta_schedule', 'linear')]
   start, end = config.get('beta_start', 1e-4), config.get('beta_end', 0.02)
+  for field, value in (('beta_start', start), ('beta_end', end)):
+    if not (folding.is_share(value) and value > 0):
+      raise errors.ConfigError(f'{where}: {field}={value!r} must be a number between 0 and 1')
   noise = recipes.Noise(betas, beta_start=float(start), beta_end=float(end))
   return noise, _PREDICTS[config.get('prediction_type', 'epsilon')]
 
@@ -142,6 +161,11 @@ def latent_settings(fields: Mapping[str, Any], size: int, predict: str) -> recip
   if any(c % channels[0] for c in channels):
     raise errors.ConfigError(
       f'block_out_channels={list(channels)} are not multiples of the first of them'
+    )
+  if size % 2 ** (len(channels) - 1):
+    raise errors.ConfigError(
+      f'sample_size={size} must be divisible by {2 ** (len(channels) - 1)}: {len(channels)} levels '
+      f'halve it {len(channels) - 1} times'
     )
   dims = {c // h for c, h in zip(channels, heads, strict=True)}
   if len(set(heads)) > 1 and len(dims) > 1:
@@ -192,16 +216,16 @@ def digest(state: Mapping[str, np.ndarray]) -> str:
 def _stable_diffusion(path: pathlib.Path, kind: str, null: str, autoencoder: str, text: str) -> Any:
   """A folder of diffusers': unet, vae, text_encoder, tokenizer, scheduler."""
   config, state = _part(path, 'unet')
-  noise, predict = noise_from(
-    read_json(path / 'scheduler' / 'scheduler_config.json'), str(path / 'scheduler')
-  )
+  noise, predict = _scheduler(path)
   if config.get('time_cond_proj_dim'):
     raise errors.ConfigError(
       f'{path}/unet: time_cond_proj_dim={config["time_cond_proj_dim"]}: it takes w already, so it '
       'is a student and no teacher; of students those can be read that gdistill exported, with the '
       'folder gdistill/ beside'
     )
-  fields = unet2d.settings_from(config)
+  where = path / 'unet' / 'config.json'
+  with _of(where):
+    fields = unet2d.settings_from(config)
   encoder = texts.read(text or str(path))
   fields['context_length'] = encoder.length
   if encoder.width != fields['context_dim']:
@@ -209,8 +233,11 @@ def _stable_diffusion(path: pathlib.Path, kind: str, null: str, autoencoder: str
       f'{path}/unet attends to {fields["context_dim"]} channels, and the text encoder has '
       f'{encoder.width}; name its own with --text'
     )
-  settings = latent_settings(fields, int(config.get('sample_size') or 64), predict)
-  params = unet2d.params_from(state, model.build(settings, False, noise_settings=noise))
+  with _of(where):
+    settings = latent_settings(fields, _size(config, 64), predict)
+    net = _network(settings, noise)
+  with _of(path / 'unet'):
+    params = unet2d.params_from(state, net)
   ids, mask, _ = encoder.tokens([''])
   params['null_text'] = np.asarray(encoder.encode(encoder.params, ids, mask)[0], np.float32)
   found = autoencoders.read(autoencoder or path / 'vae')
@@ -227,21 +254,28 @@ def _cin256(path: pathlib.Path, kind: str, null: str, autoencoder: str, text: st
     config, state = _part(path, 'unet')
     beside = path / 'class_embedder' / _WEIGHTS
     if unet2d.CLASSES not in state and beside.is_file():
-      state |= {unet2d.CLASSES: next(iter(files.read(beside).values()))}
-    fields = unet2d.settings_from(config, _classes(state, path))
-    size = int(config.get('sample_size') or 64)
-    noise, predict = noise_from(read_json(path / 'scheduler' / 'scheduler_config.json'))
-    settings = latent_settings(fields, size, predict)
-    params = unet2d.params_from(state, model.build(settings, False, noise_settings=noise))
+      tables = list(_state(beside).values())
+      state |= {unet2d.CLASSES: tables[0]} if tables else {}
+    noise, predict = _scheduler(path)
+    with _of(path / 'unet' / 'config.json'):
+      fields = unet2d.settings_from(config, _classes(state, path))
+      settings = latent_settings(fields, _size(config, 64), predict)
+      net = _network(settings, noise)
+    with _of(path / 'unet'):
+      params = unet2d.params_from(state, net)
     where = next((path / n for n in ('vqvae', 'vae', 'autoencoder') if (path / n).is_dir()), path)
   else:
-    state = files.read(_one_file(path))
+    state = files.weights(_one_file(path))
     fields = latent_unet.LatentUNet(**latent_unet.CIN256)
     fields = {f.name: getattr(fields, f.name) for f in dataclasses.fields(fields)}
     fields['num_classes'] = _classes(state, path)
     settings, noise = latent_settings(fields, 64, 'eps'), _LDM_NOISE
-    params = unet2d.ldm_params_from(state, model.build(settings, False, noise_settings=noise))
     where = _one_file(path)
+    with _of(where):
+      net = _network(settings, noise)
+      ours = {id(a) for a in unet2d.ldm_renamed(state, net).values()}
+      check_finite(where, {name: a for name, a in state.items() if id(a) in ours})
+      params = unet2d.ldm_params_from(state, net)
   about = {
     'digest': digest(state), 'null_rule': f'row {settings.num_classes} of the class table',
     'head_order': 'q, k, v apart', 'epsilon': settings.epsilon,
@@ -252,31 +286,50 @@ def _cin256(path: pathlib.Path, kind: str, null: str, autoencoder: str, text: st
 
 def _dit(path: pathlib.Path, kind: str, null: str, autoencoder: str, text: str) -> Any:
   """DiT or SiT of any size, whose shapes say which."""
-  folder = path / 'transformer' if (path / 'transformer').is_dir() else path
-  state = files.read(_one_file(folder))
-  params = _converted(path, dit.params_from, state)
+  within = path / 'transformer'
+  file = _one_file(within if within.is_dir() else path)
+  whole = file.parent.parent if file.parent.name == 'transformer' else file.parent
+  state = _state(file)
+  with _of(path):
+    params = dit.params_from(state)
   width = params['patch']['bias'].shape[0]
   patch, _, channels, _ = params['patch']['kernel'].shape
   out = params['final']['bias'].shape[0] // patch**2
-  original = 'x_embedder.proj.weight' in state
+  original, heads = dit.is_original(state), 16 if width == 1152 else width // 64
+  # What lies beside a file with the authors' names need not be of it.
+  beside = {p.name for p in whole.iterdir() if p.is_dir()} if path.is_dir() or not original else ()
+  noise, predict = _DDPM_NOISE, 'eps'
+  if kind == 'sit':
+    noise, predict = recipes.Noise('cosine'), 'flow'
   if 'pos_embed' in state:
-    side = round(state['pos_embed'].shape[1] ** 0.5)
+    size = round(state['pos_embed'].shape[1] ** 0.5) * patch
   else:
-    side = int(read_json(folder / 'config.json').get('sample_size', 32)) // patch
+    config = read_json(file.with_name('config.json'))
+    with _of(file.with_name('config.json')):
+      size = _size(config, 32)
+      if size % patch:
+        folding.refuse('sample_size', size, f'a multiple of patch_size={patch}')
+      heads = heads if original else dit.heads_from(config, params)
+  if 'scheduler' in beside:
+    if kind == 'sit':
+      raise errors.ConfigError(
+        f'{whole}/scheduler is of a network that is shown an index, as SiT is not; say --kind=dit'
+      )
+    noise, predict = _scheduler(whole)
   settings = recipes.Model(
-    image_size=side * patch, image_channels=channels,
+    image_size=size, image_channels=channels,
     num_classes=len(params['label']['embedding']) - 1, channels=width, multipliers=(1,),
     num_blocks=sum(name.startswith('block') for name in params), attention_resolutions=(),
-    emb_channels=width, heads=16 if width == 1152 else width // 64, head_dim=None, groups=1,
+    emb_channels=width, heads=heads, head_dim=None, groups=1,
     dropout=0.0, w_features=256, w_scale=1000.0, dtype='float32',
-    predict='flow' if kind == 'sit' else 'eps', network='dit', patch=patch,
+    predict=predict, network='dit', patch=patch,
     time='linear' if kind == 'sit' else 'index',
     freq_shift=0.0 if original else 1.0,  # diffusers reads the same weights so
     cos_first=True, learned_sigma=out == 2 * channels,
   )  # fmt: skip
-  noise = recipes.Noise('cosine') if kind == 'sit' else _DDPM_NOISE
-  _check_shapes(path, params, settings, noise)
-  where = autoencoder or (str(path / 'vae') if (path / 'vae').is_dir() else '')
+  with _of(path):
+    _network(settings, noise)
+  where = autoencoder or (str(whole / 'vae') if 'vae' in beside else '')
   if not where:
     raise errors.ConfigError(
       f"--source={path} brings no autoencoder; name the folder of Stable Diffusion's "
@@ -298,14 +351,19 @@ def _adm(path: pathlib.Path, kind: str, null: str, autoencoder: str, text: str) 
     predict='eps', time='index', **{'dropout': 0.0, **fields},
   )  # fmt: skip
 
-  def network_of(file):
-    state = files.read(file)
-    net = model.build(settings, False, noise_settings=noise)
-    params = _converted(file, adm.params_from, state, net, size, order)
-    _check_shapes(file, params, settings, noise)
+  def network_of(file, is_null):
+    state = _state(file)
+    with _of(file):
+      params = adm.params_from(state, _network(settings, noise), size, order)
+    if (adm.LABELS in state) == is_null:
+      raise errors.ConfigError(
+        f'{file} is {"no" if is_null else "the"} unconditional network, for it has '
+        f'{"" if is_null else "no "}{adm.LABELS}; --source is the class-conditional one and --null '
+        'the other'
+      )
     return params, digest(state)
 
-  params, of_params = network_of(_one_file(path))
+  params, of_params = network_of(_one_file(path), False)
   about = {
     'digest': of_params, 'epsilon': settings.epsilon,
     'head_order': 'q, k, v in thirds' if order == 'new' else 'q, k, v of each head in turn',
@@ -313,20 +371,20 @@ def _adm(path: pathlib.Path, kind: str, null: str, autoencoder: str, text: str) 
   }  # fmt: skip
   if not null:
     return Teacher(kind, settings, noise, params, 'none', None, None, None, about)
-  null_params, of_null = network_of(_one_file(pathlib.Path(null)))
+  null_params, of_null = network_of(_one_file(pathlib.Path(null)), True)
   about |= {'null_rule': 'another network', 'null_digest': of_null}
   return Teacher(kind, settings, noise, params, 'network', null_params, None, None, about)
 
 
-def _kind(path: pathlib.Path) -> str:
+def _kind(path: pathlib.Path, text: str = '') -> str:
   """What a folder or a file holds, by its parts or names; DiT where it may be SiT."""
   if path.is_dir():
     if (path / 'unet').is_dir():
-      return 'stable_diffusion' if (path / 'text_encoder').is_dir() else 'cin256'
+      return 'stable_diffusion' if text or (path / 'text_encoder').is_dir() else 'cin256'
     if (path / 'transformer').is_dir():
       return 'dit'
   names = set(files.names(_one_file(path)))
-  for kind, name in _TOLD_BY.items():
+  for kind, name in _TOLD_BY:
     if name in names:
       return kind
   raise errors.ConfigError(
@@ -340,72 +398,85 @@ def _classes(state: Mapping[str, np.ndarray], path: pathlib.Path) -> int:
       f'{path} has no {unet2d.CLASSES}, the table of classes, and is no class-conditional network '
       "of latent diffusion's; of Stable Diffusion name a folder as diffusers writes it"
     )
-  return len(state[unet2d.CLASSES]) - 1
+  shape = np.shape(state[unet2d.CLASSES])
+  if len(shape) != 2 or shape[0] < 2:
+    raise errors.ConfigError(
+      f'{path}: {unet2d.CLASSES} is {shape} and must be (classes + 1, width)'
+    )
+  return shape[0] - 1
 
 
 def _part(path: pathlib.Path, name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-  return read_json(path / name / 'config.json'), files.read(_one_file(path / name))
+  return read_json(path / name / 'config.json'), _state(_one_file(path / name))
+
+
+def _state(file: pathlib.Path) -> dict[str, np.ndarray]:
+  state = files.weights(file)
+  check_finite(file, state)
+  return state
+
+
+def check_finite(where: Any, state: Mapping[str, np.ndarray]) -> None:
+  """DataError names the first array that is not finite, as float32, of what `where` holds."""
+  for name, a in state.items():
+    if not np.isfinite(np.asarray(a, np.float32)).all():
+      raise errors.DataError(f'{where}: {name} is not finite: it is damaged; download it again')
+
+
+def _check_frozen(found: Teacher, path: pathlib.Path, autoencoder: str, text: str) -> None:
+  """Of the networks beside it: whether they are finite, and make such latents as it works on."""
+  if found.text is not None:
+    check_finite(text or path, traverse_util.flatten_dict(found.text.params, sep='.'))
+  own = found.autoencoder
+  if own is None:
+    return
+  where = f'--autoencoder={autoencoder}' if autoencoder else f"{path}'s autoencoder"
+  check_finite(where, autoencoders.state_from(own.net, own.params))
+  channels = found.settings.image_channels
+  if own.latent_channels != channels:
+    raise errors.ConfigError(
+      f'{where} makes latents of {own.latent_channels} channels, and the network of {path} works '
+      f'on {channels}; name its own with --autoencoder'
+    )
+
+
+def _scheduler(path: pathlib.Path) -> tuple[recipes.Noise, str]:
+  """noise_from the scheduler/ of a folder."""
+  file = path / 'scheduler' / 'scheduler_config.json'
+  return noise_from(read_json(file), str(file))
+
+
+def _size(config: Mapping[str, Any], default: int) -> int:
+  """The side of the images that config.json speaks of."""
+  size = config.get('sample_size')
+  size = default if size is None else size
+  side = size[0] if isinstance(size, list) and len(size) == 2 and size[0] == size[1] else size
+  if not folding.is_count(side):
+    raise errors.ConfigError(
+      f'sample_size={size!r} must be a whole number of at least 1, or twice the same in a list'
+    )
+  return side
+
+
+def _network(settings: recipes.Model, noise: recipes.Noise) -> model.Network:
+  """The network of these settings; ConfigError where a recipe could not have them."""
+  recipes.check_model(settings)
+  recipes.check_noise(noise)
+  return model.build(settings, False, noise_settings=noise)
+
+
+@contextlib.contextmanager
+def _of(where: pathlib.Path) -> Iterator[None]:
+  """Errors begin with what they are of."""
+  try:
+    yield
+  except errors.ConfigError as e:
+    raise errors.ConfigError(f'{where}: {e}') from e
 
 
 def _one_file(path: pathlib.Path) -> pathlib.Path:
   """The safetensors of a folder, or the file itself; ConfigError or DataError where it is none."""
-  if path.suffix.lower() in _TORCH:
-    raise _of_torch(path)
-  if path.is_file():
-    return path
-  usual = path / _WEIGHTS
-  if usual.is_file():
-    return usual
-  found = sorted(path.glob('*.safetensors'))
-  if len(found) == 1:
-    return found[0]
-  of_torch = sorted(p for p in path.glob('*') if p.suffix.lower() in _TORCH)
-  if of_torch:
-    raise _of_torch(of_torch[0])
-  count = f'{len(found)} .safetensors files' if found else 'no .safetensors file'
-  raise errors.DataError(
-    f'{path} holds {count} and not {_WEIGHTS}; name the file itself, or the folder above'
-  )
-
-
-def _of_torch(file: pathlib.Path) -> errors.ConfigError:
-  return errors.ConfigError(
-    f"{file} is one of torch's files, which may hold code; turn it into safetensors first: "
-    f'gdistill convert checkpoint --source={file} --out={file.with_suffix(".safetensors")}'
-  )
-
-
-def _converted(path: pathlib.Path, convert: Callable, state: Mapping, *given: Any) -> dict:
-  """convert(state, *given); ConfigError where an array has another shape than it counts on."""
-  try:
-    return convert(state, *given)
-  except errors.ConfigError as e:
-    raise errors.ConfigError(f'{path}: {e}') from e
-  except (ValueError, IndexError) as e:
-    raise errors.ConfigError(
-      f'{path} holds an array of another shape than this network has: {e}; say another --kind'
-    ) from e
-
-
-def _check_shapes(
-  path: pathlib.Path, params: Mapping, settings: recipes.Model, noise: recipes.Noise
-) -> None:
-  """ConfigError lists the parameters that are not as the network of these settings has them."""
-  net = model.build(settings, False, noise_settings=noise)
-  found, wanted = (
-    {name: a.shape for name, a in traverse_util.flatten_dict(tree, sep='/').items()}
-    for tree in (params, model.initial_shapes(net, settings))
-  )
-  odd = [
-    f'{name} is {found.get(name, "missing")} and not {wanted.get(name, "there")}'
-    for name in sorted(found.keys() | wanted.keys())
-    if found.get(name) != wanted.get(name)
-  ]
-  if odd:
-    more = f', and {len(odd) - _LISTED} more' if len(odd) > _LISTED else ''
-    raise errors.ConfigError(
-      f'{path} holds the weights of another network: {", ".join(odd[:_LISTED])}{more}'
-    )
+  return files.find(path, _WEIGHTS)
 
 
 def read_json(file: pathlib.Path) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 import json
 import pathlib
+import re
 
 import jax
+import ml_dtypes
 import numpy as np
 import published
 import pytest
@@ -173,14 +175,121 @@ def test_dit_is_told_by_its_names_and_guided_by_its_own_null_row(tmp_path):
   close(drawn(folder), one_step(folder, LINEAR))
 
 
-def test_dit_is_read_from_diffusers_folder_whose_time_features_are_its_own(tmp_path):
+def dit_pipeline(source, config=(), scheduler=()):
+  """A folder of diffusers' with of_dit in it, whose width is shared by 4 heads; its parameters."""
   params = of_dit()
-  source = tmp_path / 'pipeline'
-  published.put(source / 'transformer', dict(sample_size=8), dit.state_from(params, 'diffusers', 4))
+  config = dict(
+    _class_name='Transformer2DModel', activation_fn='gelu-approximate', attention_bias=True,
+    attention_head_dim=16, cross_attention_dim=None, dropout=0.0, in_channels=4,
+    norm_elementwise_affine=False, norm_num_groups=32, norm_type='ada_norm_zero',
+    num_attention_heads=4, num_embeds_ada_norm=5, num_layers=2, num_vector_embeds=None,
+    only_cross_attention=False, out_channels=8, patch_size=2, sample_size=8,
+    upcast_attention=False, use_linear_projection=False,
+  ) | dict(config)  # fmt: skip
+  published.put(source / 'transformer', config, dit.state_from(params, 'diffusers', 4))
   autoencoders.write(source / 'vae', published.autoencoder())
-  folder = imported(source, tmp_path)
-  jax.tree.map(np.testing.assert_array_equal, folder.params, params)
-  assert folder.settings.freq_shift == 1.0 and folder.settings.image_size == 8
+  (source / 'scheduler').mkdir()
+  scheduler = dict(_class_name='DDIMScheduler', beta_schedule='linear') | dict(scheduler)
+  (source / 'scheduler' / 'scheduler_config.json').write_text(json.dumps(scheduler))
+  return params
+
+
+def test_dit_is_read_from_diffusers_folder_as_its_settings_and_scheduler_say(tmp_path):
+  said = dict(beta_start=0.002, beta_end=0.03, prediction_type='v_prediction')
+  params = dit_pipeline(tmp_path / 'pipeline', dict(sample_size=[12, 12]), said)
+  file = tmp_path / 'pipeline' / 'transformer' / published.WEIGHTS
+  for source in (tmp_path / 'pipeline', tmp_path / 'pipeline' / 'transformer', file):
+    found = teachers.read(str(source))
+    jax.tree.map(np.testing.assert_array_equal, found.params, params)
+    settings = found.settings
+    assert settings.freq_shift == 1.0 and settings.image_size == 12 and settings.heads == 4
+    assert settings.predict == 'v' and found.autoencoder.latent_channels == 4
+    assert found.noise == recipes.Noise('linear_beta', beta_start=0.002, beta_end=0.03)
+  folder = imported(tmp_path / 'pipeline', tmp_path)
+  assert folder.net.heads == 4 and folder.net.freq_shift == 1.0
+
+
+@pytest.mark.parametrize(
+  ('changes', 'words'),
+  [
+    (dict(norm_type='ada_norm_single'), "norm_type is 'ada_norm_single': .* 'ada_norm_zero'"),
+    (dict(activation_fn='gelu'), "activation_fn is 'gelu': it must be 'gelu-approximate'"),
+    (dict(patch_size=4), 'patch_size is 4: it must be 2'),
+    (dict(in_channels=3), 'in_channels is 3: it must be 4'),
+    (dict(out_channels=4), 'out_channels is 4: it must be 8'),
+    (dict(num_layers=3), 'num_layers is 3: it must be 2'),
+    (dict(num_embeds_ada_norm=1000), 'num_embeds_ada_norm is 1000: it must be 5'),
+    (dict(num_attention_heads=3), 'num_attention_heads is 3: .* 64 over attention_head_dim=16'),
+    (dict(num_attention_heads=0), 'num_attention_heads is 0'),
+    (dict(attention_head_dim='a'), "attention_head_dim='a'"),
+    (dict(attention_bias=False), 'attention_bias is False: it must be True'),
+    (dict(norm_eps=0.1), 'norm_eps is 0.1: it must be 1e-06'),
+    (dict(caption_channels=32), 'caption_channels is 32: it must be absent'),
+    (dict(_class_name='PixArtTransformer2DModel'), "_class_name is 'PixArt.* DiTTransformer2D"),
+    (dict(sample_size=9), 'sample_size is 9: it must be a multiple of patch_size=2'),
+    (dict(sample_size=[8, 12]), r'sample_size=\[8, 12\] must be a whole number'),
+  ],
+)
+def test_a_dit_of_diffusers_that_is_another_network_by_its_settings_is_refused(
+  changes, words, tmp_path
+):
+  dit_pipeline(tmp_path / 'pipeline', changes)
+  begins = re.escape(str(tmp_path / 'pipeline' / 'transformer' / 'config.json'))
+  with pytest.raises(errors.ConfigError, match=rf'^{begins}: .*{words}'):
+    teachers.read(str(tmp_path / 'pipeline'))
+
+
+def test_sit_is_no_network_with_a_scheduler_of_betas(tmp_path):
+  dit_pipeline(tmp_path / 'pipeline')
+  with pytest.raises(errors.ConfigError, match='say --kind=dit'):
+    teachers.read(str(tmp_path / 'pipeline'), kind='sit')
+
+
+def test_what_may_be_sit_is_said_to_be_taken_for_dit(tmp_path, capsys):
+  file = save(tmp_path / 'a.safetensors', dit.state_from(of_dit(), 'original', 4))
+  given = with_autoencoder(tmp_path)
+  for kind, lines in (('', 1), ('dit', 0), ('sit', 0)):
+    teachers.read(file, kind=kind, **given)
+    said = capsys.readouterr().err
+    assert said.count('\n') == lines and ('--kind=sit is for SiT' in said) == bool(lines)
+
+
+@pytest.mark.parametrize('kind', [np.float16, ml_dtypes.bfloat16])
+def test_dit_is_read_in_half_precision_also_where_it_was_widened_again(kind, tmp_path):
+  state = dit.state_from(of_dit(), 'original', 4)
+  rounded = {name: a.astype(kind) for name, a in state.items()}
+  given = with_autoencoder(tmp_path)
+  for stored in (kind, np.float32):
+    half = {name: a.astype(stored) for name, a in rounded.items()}
+    found = teachers.read(save(tmp_path / 'half.safetensors', half), kind='dit', **given)
+    np.testing.assert_array_equal(
+      found.params['block1']['mlp1']['kernel'], state['blocks.1.mlp.fc2.weight'].astype(kind).T
+    )
+  rounded['pos_embed'] = (state['pos_embed'] + 0.02).astype(kind)  # no rounding moves them so far
+  with pytest.raises(errors.ConfigError, match=r"half\.safetensors: 'pos_embed' holds other"):
+    teachers.read(save(tmp_path / 'half.safetensors', rounded), kind='dit', **given)
+
+
+@pytest.mark.parametrize(
+  ('spoil', 'name'),
+  [
+    (np.nan, 'blocks.0.attn.proj.weight'),
+    (np.inf, 'final_layer.linear.bias'),
+  ],
+)
+def test_weights_that_are_not_finite_are_the_sources_fault(spoil, name, tmp_path):
+  state = dit.state_from(of_dit(), 'original', 4)
+  state[name].reshape(-1)[3] = spoil
+  file = save(tmp_path / 'a.safetensors', state)
+  with pytest.raises(errors.DataError, match=rf'^{re.escape(file)}: {name} is not finite'):
+    importing.run(file, storage.path(tmp_path / 'round'), kind='dit', **with_autoencoder(tmp_path))
+
+
+def test_an_autoencoder_of_other_latents_is_refused(tmp_path):
+  file = save(tmp_path / 'a.safetensors', dit.state_from(of_dit(), 'original', 4))
+  autoencoders.write(tmp_path / 'vq', published.autoencoder('vq', 3))
+  with pytest.raises(errors.ConfigError, match=r'/vq makes latents of 3 channels, .* works on 4'):
+    teachers.read(file, kind='dit', autoencoder=str(tmp_path / 'vq'))
 
 
 def test_sit_is_read_where_it_is_said_so_and_predicts_a_velocity(tmp_path):
@@ -215,8 +324,23 @@ def test_adm_is_guided_by_the_unconditional_network_beside_it(tmp_path, monkeypa
   about = folder.card['imported']
   assert about['null_rule'] == 'another network' and about['null_digest'] == teachers.digest(other)
   assert about['head_order'] == 'q, k, v of each head in turn' and about['epsilon'] == 1e-5
-  assert folder.card['null'] == 'network' and folder.card['p_uncond'] == 0.0
+  assert folder.card['null'] == 'network' and folder.card['p_uncond'] is None
   close(drawn(folder), np.clip(one_step(folder, LINEAR), -1.0, 1.0))
+
+
+def test_adms_two_networks_are_told_apart_by_their_labels(tmp_path, monkeypatch):
+  small_adm(monkeypatch)
+  state, _ = published.adm_state(8, 'new')
+  with_labels = save(tmp_path / 'cond.safetensors', state)
+  without = save(tmp_path / 'not.safetensors', {k: a for k, a in state.items() if 'label' not in k})
+  for source, null, begins in (
+    (with_labels, with_labels, f'{with_labels} is no unconditional network, for it has label_emb'),
+    (without, '', f'{without} is the unconditional network, for it has no label_emb.weight'),
+    (without, with_labels, without),
+  ):
+    with pytest.raises(errors.ConfigError, match=f'^{re.escape(begins)}'):
+      teachers.read(source, kind='adm64', null=null)
+  assert teachers.read(with_labels, kind='adm64', null=without).null == 'network'
 
 
 def test_adm_alone_has_no_null_condition_and_a_stage_one_is_refused(tmp_path, monkeypatch):
@@ -253,7 +377,8 @@ def test_the_configs_of_imported_teachers_are_of_what_is_imported(config, fields
   fields = unet2d.settings_from(unet2d.config_from(net, 64), fields.get('num_classes', 0))
   settings = teachers.latent_settings(fields, 64, 'eps')
   card = {
-    'stage': 'teacher', 'p_uncond': 0.1, 'num_steps': 0, 'takes_w': False, 'sampler': 'any',
+    'stage': 'teacher', 'p_uncond': None, 'null': 'trained', 'num_steps': 0, 'takes_w': False,
+    'sampler': 'any',
     'model': recipes.to_dict(settings), 'noise': recipes.to_dict(noise), 'guided': True,
     'w_min': 0.0, 'w_max': 0.0,
   }  # fmt: skip
@@ -265,15 +390,33 @@ def test_the_configs_of_imported_teachers_are_of_what_is_imported(config, fields
 @pytest.mark.parametrize(
   ('kind', 'change', 'words'),
   [
-    ('adm64', dict(surplus=(1,)), "'surplus' is no array of ADM"),
-    ('adm64', {'out.2.bias': None}, "'out.2.bias' is missing"),
-    ('adm64', {'out.2.bias': (7,)}, r'conv_out/bias is \(7,\) and not \(6,\)'),
-    ('adm64', {'middle_block.1.qkv.weight': (5, 3, 1)}, 'of another shape than this network has'),
-    ('adm64', {'label_emb.weight': (4, 64)}, r'label/kernel is \(4, 64\) and not \(5, 64\)'),
-    ('dit', dict(surplus=(1,)), "'surplus' is no array of DiT or SiT"),
-    ('dit', {'blocks.1.mlp.fc2.bias': None}, "'blocks.1.mlp.fc2.bias' is missing"),
-    ('dit', {'blocks.1.mlp.fc2.bias': (7,)}, r'block1/mlp1/bias is \(7,\) and not \(64,\)'),
-    ('dit', {'blocks.0.attn.qkv.weight': (5, 3)}, 'of another shape than this network has'),
+    (
+      'adm64',
+      {'surplus': (1,), 'out.2.bias': None, 'time_embed.2.weight': None},
+      r'2 missing: time_embed.2.weight \(64, 64\), out.2.bias \(6,\); '
+      r'1 not expected: surplus \(1,\)$',
+    ),
+    (
+      'adm64',
+      {'out.2.bias': (7,), 'middle_block.1.qkv.weight': (5, 3, 1)},
+      r'2 of another shape: out.2.bias \(7,\) for \(6,\), middle_block.1.qkv.weight \(5, 3\) for '
+      r'\(192, 64\)$',
+    ),
+    ('adm64', {'label_emb.weight': (4, 64)}, r'label_emb.weight \(4, 64\) for \(5, 64\)$'),
+    (
+      'dit',
+      {'surplus': (1,), 'blocks.1.mlp.fc2.bias': None, 't_embedder.mlp.0.bias': (7,)},
+      r'1 missing: blocks.1.mlp.fc2.bias \(64,\); 1 not expected: surplus \(1,\); '
+      r'1 of another shape: t_embedder.mlp.0.bias \(7,\) for \(64,\)$',
+    ),
+    ('dit', {'blocks.0.attn.qkv.weight': (5, 3)}, r'attn.qkv.weight \(5, 3\) for \(192, 64\)$'),
+    (
+      'dit',
+      {'x_embedder.proj.weight': (5, 3), 'blocks.0.attn.proj.bias': None},
+      r'1 missing: blocks.0.attn.proj.bias; 1 of another shape: x_embedder.proj.weight \(5, 3\) '
+      r'for \(4 n, channels, patch, patch\)$',
+    ),
+    ('dit', {'pos_embed': (16, 64)}, "'pos_embed' holds other positions"),
   ],
 )
 def test_arrays_that_do_not_fit_are_named(kind, change, words, tmp_path, monkeypatch):
@@ -284,7 +427,7 @@ def test_arrays_that_do_not_fit_are_named(kind, change, words, tmp_path, monkeyp
   state |= {name: np.zeros(shape, np.float32) for name, shape in change.items() if shape}
   state = {name: a for name, a in state.items() if change.get(name, 1) is not None}
   source = save(tmp_path / 'odd.safetensors', state)
-  with pytest.raises(errors.ConfigError, match=words):
+  with pytest.raises(errors.ConfigError, match=rf'^{re.escape(source)}: .*{words}'):
     importing.run(source, storage.path(tmp_path / 'round'), kind=kind,
                   autoencoder=str(tmp_path) if kind == 'dit' else '')  # fmt: skip
   assert not checkpoints.is_finished(tmp_path / 'round')

@@ -1,6 +1,7 @@
 """What a published folder's files say, and what is said of those that cannot be read."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -11,6 +12,7 @@ import safetensors.numpy
 from gdistill import errors
 from gdistill import recipe as recipes
 from gdistill import teachers
+from gdistill.convert import autoencoder as autoencoders
 from gdistill.convert import unet2d
 from gdistill.models import latent_unet
 
@@ -28,7 +30,7 @@ DDIM = dict(_class_name='DDIMScheduler')
     ),
     (
       dict(_class_name='EulerDiscreteScheduler', beta_schedule='squaredcos_cap_v2',
-           prediction_type='sample', use_karras_sigmas=False, num_train_timesteps=1000),
+           prediction_type='sample', use_karras_sigmas=True, num_train_timesteps=1000),
       recipes.Noise('squared_cosine', beta_start=1e-4, beta_end=0.02), 'x',
     ),
   ],
@@ -45,6 +47,11 @@ def test_a_scheduler_says_the_noise_and_what_is_predicted(config, noise, predict
     (dict(num_train_timesteps=4000), 'num_train_timesteps=4000 must be 1000'),
     (dict(trained_betas=[0.1, 0.2]), r'trained_betas=\[0.1, 0.2\] must be None'),
     (dict(rescale_betas_zero_snr=True), 'rescale_betas_zero_snr=True must be False'),
+    (dict(use_flow_sigmas=True), 'use_flow_sigmas=True must be False'),
+    (dict(beta_start=None), 'beta_start=None must be a number between 0 and 1'),
+    (dict(beta_end=1.5), 'beta_end=1.5 must be a number between 0 and 1'),
+    (dict(beta_end='0.02'), "beta_end='0.02' must be a number between 0 and 1"),
+    (dict(prediction_type=['epsilon']), r"prediction_type=\['epsilon'\] must be one of epsilon, "),
     (dict(beta_schedule='sigmoid'), "beta_schedule='sigmoid' must be one of linear, "),
     (dict(prediction_type='flow'), "prediction_type='flow' must be one of epsilon, "),
   ],
@@ -115,8 +122,8 @@ def torch_alone(folder):
   ('spoil', 'error', 'words'),
   [
     (odd_arrays, errors.ConfigError,
-     r'1 missing: conv_out.bias .* 1 not expected: surplus \(1,\); 1 of another shape: '
-     r'conv_in.bias \(7,\) for \(32,\)'),
+     r'^\S+/unet: .*1 missing: conv_out.bias .* 1 not expected: surplus \(1,\); '
+     r'1 of another shape: conv_in.bias \(7,\) for \(32,\)'),
     (torch_alone, errors.ConfigError,
      r"unet/diffusion_pytorch_model.bin is one of torch's files.* gdistill convert checkpoint "
      r'--source=\S+\.bin --out=\S+\.safetensors'),
@@ -140,6 +147,98 @@ def test_a_folder_of_stable_diffusions_that_is_not_whole_is_refused(
   spoil(tmp_path / 'sd')
   with pytest.raises(error, match=words):
     teachers.read(str(tmp_path / 'sd'))
+
+
+@pytest.mark.parametrize(
+  ('field', 'value', 'words'),
+  [
+    ('sample_size', [8, 4], r'sample_size=\[8, 4\] must be a whole number of at least 1, or twice'),
+    ('sample_size', 0, 'sample_size=0 must be a whole number'),
+    ('sample_size', '8', "sample_size='8' must be a whole number"),
+    ('sample_size', 9, 'sample_size=9 must be divisible by 2: 2 levels halve it 1 times'),
+    ('attention_head_dim', None, r'attention_head_dim is \(None, None\): it must be numbers of'),
+    ('attention_head_dim', 0, r'attention_head_dim is \(0, 0\): it must be numbers of heads'),
+    ('block_out_channels', None, 'block_out_channels is None: it must be a list of whole numbers'),
+    ('block_out_channels', [32, '64'], r"block_out_channels is \[32, '64'\]: it must be a list of"),
+    ('down_block_types', None, 'down_block_types is None: it must be a list'),
+    ('up_block_types', 7, 'up_block_types is 7: it must be a list'),
+    ('in_channels', None, 'in_channels is None: it must be a whole number of at least 1'),
+    ('layers_per_block', True, 'layers_per_block is True: it must be one whole number'),
+    ('cross_attention_dim', 0, 'cross_attention_dim is 0: it must be one whole number'),
+    ('norm_eps', None, 'norm_eps is None: it must be a number above 0'),
+    ('norm_eps', float('nan'), 'norm_eps is nan: it must be a number above 0'),
+    ('dropout', 'none', "dropout is 'none': it must be a number of at least 0"),
+    ('use_linear_projection', 3, 'use_linear_projection is 3: it must be true or false'),
+    ('time_embedding_dim', 'x', "time_embedding_dim is 'x': it must be null or a whole number"),
+    ('norm_num_groups', 5, 'model.groups=5 must divide the width 32'),  # as the recipe says it
+  ],
+)  # fmt: skip
+def test_settings_of_a_network_that_make_no_sense_are_refused_in_a_line(
+  whole, tmp_path, field, value, words
+):
+  shutil.copytree(whole, tmp_path / 'sd')
+  file = tmp_path / 'sd' / 'unet' / 'config.json'
+  edited(file, **{field: value})
+  with pytest.raises(errors.ConfigError, match=f'^{re.escape(str(file))}: {words}'):
+    teachers.read(str(tmp_path / 'sd'))
+
+
+def test_images_of_a_size_in_a_list_are_read_with_text_from_elsewhere(whole, tmp_path):
+  shutil.copytree(whole, tmp_path / 'sd')
+  for name in ('text_encoder', 'tokenizer'):
+    shutil.rmtree(tmp_path / 'sd' / name)
+  edited(tmp_path / 'sd' / 'unet' / 'config.json', sample_size=[8, 8])
+  found, of_whole = teachers.read(str(tmp_path / 'sd'), text=str(whole)), teachers.read(str(whole))
+  assert found.kind == 'stable_diffusion' and found.settings == of_whole.settings
+  assert found.text.digest == of_whole.text.digest
+  np.testing.assert_array_equal(found.params['null_text'], of_whole.params['null_text'])
+
+
+@pytest.mark.parametrize(
+  ('file', 'array', 'words'),
+  [
+    ('unet/diffusion_pytorch_model', 'conv_out.bias', r'\S+/unet/\S+: conv_out.bias is'),
+    (
+      'vae/diffusion_pytorch_model',
+      'decoder.conv_in.bias',
+      r"\S+'s autoencoder: decoder.conv_in.b",
+    ),
+    ('text_encoder/model', 'text_model.final_layer_norm.bias', r'\S+: \S*final_layer_norm.bias is'),
+  ],
+)
+def test_weights_that_are_not_finite_are_refused_by_name(whole, tmp_path, file, array, words):
+  shutil.copytree(whole, tmp_path / 'sd')
+  file = tmp_path / 'sd' / f'{file}.safetensors'
+  state = safetensors.numpy.load_file(file)
+  state[array][2] = np.nan
+  safetensors.numpy.save_file(state, file)
+  with pytest.raises(errors.DataError, match=f'^{words}.* not finite'):
+    teachers.read(str(tmp_path / 'sd'))
+
+
+def test_an_autoencoder_of_other_latents_is_refused_at_once(whole, tmp_path):
+  autoencoders.write(tmp_path / 'six', published.autoencoder(channels=6))
+  shutil.copytree(whole, tmp_path / 'sd')
+  shutil.rmtree(tmp_path / 'sd' / 'vae')
+  shutil.copytree(tmp_path / 'six', tmp_path / 'sd' / 'vae')
+  for source, given in ((tmp_path / 'sd', ''), (whole, str(tmp_path / 'six'))):
+    with pytest.raises(errors.ConfigError, match=r'latents of 6 channels, .* works on 4'):
+      teachers.read(str(source), autoencoder=given)
+
+
+@pytest.mark.parametrize(
+  ('kind', 'flag', 'words'),
+  [
+    ('adm64', 'autoencoder', 'is for stable_diffusion, cin256, dit, sit: adm64 draws pixels'),
+    ('adm256', 'text', 'is for stable_diffusion: adm256 is conditioned on classes'),
+    ('dit', 'text', 'is for stable_diffusion: dit is conditioned on classes'),
+    ('cin256', 'text', 'is for stable_diffusion: cin256 is conditioned on classes'),
+    ('stable_diffusion', 'null', 'is for adm64, adm256: stable_diffusion has a null condition'),
+  ],
+)
+def test_arguments_that_a_kind_has_no_use_for_are_refused(whole, kind, flag, words):
+  with pytest.raises(errors.ConfigError, match=f'^--{flag}=x .*{words}'):
+    teachers.read(str(whole), kind, **{flag: 'x'})
 
 
 def save(file, *names):

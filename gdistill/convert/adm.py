@@ -3,16 +3,28 @@
 Source of names and settings: Dhariwal & Nichol, 2105.05233, and openai/guided-diffusion.
 """
 
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
+import jax
 import numpy as np
+from jax import numpy as jnp
 
-from gdistill import errors
 from gdistill.convert import folding
 from gdistill.models import unet
 
-_OF = 'ADM'
+LABELS = 'label_emb.weight'  # which a network without classes has not
+# Our layers: theirs.
+_ENDS = {
+  'time0': 'time_embed.0', 'time1': 'time_embed.2', 'norm_out': 'out.0', 'conv_out': 'out.2',
+  'conv_in': 'input_blocks.0.0',
+}  # fmt: skip
+_IN_BLOCK = {
+  'norm1': 'in_layers.0', 'conv1': 'in_layers.2', 'norm2': 'out_layers.0', 'conv2': 'out_layers.3',
+  'shortcut': 'skip_connection',
+}  # fmt: skip
+_IN_ATTENTION = {'norm': 'norm', 'out': 'proj_out'}
 # What all of them have, and models.unet has as a choice.
 CONVENTIONS = dict(epsilon=1e-5, freq_shift=0.0, cos_first=True, learned_sigma=True)
 # Class-conditional ImageNet. `order` below is 'new' for the first and 'legacy' for the second; the
@@ -36,15 +48,12 @@ def params_from(
   all v; 'legacy' q, k, v of one head after the other (use_new_attention_order=False). The bias of k
   is left out: softmax does not see it. A network without classes becomes one whose labels say
   nothing: ADM has no null class, and guides a network with classes by another one without.
-  ConfigError names the first array that is missing or not expected.
+  ConfigError lists the arrays that are missing, not expected, or of another shape.
   """
-  state = dict(state)
+  wanted = {n: s for n, s in state_shapes(net, size).items() if n in state or n != LABELS}
+  folding.check({name: _without_ones(np.shape(a)) for name, a in state.items()}, wanted)
   params = {
-    'time0': _linear(state, 'time_embed.0'),
-    'time1': _linear(state, 'time_embed.2'),
-    'norm_out': _norm(state, 'out.0'),
-    'conv_out': _conv(state, 'out.2'),
-    'conv_in': _conv(state, 'input_blocks.0.0'),
+    **{ours: _layer(state, theirs) for ours, theirs in _ENDS.items()},
     'label': {'kernel': _labels(state, net)},
   }
   for ours, theirs, channels in _blocks(net, size):
@@ -53,9 +62,31 @@ def params_from(
       params[ours] = _attention(state, theirs, heads, order)
     else:
       params[ours] = _resnet(state, theirs)
-  if state:
-    raise errors.ConfigError(f'{min(state)!r} is no array of {_OF} with these settings')
   return params
+
+
+@functools.lru_cache
+def state_shapes(net: unet.UNet, size: int) -> dict[str, tuple[int, ...]]:
+  """{name: shape} of what params_from takes, without the ones of convolutions of size 1.
+
+  Remembered because tracing is slow: shared, not to be changed.
+  """
+  z, one, cond = jnp.zeros((1, size, size, 3)), jnp.ones(1), {'label': jnp.zeros(1, jnp.int32)}
+  params = jax.eval_shape(lambda: net.init(jax.random.key(0), z, one, cond, one))['params']
+  layers = {theirs: (params[ours], 1) for ours, theirs in _ENDS.items()}
+  for ours, theirs, _ in _blocks(net, size):
+    block = params[ours]
+    if 'attn' in ours:
+      layers[f'{theirs}.qkv'] = block['q'], 3
+    else:
+      layers[f'{theirs}.emb_layers.1'] = block['emb_scale'], 2
+    table = _IN_ATTENTION if 'attn' in ours else _IN_BLOCK
+    layers |= {f'{theirs}.{name}': (block[o], 1) for o, name in table.items() if o in block}
+  shapes = {LABELS: params['label']['kernel'].shape}
+  for name, (layer, times) in layers.items():
+    for kind, (out, *rest) in folding.stored(layer).items():
+      shapes[f'{name}.{kind}'] = _without_ones((times * out, *rest))
+  return shapes
 
 
 def _blocks(net: unet.UNet, size: int) -> Iterator[tuple[str, str, int]]:
@@ -86,24 +117,20 @@ def _blocks(net: unet.UNet, size: int) -> Iterator[tuple[str, str, int]]:
       place += 1
 
 
-def _resnet(state: dict, name: str) -> dict[str, Any]:
-  emb = _linear(state, f'{name}.emb_layers.1')
+def _resnet(state: Mapping[str, np.ndarray], name: str) -> dict[str, Any]:
+  emb = _layer(state, f'{name}.emb_layers.1')
   halves = {kind: np.split(a, 2, axis=-1) for kind, a in emb.items()}
-  block = {
-    'norm1': _norm(state, f'{name}.in_layers.0'),
-    'conv1': _conv(state, f'{name}.in_layers.2'),
+  return {
     'emb_scale': {kind: parts[0] for kind, parts in halves.items()},
     'emb_shift': {kind: parts[1] for kind, parts in halves.items()},
-    'norm2': _norm(state, f'{name}.out_layers.0'),
-    'conv2': _conv(state, f'{name}.out_layers.3'),
+    **_layers(state, name, _IN_BLOCK),
   }
-  if f'{name}.skip_connection.weight' in state:
-    block['shortcut'] = _linear(state, f'{name}.skip_connection')
-  return block
 
 
-def _attention(state: dict, name: str, heads: int, order: str) -> dict[str, Any]:
-  joint = _linear(state, f'{name}.qkv')
+def _attention(
+  state: Mapping[str, np.ndarray], name: str, heads: int, order: str
+) -> dict[str, Any]:
+  joint = _layer(state, f'{name}.qkv')
   shape = (3, heads) if order == 'new' else (heads, 3)
   block: dict[str, Any] = {'q': {}, 'k': {}, 'v': {}}
   for kind, a in joint.items():
@@ -112,29 +139,31 @@ def _attention(state: dict, name: str, heads: int, order: str) -> dict[str, Any]
     for i, part in enumerate('qkv'):
       block[part][kind] = parts[..., i, :, :].reshape(*a.shape[:-1], -1)
   del block['k']['bias']
-  return {**block, 'norm': _norm(state, f'{name}.norm'), 'out': _linear(state, f'{name}.proj_out')}
+  return block | _layers(state, name, _IN_ATTENTION)
 
 
-def _labels(state: dict, net: unet.UNet) -> np.ndarray:
-  if 'label_emb.weight' in state:
-    return _array(state, 'label_emb.weight')
+def _layers(
+  state: Mapping[str, np.ndarray], name: str, table: Mapping[str, str]
+) -> dict[str, dict[str, np.ndarray]]:
+  there = {ours: f'{name}.{theirs}' for ours, theirs in table.items()}
+  return {o: _layer(state, theirs) for o, theirs in there.items() if f'{theirs}.weight' in state}
+
+
+def _layer(state: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
+  """Of a norm, a linear layer or a convolution, which is linear where its size is 1."""
+  weight, bias = (np.asarray(state[f'{name}.{kind}'], np.float32) for kind in ('weight', 'bias'))
+  weight = weight.reshape(_without_ones(weight.shape))
+  if weight.ndim == 1:
+    return {'scale': weight, 'bias': bias}
+  return {'kernel': weight.transpose(2, 3, 1, 0) if weight.ndim == 4 else weight.T, 'bias': bias}
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+  """[O, I] of a convolution of size 1 in one or two dimensions; other shapes as they are."""
+  return shape[:2] if set(shape[2:]) == {1} else shape
+
+
+def _labels(state: Mapping[str, np.ndarray], net: unet.UNet) -> np.ndarray:
+  if LABELS in state:
+    return np.asarray(state[LABELS], np.float32)
   return np.zeros((net.num_classes, net.emb_channels), np.float32)
-
-
-def _conv(state: dict, name: str) -> dict[str, np.ndarray]:
-  kernel = _array(state, f'{name}.weight').transpose(2, 3, 1, 0)
-  return {'kernel': kernel, 'bias': _array(state, f'{name}.bias')}
-
-
-def _linear(state: dict, name: str) -> dict[str, np.ndarray]:
-  """Of a linear layer, or of a convolution of size 1 in one or two dimensions."""
-  weight = _array(state, f'{name}.weight')
-  return {'kernel': weight.reshape(weight.shape[:2]).T, 'bias': _array(state, f'{name}.bias')}
-
-
-def _norm(state: dict, name: str) -> dict[str, np.ndarray]:
-  return {'scale': _array(state, f'{name}.weight'), 'bias': _array(state, f'{name}.bias')}
-
-
-def _array(state: dict, name: str) -> np.ndarray:
-  return folding.taken(state, name, _OF).astype(np.float32)

@@ -16,6 +16,7 @@ from jax import numpy as jnp
 
 from gdistill import errors
 from gdistill.convert import files
+from gdistill.convert import folding
 from gdistill.models import vae
 
 
@@ -60,14 +61,14 @@ class Autoencoder:
 def read(path: str | pathlib.Path) -> Autoencoder:
   """The autoencoder of a folder, of a file, or of a pair of files.
 
-  A folder of diffusers': config.json and diffusion_pytorch_model.safetensors. A .safetensors file
+  A folder of diffusers': config.json and the weights that `files.find` finds. A .safetensors file
   with the names of latent diffusion, a whole Stable Diffusion among them; its shapes say the rest,
   and the scale is the 'scale_factor' in it, or 0.18215 with a Gaussian and 1 with a codebook.
   TAESD's <path>_encoder.safetensors and <path>_decoder.safetensors, or the one such pair in the
   folder `path`.
 
-  DataError where there is none of these or a file is unreadable. ConfigError where it is a network
-  that models.vae is not; it lists the arrays that do not fit.
+  DataError where there is none of these or a file is unreadable. ConfigError where it is torch's,
+  or a network that models.vae is not; it lists the arrays that do not fit.
   """
   path = pathlib.Path(path)
   if path.is_file():
@@ -199,6 +200,10 @@ _FIELDS = {
     'blocks_up': ('num_decoder_blocks', (3, 3, 3, 1)),
   },
 }  # fmt: skip
+_LISTS = (
+  'block_out_channels', 'num_encoder_blocks', 'num_decoder_blocks', 'encoder_block_out_channels',
+)  # fmt: skip
+_COUNTS = ('layers_per_block', 'norm_num_groups', 'latent_channels', 'num_vq_embeddings')
 # diffusers takes 0.18215 for a codebook too, but those of latent diffusion go without a scale.
 _SCALES = {'kl': 0.18215, 'vq': 1.0, 'tiny': 1.0}
 # Over 1,000 photographs of 64x64 the latents with `pool` have standard deviation 0.89 in all, 0.83
@@ -213,12 +218,13 @@ def _read_folder(folder: pathlib.Path) -> Autoencoder:
     name = config.get('_class_name')
   except (OSError, ValueError, AttributeError) as e:
     raise errors.DataError(f'{file} is unreadable: {e}; download it again') from e
-  if name not in _KINDS:
+  if name not in list(_KINDS):
     raise errors.ConfigError(f'{file}: _class_name is {name!r}; it must be one of {list(_KINDS)}')
   kind = _KINDS[name]
   config = {key: value for key, value in config.items() if value is not None}
+  _check_types(config, file)
   net = _net(kind, config, file)
-  state = files.read(folder / _WEIGHTS)
+  state = files.weights(files.find(folder, _WEIGHTS))
   params = params_from(net, state if kind == 'tiny' else renamed(state), str(folder))
   scale, shift = config.get('scaling_factor', _SCALES[kind]), config.get('shift_factor', 0.0)
   return Autoencoder(kind, net, params, scale, shift)
@@ -226,7 +232,7 @@ def _read_folder(folder: pathlib.Path) -> Autoencoder:
 
 def _read_pair(stem: str) -> Autoencoder:
   encoder, decoder = (
-    files.read(pathlib.Path(f'{stem}_{half}.safetensors')) for half in ('encoder', 'decoder')
+    files.weights(pathlib.Path(f'{stem}_{half}.safetensors')) for half in ('encoder', 'decoder')
   )
   state = {f'encoder.layers.{name}': value for name, value in encoder.items()}
   for name, value in decoder.items():
@@ -242,7 +248,7 @@ def _read_pair(stem: str) -> Autoencoder:
 
 
 def _read_file(file: pathlib.Path) -> Autoencoder:
-  whole = files.read(file)
+  whole = files.weights(file)
   state = renamed(whole)
   try:
     sizes = _measured(state)
@@ -281,6 +287,30 @@ def _net(kind: str, config: Mapping[str, Any], file: pathlib.Path) -> nn.Module:
     if key in config and config[key] != value:
       raise errors.ConfigError(f'{file}: {key} is {config[key]!r}, and only {value!r} is supported')
   return net
+
+
+def _check_types(config: Mapping[str, Any], file: pathlib.Path) -> None:
+  """ConfigError names the first field that holds what no network can have there."""
+  widths = config.get('block_out_channels')
+  for field, value in config.items():
+    if field in _LISTS:
+      fits, remedy = folding.are_counts(value), 'a list of whole numbers of at least 1'
+    elif field in _COUNTS:
+      fits, remedy = folding.is_count(value), 'a whole number of at least 1'
+    elif field in ('scaling_factor', 'shift_factor'):
+      number = isinstance(value, (int, float)) and not isinstance(value, bool)
+      positive = field == 'scaling_factor'
+      fits = number and abs(value) < 1e30 and (value > 0 or not positive)
+      remedy = f'a finite number{" above 0" if positive else ""}'
+    else:
+      continue
+    if not fits:
+      raise errors.ConfigError(f'{file}: {field} is {value!r}: it must be {remedy}')
+  groups = config.get('norm_num_groups', 32)
+  if widths and any(width % groups for width in widths) and 'Tiny' not in config['_class_name']:
+    raise errors.ConfigError(
+      f'{file}: norm_num_groups is {groups}: it must divide the block_out_channels {widths}'
+    )
 
 
 def _described(kind: str, net: nn.Module) -> dict:

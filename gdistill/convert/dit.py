@@ -1,15 +1,17 @@
 """Weights of DiT and SiT, by their original names or diffusers', for models.dit and back."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
+import jax
 import numpy as np
+from jax import numpy as jnp
 
 from gdistill import errors
 from gdistill.convert import folding
 from gdistill.models import dit
 
-_OF = 'DiT or SiT'
+_CLASSES = ('DiTTransformer2DModel', 'Transformer2DModel')
 _PREFIXES = ('blocks.', 'transformer_blocks.')
 # Our layer -> its name in the original code and in diffusers' DiTTransformer2DModel. In the latter
 # every block has a copy of the embedders.
@@ -33,30 +35,76 @@ _IN_BLOCK = {
   'mlp1': ('mlp.fc2', 'ff.net.2'),
 }
 
+# The axes of the weights that say the sizes of the network.
+_SIZED_BY = {
+  'patch': '(4 n, channels, patch, patch)', 'label': '(classes + 1, 4 n)',
+  'final': '(patch * patch * channels, 4 n)',
+}  # fmt: skip
+# Fields of the config.json of diffusers' class, which was Transformer2DModel once: those that can
+# only be so, and those that are read otherwise or change no output.
+_FIXED = dict(
+  norm_type='ada_norm_zero', activation_fn='gelu-approximate', norm_elementwise_affine=False,
+  attention_bias=True, only_cross_attention=False, double_self_attention=False,
+  use_linear_projection=False, attention_type='default', interpolation_scale=1,
+)  # fmt: skip
+_ASIDE = (
+  'sample_size', 'num_attention_heads', 'attention_head_dim', 'norm_eps', 'dropout',
+  'norm_num_groups', 'upcast_attention',
+)  # fmt: skip
+
 
 def params_from(state: Mapping[str, np.ndarray]) -> dict:
   """Flax parameters of dit.DiT from {'blocks.0.attn.qkv.weight': ...} or diffusers' names.
 
   The bias of k is left out: it adds the same to all scores of a query, which softmax does not see.
-  ConfigError names the first array that is missing, not expected, or says something that dit.DiT
-  cannot: positions of its own, blocks with embedders of their own.
+  ConfigError lists the arrays that are missing, not expected, or of another shape, or names one
+  that says what dit.DiT cannot: positions of its own, blocks with embedders of their own.
   """
-  state = dict(state)
-  original = 'x_embedder.proj.weight' in state
+  state, original = dict(state), is_original(state)
+  places = state.pop('pos_embed', None) if original else None
   prefix = _PREFIXES[0 if original else 1]
-  depth = len({name.split('.')[1] for name in state if name.startswith(prefix)})
+  depth = len({name.split('.')[1] for name in state if name.startswith(prefix)}) or 1
+  shapes = {name: np.shape(a) for name, a in state.items()}
+  folding.check(shapes, _state_shapes(shapes, depth, original))
   if original:
-    _check_positions(state)
     for i in range(depth):
       for kind in ('weight', 'bias'):
-        parts = np.split(folding.taken(state, f'blocks.{i}.attn.qkv.{kind}', _OF), 3)
+        parts = np.split(state[f'blocks.{i}.attn.qkv.{kind}'], 3)
         state |= {f'blocks.{i}.attn.{part}.{kind}': a for part, a in zip('qkv', parts, strict=True)}
   params: dict[str, Any] = {f'block{i}': {} for i in range(depth)}
   for (where, layer), names in _names(depth, original).items():
     (params[where] if where else params)[layer] = _layer(state, layer, names)
-  if state:
-    raise errors.ConfigError(f'{min(state)!r} is no array of {_OF}')
+  if places is not None:
+    _check_positions(places, len(params['patch']['bias']))
   return params
+
+
+def is_original(state: Collection[str]) -> bool:
+  """Whether arrays with these names are the authors', and not diffusers'."""
+  return not any(name.startswith(_PREFIXES[1]) for name in state)
+
+
+def heads_from(config: Mapping[str, Any], params: Mapping[str, Any]) -> int:
+  """The number of heads by the config.json of diffusers' DiTTransformer2DModel.
+
+  ConfigError where it says another network than that of the parameters.
+  """
+  if config.get('_class_name', _CLASSES[0]) not in _CLASSES:
+    folding.refuse('_class_name', config['_class_name'], f'one of {", ".join(_CLASSES)}')
+  patch, _, channels, width = params['patch']['kernel'].shape
+  sizes = dict(
+    patch_size=patch, in_channels=channels, num_layers=sum(n.startswith('block') for n in params),
+    out_channels=params['final']['bias'].shape[0] // patch**2,
+    num_embeds_ada_norm=len(params['label']['embedding']) - 1,
+  )  # fmt: skip
+  given = {field: value for field, value in config.items() if value is not None}
+  folding.refuse_others(given, {**_FIXED, **sizes}, _ASIDE)
+  if given.get('norm_eps', 1e-5) not in (1e-5, 1e-6):
+    folding.refuse('norm_eps', given['norm_eps'], '1e-06, or 1e-05 as in the published folders')
+  heads, dim = given.get('num_attention_heads', 16), given.get('attention_head_dim', 72)
+  if not (folding.is_count(heads) and folding.is_count(dim) and heads * dim == width):
+    folding.refuse('num_attention_heads', heads, f'{width} over attention_head_dim={dim!r}')
+  return heads
 
 
 def state_from(
@@ -96,7 +144,45 @@ def _names(depth: int, original: bool) -> dict[tuple[str, str], list[str]]:
   return names
 
 
-def _layer(state: dict, layer: str, names: list[str]) -> dict[str, np.ndarray]:
+def _state_shapes(
+  shapes: Mapping[str, tuple[int, ...]], depth: int, original: bool
+) -> dict[str, Any]:
+  """{name: shape} of the network that has the sizes of three of the arrays in `shapes`.
+
+  Where those are not there, they alone are given, and of the others the names.
+  """
+  names = _names(depth, original)
+  sized_by = {f'{names["", layer][0]}.weight': axes for layer, axes in _SIZED_BY.items()}
+  odd = {n: axes for n, axes in sized_by.items() if not _has_axes(shapes.get(n, ()), axes)}
+  if not odd:
+    (width, channels, side, _), (rows, _), (out, _) = (shapes[name] for name in sized_by)
+    learned_sigma = out == 2 * channels * side**2
+    net = dit.DiT(width, depth, 1, side, rows - 1, learned_sigma=learned_sigma)
+    z, one, cond = jnp.zeros((1, side, side, channels)), jnp.ones(1), {'label': jnp.zeros(1, int)}
+    params = jax.eval_shape(lambda: net.init(jax.random.key(0), z, one, cond, one))['params']
+  wanted: dict[str, Any] = {}
+  for (where, layer), copies in names.items():
+    stored = dict.fromkeys(('weight',) if layer == 'label' else ('weight', 'bias'), ())
+    if not odd:
+      stored |= folding.stored((params[where] if where else params)[layer])
+    if layer == 'k':
+      stored['bias'] = stored['weight'][:1]
+    wanted |= {f'{name}.{kind}': shape for name in copies for kind, shape in stored.items()}
+  if original:
+    for i in range(depth):
+      for kind in ('weight', 'bias'):
+        (out, *rest), *_ = [wanted.pop(f'blocks.{i}.attn.{part}.{kind}') or (0,) for part in 'qkv']
+        wanted[f'blocks.{i}.attn.qkv.{kind}'] = (3 * out, *rest)
+  return {n: odd.get(n, shapes.get(n, '')) for n in wanted} if odd else wanted
+
+
+def _has_axes(shape: tuple[int, ...], axes: str) -> bool:
+  """Whether they are as many, none is empty, and the width, 4 n, is that."""
+  sizes = dict(zip(axes.strip('()').split(', '), shape, strict=False))
+  return len(shape) == len(axes.split(', ')) and all(shape) and sizes['4 n'] % 4 == 0
+
+
+def _layer(state: Mapping[str, np.ndarray], layer: str, names: list[str]) -> dict[str, np.ndarray]:
   weight = _same(state, [f'{name}.weight' for name in names])
   if layer == 'label':
     return {'embedding': weight}
@@ -105,14 +191,13 @@ def _layer(state: dict, layer: str, names: list[str]) -> dict[str, np.ndarray]:
   return {'kernel': kernel} if layer == 'k' else {'kernel': kernel, 'bias': bias}
 
 
-def _same(state: dict, names: list[str]) -> np.ndarray:
-  first, *others = (folding.taken(state, name, _OF) for name in names)
-  for name, other in zip(names[1:], others, strict=True):
-    if not np.array_equal(first, other):
+def _same(state: Mapping[str, np.ndarray], names: list[str]) -> np.ndarray:
+  for name in names[1:]:
+    if not np.array_equal(state[names[0]], state[name]):
       raise errors.ConfigError(
         f'{name} is not {names[0]}: a block with embedders of its own is another network'
       )
-  return first.astype(np.float32)
+  return np.asarray(state[names[0]], np.float32)
 
 
 def _arrays(layer: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -126,11 +211,16 @@ def _arrays(layer: Mapping[str, Any]) -> dict[str, np.ndarray]:
   return {'weight': np.ascontiguousarray(weight), 'bias': bias}
 
 
-def _check_positions(state: dict) -> None:
-  found = state.pop('pos_embed', None)
-  if found is None:
-    return
-  side = round(found.shape[1] ** 0.5)
-  expected = dit.positions(side, side, found.shape[2])[None]
-  if found.shape != expected.shape or np.abs(found - expected).max() > 1e-5:
+def _check_positions(found: np.ndarray, width: int) -> None:
+  side = round(found.shape[1] ** 0.5) if found.ndim == 3 else 0
+  expected = dit.positions(side, side, width)[None]
+  if found.shape != expected.shape or np.abs(found - expected).max() > _precision(found):
     raise errors.ConfigError("'pos_embed' holds other positions than DiT's: it is another network")
+
+
+def _precision(a: np.ndarray) -> float:
+  """How far apart numbers near 1 lie in the coarsest type that holds `a` as it is."""
+  for kind in (jnp.bfloat16, jnp.float16):
+    if np.array_equal(a, a.astype(kind).astype(a.dtype)):
+      return float(jnp.finfo(kind).eps)
+  return 1e-5

@@ -1,8 +1,11 @@
-"""Files of published weights: safetensors, or torch's with weights_only, into named arrays."""
+"""Files of published weights into named arrays: safetensors; to be converted, torch's as well."""
 
 import importlib.util
+import json
 import pathlib
-from collections.abc import Mapping
+import re
+import shlex
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -34,10 +37,68 @@ def of_package(network: str) -> pathlib.Path:
   return pathlib.Path(found.submodule_search_locations[0]) / file
 
 
+def find(path: pathlib.Path, usual: str) -> pathlib.Path:
+  """The .safetensors file of the weights at `path`, or the index of the files they lie in.
+
+  `path` is that, or a folder with `usual`, its index, one variant of it (`.fp16.safetensors`) or
+  one other file. ConfigError where it is torch's, which names the command that converts it;
+  DataError where nothing is there, or which one is meant is not clear.
+  """
+  if path.is_file():
+    if not _is_safe(path):
+      raise _of_torch(path, path.with_suffix('.safetensors'))
+    return path
+  if not path.is_dir():
+    raise errors.DataError(f'{path} does not exist; name a file of weights, or a folder with one')
+  for file in (path / usual, path / f'{usual}.index.json'):
+    if file.is_file():
+      return file
+  there = [p for p in sorted(path.glob('*')) if p.is_file()]
+  found = [p for p in there if _is_safe(p) and not _SHARD.search(p.name)]
+  variants = [p for p in found if p.name.startswith(usual.removesuffix('safetensors'))]
+  found = variants or found
+  if len(found) == 1:
+    return found[0]
+  if not found and any(_is_safe(p) for p in there):
+    raise errors.DataError(
+      f'{path} holds parts of weights and not {usual}.index.json, which names them; download it'
+    )
+  of_torch = [p for p in there if _is_torchs(p) and not _SHARD.search(p.name)]
+  if of_torch and not found:
+    # pytorch_model.bin before its variants, and before what else a training leaves
+    first = min(of_torch, key=lambda p: ('pytorch_model' not in p.name, len(p.name), p.name))
+    raise _of_torch(first, path / usual)
+  count = f'{len(found)} .safetensors files' if found else 'no .safetensors file'
+  which = f' ({", ".join(p.name for p in found)})' if found else ''
+  wanted = f'{usual}.index.json' if found and all(map(_is_index, found)) else usual
+  remedy = f'call the one that is meant {wanted}' if found else f'put {usual} there'
+  raise errors.DataError(
+    f'{path} holds {count}{which} and not {usual}; {remedy}, or name the file itself'
+  )
+
+
+def weights(file: pathlib.Path) -> dict[str, np.ndarray]:
+  """{name: array} of what `find` found, and never of a pickle.
+
+  ConfigError where it is no .safetensors file, DataError where it is unreadable or lacks a part.
+  """
+  if not _is_safe(file):
+    raise _of_torch(file, file.with_suffix('.safetensors'))
+  return _joined(file, read) if _is_index(file) else read(file)
+
+
+def parts(file: pathlib.Path) -> list[pathlib.Path]:
+  """The files that make up what `find` found, that one first; errors as of `weights`."""
+  return [file, *(_shards(file) if _is_index(file) else ())]
+
+
 def read(file: pathlib.Path) -> dict[str, np.ndarray]:
-  """{name: array} of a .safetensors, .pth, .pt or .bin file; DataError where it is unreadable."""
+  """{name: array} of a .safetensors file, or of torch's, as `gdistill convert` is given them.
+
+  DataError where it is unreadable. What is only imported is read by `weights`.
+  """
   try:
-    if file.suffix == '.safetensors':
+    if file.suffix.lower() == '.safetensors':
       import safetensors.numpy
 
       return safetensors.numpy.load_file(file)
@@ -55,9 +116,12 @@ def read(file: pathlib.Path) -> dict[str, np.ndarray]:
 def checkpoint(file: pathlib.Path) -> dict[str, np.ndarray]:
   """{name: array} of a training checkpoint of torch's: its tensors, and nothing else in it.
 
-  Of one that nests them, those under 'ema' (DiT's own) or 'state_dict' (Lightning's). bfloat16,
-  which numpy does not have, becomes float32; other types stay. Errors are those of `read`.
+  Of one that nests them, those under 'ema' (DiT's own) or 'state_dict' (Lightning's); of an index
+  of several (`.bin.index.json`), all. bfloat16, which numpy does not have, becomes float32; other
+  types stay. Errors are those of `read`.
   """
+  if _is_index(file):
+    return _joined(file, checkpoint)
   try:
     import torch
 
@@ -84,18 +148,32 @@ class _Inert:
   def __init__(self, *given):
     del given
 
+  def __setstate__(self, state):
+    del state
 
-# Classes in published checkpoints (Stable Diffusion's, latent diffusion's) that say nothing of
-# their weights.
+
+_NUMBERS = (
+  *(f'{kind}{bits}' for kind in ('Int', 'UInt') for bits in (8, 16, 32, 64)),
+  'Float16', 'Float32', 'Float64', 'Complex64', 'Complex128', 'Bool',
+)  # fmt: skip
+# What published checkpoints (Stable Diffusion's, latent diffusion's, DiT's) hold that says nothing
+# of their weights: settings and, by the names of either numpy, numbers.
 _ASIDE = (
-  'pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint',
-  'numpy.core.multiarray.scalar', 'numpy.dtype', '_codecs.encode',
+  'pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint', 'argparse.Namespace',
+  *(f'numpy.{core}.multiarray.{name}' for core in ('core', '_core')
+    for name in ('scalar', '_reconstruct')),
+  'numpy.dtype', 'numpy.ndarray', '_codecs.encode',
+  *(f'numpy.{name.lower()}' for name in _NUMBERS), 'numpy.bool_',
+  *(f'numpy.dtypes.{name}DType' for name in _NUMBERS),
 )  # fmt: skip
 
 
 def names(file: pathlib.Path) -> list[str]:
-  """The names of a .safetensors file's arrays, which are not read."""
+  """The names of the arrays of what `find` found, which are not read."""
   import safetensors
+
+  if _is_index(file):
+    return [name for held in _shards(file).values() for name in held]
 
   try:
     with safetensors.safe_open(file, 'np') as found:
@@ -111,8 +189,76 @@ def _without_torch() -> errors.ConfigError:
 
 
 def _unreadable(file: pathlib.Path, e: Exception) -> errors.DataError:
-  reason = ' '.join(str(e).split())[:200]
+  # Around the cause torch advises, in bold, to load what may run code.
+  reason = str(e).rpartition('WeightsUnpickler error: ')[2].partition('Check the documentation')[0]
+  if refused := re.search(r'\bGLOBAL (\S+)', reason):
+    return errors.DataError(
+      f'{file} holds no readable weights: {refused[1]} in it is no tensor, may run code and is not '
+      'loaded; where you trust the file, save its state_dict alone with torch'
+    )
+  reason = ' '.join(reason.split())[:200]
   return errors.DataError(f'{file} holds no readable weights: {reason}; download it again')
+
+
+_TORCH = ('.ckpt', '.pt', '.pth', '.bin')
+# As transformers and diffusers call them; a variant stands before or behind the numbers.
+_INDEX = re.compile(r'(\.safetensors|\.bin)\.index(\.[\w-]+)?\.json$')
+_SHARD = re.compile(r'-\d{5}-of-\d{5}\.')
+
+
+def _is_index(file: pathlib.Path) -> bool:
+  return _INDEX.search(file.name) is not None
+
+
+def _is_torchs(file: pathlib.Path) -> bool:
+  return file.suffix.lower() in _TORCH or (_is_index(file) and not _is_safe(file))
+
+
+def _is_safe(file: pathlib.Path) -> bool:
+  index = _INDEX.search(file.name)
+  return (index[1] if index else file.suffix.lower()) == '.safetensors'
+
+
+def _of_torch(file: pathlib.Path, out: pathlib.Path) -> errors.ConfigError:
+  what = "one of torch's files, which may hold code" if _is_torchs(file) else 'no .safetensors file'
+  return errors.ConfigError(
+    f'{file} is {what}; turn it into safetensors first: gdistill convert checkpoint '
+    f'--source={shlex.quote(str(file))} --out={shlex.quote(str(out))}'
+  )
+
+
+def _joined(index: pathlib.Path, load: Callable) -> dict[str, np.ndarray]:
+  """{name: array} of all files of an index, each of which `load` reads."""
+  state = {}
+  for shard, held in _shards(index).items():
+    found = load(shard)
+    for name in held:
+      if name not in found:
+        raise errors.DataError(
+          f'{shard} has no array {name}, which {index.name} puts there; download both again'
+        )
+      state[name] = found[name]
+  return state
+
+
+def _shards(index: pathlib.Path) -> dict[pathlib.Path, list[str]]:
+  """{file: names of its arrays}; DataError where the index is damaged or a file is not there."""
+  kind, shards = _INDEX.search(index.name)[1], {}
+  try:
+    for name, shard in json.loads(index.read_text(encoding='utf-8'))['weight_map'].items():
+      # beside the index, and of its kind: of safetensors' index no pickle is read
+      if pathlib.PurePath(shard).name != shard or not shard.endswith(kind):
+        raise ValueError(f'{shard!r} is no name of a {kind} file')
+      shards.setdefault(index.parent / shard, []).append(name)
+    if not shards:
+      raise ValueError('its weight_map is empty')
+  except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+    reason = f'it has no {e}' if isinstance(e, KeyError) else e
+    raise errors.DataError(f'{index} is damaged: {reason}; download it again') from e
+  for shard in shards:
+    if not shard.is_file():
+      raise errors.DataError(f'{shard} is missing, and {index.name} names it; download it')
+  return shards
 
 
 def write(out: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -1,6 +1,7 @@
-"""Batch norms of published networks, folded into the convolutions before them."""
+"""What converters of published weights share: names and shapes, and batch norms folded away."""
 
-from collections.abc import MutableMapping
+from collections.abc import Collection, Mapping, MutableMapping
+from typing import Any
 
 import numpy as np
 
@@ -32,3 +33,69 @@ def taken(state: MutableMapping[str, np.ndarray], name: str, of: str) -> np.ndar
   if name not in state:
     raise errors.ConfigError(f'{name!r} is missing: these are not weights of {of}')
   return np.asarray(state.pop(name), np.float64)
+
+
+def stored(layer: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+  """{'weight': [O, I, H, W] or [O, I] or [O], 'bias': [O]} of a Flax layer's arrays or shapes."""
+  shapes = {name: tuple(a.shape) for name, a in layer.items()}
+  if 'kernel' in shapes:
+    kernel = shapes['kernel']
+    shapes['kernel'] = (*kernel[:-3:-1], *kernel[:-2])  # [H, W, I, O] -> [O, I, H, W]
+  return {'bias' if name == 'bias' else 'weight': shape for name, shape in shapes.items()}
+
+
+def check(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+  """ConfigError lists the arrays that are missing, not expected, or of another shape."""
+  problems = {
+    'missing': [f'{n} {wanted[n]}'.rstrip() for n in wanted if n not in found],
+    'not expected': [f'{n} {found[n]}' for n in found if n not in wanted],
+    'of another shape': [
+      f'{n} {found[n]} for {wanted[n]}' for n in wanted if n in found and found[n] != wanted[n]
+    ],
+  }
+  lines = [
+    f'{len(names)} {what}: {", ".join(names[:10])}{", ..." if len(names) > 10 else ""}'
+    for what, names in problems.items()
+    if names
+  ]
+  if lines:
+    raise errors.ConfigError(f'the weights are those of another network; {"; ".join(lines)}')
+
+
+def refuse_others(
+  config: Mapping[str, Any], fixed: Mapping[str, Any], aside: Collection[str]
+) -> None:
+  """ConfigError for a field of config.json that is not as `fixed` has it, or that nothing knows.
+
+  Those `aside` may be anything. What is false may also be null.
+  """
+  for field, value in config.items():
+    if field.startswith('_') or field in aside:
+      continue
+    value, only = same(value), fixed.get(field)
+    if value != only and (value or only):
+      refuse(field, value, repr(only) if field in fixed else 'absent')
+
+
+def same(value: Any) -> Any:
+  """The entry of a list whose entries are alike; other values as they are."""
+  alike = isinstance(value, (list, tuple)) and value and list(value) == [value[0]] * len(value)
+  return value[0] if alike else value
+
+
+def is_count(value: Any) -> bool:
+  """Whether it is a whole number of at least 1."""
+  return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def are_counts(value: Any) -> bool:
+  return isinstance(value, (list, tuple)) and bool(value) and all(map(is_count, value))
+
+
+def is_share(value: Any) -> bool:
+  """Whether it is a number of at least 0 and below 1."""
+  return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1
+
+
+def refuse(field: str, value: Any, remedy: str) -> None:
+  raise errors.ConfigError(f'{field} is {value!r}: it must be {remedy}')

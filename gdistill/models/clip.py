@@ -45,7 +45,6 @@ class Words:
 
 TEXT_B32 = Tower(512, 12, 8, 2048, projection=512)
 TEXT_L14 = Tower(768, 12, 12, 3072, projection=768)
-TEXT_SD2 = Tower(1024, 23, 16, 4096, 'gelu')
 IMAGE_B32 = Tower(768, 12, 12, 3072, projection=512)
 IMAGE_L14 = Tower(1024, 24, 16, 4096, projection=768)
 

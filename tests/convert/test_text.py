@@ -217,7 +217,7 @@ def test_arrays_left_over_are_listed(tmp_path):
   ('text_encoder/config.json', None, 'neither config.json nor text_encoder/config.json'),
   ('text_encoder/config.json', '{', 'config.json cannot be read .*download it again'),
   ('text_encoder/config.json', '[1]', r'holds no settings, but \[1\]'),
-  ('text_encoder/model.safetensors', None, 'model.safetensors is missing; download it'),
+  ('text_encoder/model.safetensors', None, r'no .safetensors file and not model\.safetensors; put'),
   ('text_encoder/model.safetensors', 'no', 'model.safetensors holds no readable weights'),
   ('tokenizer/vocab.json', None, 'has neither tokenizer.json nor vocab.json; put the tokenizer'),
   ('tokenizer/merges.txt', None, 'has neither tokenizer.json nor merges.txt; put the tokenizer'),

@@ -190,9 +190,9 @@ def test_parameters_are_those_of_the_network_and_what_is_not_is_named():
   shapes = jax.eval_shape(network().init, jax.random.key(0), images()[:1], one, cond, one)['params']
   assert jax.tree.map(np.shape, params) == jax.tree.map(lambda a: a.shape, shapes)
   short = {name: a for name, a in state.items() if name != 'middle_block.1.qkv.bias'}
-  with pytest.raises(errors.ConfigError, match=r"'middle_block.1.qkv.bias' is missing"):
+  with pytest.raises(errors.ConfigError, match=r'1 missing: middle_block.1.qkv.bias \(192,\)$'):
     convert.params_from(short, network(), SIZE, 'new')
-  with pytest.raises(errors.ConfigError, match="'surplus' is no array of ADM"):
+  with pytest.raises(errors.ConfigError, match=r'1 not expected: surplus \(1,\)$'):
     convert.params_from({**state, 'surplus': np.zeros(1)}, network(), SIZE, 'new')
 
 

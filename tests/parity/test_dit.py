@@ -135,6 +135,7 @@ def test_the_layout_of_diffusers_computes_the_same():
   params = jax.tree.map(lambda a: (rng.normal(size=a.shape) * 0.15).astype(np.float32), shapes)
   state = convert.state_from(params, 'diffusers', SIZE // PATCH)
   net.load_state_dict({name: torch.from_numpy(a.copy()) for name, a in state.items()})
+  assert convert.heads_from(net.config, params) == HEADS
   x = images()
   found = ours(params, x, learned_sigma=True, freq_shift=1.0)
   labels = torch.from_numpy(np.where(LABELS < 0, CLASSES, LABELS))
