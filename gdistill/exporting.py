@@ -32,6 +32,7 @@ _CARD, _REST = f'{OWN}/card.json', f'{OWN}/rest.safetensors'
 _WEIGHTS = 'diffusion_pytorch_model.safetensors'
 _VERSION = '0.42.1'  # of the diffusers that the folders were opened with
 _PREDICTS = {'eps': 'epsilon', 'v': 'v_prediction', 'x': 'sample'}
+_VAES = {'kl': 'AutoencoderKL', 'vq': 'VQModel', 'tiny': 'AutoencoderTiny'}
 _BETAS = {'linear_beta': 'linear', 'scaled_linear': 'scaled_linear'}
 
 
@@ -40,19 +41,20 @@ def run(folder: model.Folder, out: pathlib.Path, licence: str = '') -> list[str]
   frozen = encode.read_frozen(folder)
   _check(folder, frozen)
   config, state, back = _network(folder)
-  licence = licence or folder.card.get('licence') or 'not stated'
+  card = {**folder.card, 'licence': licence} if licence else folder.card
   out.mkdir(parents=True, exist_ok=True)
   _save(out / 'unet', config, state)
   _write_json(out / 'scheduler' / 'scheduler_config.json', scheduler(folder))
   rest = _rest(folder.params, back)
   if frozen.text is not None:
     texts.write(os.fspath(out), frozen.text)
+    _as_float32(out / 'text_encoder')
   if frozen.autoencoder is not None:
     autoencoders.write(out / 'vae', frozen.autoencoder)
   _write_json(out / 'model_index.json', _index(folder, frozen))
   (out / OWN).mkdir(exist_ok=True)
   _save_arrays(out / _REST, rest)
-  _write_json(out / _CARD, folder.card)
+  _write_json(out / _CARD, card)
   (out / 'README.md').write_text(_readme(folder, frozen, licence), encoding='utf-8')
   return _notes(folder, frozen)
 
@@ -76,9 +78,10 @@ def read(path: pathlib.Path) -> tuple[dict[str, Any], dict, autoencoders.Autoenc
     raise errors.DataError(f'{path} lacks or misnames {e}; export it again') from e
   flat = traverse_util.flatten_dict(params, sep='/') | rest
   text = None
-  if card['latents'] and card['latents']['text']:
-    text = texts.read(os.fspath(path), card['latents']['text_length'])
-  found = autoencoders.read(path / 'vae') if card['latents'] else None
+  latents = card.get('latents')
+  if latents and latents['text']:
+    text = texts.read(os.fspath(path), latents['text_length'])
+  found = autoencoders.read(path / 'vae') if latents else None
   return card, traverse_util.unflatten_dict(flat, sep='/'), found, text
 
 
@@ -128,6 +131,11 @@ def _check(folder: model.Folder, frozen: encode.Frozen) -> None:
     raise errors.ConfigError(
       f"{folder.path}: a U-Net of pixels can be written with model.time='phi' and noise.name="
       f"'cosine', not with {settings.time!r} and {folder.noise.name!r}"
+    )
+  if settings.extra_channels not in (0, settings.image_channels + 1):
+    raise errors.ConfigError(
+      f'{folder.path}: model.extra_channels={settings.extra_channels} is what no pipeline here '
+      f'gives; inpainting has {settings.image_channels + 1}, a mask and a picture'
     )
   if card.get('sampler') == 'stochastic':
     raise errors.ConfigError(
@@ -188,8 +196,7 @@ def _index(folder: model.Folder, frozen: encode.Frozen) -> dict[str, Any]:
     'scheduler': ['diffusers', 'DDIMScheduler'],
   }
   if frozen.autoencoder is not None:
-    kinds = {'kl': 'AutoencoderKL', 'vq': 'VQModel', 'tiny': 'AutoencoderTiny'}
-    parts['vae'] = ['diffusers', kinds[frozen.autoencoder.kind]]
+    parts['vae'] = ['diffusers', _VAES[frozen.autoencoder.kind]]
   name = 'DiffusionPipeline'
   if frozen.text is not None:
     parts['text_encoder'] = ['transformers', 'CLIPTextModel']
@@ -202,33 +209,38 @@ def _index(folder: model.Folder, frozen: encode.Frozen) -> dict[str, Any]:
 
 
 def _readme(folder: model.Folder, frozen: encode.Frozen, licence: str) -> str:
-  card = folder.card
+  card, text = folder.card, frozen.text is not None
   steps = card['num_steps'] or 'any number of'
   scale = 7.5
+  dial = 'pass `guidance_scale = 1 + w`' if text else 'set `w` below'
   if card['takes_w']:
     scale = 1.0 + min(max(scale - 1.0, card['w_min']), card['w_max'])
     dial = (
-      f'It takes w, from {card["w_min"]:g} to {card["w_max"]:g}, as an input: pass '
-      '`guidance_scale = 1 + w`. w = 0 is no guidance. One call of the network a step; a negative '
-      'prompt does nothing.'
+      f'It takes w, from {card["w_min"]:g} to {card["w_max"]:g}, as an input: {dial}. w = 0 is no '
+      f'guidance. One call of the network a step{"; a negative prompt does nothing" * text}.'
     )
   elif card['guided']:
-    dial = 'It is guided by two calls of the network a step: pass `guidance_scale = 1 + w`.'
+    dial = f'It is guided by two calls of the network a step: {dial}.'
   else:
     scale = 1.0
-    dial = (
-      f'It was distilled at w = {card["w_min"]:g} and takes no other: pass `guidance_scale = 1`, '
-      'which is one call of the network a step and nothing added to it.'
-    )
+    dial = f'It was distilled at w = {card["w_min"]:g} and takes no other'
+    dial += ': pass `guidance_scale = 1`.' if text else '.'
+    dial += ' One call of the network a step, and nothing added to it.'
+  if licence:
+    whose = ', said when it was exported'
+  elif licence := card.get('licence') or '':
+    whose = ', that of the teacher it descends from'
+  else:
+    licence, whose = 'not stated', ': ask whoever published the teacher'
   lines = [
     '---', f'license: {licence}', 'library_name: diffusers', 'tags:', '- gdistill', '---', '',
     f'# {card["stage"]} of gdistill, {steps} steps', '',
     'Distilled by gdistill after Meng et al., "On Distillation of Guided Diffusion Models" '
     '(2210.03142).' if card['num_steps'] else 'Written by gdistill.',
     '', f'- Steps: {steps}, with the DDIM scheduler in this folder (trailing spacing).',
-    f'- {dial}', f'- Licence: {licence}, that of the teacher it descends from.', '',
+    f'- {dial}', f'- Licence: {licence}{whose}.', *(f'- {n}.' for n in _notes(folder, frozen)), '',
   ]  # fmt: skip
-  code = _drawing(folder, scale) if frozen.text is None else _prompting(folder, frozen, scale)
+  code = _prompting(folder, frozen, scale) if text else _drawing(folder, frozen, scale)
   return '\n'.join([*lines, '```python', *code, '```', ''])
 
 
@@ -242,19 +254,21 @@ def _prompting(folder: model.Folder, frozen: encode.Frozen, scale: float) -> lis
   ]  # fmt: skip
 
 
-def _drawing(folder: model.Folder, scale: float) -> list[str]:
+def _drawing(folder: model.Folder, frozen: encode.Frozen, scale: float) -> list[str]:
   """DDIM by class, for which diffusers has no pipeline: z [B, C, H, W] is noise, then a picture."""
+  pixels = folder.settings.network == 'unet'
   given, before = ['z', 't'], []
   step = 'z = scheduler.step(output, t, z).prev_sample'
-  if folder.settings.network == 'unet':
-    given = ['z', 'level', 'torch.zeros(len(z), 0, 1)', 'class_labels=label']
+  if pixels:
+    given += ['level', 'torch.zeros(len(z), 0, 1)', 'class_labels={}']
+    given.remove('t')
     before = [  # whatever the limits of the schedule: what the network sees is an angle
       '  abar = scheduler.alphas_cumprod[t]',
       '  level = 2000 / torch.pi * ((1 - abar) / abar).sqrt().atan() - 1',
     ]
     step = 'z = scheduler.step(output, t, z, use_clipped_model_output=True).prev_sample'
   else:
-    given.append('table[label][:, None]')
+    given.append('table[{}][:, None]')
   if folder.takes_w:
     given.append('timestep_cond=features')
   lines = [
@@ -265,21 +279,39 @@ def _drawing(folder: model.Folder, scale: float) -> list[str]:
     "scheduler = diffusers.DDIMScheduler.from_pretrained(FOLDER, subfolder='scheduler')",
     f'scheduler.set_timesteps({folder.card["num_steps"] or 50})',
   ]  # fmt: skip
-  if folder.settings.network != 'unet':
+  if not pixels:
     lines += [
       f"rest = safetensors.torch.load_file(FOLDER + '/{_REST}')",
       f"table = rest['{unet2d.CLASSES}']  # its last row is no class",
     ]
+  if folder.takes_w or folder.guided:
+    lines.append(f'w = torch.full((len(z),), {scale - 1.0:g})')
   if folder.takes_w:
     lines += [
-      f'w = torch.full((len(z),), {scale - 1.0:g})',
       'features = diffusers.StableDiffusionPipeline.get_guidance_scale_embedding(',
       '  None, w, unet.config.time_cond_proj_dim)',
     ]
+  call = f'unet({", ".join(given)}).sample'
+  lines += ['for t in scheduler.timesteps:', *before, f'  output = {call.format("label")}']
+  if folder.guided:
+    none = f'torch.full_like(label, {folder.settings.num_classes})'
+    lines += [
+      f'  null = {call.format(none)}',
+      '  output = output + w[:, None, None, None] * (output - null)',
+    ]
+  return [*lines, f'  {step}', *_decoding(frozen)]
+
+
+def _decoding(frozen: encode.Frozen) -> list[str]:
+  """From latents to a picture, where diffusers has the autoencoder."""
+  found = frozen.autoencoder
+  if found is None or getattr(found.net, 'pool', False):
+    return []
+  shift = f' + {found.shift:g}' if found.shift else ''
   return [
-    *lines, 'for t in scheduler.timesteps:', *before, f'  output = unet({", ".join(given)}).sample',
-    f'  {step}',
-  ]  # fmt: skip
+    f"vae = diffusers.{_VAES[found.kind]}.from_pretrained(FOLDER, subfolder='vae')",
+    f'images = vae.decode(z / {found.scale:g}{shift}).sample  # from -1 to 1',
+  ]
 
 
 def _notes(folder: model.Folder, frozen: encode.Frozen) -> list[str]:
@@ -302,10 +334,19 @@ def _save(folder: pathlib.Path, config: dict[str, Any], state: dict[str, np.ndar
 
 
 def _save_arrays(file: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
-  import safetensors.numpy
+  files.write(file, {name: np.ascontiguousarray(a) for name, a in arrays.items()})
 
-  contiguous = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
-  safetensors.numpy.save_file(contiguous, file, metadata={'format': 'pt'})
+
+def _as_float32(folder: pathlib.Path) -> None:
+  """transformers loads what is stored, and a pipeline takes no mixture: all are float32 then."""
+  for file in folder.glob('*.safetensors'):
+    stored = files.read(file)
+    half = {n for n, a in stored.items() if a.dtype.kind in 'fV' and a.dtype.itemsize < 4}
+    if half:
+      _save_arrays(file, {n: a.astype(np.float32) if n in half else a for n, a in stored.items()})
+      config = teachers.read_json(folder / 'config.json')
+      wide = {k: 'float32' for k in ('dtype', 'torch_dtype') if k in config}
+      _write_json(folder / 'config.json', {**config, **wide})
 
 
 def _write_json(file: pathlib.Path, value: Any) -> None:

@@ -85,7 +85,7 @@ def test_the_example_stays_within_the_range_of_w(text_round, tmp_path, changes, 
     (dict(guided=True, stage='teacher', num_steps=0), 'guided by two calls of the network'),
     (
       dict(w_min=2.0, w_max=2.0),
-      'at w = 2 and takes no other: pass `guidance_scale = 1`',
+      'at w = 2 and takes no other. One call of the network a step, and nothing added to it.',
     ),
   ],
 )
@@ -153,6 +153,13 @@ def test_what_was_exported_comes_back_and_says_when_it_was_changed(pixel_round, 
     (dict(published.PIXEL), COSINE, dict(sampler='stochastic'), 'for the stochastic sampler'),
     (dict(published.PIXEL, time='index'), published.SD_NOISE, {}, "model.time='phi' and noise"),
     (dict(published.PIXEL, w_scale=4.0), COSINE, {}, 'w_scale=4.0 is not 1000.0'),
+    (dict(published.PIXEL, freq_shift=0.0), COSINE, {}, r'model\.freq_shift=0\.0 is not 1\.0'),
+    (dict(published.PIXEL, cos_first=True), COSINE, {}, r'model\.cos_first=True is not False'),
+    (dict(published.PIXEL, learned_sigma=True), COSINE, {}, r'model\.learned_sigma=True is not'),
+    (
+      dict(published.CLASS, extra_channels=3), published.SD_NOISE, {},
+      r'model\.extra_channels=3 is what no pipeline here gives; inpainting has 4',
+    ),
     (dict(published.CLASS, time='phi'), COSINE, {}, "model.time='phi' must be 'index'"),
     (
       dict(published.PIXEL, network='dit', multipliers=(1,), attention_resolutions=(), patch=2),
@@ -165,6 +172,58 @@ def test_what_diffusers_does_not_have_is_refused(fields, noise, card, words, tmp
   with pytest.raises(errors.ConfigError, match=words):
     exporting.run(model.read_folder(tmp_path / 'round'), tmp_path / 'out')
   assert not (tmp_path / 'out').exists()
+
+
+def test_the_epsilon_of_norms_is_written(tmp_path):
+  settings = recipes.Model(**dict(published.PIXEL, epsilon=1e-5))
+  published.finished(tmp_path / 'round', settings, COSINE)
+  out, _ = exported(model.read_folder(tmp_path / 'round'), tmp_path)
+  assert json.loads((out / 'unet' / 'config.json').read_text())['norm_eps'] == 1e-5
+
+
+def test_a_text_encoder_in_half_precision_is_written_in_float32(text_round, tmp_path):
+  mine = shutil.copytree(text_round, tmp_path / 'mine')
+  file = mine / 'text_encoder' / 'model.safetensors'
+  state = published.safetensors.numpy.load_file(file)
+  half = {n: a.astype(np.float16) if a.dtype == np.float32 else a for n, a in state.items()}
+  published.safetensors.numpy.save_file(half, file)
+  described = json.loads((mine / 'text_encoder' / 'config.json').read_text())
+  texts.put(mine / 'text_encoder' / 'config.json', json.dumps({**described, 'dtype': 'float16'}))
+  about = dict(model.read_folder(text_round).card['latents'])
+  encoder = exporting.texts.read(str(mine), 77)
+  found = with_card(mine, tmp_path, latents=dict(about, text=encoder.digest))
+  out, _ = exported(found, tmp_path)
+  written = published.safetensors.numpy.load_file(out / 'text_encoder' / 'model.safetensors')
+  assert written.keys() == half.keys()
+  for name, a in half.items():
+    assert written[name].dtype in (np.float32, np.int64)
+    np.testing.assert_array_equal(written[name], a.astype(written[name].dtype))
+  assert json.loads((out / 'text_encoder' / 'config.json').read_text())['dtype'] == 'float32'
+  assert exporting.texts.read(str(out), 77).digest == encoder.digest
+  assert importing.run(str(out), storage.path(tmp_path / 'back')) == found.card
+
+
+def test_a_licence_given_at_the_export_stays(pixel_round, tmp_path):
+  out, _ = exported(model.read_folder(pixel_round), tmp_path, licence='mit')
+  readme = (out / 'README.md').read_text()
+  assert '- Licence: mit, said when it was exported.' in readme
+  card = importing.run(str(out), storage.path(tmp_path / 'again'))
+  assert card == {**model.read_folder(pixel_round).card, 'licence': 'mit'}
+  other = with_card(pixel_round, tmp_path, licence='')
+  out, _ = tmp_path / 'third', exporting.run(other, tmp_path / 'third')
+  readme = (out / 'README.md').read_text()
+  assert readme.startswith('---\nlicense: not stated\n') and 'ask whoever published' in readme
+
+
+def test_a_round_of_an_earlier_version_whose_card_knows_no_latents_comes_back(
+  pixel_round, tmp_path
+):
+  found = model.read_folder(pixel_round)
+  card = {k: v for k, v in found.card.items() if k not in ('latents', 'params_digest')}
+  checkpoints.finish(storage.path(tmp_path / 'old'), found.params, card)
+  old = model.read_folder(tmp_path / 'old')
+  out, _ = exported(old, tmp_path)
+  assert importing.run(str(out), storage.path(tmp_path / 'again')) == old.card
 
 
 def test_texts_that_diffusers_would_read_otherwise_are_refused(text_round, tmp_path):

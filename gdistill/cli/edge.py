@@ -106,17 +106,37 @@ def add_processes(parser: Parser) -> None:
   parser.add_argument('--process_id', type=int, help='which of them this is, from 0 on')
 
 
+def check_new(out: Any) -> None:
+  """ConfigError unless --out is a folder that is empty or does not exist."""
+  from gdistill import storage
+
+  storage.check_writable('--out', out)
+  if storage.exists(out) and (not storage.path(out).is_dir() or storage.list_dir(out)):
+    raise errors.ConfigError(f'--out={out} is not empty or no folder; name another folder')
+
+
+def check_new_here(out: str) -> None:
+  """`check_new` of a folder on a local disk."""
+  if '://' in out:
+    raise errors.ConfigError(f'--out={out} must be a local path; copy it from there')
+  check_new(out)
+
+
 @contextlib.contextmanager
 def whole(out: pathlib.Path) -> Iterator[pathlib.Path]:
   """A folder beside `out` to write into, which is `out` once all is written and gone otherwise."""
+  out = out.resolve()  # which may be a link to an empty folder
   temporary = out.parent / f'.tmp-{out.name}-{secrets.token_hex(4)}'
-  temporary.mkdir(parents=True)
   try:
+    temporary.mkdir(parents=True)
     yield temporary
     if out.exists():
       out.rmdir()  # it is empty
     temporary.rename(out)
   except OSError as e:
+    named = str(e.filename or temporary)
+    if not named.startswith((str(temporary), str(out))):
+      raise errors.DataError(f'{named} cannot be read: {e.strerror}; mend that') from e
     raise errors.CheckpointError(f'{out} cannot be written: {e.strerror}; free space') from e
   finally:
     shutil.rmtree(temporary, ignore_errors=True)

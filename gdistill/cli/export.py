@@ -27,17 +27,11 @@ def main(argv: Sequence[str]) -> int:
 def _run(args) -> int:
   import pathlib
 
-  from gdistill import errors
   from gdistill import exporting
   from gdistill import model
-  from gdistill import storage
 
-  if '://' in args.out:
-    raise errors.ConfigError(f'--out={args.out} must be a local path; copy it from there')
-  storage.check_writable('--out', args.out)
+  edge.check_new_here(args.out)
   out = pathlib.Path(args.out)
-  if out.exists() and (not out.is_dir() or any(out.iterdir())):
-    raise errors.ConfigError(f'--out={out} is not empty or no folder; name another folder')
   folder = model.read_folder(args.folder)
   with edge.whole(out) as temporary:
     notes = exporting.run(folder, temporary, args.licence)

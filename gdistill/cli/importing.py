@@ -36,22 +36,17 @@ def main(argv: Sequence[str]) -> int:
 def _run(args) -> int:
   import pathlib
 
-  from gdistill import errors
   from gdistill import importing
   from gdistill import storage
 
-  if '://' in args.out:
-    raise errors.ConfigError(f'--out={args.out} must be a local path; copy it from there')
-  storage.check_writable('--out', args.out)
-  out = storage.path(args.out)
-  if storage.exists(out) and (not out.is_dir() or storage.list_dir(out)):
-    raise errors.ConfigError(f'--out={out} is not empty or no folder; name another folder')
-  with edge.whole(pathlib.Path(out)) as temporary:
+  edge.check_new_here(args.out)
+  out = pathlib.Path(args.out)
+  with edge.whole(out) as temporary:
     card = importing.run(
       args.source, storage.path(temporary), kind=args.kind, null=args.null,
       autoencoder=args.autoencoder, text=args.text, tiny=args.tiny, licence=args.licence,
     )  # fmt: skip
-  if card['stage'] != 'teacher':
+  if 'imported' not in card:
     print(f'{out}: the {card["stage"]} round that was exported', file=sys.stderr)
     return 0
   about = card['imported']

@@ -11,7 +11,7 @@ What a caller of the exported network gives, and why:
   attend to words besides the pixels. With no words that is self-attention.
 
 All of it is exact but one number, which cannot be configured there: the epsilon of attention's
-norms is 1e-5, and ours is 1e-6, a relative 5e-6 / variance in what attention sees.
+norms is 1e-5, and ours is 1e-6 by default, a relative 5e-6 / variance in what attention sees.
 """
 
 from collections.abc import Iterator, Mapping
@@ -114,6 +114,11 @@ def _config(settings: recipe.Model, takes_w: bool) -> dict[str, Any]:
     raise errors.ConfigError(
       f'model.w_scale={settings.w_scale} is not {_W_SCALE}, which diffusers has; distil with that'
     )
+  for name, value in (('freq_shift', 1.0), ('cos_first', False), ('learned_sigma', False)):
+    if (mine := getattr(settings, name)) != value:
+      raise errors.ConfigError(
+        f'model.{name}={mine} is not {value}, and what is written for diffusers needs that'
+      )
   levels = range(len(settings.multipliers))
   attends = [settings.image_size >> i in settings.attention_resolutions for i in levels]
   return dict(
@@ -129,7 +134,7 @@ def _config(settings: recipe.Model, takes_w: bool) -> dict[str, Any]:
     block_out_channels=[settings.channels * m for m in settings.multipliers],
     layers_per_block=settings.num_blocks,
     norm_num_groups=settings.groups,
-    norm_eps=1e-6,
+    norm_eps=settings.epsilon,
     cross_attention_dim=1,
     attention_head_dim=_head_dims(settings, attends),
     resnet_time_scale_shift='scale_shift',

@@ -1,5 +1,7 @@
 """Import, sample and export as a person types them, on networks of random weights."""
 
+import errno
+
 import numpy as np
 import published
 import pytest
@@ -7,9 +9,12 @@ import safetensors.numpy
 from PIL import Image
 
 import gdistill.cli
+from gdistill import errors
 from gdistill import model
 from gdistill import recipe as recipes
 from gdistill import teachers
+from gdistill.cli import edge
+from gdistill.convert import autoencoder as autoencoders
 
 COSINE = recipes.Noise('cosine')
 
@@ -120,16 +125,20 @@ def get_config():
   assert code == 2 and 'has no null condition to be guided by' in said
 
 
-def test_what_cannot_be_drawn_is_said(pixels, teacher, tmp_path, capsys):
+def test_what_cannot_be_drawn_is_said(pixels, teacher, tmp_path, tmp_path_factory, capsys):
+  other = tmp_path_factory.mktemp('other') / 'decoder'
   out = f'--out={tmp_path}/out'
   full = tmp_path / 'full'
   full.mkdir()
   (full / 'a.txt').write_text('mine')
+  autoencoders.write(other, published.autoencoder(channels=5))
   for folder, more, code, words in (
     (pixels, ['--prompt=a cat', out], 2, 'is not conditioned on text; give --labels'),
     (pixels, ['--decoder=tiny', out], 2, 'draws pixels, which nothing decodes'),
     (teacher, [out], 2, '--prompt is missing'),
-    (teacher, ['--prompt=a', '--decoder=tiny', out], 4, 'needs autoencoder_tiny/'),
+    (pixels, ['--negative_prompt=a cat', out], 2, '--negative_prompt='),
+    (teacher, ['--prompt=a', '--decoder=tiny', out], 2, 'import the teacher with --tiny'),
+    (teacher, ['--prompt=a', f'--decoder={other}', out], 2, 'reads latents of 5 channels'),
     (pixels, [f'--out={full}'], 2, 'is not empty or no folder'),
   ):
     assert run(capsys, 'sample', f'--folder={folder}', '--w=1', *more)[0] == code
@@ -175,3 +184,35 @@ def test_an_export_says_what_it_wrote_or_why_not(pixels, tmp_path, capsys):
   code, said = run(capsys, 'import', f'--source={tmp_path}/out', f'--out={tmp_path}/again')
   assert code == 0 and 'again: the progressive round that was exported' in said
   assert {p.name for p in tmp_path.iterdir()} == {'out', 'round', 'again'}
+
+
+def test_a_teacher_that_was_trained_here_comes_back_from_its_export(tmp_path, capsys):
+  card = dict(stage='teacher', num_steps=0, guided=True, p_uncond=0.1, sampler='any')
+  settings = recipes.Model(**published.PIXEL)
+  published.finished(tmp_path / 'round', settings, COSINE, takes_w=False, **card)
+  assert run(capsys, 'export', f'--folder={tmp_path}/round', f'--out={tmp_path}/out')[0] == 0
+  (tmp_path / 'empty').mkdir()
+  (tmp_path / 'link').symlink_to(tmp_path / 'empty')
+  code, said = run(capsys, 'import', f'--source={tmp_path}/out', f'--out={tmp_path}/link')
+  assert code == 0 and 'the teacher round that was exported' in said
+  cards = [model.read_folder(tmp_path / name).card for name in ('round', 'empty')]
+  assert cards[0] == cards[1]
+
+
+def test_a_folder_is_whole_or_not_there_and_what_failed_is_named(tmp_path):
+  out = tmp_path / 'out'
+  with (
+    pytest.raises(errors.DataError, match=r'^/source/file cannot be read: Input'),
+    edge.whole(out),
+  ):
+    raise OSError(errno.EIO, 'Input/output error', '/source/file')
+  with (
+    pytest.raises(errors.CheckpointError, match=r'out cannot be written: No space'),
+    edge.whole(out) as temporary,
+  ):
+    (temporary / 'half').write_text('x')
+    raise OSError(errno.ENOSPC, 'No space left on device', str(temporary / 'half'))
+  assert not list(tmp_path.iterdir())
+  with edge.whole(out) as temporary:
+    (temporary / 'file').write_text('x')
+  assert [p.name for p in out.iterdir()] == ['file']
