@@ -4,7 +4,7 @@ import concurrent.futures
 import functools
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -88,8 +88,10 @@ def check(recipe: recipes.Recipe) -> None:
     extractors.check(e.extractor, e.weights, channels)
 
 
-def read_recipe(workdir: storage.epath.Path) -> recipes.Recipe:
-  """The recipe of the run in a workdir."""
+def read_recipe(
+  workdir: storage.epath.Path, change: Callable[[dict[str, Any]], Any] | None = None
+) -> recipes.Recipe:
+  """The recipe of the run in a workdir, after `change` of its config."""
   if not storage.exists(workdir / 'config.json'):
     raise errors.ConfigError(f'--workdir={workdir} holds no run (no config.json); train one first')
   try:
@@ -98,7 +100,11 @@ def read_recipe(workdir: storage.epath.Path) -> recipes.Recipe:
     raise errors.ConfigError(
       f'{workdir}/config.json: {e}; if another version of gdistill wrote it, use that one'
     ) from e
-  return encode.from_workdir(recipe, workdir)
+  if change is not None:
+    config = recipes.to_dict(recipe)
+    change(config)
+    recipe = recipes.from_config(config)
+  return encode.from_workdir(recipe, workdir)  # last: its paths may be what a config may not name
 
 
 def missing(recipe: recipes.Recipe, workdir: storage.epath.Path, grid: str) -> list[grids.Cell]:
@@ -384,7 +390,7 @@ def _rows(recipe, store, names, images, grid, stop) -> tuple[list[dict], list[di
     'pictures_resize': 'none',
     'rounding': 'to uint8',
     'clipping': 'none' if recipe.latent else 'x_hat to [-1, 1] at every step',
-    'labels': grids.labels_in_words(recipe, images),
+    'labels': grids.labels_in_words(recipe, images, encode.prompts(recipe)),
     'bank': recipe.evaluation.bank,
   }
 

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -112,7 +113,10 @@ def labels(recipe: recipes.Recipe, images: int) -> np.ndarray:
   return (np.arange(images) % recipe.model.num_classes).astype(np.int32)
 
 
-def labels_in_words(recipe: recipes.Recipe, images: int) -> str:
+def labels_in_words(recipe: recipes.Recipe, images: int, prompts: Sequence[str] = ()) -> str:
+  if prompts:
+    digest = hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest()[:12]
+    return f'image i has prompt i mod {len(prompts)} of those of digest {digest}'
   classes = recipe.model.num_classes
   if images % classes == 0:
     return 'balanced: image i has label i mod classes'

@@ -38,6 +38,8 @@ from gdistill.stages import progressive
 from gdistill.stages import rounds
 from gdistill.stages import teacher as teacher_stage
 
+_MOST_IN_V = 50.0  # Stable Diffusion's schedule has 15 at its end, ADM's 20,000
+
 
 def check(recipe: recipes.Recipe, workdir: storage.epath.Path | None) -> Mesh:
   """Every check that needs devices, data's shape or folders; writes nothing, compiles nothing."""
@@ -127,7 +129,8 @@ def check_initial(recipe: recipes.Recipe, card: dict) -> None:
   if first != 'progressive':
     if card['stage'] != 'teacher':
       raise errors.ConfigError(f'{where} is a {card["stage"]} round; {first} needs a teacher')
-    if first == 'guidance' and not card['p_uncond'] and card.get('null') != 'network':
+    null = card.get('null') or ('trained' if card['p_uncond'] else 'none')  # only imports say it
+    if first == 'guidance' and null == 'none':
       raise errors.ConfigError(
         f'{where} has no null condition to be guided by (p_uncond=0); train the teacher with label '
         'dropout, or import it with an unconditional network beside it (--null)'
@@ -166,12 +169,34 @@ def check_initial(recipe: recipes.Recipe, card: dict) -> None:
         f'guidance.w_min={low}, guidance.w_max={high} differ from what {where} was trained for: '
         f'{card["w_min"]} to {card["w_max"]}'
       )
+  theirs = card.get('latents') if recipe.latent else None
+  for name, mine in encode.networks(recipe).items() if theirs else ():
+    if theirs[name] != mine:
+      raise errors.ConfigError(
+        f'latents.{name} is {mine!r}, and {where} was trained with {theirs[name]!r}; name what is '
+        'in it or beside it'
+      )
   theirs = recipes.flat({'model': card['model'], 'noise': card['noise']})
   mine = recipes.flat(recipes.to_dict(recipe))
   free = {'model.dropout', 'model.dtype', *(('model.predict',) if first == 'teacher' else ())}
+  if not card['takes_w']:  # what is to be built, not what is there
+    free |= {'model.w_features', 'model.w_scale'}
   for key, value in theirs.items():
     if key not in free and mine.get(key) != value:
       raise errors.ConfigError(f'{key}={mine.get(key)!r} differs from {where}, which has {value!r}')
+
+
+def _warn_of_eps(recipe: recipes.Recipe) -> None:
+  """v = (eps - sigma z) / alpha: an error of eps counts 1 / alpha times in what is learned."""
+  weights = {s: getattr(recipe, s).weight for s in recipe.stages if s != 'teacher'}
+  stage = next((s for s, weight in weights.items() if weight != 'snr'), None)
+  times = math.sqrt(1.0 + math.exp(-float(model.noise(recipe.noise)(np.ones(1, np.float32))[0])))
+  if recipe.model.predict == 'eps' and stage and times > _MOST_IN_V:
+    progress.say(
+      f"warning: with model.predict='eps' an error at t = 1 counts {times:,.0f} times "
+      f"in v, under {stage}.weight={weights[stage]!r}; take 'snr', or first train the teacher to "
+      "predict v: stages begins with 'teacher', model.predict='v'"
+    )
 
 
 def check_same_run(recipe: recipes.Recipe, workdir: storage.epath.Path) -> None:
@@ -204,6 +229,7 @@ def run(
   """
   workdir = storage.path(workdir)
   mesh = check(recipe, workdir)
+  _warn_of_eps(recipe)
   parallel.agree('config', recipes.digest_together(recipe))
   plan = rounds.plan(recipe)
   resolved, config_file = recipes.to_dict(recipe), workdir / 'config.json'

@@ -44,8 +44,8 @@ class Sampler:
   ):
     self.batch_size = batch_size
     self._frozen = frozen or encode.read_frozen(folder)
-    self._program = _program(folder, sampler, self._frozen)
-    self._prompts = self._frozen.tokens(encode.class_prompts(folder) or [''])
+    self._program = _program(folder, sampler)
+    self._prompts = self._frozen.tokens(encode.class_prompts(folder) or [''], warn=False)
     self._negative = None if negative is None else self._frozen.tokens([negative])
     self._whole, self._rows = parallel.over_local_devices(batch_size)
     self._params = jax.device_put((folder.params, _around(folder, self._frozen)), self._whole)
@@ -111,7 +111,7 @@ class Sampler:
 
   def serves(self, folder: model.Folder, sampler: str) -> bool:
     """Whether this compiled program also draws from that folder, given its parameters."""
-    return self._program == _program(folder, sampler, self._frozen)
+    return self._program == _program(folder, sampler)
 
   def with_params(self, folder: model.Folder) -> 'Sampler':
     """The same program with another round's parameters."""
@@ -141,8 +141,10 @@ class Sampler:
     return np.concatenate(out)
 
 
-def _program(folder: model.Folder, sampler: str, frozen: encode.Frozen) -> tuple:
-  return folder.net, folder.settings, folder.noise, folder.guided, sampler, frozen.digest
+def _program(folder: model.Folder, sampler: str) -> tuple:
+  about = folder.card.get('latents') or {}
+  frozen = tuple(about.get(name) for name in ('autoencoder', 'text', 'text_length'))
+  return folder.net, folder.settings, folder.noise, folder.guided, sampler, frozen
 
 
 def _around(folder: model.Folder, frozen: encode.Frozen) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import latent_runs
 import micro
 import numpy as np
 import pytest
+import stand_in
 
 from gdistill import checkpoints
 from gdistill import encode
@@ -16,7 +17,11 @@ from gdistill import errors
 from gdistill import evaluate
 from gdistill import model
 from gdistill import pipeline
+from gdistill import recipe as recipes
 from gdistill import sampling
+from gdistill.cli import evaluate as evaluate_command
+from gdistill.cli import statistics as statistics_command
+from gdistill.evaluation import extractors
 from gdistill.stages import rounds
 
 PHOTOS, TEXT, IMAGENET, SD = latent_runs.KINDS
@@ -236,6 +241,35 @@ def test_a_teacher_may_start_from_one_that_predicts_something_else(given, tmp_pa
     pipeline.check_initial(later, checkpoints.read_card(initial))
 
 
+def test_a_teacher_of_other_frozen_networks_is_refused(given):
+  recipe = latent_runs.recipe(SD, given, stages=('guidance', 'progressive'), initial='sd')
+  card = {
+    'stage': 'teacher', 'p_uncond': 0.1, 'takes_w': False, 'latents': encode.networks(recipe),
+    **{name: recipes.to_dict(getattr(recipe, name)) for name in ('model', 'noise')},
+  }  # fmt: skip
+  pipeline.check_initial(recipe, card)
+  assert card['latents']['text_length'] == 9
+  for name, value in (('autoencoder', 'kl-x-1-0'), ('text', 'y'), ('text_length', 77)):
+    with pytest.raises(
+      errors.ConfigError, match=rf"latents\.{name} is .* initial='sd' was trained with '?{value}'?;"
+    ):
+      pipeline.check_initial(recipe, {**card, 'latents': {**card['latents'], name: value}})
+
+
+def test_the_evaluation_of_a_run_in_a_bucket_can_be_changed(undisturbed, monkeypatch):
+  """Its copies lie at paths that a config may not name."""
+
+  def there(recipe, workdir):
+    where = dataclasses.replace(recipe.latents, autoencoder='gs://bucket/run/autoencoder')
+    return dataclasses.replace(recipe, latents=where)
+
+  monkeypatch.setattr(evaluate.encode, 'from_workdir', there)
+  found = evaluate.read_recipe(
+    encode.storage.path(undisturbed), lambda config: config['evaluation'].update(bank=7)
+  )
+  assert found.evaluation.bank == 7 and found.latents.autoencoder.startswith('gs://')
+
+
 def test_a_ladder_may_go_through_forty_steps_down_to_five(given):
   recipe = latent_runs.recipe(SD, given, progressive=dict(start_steps=40, end_steps=5))
   assert [r.num_steps for r in rounds.plan(recipe)] == [0, 0, 20, 10, 5]
@@ -254,3 +288,19 @@ def test_an_evaluation_needs_no_cache_and_a_finished_run_does_not_make_it(
   assert latent_runs.evaluated(workdir)
   run(PHOTOS, given, workdir)
   assert not (workdir / 'latents').exists()
+
+
+def test_pictures_are_measured_at_their_own_size_not_at_that_of_latents(
+  undisturbed, given, tmp_path, monkeypatch, capsys
+):
+  """A recipe's image_size is that of a latent, 8 here; its pictures have more pixels."""
+  height = encode.pixel_shape(latent_runs.recipe(PHOTOS, given))[0]
+  assert height > 8
+  assert evaluate_command.main([f'--workdir={undisturbed}', '--preset=cifar10']) == 2
+  assert f'pictures of 32 pixels, not {height}:' in capsys.readouterr().err
+  monkeypatch.setattr(extractors, 'load', lambda name, *rest, **more: stand_in.extractor(name))
+  config = tmp_path / 'config.json'
+  config.write_text(json.dumps(latent_runs.config(PHOTOS, given)))
+  argv = [f'--config={config}', '--extractor=lite0', f'--out={tmp_path}/real.npz']
+  assert statistics_command.main(argv) == 0
+  assert (tmp_path / 'real.npz').is_file()

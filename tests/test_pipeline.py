@@ -386,3 +386,27 @@ def test_the_command_refuses_in_one_line_and_leaves_the_workdir_alone(tmp_path):
     assert done.returncode == 2, done.stderr
     assert words in done.stderr and done.stderr.count('\n') == 1
     assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize(
+  ('noise', 'weight', 'predict', 'times'),
+  [
+    ('squared_cosine', 'snr_trunc', 'eps', '20,291'),
+    ('linear_beta', 'snr_plus_one', 'eps', '157'),
+    ('squared_cosine', 'snr', 'eps', ''),
+    ('squared_cosine', 'snr_trunc', 'v', ''),
+    ('scaled_linear', 'snr_trunc', 'eps', ''),
+  ],
+)
+def test_where_errors_of_eps_blow_up_in_v_it_is_said(capsys, noise, weight, predict, times):
+  betas = dict(beta_start=1e-4, beta_end=0.02) if noise == 'linear_beta' else {}  # DDPM's
+  recipe = micro.recipe(
+    noise=dict(name=noise, **betas), model=dict(predict=predict), guidance=dict(weight=weight),
+    progressive=dict(weight='snr'),
+  )  # fmt: skip
+  if times:  # 1 / alpha of the last index
+    found = np.prod(1.0 - model.betas(recipe.noise)) ** -0.5
+    assert f'{found:,.0f}' == times
+  pipeline._warn_of_eps(recipe)
+  said = capsys.readouterr().err
+  assert (f'counts {times} times in v, under guidance.weight=' in said) if times else not said

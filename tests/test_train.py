@@ -59,6 +59,15 @@ def test_two_updates_are_adam_by_hand():
   np.testing.assert_allclose(metrics[0]['loss'], 4.0)
 
 
+def test_all_that_is_learned_decays_and_what_a_network_is_given_does_not():
+  params = {'a': jnp.full(3, 2.0), 'null_text': jnp.full((2, 2), 5.0)}
+  tx = train.optimizer(changed(weight_decay=0.25))
+  still = jax.tree.map(jnp.zeros_like, params)
+  updates, _ = tx.update(still, tx.init(params), params)
+  np.testing.assert_array_equal(updates['a'], np.full(3, 0.5))  # 0.25 of 2, and no gradient
+  np.testing.assert_array_equal(updates['null_text'], np.zeros((2, 2)))
+
+
 def test_the_mean_is_taken_once_over_the_batch():
   _, metrics = run(changed(grad_clip=100.0), [np.array([[1.0, 2.0, 4.0, 5.0]])])
   np.testing.assert_allclose(metrics[0]['loss'], (0 + 1 + 9 + 16) / 4)

@@ -105,6 +105,7 @@ def _settings(args) -> list[str]:
 
 
 def _of_preset(args) -> dict:
+  from gdistill import encode
   from gdistill import errors
   from gdistill import evaluate
   from gdistill import storage
@@ -113,7 +114,7 @@ def _of_preset(args) -> dict:
   preset = presets.get(args.preset)
   if args.grid == 'quick':
     raise errors.ConfigError(f'--grid=quick is not the protocol of --preset={preset.name}')
-  size = evaluate.read_recipe(storage.path(args.workdir)).model.image_size
+  size = encode.pixel_shape(evaluate.read_recipe(storage.path(args.workdir)))[0]
   if preset.prompts or size != preset.size:
     what = 'prompts' if preset.prompts else f'pictures of {preset.size} pixels, not {size}'
     raise errors.ConfigError(
@@ -136,11 +137,7 @@ def _grid(args, overrides) -> int:
   from gdistill import train
 
   workdir = storage.path(args.workdir)
-  recipe = evaluate.read_recipe(workdir)
-  if overrides:
-    config = recipes.to_dict(recipe)
-    edge.override(config, overrides)
-    recipe = recipes.from_config(config)
+  recipe = evaluate.read_recipe(workdir, lambda config: edge.override(config, overrides))
   evaluate.check(recipe)
   parallel.use_compile_cache()
   parallel.make_cpu_devices(recipe.mesh.cpu_devices)

@@ -92,9 +92,8 @@ def _run(args) -> int:
     if not card['takes_w']:
       raise errors.ConfigError(f'--w={w} is fixed in this student: it takes only --w={low}')
     progress.say(f'warning: --w={w} is outside {low} to {high}, the range this was trained for')
+  edge.check_new(args.out)
   out = storage.path(args.out)
-  if storage.exists(out) and (not out.is_dir() or storage.list_dir(out)):
-    raise errors.ConfigError(f'--out={out} is not empty or no folder; name another folder')
 
   pairs = [(label, seed) for seed in seeds for label in labels]
   column = np.array(pairs)
@@ -145,7 +144,15 @@ def _decoder(name: str, folder) -> str:
     return ''
   if not folder.card.get('latents'):
     raise errors.ConfigError(f'--decoder={name}: {folder.path} draws pixels, which nothing decodes')
-  return encode.beside(folder, importing.TINY) if name == 'tiny' else name
+  if name != 'tiny':
+    return name
+  try:
+    return encode.beside(folder, importing.TINY)
+  except errors.CheckpointError as e:
+    raise errors.ConfigError(
+      f'--decoder=tiny: {folder.path} has no {importing.TINY}/ in it or beside it; name a folder, '
+      'or import the teacher with --tiny'
+    ) from e
 
 
 def _prompts(args, folder, frozen) -> list[str]:
@@ -153,10 +160,11 @@ def _prompts(args, folder, frozen) -> list[str]:
   from gdistill import encode
 
   if frozen.text is None:
-    if args.prompt:
-      raise errors.ConfigError(
-        f'--prompt={args.prompt[0]!r}: {folder.path} is not conditioned on text; give --labels'
-      )
+    for flag, given in (('prompt', args.prompt), ('negative_prompt', args.negative_prompt)):
+      if given:
+        raise errors.ConfigError(
+          f'--{flag}={given!r}: {folder.path} is not conditioned on text; give --labels'
+        )
     return []
   prompts = args.prompt or encode.class_prompts(folder)
   if not prompts:

@@ -31,15 +31,14 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(args, overrides) -> int:
+  from gdistill import encode
   from gdistill import errors
-  from gdistill import model
   from gdistill import parallel
   from gdistill import progress
   from gdistill import recipe as recipes
   from gdistill import samples
   from gdistill import storage
   from gdistill.data import images as pictures
-  from gdistill.data import pipeline as data
 
   if bool(args.source) == bool(args.config):
     raise errors.ConfigError('give one of --source and --config: which pictures')
@@ -60,7 +59,7 @@ def _run(args, overrides) -> int:
   else:
     recipe = recipes.from_config(edge.load_config(args.config, overrides))
     held_out = args.split == 'held_out'
-    images = data.load(recipe.data, model.image_shape(recipe.model))[held_out]
+    images = encode.pictures(recipe)[held_out]
     if args.most:
       images = images.subset(images.indices(args.most))
   if len(images) < 2:
