@@ -65,8 +65,8 @@ def read(path: pathlib.Path) -> tuple[dict[str, Any], dict, autoencoders.Autoenc
   try:
     settings, noise = model.settings_of(card)
     config = teachers.read_json(path / 'unet' / 'config.json')
-    state = files.read(path / 'unet' / _WEIGHTS)
-    if unet2d.CLASSES in (rest := files.read(path / _REST)):
+    state = files.weights(path / 'unet' / _WEIGHTS)
+    if unet2d.CLASSES in (rest := files.weights(path / _REST)):
       state[unet2d.CLASSES] = rest.pop(unet2d.CLASSES)
     if settings.network == 'unet':
       params = pixel_unet.params_from(config, state)
@@ -340,7 +340,7 @@ def _save_arrays(file: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
 def _as_float32(folder: pathlib.Path) -> None:
   """transformers loads what is stored, and a pipeline takes no mixture: all are float32 then."""
   for file in folder.glob('*.safetensors'):
-    stored = files.read(file)
+    stored = files.weights(file)
     half = {n for n, a in stored.items() if a.dtype.kind in 'fV' and a.dtype.itemsize < 4}
     if half:
       _save_arrays(file, {n: a.astype(np.float32) if n in half else a for n, a in stored.items()})

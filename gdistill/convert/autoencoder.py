@@ -91,12 +91,9 @@ def write(folder: str | pathlib.Path, autoencoder: Autoencoder) -> None:
   diffusers has no class for a `pool`: such a folder names AutoencoderTinyPool, and only `read`
   knows it.
   """
-  import safetensors.numpy
-
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
-  state = state_from(autoencoder.net, autoencoder.params)
-  safetensors.numpy.save_file(state, folder / _WEIGHTS, metadata={'format': 'pt'})
+  files.write(folder / _WEIGHTS, state_from(autoencoder.net, autoencoder.params))
   config = _described(autoencoder.kind, autoencoder.net) | {'scaling_factor': autoencoder.scale}
   if autoencoder.kind != 'vq':  # whose class in diffusers has no shift
     config['shift_factor'] = autoencoder.shift
