@@ -157,7 +157,7 @@ def test_a_round_beside_another_autoencoder_or_none_is_refused(undisturbed, tmp_
   # Beside the parameters themselves it counts more than one above.
   own = latent_runs.autoencoder('tiny')
   latent_runs.autoencoders.write(workdir / '00_teacher' / 'autoencoder', own)
-  assert encode.read_frozen(folder).digest == (own.digest,)
+  assert encode.read_frozen(folder).autoencoder.digest == own.digest
 
 
 def test_the_samplers_bounds_are_those_of_float32(undisturbed):
