@@ -123,7 +123,7 @@ def examples(recipe: recipes.Recipe, workdir: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Done:
-  """What the index says; how many shards this process made, of how many pictures and seconds."""
+  """What the index says ({} but in process 0); shards, pictures and seconds of this process."""
 
   index: dict[str, Any]
   shards: int = 0

@@ -55,7 +55,7 @@ def _run(args, overrides) -> int:
     done = encode.run(recipe, out, stop, verify=True)
   if not jax.process_index():
     print(f'{out}: {done.index["count"]:,} pictures, digest {done.index["digest"]}')
-  if left_out := done.index['left_out']:
+  if left_out := done.index.get('left_out'):
     print(f'{left_out:,} pictures cannot be read and are left out', file=sys.stderr)
   if done.encoded:
     speed = done.encoded / done.seconds
