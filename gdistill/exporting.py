@@ -257,18 +257,15 @@ def _prompting(folder: model.Folder, frozen: encode.Frozen, scale: float) -> lis
 def _drawing(folder: model.Folder, frozen: encode.Frozen, scale: float) -> list[str]:
   """DDIM by class, for which diffusers has no pipeline: z [B, C, H, W] is noise, then a picture."""
   pixels = folder.settings.network == 'unet'
-  given, before = ['z', 't'], []
+  given, before = ['z', 't', 'table[{}][:, None]'], []
   step = 'z = scheduler.step(output, t, z).prev_sample'
   if pixels:
-    given += ['level', 'torch.zeros(len(z), 0, 1)', 'class_labels={}']
-    given.remove('t')
+    given = ['z', 'level', 'torch.zeros(len(z), 0, 1)', 'class_labels={}']
     before = [  # whatever the limits of the schedule: what the network sees is an angle
       '  abar = scheduler.alphas_cumprod[t]',
       '  level = 2000 / torch.pi * ((1 - abar) / abar).sqrt().atan() - 1',
     ]
     step = 'z = scheduler.step(output, t, z, use_clipped_model_output=True).prev_sample'
-  else:
-    given.append('table[{}][:, None]')
   if folder.takes_w:
     given.append('timestep_cond=features')
   lines = [
