@@ -16,12 +16,15 @@ def sample(
   num_steps: jax.Array | int,
   noise: schedule.Schedule,
   project: types.Project | None = None,
+  start: jax.Array | int | None = None,
 ) -> types.Images:
-  """z_1 -> x over t = 1, (N-1)/N, ..., 1/N, 0; the last step returns x_hat. N calls of v_fn.
+  """z_t -> x over t = start/N, ..., 1/N, 0; the last step returns x_hat. `start` calls of v_fn.
 
-  `num_steps` may be traced: one compiled sampler serves every N.
+  From z_1 by default, in N calls. `num_steps` and `start` may be traced: one compiled sampler
+  serves every N.
   """
-  return walk(v_fn, z, cond, w, num_steps, noise, lambda i: num_steps - i, -1, project)
+  start = num_steps if start is None else start
+  return walk(v_fn, z, cond, w, num_steps, noise, start, lambda i: start - i, -1, project)
 
 
 def invert(
@@ -31,20 +34,37 @@ def invert(
   w: types.PerExample,
   num_steps: jax.Array | int,
   noise: schedule.Schedule,
+  project: types.Project | None = None,
+  stop: jax.Array | int | None = None,
 ) -> types.Images:
-  """x -> z_1 over t = 0, 1/N, ..., 1: the same walk with the grid reversed. N calls of v_fn."""
-  return walk(v_fn, x, cond, w, num_steps, noise, lambda i: i, 1, None)
+  """x -> z_t over t = 0, 1/N, ..., stop/N: the same walk with the grid reversed.
+
+  To z_1 by default. `stop` calls of v_fn; at the first, t = 0, x_hat is x and is not projected.
+  """
+  stop = num_steps if stop is None else stop
+  if project is not None:
+    v_fn = _projected(v_fn, project)  # the sine form would divide by sin(phi) = 0
+  return walk(v_fn, x, cond, w, num_steps, noise, stop, lambda i: i, 1, None)
 
 
-def walk(v_fn, z, cond, w, num_steps, noise, at, direction, project):
-  """N DDIM steps; step i goes from grid point at(i) to its neighbour at(i) + direction."""
+def walk(v_fn, z, cond, w, num_steps, noise, count, at, direction, project):
+  """`count` DDIM steps; step i goes from grid point at(i) to its neighbour at(i) + direction."""
 
   def step(i, z):
     logsnr_t = noise(grid_time(at(i), num_steps, z))
     logsnr_s = noise(grid_time(at(i) + direction, num_steps, z))
     return process.step(z, v_fn(z, logsnr_t, cond, w), logsnr_t, logsnr_s, project)
 
-  return jax.lax.fori_loop(0, num_steps, step, z)
+  return jax.lax.fori_loop(0, count, step, z)
+
+
+def _projected(v_fn, project):
+  """The model whose estimate of x is project(x_hat)."""
+
+  def projected(z, logsnr, cond, w):
+    return process.project_v(z, v_fn(z, logsnr, cond, w), logsnr, project)
+
+  return projected
 
 
 def grid_time(i: jax.Array | int, num_steps: jax.Array | int, z: types.Images) -> types.PerExample:

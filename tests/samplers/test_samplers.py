@@ -182,3 +182,84 @@ def test_noise_is_a_function_of_seed_and_step_alone():
   np.testing.assert_array_equal(a, b[::-1])
   assert np.abs(a - noise.normal(keys, 2, (2, 2, 1))).min() > 0
   assert np.abs(a[0] - a[1]).min() > 0
+
+
+def watched(v_fn):
+  """(v_fn, the z of every call made of it, their logsnr)."""
+  seen, times = [], []
+
+  def see(z, logsnr):
+    seen.append(np.asarray(z))
+    times.append(float(logsnr[0]))
+
+  def recorded(z, logsnr, cond, w):
+    jax.debug.callback(see, z, logsnr, ordered=True)
+    return v_fn(z, logsnr, cond, w)
+
+  return recorded, seen, times
+
+
+@pytest.mark.parametrize('name', ['ddim', 'stochastic'])
+@pytest.mark.parametrize('project', [None, projections.clip])
+def test_a_walk_from_later_is_the_tail_of_a_whole_one(name, project):
+  keys = noise.image_keys(jnp.arange(2))
+  rest = (keys,) if name == 'stochastic' else ()
+  sample = {'ddim': ddim, 'stochastic': stochastic}[name].sample
+  cond, w = {'label': jnp.zeros(2, jnp.int32)}, jnp.zeros(2)
+  v_fn, seen, times = watched(denoiser(0.4))
+  run = jax.jit(lambda z, n, start: sample(v_fn, z, cond, w, n, COSINE, *rest, project, start))
+  whole = run(3 * noise.start(keys, (2, 2, 1)), 5, 5).block_until_ready()
+  jax.effects_barrier()
+  points = list(seen)
+  for start in (4, 2, 1):
+    seen.clear(), times.clear()
+    found = run(jnp.asarray(points[5 - start]), 5, start).block_until_ready()
+    jax.effects_barrier()
+    np.testing.assert_array_equal(found, whole)
+    np.testing.assert_array_equal(seen, points[5 - start :])
+    np.testing.assert_allclose(times, COSINE(jnp.arange(start, 0, -1) / 5), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('project', [None, projections.clip])
+def test_an_inversion_that_stops_early_is_the_head_of_a_whole_one(project):
+  x = jax.random.normal(jax.random.key(0), (2, 2, 2, 1))
+  cond, w = {'label': jnp.zeros(2, jnp.int32)}, jnp.zeros(2)
+  v_fn, seen, times = watched(denoiser(1.6))
+  run = jax.jit(lambda n, stop: ddim.invert(v_fn, x, cond, w, n, COSINE, project, stop))
+  run(5, 5).block_until_ready()
+  jax.effects_barrier()
+  points = list(seen)
+  for stop in (4, 2, 1):
+    seen.clear(), times.clear()
+    np.testing.assert_array_equal(run(5, stop), points[stop])
+    jax.effects_barrier()
+    np.testing.assert_array_equal(seen, points[:stop])
+    np.testing.assert_allclose(times, COSINE(jnp.arange(stop) / 5), rtol=1e-5, atol=1e-5)
+
+
+def test_an_inversion_goes_through_the_projected_estimate():
+  # In float64 and in eps: z_s = alpha_s x_proj + sigma_s (z - alpha x_proj) / sigma. The first
+  # step starts without noise and is the rotation.
+  c, n = 1.6, 6
+  x = np.random.default_rng(0).normal(size=(2, 3, 3, 1))
+  # Beyond what any picture has, so that x_hat is clipped often.
+  v_fn = lambda z, logsnr, cond, w: denoiser(c)(z, logsnr, cond, w) - 0.4
+  found = ddim.invert(
+    v_fn, jnp.asarray(x, jnp.float32), {'label': jnp.zeros(2, int)}, jnp.zeros(2), n, COSINE,
+    projections.clip,
+  )  # fmt: skip
+  logsnr = np.asarray(COSINE(jnp.arange(n + 1, dtype=jnp.float32) / n), np.float64)
+  alpha, sigma = np.sqrt(1 / (1 + np.exp(-logsnr))), np.sqrt(1 / (1 + np.exp(logsnr)))
+  z, clipped = x, 0
+  for i in range(n):
+    a, s = alpha[i], sigma[i]
+    v = a * s * (1 - c**2) * z / (a**2 * c**2 + s**2) - 0.4
+    if i == 0:
+      z = alpha[1] * z + sigma[1] * v  # a turn by phi_1, from phi_0 = 0
+      continue
+    x_hat = a * z - s * v
+    clipped += (np.abs(x_hat) > 1).sum()
+    x_hat = np.clip(x_hat, -1, 1)
+    z = alpha[i + 1] * x_hat + sigma[i + 1] * (z - a * x_hat) / s
+  assert clipped > 10
+  np.testing.assert_allclose(found, z, atol=2e-5)

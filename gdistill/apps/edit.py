@@ -1,0 +1,91 @@
+"""Editing: a picture is brought to a time between data and noise and drawn anew from there."""
+
+import math
+
+import jax
+
+from gdistill.core import process
+from gdistill.core import schedule
+from gdistill.core import types
+from gdistill.samplers import ddim
+from gdistill.samplers import noise as image_noise
+from gdistill.samplers import stochastic as stochastic_sampler
+
+
+def on_grid(strength: float, num_steps: int) -> tuple[int, bool]:
+  """(start, exact): the grid point of 1..N nearest to t = strength, and whether it is that time."""
+  if not 0 < strength <= 1:
+    raise ValueError(f'{strength=} must be above 0 and at most 1')
+  wanted = strength * num_steps
+  start = max(1, math.floor(wanted + 0.5))
+  return start, math.isclose(wanted, start, abs_tol=1e-6)  # 0.29 x 100 is not 29 in binary
+
+
+def same_time(start: int, num_steps: int, encode_steps: int) -> int | None:
+  """The `stop` with stop / encode_steps = start / num_steps; None where no step is at that time."""
+  stop, rest = divmod(start * encode_steps, num_steps)
+  return None if rest else stop
+
+
+def edit(
+  v_fn: types.VFn,
+  x: types.Images,
+  cond: types.Cond,
+  w: types.PerExample,
+  num_steps: jax.Array | int,
+  start: jax.Array | int,
+  noise: schedule.Schedule,
+  keys: types.Keys,
+  project: types.Project | None = None,
+  stochastic: bool = False,
+) -> types.Images:
+  """z_t = alpha x + sigma eps at t = start/N, then the sampler's walk from t under `cond`.
+
+  eps is the noise that the image's key starts from. `start` calls of v_fn. Source: SDEdit, Meng et
+  al., 2108.01073.
+  """
+  eps = image_noise.start(keys, x.shape[1:])
+  z = process.diffuse(x, eps, noise(ddim.grid_time(start, num_steps, x)))
+  return walk_on(v_fn, z, cond, w, num_steps, start, noise, keys, project, stochastic)
+
+
+def edit_inverted(
+  encode: types.VFn,
+  decode: types.VFn,
+  x: types.Images,
+  cond_a: types.Cond,
+  cond_b: types.Cond,
+  w_a: types.PerExample,
+  w_b: types.PerExample,
+  encode_steps: jax.Array | int,
+  stop: jax.Array | int,
+  num_steps: jax.Array | int,
+  start: jax.Array | int,
+  noise: schedule.Schedule,
+  project: types.Project | None = None,
+) -> types.Images:
+  """x -> z_t by `encode` under A, t = stop/M, then from z_t by `decode` under B.
+
+  M = encode_steps, and start/N must be the same time (`same_time`). `stop` calls of encode and
+  `start` of decode.
+  """
+  z = ddim.invert(encode, x, cond_a, w_a, encode_steps, noise, project, stop)
+  return ddim.sample(decode, z, cond_b, w_b, num_steps, noise, project, start)
+
+
+def walk_on(
+  v_fn: types.VFn,
+  z: types.Images,
+  cond: types.Cond,
+  w: types.PerExample,
+  num_steps: jax.Array | int,
+  start: jax.Array | int,
+  noise: schedule.Schedule,
+  keys: types.Keys,
+  project: types.Project | None,
+  stochastic: bool,
+) -> types.Images:
+  """z_t -> x from t = start/N, by the sampler that a network was distilled for."""
+  if stochastic:
+    return stochastic_sampler.sample(v_fn, z, cond, w, num_steps, noise, keys, project, start)
+  return ddim.sample(v_fn, z, cond, w, num_steps, noise, project, start)

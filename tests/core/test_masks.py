@@ -1,0 +1,52 @@
+"""Random masks: what they are made of, and that each is a function of its key alone."""
+
+import jax
+import numpy as np
+import pytest
+
+from gdistill.core import masks
+
+KEYS = jax.random.split(jax.random.key(3), 400)
+
+
+DRAW = jax.jit(lambda keys: masks.random(keys, 12, 8))
+
+
+@pytest.fixture(scope='module')
+def drawn():
+  return np.asarray(DRAW(KEYS))[..., 0]
+
+
+def test_masks_are_0_and_1_and_something_is_always_to_be_painted(drawn):
+  assert drawn.shape == (400, 12, 8) and set(np.unique(drawn)) == {0.0, 1.0}
+  assert drawn.any((1, 2)).all()
+
+
+def test_one_in_ten_is_everything_and_no_pixel_is_favoured_much(drawn):
+  whole = drawn.all((1, 2)).mean()
+  assert 0.06 < whole < 0.25  # 0.1, and those whose rectangles cover everything
+  assert 0.3 < drawn.mean() < 0.8
+  often = drawn.mean(0)
+  np.testing.assert_allclose(often, often[::-1, ::-1], atol=0.12)  # no side is preferred
+
+
+def test_a_rectangle_has_at_least_a_quarter_of_each_side(monkeypatch):
+  monkeypatch.setattr(masks, 'INVERTED', 0.0)
+  found = []
+  for mask in np.asarray(jax.jit(lambda keys: masks.random(keys, 12, 8))(KEYS))[..., 0]:
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    box = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    if box.all():  # one rectangle, or several that make one
+      found.append(box.shape)
+  heights, widths = np.array(found).T
+  assert len(found) > 80 and heights.min() == 3 and widths.min() == 2
+  assert heights.max() == 12 and widths.max() == 8
+
+
+def test_complements_of_rectangles_are_among_them(drawn):
+  edges = [m[[0, 0, -1, -1], [0, -1, 0, -1]].all() and not m.all() for m in drawn]
+  assert np.mean(edges) > 0.05  # the corners painted, something inside known
+
+
+def test_a_mask_is_a_function_of_its_key_alone(drawn):
+  np.testing.assert_array_equal(DRAW(KEYS[::-1])[::-1, ..., 0], drawn)
