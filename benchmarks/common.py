@@ -243,7 +243,7 @@ def mesh_of(devices: int) -> jax.sharding.Mesh:
 
 def takes_w(r: recipes.Recipe, stage: str) -> tuple[bool, bool]:
   """Whether the student and the teacher of a stage do."""
-  return r.takes_w and stage != 'teacher', r.takes_w and stage == 'progressive'
+  return r.takes_w and stage != 'teacher', r.takes_w and stage in ('progressive', 'encoder')
 
 
 def param_shapes(settings: recipes.Model, with_w: bool) -> Any:
@@ -304,7 +304,7 @@ class Step:
   devices: int = 1
 
   def __post_init__(self):
-    self.settings = getattr(self.recipe, self.stage)
+    self.settings = self.recipe.settings(self.stage)
     self.mesh = mesh_of(self.devices)
     self.whole = parallel.replicated(self.mesh)
     student_w, teacher_w = takes_w(self.recipe, self.stage)

@@ -12,7 +12,9 @@ Datasets (--config.data.name=tfds_captions). Exported, a student runs in diffuse
 StableDiffusionPipeline; see `gdistill export`.
 
 Variants, after a colon: `v` (first a short fine-tune of the teacher to predict v), `sd2`
-(Stable Diffusion 2.x at 512 pixels), `ten` (a ladder through 40, 20, 10 and 5 steps), `tiny` (every
+(Stable Diffusion 2.x at 512 pixels), `ten` (a ladder through 40, 20, 10 and 5 steps), `inpainting`
+(from Stable Diffusion's inpainting network, imported as data/sd_inpainting, with random masks; or
+from an ordinary one, whose new inputs start at zero, with a teacher stage first), `tiny` (every
 stage in seconds, for tests: sizes change, never the method).
 
 Hardware assumed: 32 TPU v4 chips or more; --plan says what fits less. Result: not run yet.
@@ -25,7 +27,7 @@ a thousand indices can be halved to.
 
 import ml_collections
 
-VARIANTS = ('', 'v', 'sd2', 'ten', 'tiny')
+VARIANTS = ('', 'v', 'sd2', 'ten', 'inpainting', 'tiny')
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
@@ -85,6 +87,13 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   if variant == 'ten':
     config['progressive'].update(start_steps=40, end_steps=5)
     config['evaluation'].update(num_steps=(5, 10, 20))
+  if variant == 'inpainting':
+    config['initial'] = 'data/sd_inpainting'
+    config['latents'].update(
+      autoencoder='data/sd_inpainting/autoencoder', text='data/sd_inpainting',
+      cache='data/laion_masked',
+    )  # fmt: skip
+    config['model']['extra_channels'] = 5  # a mask, and the latents of the masked picture
   if variant == 'tiny':
     config.update(stages=('teacher', 'guidance', 'progressive'), initial='')
     config['latents'].update(cache='')

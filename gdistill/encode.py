@@ -24,6 +24,7 @@ from gdistill import recipe as recipes
 from gdistill import storage
 from gdistill.convert import autoencoder as autoencoders
 from gdistill.convert import text as texts
+from gdistill.core import masks
 from gdistill.core import pixels
 from gdistill.data import captions
 from gdistill.data import latents
@@ -238,6 +239,10 @@ class Frozen:
     hidden = self.text.encode(params['text'], *tokens)
     return {'text': hidden} | ({} if self.text.kind == 'clip' else {'text_mask': tokens[1]})
 
+  def encode(self, params: dict[str, Any], x: jax.Array) -> jax.Array:
+    """What a network works on, of images: the mean of their latents. To be traced."""
+    return self.autoencoder.encode(params['autoencoder'], x)[0] if self.autoencoder else x
+
   def decode(self, params: dict[str, Any], x: jax.Array) -> jax.Array:
     """Images of what a network drew, not clipped; to be traced."""
     return self.autoencoder.decode(params['autoencoder'], x) if self.autoencoder else x
@@ -314,11 +319,21 @@ def _encoder(recipe: recipes.Recipe, found: autoencoders.Autoencoder) -> latents
   def encode(params, batch):
     return found.encode(params, pixels.to_images(batch))
 
+  @functools.partial(jax.jit, out_shardings=rows)
+  def masked(params, batch, numbers):
+    images = pixels.to_images(batch)
+    keys = jax.vmap(lambda number: jax.random.fold_in(jax.random.key(0), number))(numbers)
+    mask = masks.random(keys, *images.shape[1:3])
+    left, _ = found.encode(params, images * (1.0 - mask))
+    return masks.condition(left, masks.smaller(mask, found.factor), left)
+
   return latents.Encoder(
     lambda batch: encode(params, jax.device_put(batch, rows)),
     (m.image_size, m.image_size, m.image_channels),
     found.kind == 'kl',
     encoder_digest(found),
+    recipe.latents.masks if m.extra_channels else 0,
+    lambda *given: masked(params, *(jax.device_put(a, rows) for a in given)),
   )
 
 

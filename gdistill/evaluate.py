@@ -53,7 +53,7 @@ def run(
   workdir = storage.path(workdir)
   recipe = recipe or read_recipe(workdir)
   for r in rounds.plan(recipe):
-    if not checkpoints.is_finished(workdir / r.name):
+    if r.stage != 'encoder' and not checkpoints.is_finished(workdir / r.name):
       raise errors.ConfigError(
         f'--workdir={workdir}: round {r.name} is not finished; repeat the training command first'
       )

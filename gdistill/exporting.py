@@ -20,6 +20,7 @@ from flax import traverse_util
 from gdistill import encode
 from gdistill import errors
 from gdistill import model
+from gdistill import sampling
 from gdistill import teachers
 from gdistill.convert import autoencoder as autoencoders
 from gdistill.convert import files
@@ -118,6 +119,7 @@ def scheduler(folder: model.Folder) -> dict[str, Any]:
 
 def _check(folder: model.Folder, frozen: encode.Frozen) -> None:
   settings, card = folder.settings, folder.card
+  sampling.check_draws(card)
   if settings.network == 'dit':
     raise errors.ConfigError(
       f"{folder.path}: diffusers' DiT has no input for w, and no pipeline for its students"

@@ -49,7 +49,7 @@ def plan(recipe: recipes.Recipe, workdir: storage.epath.Path, grid: str) -> list
   ws = [w for w in e.ws if recipe.guidance.w_min <= w <= recipe.guidance.w_max]
   for r in rounds.plan(recipe):
     folder = str(workdir / r.name)
-    if r.num_steps in e.num_steps:
+    if r.stage == 'progressive' and r.num_steps in e.num_steps:
       cells += [Cell('student', folder, own, r.num_steps, w) for w in ws]
     elif r.stage == 'guidance' and grid == 'full':
       for n in (reference, *e.num_steps):
@@ -64,7 +64,7 @@ def images(recipe: recipes.Recipe, grid: str) -> int:
 
 def teacher_folder(recipe: recipes.Recipe, workdir: storage.epath.Path) -> storage.epath.Path:
   """The guided teacher a run descends from, here or behind its `initial` folder."""
-  if recipe.stages[0] == 'teacher':
+  if recipe.stages[:1] == ('teacher',):
     return workdir / rounds.plan(recipe)[0].name
   folder = storage.path(recipe.initial)
   card = checkpoints.read_card(folder)

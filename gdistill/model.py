@@ -83,6 +83,7 @@ def build(
     freq_shift=settings.freq_shift,
     cos_first=settings.cos_first,
     learned_sigma=settings.learned_sigma,
+    extra_channels=settings.extra_channels,
     **shared,
   )
 
@@ -188,7 +189,8 @@ def as_teacher(settings: recipes.Model, params: Any) -> Any:
 def grown(net: Network, settings: recipes.Model, key: jax.Array, old: Mapping[str, Any]) -> Any:
   """The parameters of `net` with every layer that `old` has: a student that starts as its teacher.
 
-  Only the w projection may be missing in `old`; anything else is another architecture.
+  Only the w projection may be missing in `old`, and input channels of the first convolution, which
+  then start at zero; anything else is another architecture.
   """
   shapes = initial_shapes(net, settings)
   names = set(shapes) - set(old)
@@ -203,7 +205,17 @@ def grown(net: Network, settings: recipes.Model, key: jax.Array, old: Mapping[st
     fresh = initial_params(net, settings, key)
     return {name: fresh[name] for name in names}
 
-  return {**old, **(jax.jit(missing)() if names else {})}
+  return {**_widened(shapes, old), **(jax.jit(missing)() if names else {})}
+
+
+def _widened(shapes: Mapping[str, Any], old: Mapping[str, Any]) -> Mapping[str, Any]:
+  """`old`, whose first convolution reads as many channels as that of `shapes`."""
+  first = old.get('conv_in')
+  more = shapes['conv_in']['kernel'].shape[2] - first['kernel'].shape[2] if first else 0
+  if more <= 0:
+    return old
+  kernel = jnp.pad(first['kernel'], [(0, 0), (0, 0), (0, more), (0, 0)])
+  return {**old, 'conv_in': {**first, 'kernel': kernel}}
 
 
 @dataclasses.dataclass(frozen=True)

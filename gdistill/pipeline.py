@@ -33,6 +33,7 @@ from gdistill.data import latents
 from gdistill.data import pipeline as data
 from gdistill.data import source
 from gdistill.stages import draw
+from gdistill.stages import encoder
 from gdistill.stages import guidance
 from gdistill.stages import progressive
 from gdistill.stages import rounds
@@ -67,9 +68,9 @@ def check_mesh(recipe: recipes.Recipe, devices: int | None = None) -> Mesh:
   """
   parallel.check_compile_cache()
   mesh = parallel.make_mesh(recipe.mesh.data, recipe.mesh.fsdp, recipe.mesh.slices, devices)
-  for stage in recipe.stages:
-    settings = getattr(recipe, stage)
-    parallel.check_batch(stage, settings.batch_size, settings.accumulation, mesh)
+  for section in recipe.sections:
+    settings = recipe.settings(section)
+    parallel.check_batch(section, settings.batch_size, settings.accumulation, mesh)
   parallel.check_fsdp(mesh, _shapes(recipe, recipe.takes_w))
   return mesh
 
@@ -88,7 +89,7 @@ def check_data(recipe: recipes.Recipe) -> None:
       raise errors.ConfigError(
         f'model.{name}={mine} is not what data.name={recipe.data.name!r} has; set it to {theirs}'
       )
-  largest = max(getattr(recipe, stage).batch_size for stage in recipe.stages)
+  largest = max(recipe.settings(section).batch_size for section in recipe.sections)
   if len(train_set) < largest or len(held_set) < 4:
     raise errors.DataError(
       f'data.held_out={recipe.data.held_out} leaves {len(train_set)} training and {len(held_set)} '
@@ -111,7 +112,7 @@ def check_same_data(workdir: storage.epath.Path, examples: source.Source | laten
 
 def check_grid(recipe: recipes.Recipe) -> None:
   """A grid without a single student in it would be found out only after the training."""
-  trained = [r.num_steps for r in rounds.plan(recipe) if r.num_steps]
+  trained = [r.num_steps for r in rounds.plan(recipe) if r.stage == 'progressive']
   e, low, high = recipe.evaluation, recipe.guidance.w_min, recipe.guidance.w_max
   if trained and not set(trained) & set(e.num_steps):
     raise errors.ConfigError(
@@ -125,10 +126,10 @@ def check_grid(recipe: recipes.Recipe) -> None:
 
 def check_initial(recipe: recipes.Recipe, card: dict) -> None:
   """Whether a finished round may be what this recipe's first stage learns from."""
-  where, first = f'initial={recipe.initial!r}', recipe.stages[0]
-  if first != 'progressive':
+  where, first = f'initial={recipe.initial!r}', (*recipe.stages, 'encoder')[0]
+  if first not in ('progressive', 'encoder'):
     if card['stage'] != 'teacher':
-      raise errors.ConfigError(f'{where} is a {card["stage"]} round; {first} needs a teacher')
+      raise errors.ConfigError(f'{where} is a round of {card["stage"]}; {first} needs a teacher')
     null = card.get('null') or ('trained' if card['p_uncond'] else 'none')  # only imports say it
     if first == 'guidance' and null == 'none':
       raise errors.ConfigError(
@@ -153,12 +154,23 @@ def check_initial(recipe: recipes.Recipe, card: dict) -> None:
         f'progressive.clip_x_hat=False, but {where} was trained with clip_x_hat=True and says '
         'nothing of use beyond the edges; set it to True'
       )
+    if first == 'progressive' and card['stage'] == 'encoder':
+      raise errors.ConfigError(
+        f'{where} is an encoder, which no decoder learns from; name a student of stage one, or set '
+        'stages=() with encoder=True to train its ladder on'
+      )
+    if recipe.encoder and card['num_steps'] and card['stage'] != 'encoder':
+      raise errors.ConfigError(
+        f'{where} is a student that draws in {card["num_steps"]} steps, and an encoder learns from '
+        'one of stage one; name that, or set encoder=False'
+      )
     if card['num_steps'] and card['num_steps'] != expected:
       raise errors.ConfigError(
         f'{where} is a student of {card["num_steps"]} steps; '
         f'set progressive.start_steps={card["num_steps"]} (now {expected})'
       )
-    if card['num_steps'] and card['sampler'] != recipe.progressive.sampler:
+    sampler = 'deterministic' if first == 'encoder' else recipe.progressive.sampler
+    if card['num_steps'] and card['sampler'] != sampler:
       raise errors.ConfigError(
         f'{where} was distilled for the {card["sampler"]} sampler; '
         f'set progressive.sampler={card["sampler"]!r}'
@@ -179,6 +191,8 @@ def check_initial(recipe: recipes.Recipe, card: dict) -> None:
   theirs = recipes.flat({'model': card['model'], 'noise': card['noise']})
   mine = recipes.flat(recipes.to_dict(recipe))
   free = {'model.dropout', 'model.dtype', *(('model.predict',) if first == 'teacher' else ())}
+  if first == 'teacher' and not card['model'].get('extra_channels', 0):
+    free.add('model.extra_channels')  # it learns to read a mask
   if not card['takes_w']:  # what is to be built, not what is there
     free |= {'model.w_features', 'model.w_scale'}
   for key, value in theirs.items():
@@ -188,7 +202,7 @@ def check_initial(recipe: recipes.Recipe, card: dict) -> None:
 
 def _warn_of_eps(recipe: recipes.Recipe) -> None:
   """v = (eps - sigma z) / alpha: an error of eps counts 1 / alpha times in what is learned."""
-  weights = {s: getattr(recipe, s).weight for s in recipe.stages if s != 'teacher'}
+  weights = {s: recipe.settings(s).weight for s in recipe.sections if s != 'teacher'}
   stage = next((s for s, weight in weights.items() if weight != 'snr'), None)
   times = math.sqrt(1.0 + math.exp(-float(model.noise(recipe.noise)(np.ones(1, np.float32))[0])))
   if recipe.model.predict == 'eps' and stage and times > _MOST_IN_V:
@@ -308,7 +322,7 @@ def _compile(
   recipe: recipes.Recipe, stage: str, mesh: Mesh, examples: Any, workdir: Any
 ) -> Callable:
   """The one train step of a stage, ahead of time and from shapes alone."""
-  settings = getattr(recipe, stage)
+  settings = recipe.settings(stage)
   cpu = jax.default_backend() == 'cpu'
   substeps = 1 if cpu else recipe.train.substeps
 
@@ -333,7 +347,7 @@ def _compile(
 def state_shapes(recipe: recipes.Recipe, stage: str, mesh: Mesh) -> states.TrainState:
   """A stage's state as shapes with shardings."""
   student, _ = _student_and_teacher(recipe, stage)
-  state = jax.eval_shape(_create(getattr(recipe, stage)), student)
+  state = jax.eval_shape(_create(recipe.settings(stage)), student)
   return _placed(state, train.state_shardings(mesh, state))
 
 
@@ -348,7 +362,7 @@ def _student_and_teacher(recipe: recipes.Recipe, stage: str) -> tuple[Any, Any]:
   student = _shapes(recipe, takes_w=recipe.takes_w and stage != 'teacher')
   if stage == 'teacher':
     return student, None
-  teacher = _shapes(recipe, takes_w=recipe.takes_w and stage == 'progressive')
+  teacher = _shapes(recipe, takes_w=recipe.takes_w and stage in ('progressive', 'encoder'))
   if stage == 'guidance' and recipe.stages[0] == 'guidance' and _has_null_network(recipe.initial):
     teacher = model.Pair(teacher, teacher)
   return student, jax.eval_shape(functools.partial(model.as_teacher, recipe.model), teacher)
@@ -365,13 +379,13 @@ def _create(settings: recipes.Training) -> Callable:
 
 
 def _run_round(recipe, workdir, r, examples, mesh, step, stop, seconds) -> None:
-  settings, folder = getattr(recipe, r.stage), workdir / r.name
+  settings, folder = recipe.settings(r.stage), workdir / r.name
   substeps = 1 if jax.default_backend() == 'cpu' else recipe.train.substeps
   began = time.monotonic()
   _record(workdir, 'round-entered', round=r.name)
   teacher, where = None, None
   if r.teacher:
-    where = workdir / r.teacher if r.index else r.teacher
+    where = r.teacher if r.outside else workdir / r.teacher
   if where is not None and r.stage != 'teacher':
     with seconds('restore'):
       found = model.read_folder(where)
@@ -412,7 +426,8 @@ def _run_round(recipe, workdir, r, examples, mesh, step, stop, seconds) -> None:
   progress.say(f'{r.name}: finished {r.steps} updates in {time.monotonic() - began:.0f} s')
 
 
-_ID = {'teacher': 1, 'guidance': 2, 'progressive': 3}  # in every random key of a stage
+# In every random key of a stage.
+_ID = {'teacher': 1, 'guidance': 2, 'progressive': 3, 'encoder': 4}
 
 
 def loss_of(recipe: recipes.Recipe, stage: str) -> train.Loss:
@@ -420,20 +435,14 @@ def loss_of(recipe: recipes.Recipe, stage: str) -> train.Loss:
   noise = model.noise(recipe.noise)
   takes_w = recipe.takes_w and stage != 'teacher'
   student_net = _net(recipe, takes_w, recipe.train.remat == 'blocks')
-  settings = getattr(recipe, stage)
+  settings = recipe.settings(stage)
   low, high = recipe.guidance.w_min, recipe.guidance.w_max
   shared = {'noise': noise, 'weight': settings.weight}
-  drawn = recipe.data.flip or recipe.latent
-  clean = draw.latents if recipe.latent else draw.images
-  clean = functools.partial(clean, flip=recipe.data.flip)
   project = model.projection(recipe.latent)
 
   def loss(params, teacher_params, batch, key, num_steps):
-    key_loss, key_dropout, key_x = (
-      jax.random.split(key, 3) if drawn else (*jax.random.split(key), None)
-    )
-    x = clean(batch, key_x)
-    cond = {k: v for k, v in batch.items() if k in ('label', 'text', 'text_mask')}
+    x, more, key_loss, key_dropout = _clean(recipe, batch, key)
+    cond = {k: v for k, v in batch.items() if k in ('label', 'text', 'text_mask')} | more
     examples = {'x': x, 'cond': cond, 'id': batch['id']}
     drops = stage == 'teacher' and recipe.model.dropout
     dropout = (key_dropout, batch['id']) if drops else None
@@ -461,21 +470,44 @@ def loss_of(recipe: recipes.Recipe, stage: str) -> train.Loss:
       )  # fmt: skip
     net = _net(recipe, takes_w)
     teacher = model.as_v_fn(net, teacher_params, recipe.model, noise)
-    return progressive.loss(
-      student, teacher, examples, key_loss, num_steps=num_steps, sampler=settings.sampler,
-      w_min=low, w_max=high, w_power=settings.w_power,
-      p_uncond=recipe.teacher.p_uncond if recipe.naive else 0.0,
+    halving = dict(
+      num_steps=num_steps, w_min=low, w_max=high, w_power=settings.w_power,
       on_trajectory=settings.state == 'trajectory', project=project,
       loss_project=loss_project, **shared,
+    )  # fmt: skip
+    if stage == 'encoder':
+      return encoder.loss(student, teacher, examples, key_loss, **halving)
+    return progressive.loss(
+      student, teacher, examples, key_loss, sampler=settings.sampler,
+      p_uncond=recipe.teacher.p_uncond if recipe.naive else 0.0, **halving,
     )  # fmt: skip
 
   return loss
 
 
+def _clean(recipe, batch, key):
+  """(x, what an inpainting network is shown of it, keys of the loss and of dropout)."""
+  flip = recipe.data.flip
+  if recipe.inpainting:
+    key_loss, key_dropout, key_x, key_mask = jax.random.split(key, 4)
+    if recipe.latent:
+      x, extra = draw.masked_latents(batch, key_x, key_mask, flip=flip)
+    else:
+      x = draw.images(batch, key_x, flip=flip)
+      extra = draw.masked_images(x, key_mask, batch['id'])
+    return x, {'extra': extra}, key_loss, key_dropout
+  if flip or recipe.latent:
+    key_loss, key_dropout, key_x = jax.random.split(key, 3)
+  else:
+    (key_loss, key_dropout), key_x = jax.random.split(key), None
+  clean = draw.latents if recipe.latent else draw.images
+  return clean(batch, key_x, flip=flip), {}, key_loss, key_dropout
+
+
 def _fresh_state(recipe, r, where, key, mesh) -> states.TrainState:
   """The round's first state: drawn where it will live, or the teacher's of folder `where`."""
   net = _net(recipe, recipe.takes_w and r.stage != 'teacher')
-  create = _create(getattr(recipe, r.stage))
+  create = _create(recipe.settings(r.stage))
   shardings = jax.tree.map(lambda a: a.sharding, state_shapes(recipe, r.stage, mesh))
   if where is None:
     return model.drawn(
@@ -491,24 +523,25 @@ def _card(recipe, r, state, examples, seconds) -> dict:
   params = states.handed_on(state)
   plain = recipes.to_dict(recipe)
   teacher = r.stage == 'teacher'
+  samplers = {'progressive': recipe.progressive.sampler, 'encoder': 'deterministic'}
   return {
     'stage': r.stage,
     'num_steps': r.num_steps,
-    'sampler': recipe.progressive.sampler if r.num_steps else 'any',
+    'sampler': samplers.get(r.stage, 'any'),
     'takes_w': recipe.takes_w and not teacher,
     'guided': teacher or recipe.naive,
     'p_uncond': recipe.teacher.p_uncond if teacher or recipe.naive else 0.0,
     'null_label': -1,
     'w_min': recipe.guidance.w_min,
     'w_max': recipe.guidance.w_max,
-    'clip_x_hat': not teacher and getattr(recipe, r.stage).clip_x_hat,
+    'clip_x_hat': not teacher and recipe.settings(r.stage).clip_x_hat,
     'predict': recipe.model.predict,
     'model': plain['model'],
     'noise': plain['noise'],
     'class_names': list(examples.class_names),
     'latents': encode.about(recipe),
     'data': {'examples': len(examples), 'fingerprint': examples.fingerprint},
-    'teacher': r.teacher if r.index or not r.teacher else str(storage.path(r.teacher)),
+    'teacher': str(storage.path(r.teacher)) if r.outside else r.teacher,
     'licence': checkpoints.read_card(recipe.initial).get('licence') if recipe.initial else None,
     'steps': r.steps,
     'lr': r.lr,
@@ -545,12 +578,12 @@ def describe(recipe: recipes.Recipe, mesh: Mesh, workdir: storage.epath.Path | N
   lines = [parameter_overview.get_parameter_overview(shapes, include_stats=False), '']
   lines.append(f'{"round":24}{"updates":>11}{"lr":>9}{"batch":>7}{"images seen":>15}  learns from')
   for r in plan:
-    batch = getattr(recipe, r.stage).batch_size
+    batch = recipe.settings(r.stage).batch_size
     lines.append(
       f'{r.name:24}{r.steps:11,}{r.lr:9g}{batch:7,}{r.steps * batch:15,}  {r.teacher or "data"}'
     )
   updates = sum(r.steps for r in plan)
-  images = sum(r.steps * getattr(recipe, r.stage).batch_size for r in plan)
+  images = sum(r.steps * recipe.settings(r.stage).batch_size for r in plan)
   stages = list(dict.fromkeys(r.stage for r in plan))
   sizes = ' x '.join(f'{name}={size}' for name, size in mesh.shape.items())
   lines += [
@@ -562,7 +595,7 @@ def describe(recipe: recipes.Recipe, mesh: Mesh, workdir: storage.epath.Path | N
   ]
   for stage in stages:
     held = bytes_per_device(recipe, stage, mesh)
-    settings = getattr(recipe, stage)
+    settings = recipe.settings(stage)
     rows = settings.batch_size // settings.accumulation // mesh.size
     each = ''.join(f'{n:16,}' for n in (*held, sum(held)))
     lines.append(f'{stage:24}{each}{rows:8,}')

@@ -43,6 +43,7 @@ class Latents:
   batch_size: int = 64
   shard_size: int = 1024
   skip_corrupt: bool = False  # leaves out pictures that cannot be read
+  masks: int = 4  # of an inpainting network: random masks of a flip, each encoded with its picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Model:
   context_length: int = 0
   transformer_depth: int = 1
   linear_projection: bool = False
-  extra_channels: int = 0
+  extra_channels: int = 0  # image_channels + 1: a mask, and a masked picture, for inpainting
   patch: int = 2  # of 'dit'
   time: Literal['phi', 'index', 'linear'] = 'phi'  # what the network's time features are of
   epsilon: float = 1e-6
@@ -199,6 +200,8 @@ class Recipe:
   `stages` is a consecutive part of teacher, guidance, progressive, or (teacher, progressive) for
   the naive baseline; what does not begin with a teacher begins from the round in `initial`. A
   teacher may: it then starts from that teacher's parameters, which may predict something else.
+  `encoder` adds a second ladder from stage one's student, from data to noise, with the settings of
+  `progressive`; it may then be all there is, with no stages.
   """
 
   seed: int
@@ -214,11 +217,27 @@ class Recipe:
   train: Train
   evaluation: Evaluation
   latents: Latents = Latents()
+  encoder: bool = False  # an encoder ladder beside the decoder's, always deterministic
+
+  def settings(self, stage: str) -> Training:
+    """What the rounds of a stage are trained with: an encoder ladder has the decoder's."""
+    return getattr(self, 'progressive' if stage == 'encoder' else stage)
+
+  @property
+  def sections(self) -> tuple[str, ...]:
+    """Where the settings of all rounds are."""
+    ladder = ('progressive',) if self.encoder and 'progressive' not in self.stages else ()
+    return self.stages + ladder
 
   @property
   def latent(self) -> bool:
     """Whether the networks see latents, not pixels."""
     return bool(self.latents.autoencoder)
+
+  @property
+  def inpainting(self) -> bool:
+    """Whether the networks are shown a mask and what it leaves of a picture."""
+    return self.model.extra_channels > 0
 
   @property
   def naive(self) -> bool:
@@ -253,6 +272,7 @@ MAY_CHANGE = (
   'data.prefetch',
   'mesh',
   'evaluation',
+  'encoder',  # adds rounds behind all others, or leaves them out
 )
 
 
@@ -393,11 +413,21 @@ def _check_stages(recipe: Recipe) -> None:
   stages, allowed = recipe.stages, [STAGES[a:b] for a in range(3) for b in range(a + 1, 4)]
   allowed.append(('teacher', 'progressive'))
   choices = '; '.join(', '.join(a) for a in allowed)
-  _need(stages in allowed, 'stages', stages, f'must be one of: {choices}')
-  if stages[0] != 'teacher':
+  _need(
+    stages in allowed or (recipe.encoder and not stages), 'stages', stages,
+    f'must be one of: {choices}; with encoder=True also ()',
+  )  # fmt: skip
+  if stages[:1] != ('teacher',):
+    why = f'begins with {stages[0]}' if stages else 'is empty'
     _need(
       bool(recipe.initial), 'initial', recipe.initial,
-      f'must name the folder of a finished round, because stages begins with {stages[0]}',
+      f'must name the folder of a finished round, because stages {why}',
+    )  # fmt: skip
+  elif recipe.encoder:
+    _need(
+      'guidance' in stages, 'encoder', recipe.encoder,
+      f'needs a student of stage one, which stages={stages} has not; put guidance among them or '
+      'set encoder=False',
     )  # fmt: skip
 
 
@@ -421,7 +451,7 @@ def _check_latents(recipe: Recipe) -> None:
   for name in ('autoencoder', 'text', 'cache'):
     value = getattr(latents, name)
     _need('://' not in value, f'latents.{name}', value, 'must be a local path; copy or mount it')
-  for name, low in (('batch_size', 1), ('shard_size', 1), ('text_length', 0)):
+  for name, low in (('batch_size', 1), ('shard_size', 1), ('text_length', 0), ('masks', 1)):
     value = getattr(latents, name)
     _need(low <= value < 2**20, f'latents.{name}', value, f'must be from {low} to {2**20 - 1}')
   _need(
@@ -536,9 +566,15 @@ def _check_context(model: Model) -> None:
     )  # fmt: skip
   _need(model.transformer_depth >= 1, 'model.transformer_depth', model.transformer_depth,
         'must be at least 1')  # fmt: skip
+  inpainting = model.image_channels + 1
   _need(
-    model.extra_channels >= 0 and (only or not model.extra_channels), 'model.extra_channels',
-    model.extra_channels, "must be 0, or more with model.network='latent_unet'",
+    model.extra_channels in (0, inpainting), 'model.extra_channels', model.extra_channels,
+    f'must be 0, or {inpainting} for inpainting: a mask and model.image_channels='
+    f'{model.image_channels}',
+  )  # fmt: skip
+  _need(
+    model.network != 'dit' or not model.extra_channels, 'model.extra_channels',
+    model.extra_channels, "must be 0 with model.network='dit', which has no such input",
   )  # fmt: skip
 
 
@@ -587,7 +623,7 @@ def _check_distillation(recipe: Recipe) -> None:
     guidance.w_min <= guidance.w_max, 'guidance.w_min', guidance.w_min,
     f'must not be above guidance.w_max={guidance.w_max}',
   )  # fmt: skip
-  for section in (s for s in ('guidance', 'progressive') if s in recipe.stages):
+  for section in (s for s in ('guidance', 'progressive') if s in recipe.sections):
     name, value = f'{section}.w_power', getattr(recipe, section).w_power
     _need(0 <= value <= 8, name, value, 'must be from 0 to 8')
     _need(
@@ -603,11 +639,16 @@ def _check_distillation(recipe: Recipe) -> None:
     not (recipe.naive and progressive.clip_x_hat), 'progressive.clip_x_hat', progressive.clip_x_hat,
     'must be False for the naive baseline: guiding its students reaches beyond the edges',
   )  # fmt: skip
-  if {'guidance', 'progressive'} <= set(recipe.stages) and guidance.clip_x_hat:
+  if {'guidance', 'progressive'} <= set(recipe.sections) and guidance.clip_x_hat:
     _need(
       progressive.clip_x_hat, 'progressive.clip_x_hat', progressive.clip_x_hat,
       'must be True where guidance.clip_x_hat is: beyond the edges its student was taught nothing',
     )  # fmt: skip
+  _need(
+    not recipe.encoder or recipe.model.predict != 'x', 'model.predict', recipe.model.predict,
+    'must be another with encoder=True: encoding begins at t = 0, where an estimate of x says '
+    'nothing about noise',
+  )  # fmt: skip
   start, end = progressive.start_steps, progressive.end_steps
   _need(end >= 1, 'progressive.end_steps', end, 'must be at least 1')
   ratio = start // end if start % end == 0 else 0

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import numpy as jnp
 
 from gdistill import encode
 from gdistill import errors
@@ -14,6 +15,7 @@ from gdistill import model
 from gdistill import parallel
 from gdistill.core import condition
 from gdistill.core import guidance
+from gdistill.core import masks
 from gdistill.core import pixels as core_pixels
 from gdistill.core import types
 from gdistill.samplers import ancestral
@@ -48,24 +50,19 @@ class Sampler:
     self._prompts = self._frozen.tokens(encode.class_prompts(folder) or [''], warn=False)
     self._negative = None if negative is None else self._frozen.tokens([negative])
     self._whole, self._rows = parallel.over_local_devices(batch_size)
-    self._params = jax.device_put((folder.params, _around(folder, self._frozen)), self._whole)
+    self._params = jax.device_put(arguments(folder, self._frozen), self._whole)
     schedule = model.noise(folder.noise)
     shape = model.image_shape(folder.settings)
     project = model.projection(self._frozen.autoencoder is not None)
     walk = _walk(sampler, project)
 
     def draw(params, rows, negative, num_steps):
-      params, around = params
-      v_fn = model.as_v_fn(folder.net, params, folder.settings, schedule)
-      if folder.guided:
-        against = self._frozen.text_of(around, negative)
-        null = condition.instead(against) if against else condition.null
-        other = None
-        if 'null' in around:
-          other = model.as_v_fn(folder.net, around['null'], folder.settings, schedule)
-        v_fn = guidance.guided(v_fn, null, other)
+      _, around = params
+      v_fn = as_v_fn(folder, self._frozen, params, negative)
       keys = image_noise.image_keys(rows['seeds'])
       cond = {'label': rows['labels'], **self._frozen.text_of(around, rows.get('prompts'))}
+      if folder.settings.extra_channels:
+        cond['extra'] = nothing_known(self._frozen, around, (batch_size, *shape))
       x = walk(v_fn, image_noise.start(keys, shape), cond, rows['w'], num_steps, schedule, keys)
       return core_pixels.from_images(self._frozen.decode(around, x)), x
 
@@ -116,8 +113,7 @@ class Sampler:
   def with_params(self, folder: model.Folder) -> 'Sampler':
     """The same program with another round's parameters."""
     other = copy.copy(self)
-    params = folder.params, _around(folder, self._frozen)
-    other._params = jax.device_put(params, self._whole)
+    other._params = jax.device_put(arguments(folder, self._frozen), self._whole)
     return other
 
   def __call__(
@@ -147,9 +143,42 @@ def _program(folder: model.Folder, sampler: str) -> tuple:
   return folder.net, folder.settings, folder.noise, folder.guided, sampler, frozen
 
 
-def _around(folder: model.Folder, frozen: encode.Frozen) -> dict[str, Any]:
-  """The parameters of whatever stands around a network."""
-  return frozen.params | ({} if folder.null_params is None else {'null': folder.null_params})
+def arguments(folder: model.Folder, frozen: encode.Frozen) -> tuple[Any, dict[str, Any]]:
+  """(the network's parameters, those of whatever stands around it), for `as_v_fn`."""
+  null = {} if folder.null_params is None else {'null': folder.null_params}
+  return folder.params, frozen.params | null
+
+
+def as_v_fn(
+  folder: model.Folder, frozen: encode.Frozen, params: tuple[Any, dict[str, Any]], negative: Any
+) -> types.VFn:
+  """What a round says at w, guided where it has to be: away from `negative` tokens, or the null
+  condition. To be traced; `params` are its `arguments`.
+  """
+  params, around = params
+  schedule = model.noise(folder.noise)
+  v_fn = model.as_v_fn(folder.net, params, folder.settings, schedule)
+  if not folder.guided:
+    return v_fn
+  against = frozen.text_of(around, negative)
+  null = condition.instead(against) if against else condition.null
+  other = None
+  if 'null' in around:
+    other = model.as_v_fn(folder.net, around['null'], folder.settings, schedule)
+  return guidance.guided(v_fn, null, other)
+
+
+def nothing_known(
+  frozen: encode.Frozen, params: dict[str, Any], shape: tuple[int, ...]
+) -> types.Images:
+  """cond['extra'] of an inpainting network that paints whole pictures: to be traced."""
+  ones = jnp.ones((*shape[:3], 1))
+  if frozen.autoencoder is None:
+    return masks.condition(jnp.zeros(shape), ones)
+  factor = frozen.autoencoder.factor
+  grey = jnp.zeros((1, shape[1] * factor, shape[2] * factor, 3))
+  masked = jnp.broadcast_to(frozen.encode(params, grey), shape)
+  return masks.condition(masked, ones, masked)
 
 
 def _walk(sampler: str, project: types.Project | None) -> Callable:
@@ -166,8 +195,18 @@ def own_sampler(card: dict) -> str:
   return 'stochastic' if card.get('sampler') == 'stochastic' else 'ddim'
 
 
+def check_draws(card: dict) -> None:
+  """ConfigError for a round that makes noise of pictures, and no pictures."""
+  if card['stage'] == 'encoder':
+    raise errors.ConfigError(
+      f'--folder is an encoder of N = {card["num_steps"]}, which turns pictures into noise and '
+      'draws none; gdistill transfer takes it as --encoder'
+    )
+
+
 def check_steps(card: dict, num_steps: int, sampler: str) -> None:
-  """A distilled network knows only its own grid."""
+  """A distilled network knows only its own grid, and an encoder draws nothing."""
+  check_draws(card)
   trained = card['num_steps']
   if not 1 <= num_steps <= 100_000:
     raise errors.ConfigError(f'--num_steps={num_steps} must be from 1 to 100000')

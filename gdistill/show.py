@@ -66,11 +66,11 @@ class Gallery:
 
 
 def rounds(folder: Any) -> dict[str, Any]:
-  """{name: folder} of the finished rounds of a run, in their order, or of one round's folder."""
+  """{name: folder} of the finished rounds of a run that draw, in their order, or of one folder."""
   folder = storage.path(folder)
   if checkpoints.is_finished(folder):
     return {folder.name: folder}
-  found = {n: folder / n for n in sorted(storage.list_dir(folder))}
+  found = {n: folder / n for n in sorted(storage.list_dir(folder)) if '_encoder_' not in n}
   found = {name: path for name, path in found.items() if checkpoints.is_finished(path)}
   if not found:
     raise errors.ConfigError(f'{folder} holds no finished round (no card.json); train a run first')

@@ -52,6 +52,23 @@ def test_the_tiny_digits_run_from_data_to_report(tmp_path, change):
   assert '| student' in report.markdown(rows)
 
 
+def test_a_finished_tiny_run_is_given_an_encoders_ladder_and_keeps_its_report(tmp_path):
+  config = edge.load_config('configs/digits.py:tiny', [])
+  finished(start(tmp_path, config))
+  run = tmp_path / 'run'
+  before = {p: p.read_bytes() for p in run.glob('0*/card.json')}
+  rows = json.loads((run / 'report' / 'metrics.json').read_text())
+  finished(start(tmp_path, config, '--config.encoder=True'))
+  names = sorted(p.parent.name for p in run.glob('*/card.json'))
+  assert names[5:] == ['05_encoder_4', '06_encoder_2', '07_encoder_1']
+  assert {p: p.read_bytes() for p in before} == before and len(before) == 5
+  again = json.loads((run / 'report' / 'metrics.json').read_text())
+  assert [r['cell'] for r in again] == [r['cell'] for r in rows]
+  assert '07_encoder_1' in (run / 'report' / 'index.html').read_text()
+  for more in ([], ['--config.encoder=True']):
+    assert 'nothing to do' in finished(start(tmp_path, config, *more))
+
+
 def two_processes(tmp_path, configs, workdirs=()):
   with socket.socket() as s:
     s.bind(('127.0.0.1', 0))

@@ -1,6 +1,8 @@
 """The whole ladder: trained, interrupted, resumed, finished, refused."""
 
+import dataclasses
 import json
+import os
 import pathlib
 import shutil
 import signal
@@ -15,12 +17,17 @@ import pytest
 
 from gdistill import checkpoints
 from gdistill import errors
+from gdistill import evaluate
+from gdistill import exporting
+from gdistill import grid
 from gdistill import interrupt
 from gdistill import ledger
 from gdistill import model
 from gdistill import pipeline
+from gdistill import show
 from gdistill import storage
 from gdistill import train
+from gdistill.cli import sample
 from gdistill.core import projections
 from gdistill.stages import rounds
 
@@ -153,6 +160,165 @@ def test_a_run_can_begin_from_a_finished_round_elsewhere(undisturbed, tmp_path):
   assert card['num_steps'] == 1 and card['takes_w']
 
 
+def finished_rounds(workdir):
+  return sorted(p.parent.name for p in workdir.glob('*/card.json'))
+
+
+def test_a_finished_run_grows_an_encoders_ladder_and_may_leave_it_out_again(
+  undisturbed, tmp_path, capsys
+):
+  workdir, compiled = tmp_path / 'run', {}
+  shutil.copytree(undisturbed, workdir)
+  before = {p: p.stat().st_mtime_ns for p in workdir.glob('0*/**/*')}
+  recipe = run(workdir, encoder=True, compiled=compiled)
+  assert set(compiled) == {'encoder'}
+  assert {p: p.stat().st_mtime_ns for p in before} == before
+  plan = rounds.plan(recipe)
+  names = [r.name for r in plan]
+  assert names[4:] == ['04_encoder_2', '05_encoder_1'] and finished_rounds(workdir) == names
+  for r in plan[4:]:
+    card = checkpoints.read_card(workdir / r.name)
+    found = [card[k] for k in ('stage', 'num_steps', 'sampler', 'takes_w', 'guided', 'teacher')]
+    assert found == ['encoder', r.num_steps, 'deterministic', True, False, r.teacher]
+    assert card['clip_x_hat'] and (card['w_min'], card['w_max']) == (0.0, 4.0)
+    log = (workdir / r.name / 'metrics.jsonl').read_text().splitlines()
+    assert np.isfinite(json.loads(log[-1])['loss'])
+  after = {p: p.stat().st_mtime_ns for p in workdir.glob('0*/**/*')}
+  for again in (False, True):
+    run(workdir, encoder=again, compiled=compiled)
+    assert {p: p.stat().st_mtime_ns for p in workdir.glob('0*/**/*')} == after
+  # Nothing is drawn by it.
+  folder, words = workdir / names[-1], 'is an encoder of N = 1, which turns pictures into noise'
+  with pytest.raises(errors.ConfigError, match=words):
+    show.Gallery(folder)
+  with pytest.raises(errors.ConfigError, match=words):
+    exporting.run(model.read_folder(folder), tmp_path / 'out')
+  capsys.readouterr()
+  assert sample.main([f'--folder={folder}', f'--out={tmp_path}/out', '--num_steps=3']) == 2
+  said = capsys.readouterr().err
+  assert words in said and said.count('\n') == 1 and not (tmp_path / 'out').exists()
+  # In a run that has it from the beginning all rounds are the same.
+  run(tmp_path / 'whole', encoder=True, compiled={**COMPILED, **compiled})
+  for name in names:
+    both = [checkpoints.params_digest(w / name) for w in (workdir, tmp_path / 'whole')]
+    assert both[0] == both[1], name
+
+
+def test_encoders_are_in_no_cell_and_no_evaluation_waits_for_them(undisturbed):
+  recipe, workdir = micro.recipe(), storage.path(undisturbed)
+  more = dataclasses.replace(recipe, encoder=True)
+  for which in ('quick', 'full'):
+    assert grid.plan(more, workdir, which) == grid.plan(recipe, workdir, which)
+  one = {'model': 'student', 'num_steps': 3}  # it gets as far as this complaint
+  with pytest.raises(errors.ConfigError, match='is no cell of this grid'):
+    evaluate.run(workdir, 'quick', interrupt.Interrupt(), train.Seconds(), one, more)
+  only = dataclasses.replace(more, stages=(), initial=str(undisturbed / '01_guidance'))
+  assert grid.teacher_folder(only, storage.path('elsewhere')) == workdir / '00_teacher'
+  assert {c.model for c in grid.plan(only, workdir, 'full')} == {'teacher', 'floor'}
+  pipeline.check_grid(dataclasses.replace(
+    only, evaluation=dataclasses.replace(recipe.evaluation, num_steps=(64,))
+  ))  # fmt: skip
+
+
+def test_an_encoders_ladder_alone_and_one_beside_a_decoders_from_a_round_elsewhere(
+  undisturbed, tmp_path
+):
+  first, compiled = str(undisturbed / '01_guidance'), {}
+
+  def teachers(workdir):
+    cards = {n: checkpoints.read_card(workdir / n) for n in finished_rounds(workdir)}
+    return {name: card['teacher'] for name, card in cards.items()}
+
+  run(tmp_path / 'a', stages=(), initial=first, encoder=True, compiled=compiled)
+  assert set(compiled) == {'encoder'}
+  assert teachers(tmp_path / 'a') == {'00_encoder_2': first, '01_encoder_1': '00_encoder_2'}
+  before = str(tmp_path / 'a' / '00_encoder_2')
+  run(
+    tmp_path / 'b', stages=(), initial=before, encoder=True, compiled=compiled,
+    progressive={'start_steps': 2, 'sampler': 'stochastic'}, evaluation={'num_steps': (1,)},
+  )  # fmt: skip
+  assert teachers(tmp_path / 'b') == {'00_encoder_1': before}
+  compiled |= {k: v for k, v in COMPILED.items() if k == 'progressive'}
+  run(  # by a path that is not absolute: joined to the workdir's it would be another
+    tmp_path / 'c', stages=('progressive',), initial=os.path.relpath(first), encoder=True,
+    compiled=compiled,
+  )  # fmt: skip
+  assert teachers(tmp_path / 'c') == {
+    '00_progressive_2': first, '01_progressive_1': '00_progressive_2',
+    '02_encoder_2': first, '03_encoder_1': '02_encoder_2',
+  }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  ('given', 'card', 'words'),
+  [
+    (
+      dict(stages=()), dict(stage='progressive', num_steps=4),
+      'is a student that draws in 4 steps, and an encoder learns from one of stage one; name that',
+    ),
+    (
+      dict(stages=('progressive',)), dict(stage='progressive', num_steps=4),
+      'draws in 4 steps, and an encoder learns from one of stage one; name that, or set encoder=F',
+    ),
+    (
+      dict(stages=('progressive',)), dict(stage='encoder', num_steps=4),
+      'is an encoder, which no decoder learns from',
+    ),
+    (
+      dict(stages=('progressive',), encoder=False), dict(stage='encoder', num_steps=4),
+      'is an encoder, which no decoder learns from',
+    ),
+    (
+      dict(stages=('guidance',)), dict(stage='encoder', num_steps=4),
+      'is a round of encoder; guidance needs a teacher',
+    ),
+    (
+      dict(stages=()), dict(stage='encoder', num_steps=2),
+      'is a student of 2 steps; set progressive.start_steps=2',
+    ),
+    (
+      dict(stages=()), dict(stage='teacher', guided=True, takes_w=False),
+      'is a teacher round that is guided when it is sampled',
+    ),
+    (dict(stages=(), guidance={'w_max': 3.0}), {}, 'differ from what'),
+    (
+      dict(stages=(), guidance={'clip_x_hat': False}, progressive={'clip_x_hat': False}), {},
+      'progressive.clip_x_hat=False, but',
+    ),
+  ],
+)  # fmt: skip
+def test_encoders_begin_from_a_student_of_stage_one_or_go_on_from_an_encoder(
+  undisturbed, given, card, words
+):
+  folder = undisturbed / '01_guidance'
+  recipe = micro.recipe(**{'initial': str(folder), 'encoder': True, **given})
+  card = {**checkpoints.read_card(folder), 'sampler': 'deterministic', **card}
+  with pytest.raises(errors.ConfigError, match=words) as e:
+    pipeline.check_initial(recipe, card)
+  assert '\n' not in str(e.value)
+  fine = micro.recipe(initial=str(folder), encoder=True, stages=())
+  for theirs in (dict(), dict(stage='encoder', num_steps=4)):
+    own = {**checkpoints.read_card(folder), 'sampler': 'deterministic', **theirs}
+    pipeline.check_initial(fine, own)
+
+
+def test_the_plan_lists_an_encoders_rounds_and_their_batches_are_checked(undisturbed):
+  recipe = micro.recipe(
+    stages=(), initial=str(undisturbed / '01_guidance'), encoder=True, progressive={'batch_size': 8}
+  )
+  lines = pipeline.describe(recipe, pipeline.check_mesh(recipe)).splitlines()
+  row = next(line for line in lines if line.startswith('01_encoder_1'))
+  assert row.split()[1:] == ['9', '0.0005', '8', '72', '00_encoder_2']
+  assert any(line.startswith('encoder ') and line.split()[-1] == '8' for line in lines)
+  assert 'compiled train steps: 1 (encoder), each once for its rounds' in lines
+  with pytest.raises(errors.ConfigError, match=r'progressive\.batch_size=8'):
+    pipeline.check_mesh(recipe, devices=3)
+  with pytest.raises(errors.DataError, match='a batch needs 2048'):
+    pipeline.check_data(dataclasses.replace(
+      recipe, progressive=dataclasses.replace(recipe.progressive, batch_size=2048)
+    ))  # fmt: skip
+
+
 @pytest.mark.parametrize(
   ('given', 'words'),
   [
@@ -253,12 +419,15 @@ def test_the_single_w_student_and_the_naive_baseline_take_no_w(tmp_path):
   assert card['guided'] and not card['takes_w'] and card['p_uncond'] == recipe.teacher.p_uncond > 0
 
 
-@pytest.mark.parametrize('stage', ['guidance', 'progressive'])
+@pytest.mark.parametrize('stage', ['guidance', 'progressive', 'encoder'])
 def test_the_settings_of_a_loss_reach_it(monkeypatch, stage):
   given = {}
-  module = {'guidance': pipeline.guidance, 'progressive': pipeline.progressive}[stage]
-  monkeypatch.setattr(module, 'loss', lambda *args, **settings: given.update(settings))
-  recipe = micro.recipe(**{stage: {'w_power': 1.5, 'clip_x_hat': True, 'weight': 'snr_plus_one'}})
+  monkeypatch.setattr(
+    getattr(pipeline, stage), 'loss', lambda *args, **settings: given.update(settings)
+  )
+  section = 'progressive' if stage == 'encoder' else stage
+  settings = {'w_power': 1.5, 'clip_x_hat': True, 'weight': 'snr_plus_one', 'state': 'trajectory'}
+  recipe = micro.recipe(**{section: settings}, encoder=True)
   net = model.build(recipe.model, True)
   params = model.initial_params(net, recipe.model, jax.random.key(0))
   batch = {'pixels': np.zeros((2, 8, 8, 1), np.uint8), 'label': np.zeros(2, np.int32)}
@@ -267,6 +436,8 @@ def test_the_settings_of_a_loss_reach_it(monkeypatch, stage):
   assert given['w_power'] == 1.5 and given['weight'] == 'snr_plus_one'
   assert given['loss_project'] is projections.clip
   assert (given['w_min'], given['w_max']) == (0.0, 4.0)
+  assert given['project'] is projections.clip
+  assert given.get('on_trajectory', True) and given.get('num_steps', 4) == 4
 
 
 def test_a_broken_teacher_is_not_learnt_from(undisturbed, tmp_path):

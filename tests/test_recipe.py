@@ -74,6 +74,8 @@ WRONG = [
   ('mesh__data', 0, 'at least 1, or -1'),
   ('stages', ('guidance', 'teacher'), 'must be one of'),
   ('stages', ('progressive',), 'must name the folder'),
+  ('stages', (), 'progressive; with encoder=True also ()'),
+  ('encoder', 1, 'must be True or False'),
   ('latents__text', 'text', 'needs latents.autoencoder'),
   ('latents__batch_size', 0, 'from 1 to'),
   ('latents__shard_size', 2**20, 'from 1 to'),
@@ -85,7 +87,8 @@ WRONG = [
   ('model__network', 'vit', 'unet, latent_unet, dit'),
   ('model__context', 'text', "must be 'none' with model.network='unet'"),
   ('model__context_dim', 8, "0 with model.context='none'"),
-  ('model__extra_channels', 5, "or more with model.network='latent_unet'"),
+  ('model__extra_channels', 5, 'must be 0, or 2 for inpainting: a mask and model.image_channels=1'),
+  ('latents__masks', 0, 'from 1 to'),
   ('model__epsilon', 0.0, 'above 0'),
   ('noise__beta_start', 0.0, 'between 0 and 1'),
   ('evaluation__ws', (), 'must list'),
@@ -161,6 +164,63 @@ def test_the_naive_baseline_refuses_what_its_guided_students_cannot_bear(key, va
   given['progressive'][key] = value
   with pytest.raises(errors.ConfigError, match=f'progressive.{key}={value} must be'):
     recipes.from_config(given)
+
+
+@pytest.mark.parametrize(
+  ('given', 'words'),
+  [
+    ({'stages': ()}, "initial='' must name the folder of a finished round, because stages is em"),
+    ({'stages': ('progressive',)}, 'because stages begins with progressive'),
+    (
+      {'stages': ('teacher',)},
+      "encoder=True needs a student of stage one, which stages=('teacher',) has not; put guidance",
+    ),
+    (
+      {
+        'stages': ('teacher', 'progressive'), 'progressive__w_power': 0.0,
+        'progressive__clip_x_hat': False,
+      },
+      "which stages=('teacher', 'progressive') has not; put guidance among them or set "
+      'encoder=False',
+    ),
+    ({'model__predict': 'x'}, "model.predict='x' must be another with encoder=True"),
+    (
+      {'stages': ('teacher', 'guidance'), 'progressive__clip_x_hat': False},
+      'progressive.clip_x_hat=False must be True where guidance.clip_x_hat is',
+    ),
+    (
+      {'stages': (), 'initial': 'a', 'progressive__w_power': 9.0},
+      'progressive.w_power=9.0 must be from 0 to 8',
+    ),
+  ],
+)  # fmt: skip
+def test_encoders_that_have_nothing_to_learn_from_are_refused(given, words):
+  with pytest.raises(errors.ConfigError, match=re.escape(words)) as e:
+    recipes.from_config(changed(encoder=True, **given))
+  assert '\n' not in str(e.value)
+
+
+@pytest.mark.parametrize(
+  ('stages', 'sections'),
+  [
+    ((), ('progressive',)),
+    (('progressive',), ('progressive',)),
+    (('guidance',), ('guidance', 'progressive')),
+    (('teacher', 'guidance', 'progressive'), ('teacher', 'guidance', 'progressive')),
+  ],
+)
+def test_an_encoder_has_the_decoders_settings(stages, sections):
+  recipe = recipes.from_config(changed(encoder=True, stages=stages, initial='somewhere'))
+  assert recipe.sections == sections
+  assert recipe.settings('encoder') is recipe.settings('progressive') is recipe.progressive
+  assert recipe.settings('guidance') is recipe.guidance
+
+
+def test_an_encoder_may_come_and_go_but_processes_agree_on_it():
+  base, more = recipes.from_config(DIGITS), recipes.from_config(changed(encoder=True))
+  assert not base.encoder and recipes.digest(base) == recipes.digest(more)
+  assert recipes.differences(recipes.to_dict(base), recipes.to_dict(more)) == []
+  assert recipes.digest_together(base) != recipes.digest_together(more)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ def test_a_sheet_has_a_grey_line_before_every_picture_and_after_the_last():
 
 
 def test_rounds_are_those_of_a_run_or_the_one_that_is_named(tmp_path):
-  for name in ('01_guidance', '00_teacher', '02_progressive_2'):
+  for name in ('01_guidance', '00_teacher', '02_progressive_2', '03_encoder_2'):
     (tmp_path / name).mkdir()
     if not name.startswith('02'):
       (tmp_path / name / 'card.json').write_text('{}')
@@ -29,6 +29,7 @@ def test_rounds_are_those_of_a_run_or_the_one_that_is_named(tmp_path):
   assert show.rounds(tmp_path / '01_guidance') == {
     '01_guidance': storage.path(tmp_path / '01_guidance')
   }
+  # An encoder draws nothing to be shown.
   with pytest.raises(errors.ConfigError, match='holds no finished round'):
     show.rounds(tmp_path / '02_progressive_2')
 

@@ -41,12 +41,16 @@ class Encoder:
   """`encode(pixels [B, H, W, 3] uint8)` is the posterior (mean, deviation), each [B, h, w, c].
 
   Without a `posterior` the deviation is zero and not kept. `digest` names parameters and scale.
+  For inpainting each flip is also kept in `masks` ways: `masked(pixels, numbers [B])` is the mask
+  of each number and the latent of the picture without what it covers, [B, h, w, 1 + c].
   """
 
   encode: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
   shape: tuple[int, int, int]
   posterior: bool
   digest: str
+  masks: int = 0
+  masked: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -107,6 +111,8 @@ class Job:
       'text_encoder': texts.digest if texts else '',
       'captions': source.fingerprint(captions) if texts else '',
       'shard_size': settings.shard_size,
+      # of caches without masks nothing is said
+      **({'masks': encoder.masks} if encoder.masks else {}),
     }
     self._shards = self._plan()
     self._mine = self._shards[settings.process :: settings.processes]
@@ -143,8 +149,8 @@ class Job:
           f'{file} is of format {str(found.get("format"))[:40]!r} and not {FORMAT!r}: the folder '
           'holds no latents; name another'
         )
-      for what, mine in self._made_from.items():
-        theirs = found.get(what, mine)
+      for what, mine in {'masks': 0, **self._made_from}.items():
+        theirs = found.get(what, 0 if what == 'masks' else mine)
         if theirs != mine:
           raise errors.DataError(
             f'{out} holds latents of {_OTHER[what]} ({str(theirs)[:80] or "none"}) than this one '
@@ -237,10 +243,23 @@ class Job:
         raise errors.DataError(
           f'the latents of examples {index[0]} to {index[-1]} are not finite; check the autoencoder'
         )
-      for i, one, label in zip(index, latents, labels, strict=True):
+      masked = self._masked(index, pixels)
+      for i, one, more, label in zip(index, latents, masked, labels, strict=True):
         head = (shard.number, written, label, int(self._numbers[i]))
-        yield _sealed(_HEADER, head, one)
+        yield _sealed(_HEADER, head, np.concatenate([one.reshape(-1), more.reshape(-1)]))
         written += 1
+
+  def _masked(self, index: tuple, pixels: np.ndarray) -> np.ndarray:
+    """[B, flip, masks, h, w, 1 + c] of a batch."""
+    count, (h, w, c) = self._encoder.masks, self._encoder.shape
+    out = np.zeros((len(pixels), 2, count, h, w, 1 + c), _BF16)
+    size = self.settings.batch_size
+    for flip, view in enumerate((pixels, pixels[:, :, ::-1])):
+      full = np.resize(view, (size, *view.shape[1:]))
+      for k in range(count):
+        numbers = np.resize((np.array(index) * 2 + flip) * count + k, size).astype(np.uint32)
+        out[:, flip, k] = np.asarray(self._encoder.masked(full, numbers))[: len(pixels)]
+    return out
 
   def _pictures(self, shard: _Shard) -> Iterator[tuple[tuple, np.ndarray, tuple]]:
     """(index, pixels [b, H, W, 3], labels) of the shard's examples, read ahead by threads."""
@@ -331,6 +350,7 @@ _OTHER = {
   'text_encoder': 'another text encoder',
   'captions': 'other captions',
   'shard_size': 'another latents.shard_size',
+  'masks': 'another number of masks',
 }
 
 
@@ -369,7 +389,8 @@ class Latents:
   """
 
   index: dict[str, Any]
-  read: Callable[[int], tuple[np.ndarray, int, int]]  # example -> (latents, label, caption)
+  # example -> (latents, masked ones, label, caption)
+  read: Callable[[int], tuple[np.ndarray, np.ndarray, int, int]]
   text: Callable[[int], tuple[np.ndarray, np.ndarray]] | None  # caption -> (embedding, mask)
   in_memory: bool
   heavy = False  # `read` holds places, no records, unless they are in memory
@@ -394,6 +415,8 @@ class Latents:
   def fields(self) -> dict[str, tuple[tuple[int, ...], Any]]:
     """{name: (shape, dtype)} of an example as `gather` returns it."""
     found = {'latents': ((*self.views, *self.shape), _BF16), 'label': ((), np.int32)}
+    if count := self.index.get('masks', 0):
+      found['masked'] = _masked_shape(count, self.shape), _BF16
     if text := self.index['text']:
       found['text'] = (text['length'], text['width']), _BF16
       found['text_mask'] = (text['length'],), np.bool_
@@ -405,10 +428,13 @@ class Latents:
 
   def gather(self, index: Any) -> dict[str, np.ndarray]:
     """{'latents': [B, flips, parts, h, w, c] bfloat16, 'label': [B] int32}; with text also
-    'text' [B, length, width] bfloat16 and 'text_mask' [B, length].
+    'text' [B, length, width] bfloat16 and 'text_mask' [B, length]; for inpainting 'masked'
+    [B, flips, masks, h, w, 1 + c] bfloat16.
     """
-    latents, labels, captions = zip(*(self.read(int(i)) for i in index), strict=True)
+    latents, masked, labels, captions = zip(*(self.read(int(i)) for i in index), strict=True)
     out = {'latents': np.stack(latents), 'label': np.array(labels, np.int32)}
+    if 'masked' in self.fields:
+      out['masked'] = np.stack(masked)
     if self.text is not None:
       texts, masks = zip(*(self.text(c) for c in captions), strict=True)
       out |= {'text': np.stack(texts), 'text_mask': np.stack(masks)}
@@ -425,7 +451,8 @@ def load(folder: str, shape: tuple[int, int, int]) -> Latents:
       f'{list(shape)}; set model.image_size={found[0]} and model.image_channels={found[2]}, or '
       f'name another latents.cache'
     )
-  read = _Examples(_shards(folder, index['shards']), (2, 1 + index['posterior'], *found))
+  shapes = (2, 1 + index['posterior'], *found), _masked_shape(index.get('masks', 0), found)
+  read = _Examples(_shards(folder, index['shards']), *shapes)
   text = index['text']
   text = text and _Texts(_shards(folder, index['text_shards']), text['length'], text['width'])
   small = sum(s['bytes'] for s in (*index['shards'], *index['text_shards'])) <= _IN_MEMORY
@@ -435,6 +462,10 @@ def load(folder: str, shape: tuple[int, int, int]) -> Latents:
       captions = sum(s['count'] for s in index['text_shards'])
       text = _Kept([text(i) for i in range(captions)])
   return Latents(index, read, text or None, in_memory=small)
+
+
+def _masked_shape(count: int, shape: tuple[int, int, int]) -> tuple[int, ...]:
+  return 2, count, *shape[:2], shape[2] + 1
 
 
 def _shards(folder: str, listed: Sequence[dict[str, Any]]) -> records.Shards:
@@ -456,14 +487,16 @@ class _Examples:
 
   shards: records.Shards
   shape: tuple[int, ...]
+  masked: tuple[int, ...]
 
-  def __call__(self, i: int) -> tuple[np.ndarray, int, int]:
+  def __call__(self, i: int) -> tuple[np.ndarray, np.ndarray, int, int]:
     return self.shards.read(i, self._parse)
 
-  def _parse(self, data: bytes, shard: int, place: int) -> tuple[np.ndarray, int, int]:
-    label, caption = _opened(_HEADER, data, shard, place, 2 * int(np.prod(self.shape)))
-    values = np.frombuffer(data, _BF16, offset=_HEADER.size).reshape(self.shape)
-    return values, label, caption
+  def _parse(self, data: bytes, shard: int, place: int) -> tuple[np.ndarray, np.ndarray, int, int]:
+    first, second = int(np.prod(self.shape)), int(np.prod(self.masked))
+    label, caption = _opened(_HEADER, data, shard, place, 2 * (first + second))
+    values = np.frombuffer(data, _BF16, offset=_HEADER.size)
+    return values[:first].reshape(self.shape), values[first:].reshape(self.masked), label, caption
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -1,10 +1,13 @@
-"""The two blocks of the pixel U-Net: a residual block with scale-shift, and self-attention."""
+"""What U-Nets are made of: a residual block with scale-shift, self-attention, their input."""
 
 from typing import Any
 
 import jax
 from flax import linen as nn
 from jax import numpy as jnp
+
+from gdistill import errors
+from gdistill.core import types
 
 zeros = nn.initializers.zeros_init()
 
@@ -134,3 +137,14 @@ def resampled(h: jax.Array, how: str) -> jax.Array:
     return h.repeat(2, axis=1).repeat(2, axis=2)
   b, height, width, c = h.shape
   return h.reshape(b, height // 2, 2, width // 2, 2, c).mean(axis=(2, 4))
+
+
+def with_extra(z: types.Images, cond: types.Cond, channels: int) -> types.Images:
+  """z and behind it the `channels` of cond['extra']; ConfigError where it has another number."""
+  found = cond['extra'].shape[-1] if 'extra' in cond else 0
+  if found != channels:
+    raise errors.ConfigError(
+      f"cond['extra'] has {found} channels and the network's extra_channels is {channels}: give it "
+      'what it was built for'
+    )
+  return jnp.concatenate([z, cond['extra']], axis=-1) if found else z

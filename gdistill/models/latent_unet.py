@@ -7,7 +7,6 @@ import jax
 from flax import linen as nn
 from jax import numpy as jnp
 
-from gdistill import errors
 from gdistill.core import condition
 from gdistill.core import types
 from gdistill.models import blocks
@@ -80,7 +79,9 @@ class LatentUNet(nn.Module):
   ) -> types.Images:
     emb = self._embed(logsnr, cond, w)
     context = self._context(cond)
-    h = self._conv(self.channels[0], 'conv_in')(self._input(z, cond))
+    h = self._conv(self.channels[0], 'conv_in')(
+      blocks.with_extra(z, cond, self.extra_channels).astype(self.dtype)
+    )
     skips = [h]
     last = len(self.channels) - 1
     for level, channels in enumerate(self.channels):
@@ -110,16 +111,6 @@ class LatentUNet(nn.Module):
       self.out_channels or z.shape[-1], (3, 3), dtype=jnp.float32, kernel_init=blocks.zeros,
       name='conv_out',
     )(h)  # fmt: skip
-
-  def _input(self, z, cond):
-    found = cond['extra'].shape[-1] if 'extra' in cond else 0
-    if found != self.extra_channels:
-      raise errors.ConfigError(
-        f"cond['extra'] has {found} channels and the network's extra_channels is "
-        f'{self.extra_channels}: give it what it was built for'
-      )
-    z = jnp.concatenate([z, cond['extra']], axis=-1) if found else z
-    return z.astype(self.dtype)
 
   def _embed(self, logsnr, cond, w):
     emb = embeddings.sinusoids(self.time(logsnr), self.channels[0], 0.0, True)

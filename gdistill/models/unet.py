@@ -22,6 +22,7 @@ class UNet(nn.Module):
   2202.00512 (60.0 M and 295.9 M parameters for CIFAR-10 and ImageNet 64, apart from w and labels).
   `ids` [B] name the examples whose dropout is drawn; without them nothing is dropped. `remat`
   keeps only what enters each block for the backward pass, and computes the rest a second time.
+  `extra_channels` of cond['extra'] [B, H, W, E] are read after those of z.
   `time` maps logsnr to the number whose sinusoids are embedded. With it, `freq_shift`, `cos_first`,
   `epsilon` of the norms and `learned_sigma` (2C output channels, the first C returned), this is
   also the network of Dhariwal & Nichol, 2105.05233: convert/adm.py.
@@ -46,6 +47,7 @@ class UNet(nn.Module):
   freq_shift: float = 1.0
   cos_first: bool = False
   learned_sigma: bool = False
+  extra_channels: int = 0
 
   @nn.compact
   def __call__(
@@ -57,7 +59,8 @@ class UNet(nn.Module):
     ids: jax.Array | None = None,
   ) -> types.Images:
     emb = self._embed(logsnr, cond, w)
-    h = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name='conv_in')(z.astype(self.dtype))
+    read = blocks.with_extra(z, cond, self.extra_channels).astype(self.dtype)
+    h = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name='conv_in')(read)
     skips = [h]
     last = len(self.multipliers) - 1
     for level, multiplier in enumerate(self.multipliers):

@@ -3,6 +3,7 @@
 import jax
 from jax import numpy as jnp
 
+from gdistill.core import masks
 from gdistill.core import pixels
 from gdistill.core import process
 from gdistill.core import schedule
@@ -36,8 +37,37 @@ def latents(batch: dict, key: jax.Array, *, flip: bool) -> types.Images:
 
   batch['latents'] [B, 2 flips, mean and (unless it is zero) deviation, h, w, c].
   """
+  return _posterior(batch, *_chosen(batch, key, flip))
+
+
+def masked_latents(
+  batch: dict, key: jax.Array, key_mask: jax.Array, *, flip: bool
+) -> tuple[types.Images, types.Images]:
+  """(x as `latents` draws it, cond['extra'] for it: one of its masks).
+
+  batch['masked'] [B, 2 flips, masks, h, w, 1 + c].
+  """
+  chosen, keys_eps = _chosen(batch, key, flip)
+  (keys,) = example_keys(key_mask, batch['id'], 1)
+  count = batch['masked'].shape[2]
+  which = jax.vmap(lambda key: jax.random.randint(key, (), 0, count))(keys)
+  extra = batch['masked'][jnp.arange(len(which)), chosen, which].astype(jnp.float32)
+  return _posterior(batch, chosen, keys_eps), extra
+
+
+def masked_images(x: types.Images, key: jax.Array, ids: jax.Array) -> types.Images:
+  """cond['extra'] for images: a random mask, and what it leaves of x."""
+  (keys,) = example_keys(key, ids, 1)
+  return masks.condition(x, masks.random(keys, *x.shape[1:3]))
+
+
+def _chosen(batch, key, flip):
+  """(which flip of each example, keys for the rest)."""
   keys_flip, keys_eps = example_keys(key, batch['id'], 2)
-  chosen = jax.vmap(jax.random.bernoulli)(keys_flip).astype(jnp.int32) if flip else 0
+  return jax.vmap(jax.random.bernoulli)(keys_flip).astype(jnp.int32) if flip else 0, keys_eps
+
+
+def _posterior(batch, chosen, keys_eps):
   found = batch['latents'].astype(jnp.float32)
   found = found[jnp.arange(len(found)), chosen]
   mean = found[:, 0]
@@ -59,26 +89,34 @@ def noised_data(
 
 def trajectory(
   teacher: types.VFn,
-  eps: types.Images,
+  z: types.Images,
   cond: types.Cond,
   w: types.PerExample,
   t: types.PerExample,
   stride: jax.Array | float,
   noise: schedule.Schedule,
   project: types.Project | None,
+  inverted: bool = False,
 ) -> types.Images:
-  """z_t on the teacher's own path from z_1 = eps: DDIM in steps of `stride`, the last one shorter.
+  """z_t on the teacher's own path from z_1: DDIM in steps of `stride`, the last one shorter.
 
   Each example stops at its own t. This is the state a sampler meets, where noised data is not.
+  `inverted` begins from z_0, the data, and walks the other way.
   """
 
+  def after(i):
+    return jnp.minimum(i * stride, t) if inverted else jnp.maximum(1.0 - i * stride, t)
+
   def step(i, z):
-    here = jnp.maximum(1.0 - i * stride, t)
-    there = jnp.maximum(1.0 - (i + 1) * stride, t)
+    here, there = after(i), after(i + 1)
     logsnr = noise(here)
-    moved = process.step(z, teacher(z, logsnr, cond, w), logsnr, noise(there), project)
-    return jnp.where(types.expand_like(here > there, z), moved, z)
+    v = teacher(z, logsnr, cond, w)
+    if project is not None:  # by v, which has a value at t = 0, where the sine form divides by 0
+      v = process.project_v(z, v, logsnr, project)
+    moved = process.ddim(z, v, logsnr, noise(there))
+    return jnp.where(types.expand_like(here != there, z), moved, z)
 
   # The small slack keeps rounding of t = i/N from adding a step of length 1e-8.
-  steps = jnp.ceil((1.0 - jnp.min(t)) / stride - 1e-3).astype(jnp.int32)
-  return jax.lax.stop_gradient(jax.lax.fori_loop(0, steps, step, eps))
+  furthest = jnp.max(t) if inverted else 1.0 - jnp.min(t)
+  steps = jnp.ceil(furthest / stride - 1e-3).astype(jnp.int32)
+  return jax.lax.stop_gradient(jax.lax.fori_loop(0, steps, step, z))

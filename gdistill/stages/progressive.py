@@ -1,5 +1,7 @@
 """Stage two: one step of the student does what two steps of its teacher do."""
 
+from collections.abc import Sequence
+
 import jax
 from jax import numpy as jnp
 
@@ -74,16 +76,29 @@ def target(
 ) -> types.Images:
   """v~, whose one DDIM step t -> t'' lands where the teacher's t -> t' -> t'' does, t = i/N.
 
-  v~ = (sin d1 cos d2 v0 + sin d2 v1 - sin d1 sin d2 z_t) / sin(d1 + d2), d1 = phi_t - phi_t',
-  d2 = phi_t' - phi_t''. Nothing cancels, and every edge is inside the formula: at t'' = 0 it is
-  the teacher's second prediction of x, and at the stochastic walk's last point (t' = t'' = 0,
-  so d2 = 0) it is the teacher's own v0. With `project`, v0 and v1 are those of the projected x_hat,
-  and x_hat of v~ is a weighted mean of the two.
+  `landing` on the grid. Every edge is inside its formula: at t'' = 0 it is the teacher's second
+  prediction of x, and at the stochastic walk's last point (t' = t'' = 0, so d2 = 0) it is the
+  teacher's own v0.
   """
-  first, second = REACH[sampler]
-  logsnr_t, logsnr_m, logsnr_s = (
-    noise(jnp.maximum(i - reach, 0.0) / num_steps) for reach in (0.0, first, second)
-  )
+  logsnrs = [noise(jnp.maximum(i - reach, 0.0) / num_steps) for reach in (0.0, *REACH[sampler])]
+  return landing(teacher, z, logsnrs, cond, w, project)
+
+
+def landing(
+  teacher: types.VFn,
+  z: types.Images,
+  logsnrs: Sequence[types.PerExample],
+  cond: types.Cond,
+  w: types.PerExample,
+  project: types.Project | None,
+) -> types.Images:
+  """v~, whose one DDIM step t -> t'' lands where the teacher's t -> t' -> t'' does, either way.
+
+  v~ = (sin d1 cos d2 v0 + sin d2 v1 - sin d1 sin d2 z_t) / sin(d1 + d2), d1 = phi_t - phi_t',
+  d2 = phi_t' - phi_t'', `logsnrs` those of t, t', t''. Nothing cancels. With `project`, v0 and v1
+  are those of the projected x_hat, and x_hat of v~ is a weighted mean of the two.
+  """
+  logsnr_t, logsnr_m, logsnr_s = logsnrs
 
   def v_at(z, logsnr):
     v = teacher(z, logsnr, cond, w)

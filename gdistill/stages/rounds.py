@@ -17,27 +17,36 @@ class Round:
   steps: int
   lr: float
   teacher: str  # the round it learns from and starts from; '' when there is none
+  outside: bool  # whether that is a folder of another run, and no round of this one
 
 
 def plan(recipe: recipes.Recipe) -> tuple[Round, ...]:
-  """Teacher, stage one, then N = start/2, start/4, ..., end; pure."""
+  """Teacher, stage one, then N = start/2, start/4, ..., end, once more for an encoder; pure.
+
+  Both ladders begin from the student of stage one.
+  """
   out: list[Round] = []
 
-  def add(stage, num_steps, steps, lr):
+  def add(stage, num_steps, steps, lr, before):
     suffix = f'_{num_steps}' if num_steps else ''
-    teacher = out[-1].name if out else recipe.initial
-    name = f'{len(out):02d}_{stage}{suffix}'
-    out.append(Round(len(out), name, stage, num_steps, steps, lr, teacher))
+    name, teacher = f'{len(out):02d}_{stage}{suffix}', before.name if before else recipe.initial
+    outside = bool(teacher) and before is None
+    out.append(Round(len(out), name, stage, num_steps, steps, lr, teacher, outside))
+    return out[-1]
 
-  for stage in recipe.stages:
-    settings = getattr(recipe, stage)
-    if stage != 'progressive':
-      add(stage, 0, settings.steps, settings.lr)
-      continue
-    halvings = int(math.log2(settings.start_steps // settings.end_steps))
-    for i in range(1, halvings + 1):
-      n = settings.start_steps // 2**i
-      last = n <= 2
-      steps, lr = (settings.last_steps, settings.last_lr) if last else (settings.steps, settings.lr)
-      add(stage, n, steps, lr)
+  def ladder(stage, before):
+    p = recipe.progressive
+    halvings = int(math.log2(p.start_steps // p.end_steps))
+    for n in (p.start_steps // 2**i for i in range(1, halvings + 1)):
+      steps, lr = (p.last_steps, p.last_lr) if n <= 2 else (p.steps, p.lr)
+      before = add(stage, n, steps, lr, before)
+
+  before = None
+  for stage in (s for s in recipe.stages if s != 'progressive'):
+    settings = recipe.settings(stage)
+    before = add(stage, 0, settings.steps, settings.lr, before)
+  if 'progressive' in recipe.stages:
+    ladder('progressive', before)
+  if recipe.encoder:
+    ladder('encoder', before)
   return tuple(out)

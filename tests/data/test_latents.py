@@ -154,6 +154,25 @@ def test_without_captions_there_is_no_text(tmp_path):
   assert latents.load(str(tmp_path), SHAPE).gather([1]).keys() == {'latents', 'label'}
 
 
+def test_masked_latents_are_those_of_their_picture_flip_and_number(tmp_path, monkeypatch):
+  def masked(pixels, numbers):  # a mask of ones, and the number beside the picture's mean
+    latent = posterior(pixels)[0] + numbers[:, None, None, None].astype(np.float32)
+    return np.concatenate([np.ones((*latent.shape[:3], 1), np.float32), latent], -1)
+
+  index, _ = made(tmp_path, encoder=dataclasses.replace(ENCODER, masks=2, masked=masked))
+  assert index['masks'] == 2
+  monkeypatch.setattr(latents, '_IN_MEMORY', 0)
+  found = latents.load(str(tmp_path), SHAPE)
+  batch = found.gather(np.arange(COUNT)[::-1])
+  assert batch['masked'].shape[1:] == found.fields['masked'][0] == (2, 2, 2, 3, 6)
+  for flip, pixels in enumerate((PIXELS, PIXELS[:, :, ::-1])):
+    for k in range(2):
+      numbers = (np.arange(COUNT) * 2 + flip) * 2 + k
+      same(batch['masked'][::-1, flip, k], bf16(masked(pixels, numbers)))
+  with pytest.raises(errors.DataError, match=r'number of masks \(2\) than this one \(none\)'):
+    job(tmp_path).check()
+
+
 def test_several_processes_end_with_the_digest_of_one(whole, tmp_path):
   jobs = [job(tmp_path, process=p, processes=3) for p in range(3)]
   for one in reversed(jobs):
@@ -381,6 +400,10 @@ OTHERS = {
     r'another shape \(\[2, 3, 5\]\) than this one \(\[3, 2, 5\]\)',
   ),
   'shard_size': (dict(shard_size=5), r'another latents\.shard_size \(4\) than this one \(5\)'),
+  'masks': (
+    dict(encoder=dataclasses.replace(ENCODER, masks=2)),
+    r'another number of masks \(0\) than this one \(2\)',
+  ),
 }
 
 

@@ -1,3 +1,7 @@
+"""Plans: which rounds there are, and who learns from whom."""
+
+import dataclasses
+
 import micro
 import pytest
 
@@ -12,7 +16,8 @@ def test_the_plan_halves_from_start_to_end_and_gives_the_last_rounds_their_own_l
       'start_steps': 16, 'end_steps': 1, 'steps': 5, 'lr': 3e-3, 'last_steps': 7, 'last_lr': 4e-3,
     },
   )  # fmt: skip
-  found = [(r.index, r.name, r.num_steps, r.steps, r.lr, r.teacher) for r in rounds.plan(recipe)]
+  plan = rounds.plan(recipe)
+  found = [(r.index, r.name, r.num_steps, r.steps, r.lr, r.teacher) for r in plan]
   assert found == [
     (0, '00_teacher', 0, 12, 1e-3, ''),
     (1, '01_guidance', 0, 10, 2e-3, '00_teacher'),
@@ -21,6 +26,43 @@ def test_the_plan_halves_from_start_to_end_and_gives_the_last_rounds_their_own_l
     (4, '04_progressive_2', 2, 7, 4e-3, '03_progressive_4'),
     (5, '05_progressive_1', 1, 7, 4e-3, '04_progressive_2'),
   ]
+  assert not any(r.outside for r in plan)
+  # An encoder's ladder comes behind all others, from stage one's student, and changes none of them.
+  more = rounds.plan(dataclasses.replace(recipe, encoder=True))
+  assert more[:6] == plan
+  found = [(r.index, r.name, r.stage, r.num_steps, r.steps, r.lr, r.teacher) for r in more[6:]]
+  assert found == [
+    (6, '06_encoder_8', 'encoder', 8, 5, 3e-3, '01_guidance'),
+    (7, '07_encoder_4', 'encoder', 4, 5, 3e-3, '06_encoder_8'),
+    (8, '08_encoder_2', 'encoder', 2, 7, 4e-3, '07_encoder_4'),
+    (9, '09_encoder_1', 'encoder', 1, 7, 4e-3, '08_encoder_2'),
+  ]
+  assert not any(r.outside for r in more)
+
+
+OUTSIDE = '/elsewhere/01_guidance'
+
+
+@pytest.mark.parametrize(
+  ('stages', 'names', 'teachers'),
+  [
+    ((), ['00_encoder_2', '01_encoder_1'], [OUTSIDE, '00_encoder_2']),
+    (
+      ('progressive',),
+      ['00_progressive_2', '01_progressive_1', '02_encoder_2', '03_encoder_1'],
+      [OUTSIDE, '00_progressive_2', OUTSIDE, '02_encoder_2'],
+    ),
+    (
+      ('guidance',),
+      ['00_guidance', '01_encoder_2', '02_encoder_1'],
+      [OUTSIDE, '00_guidance', '01_encoder_2'],
+    ),
+  ],
+)
+def test_an_encoders_ladder_learns_from_stage_one_wherever_that_is(stages, names, teachers):
+  plan = rounds.plan(micro.recipe(stages=stages, initial=OUTSIDE, encoder=True))
+  assert [r.name for r in plan] == names and [r.teacher for r in plan] == teachers
+  assert [r.outside for r in plan] == [t == OUTSIDE for t in teachers]
 
 
 @pytest.mark.parametrize(('start', 'end', 'steps'), [(4, 2, [2]), (40, 10, [20, 10])])
@@ -32,4 +74,4 @@ def test_a_ladder_may_end_early_and_need_not_be_powers_of_two(start, end, steps)
   )  # fmt: skip
   plan = rounds.plan(recipe)
   assert [r.num_steps for r in plan] == steps
-  assert plan[0].teacher == '/elsewhere/01_guidance' and plan[0].index == 0
+  assert plan[0].teacher == '/elsewhere/01_guidance' and plan[0].index == 0 and plan[0].outside

@@ -1,0 +1,70 @@
+"""The encoder's ladder: stage two with time reversed, from data to noise."""
+
+import jax
+from jax import numpy as jnp
+
+from gdistill.core import losses
+from gdistill.core import schedule
+from gdistill.core import types
+from gdistill.stages import draw
+from gdistill.stages import progressive
+
+
+def loss(
+  student: types.VFn,
+  teacher: types.VFn,
+  batch: dict,
+  key: jax.Array,
+  *,
+  num_steps: jax.Array,
+  noise: schedule.Schedule,
+  weight: str,
+  w_min: float,
+  w_max: float,
+  w_power: float = 0.0,
+  on_trajectory: bool = False,
+  project: types.Project | None = None,
+  loss_project: types.Project | None = None,
+) -> types.PerExample:
+  """[B]: omega |v~ - v_hat(z_t, c, w)|^2 / (1 + w)^p, t = i/N, i ~ {0..N-1}, w ~ U[w_min, w_max].
+
+  v~ is `target`, p `w_power`, and all else as in `progressive.loss`; `on_trajectory` takes z_t from
+  the teacher's own path from x, which is where an encoder passes.
+  """
+  x, cond = batch['x'], batch['cond']
+  keys_i, keys_eps, keys_w = draw.example_keys(key, batch['id'], 3)
+  i = jax.vmap(lambda key: jax.random.randint(key, (), 0, num_steps))(keys_i)
+  i = i.astype(jnp.float32)
+  w = draw.uniform(keys_w, w_min, w_max)
+  t = i / num_steps
+  if on_trajectory:
+    z = draw.trajectory(teacher, x, cond, w, t, 0.5 / num_steps, noise, project, inverted=True)
+  else:
+    z = draw.noised_data(x, draw.normal_like(keys_eps, x), t, noise)
+  v_target = target(teacher, z, i, num_steps, cond, w, noise, loss_project)
+  logsnr = noise(t)
+  v_hat = student(z, logsnr, cond, w)
+  if loss_project is not None:
+    v_hat, v_target = losses.as_sampled(v_hat, v_target, z, logsnr, loss_project)
+  error = losses.weighted_mse(v_hat, jax.lax.stop_gradient(v_target), logsnr, weight)
+  return error / (1.0 + w) ** w_power
+
+
+def target(
+  teacher: types.VFn,
+  z: types.Images,
+  i: types.PerExample,
+  num_steps: jax.Array,
+  cond: types.Cond,
+  w: types.PerExample,
+  noise: schedule.Schedule,
+  project: types.Project | None = None,
+) -> types.Images:
+  """v~, whose one DDIM step t -> t'' lands where the teacher's t -> t' -> t'' does.
+
+  `progressive.landing` at t = i/N, t' = t + 0.5/N, t'' = t + 1/N: both rotations are negative, and
+  t = 0, where phi = 0, is nothing special. There x_hat is z whatever v says, and `project` leaves
+  v0 alone.
+  """
+  logsnrs = [noise((i + ahead) / num_steps) for ahead in (0.0, 0.5, 1.0)]
+  return progressive.landing(teacher, z, logsnrs, cond, w, project)
