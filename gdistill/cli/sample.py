@@ -80,18 +80,9 @@ def _run(args) -> int:
   num_steps = args.num_steps if args.num_steps is not None else card['num_steps'] or 64
   sampling.check_steps(card, num_steps, sampler)
   w = strength(args)
-  if card.get('null') == 'none' and w:
-    raise errors.ConfigError(
-      f'--w={w}: {args.folder} has no null condition and cannot be guided alone; take --w=0, or '
-      'import it again with --null=FILE, its unconditional network'
-    )
+  check_strength(args.folder, card, '--w', w)
   if not 1 <= args.scale <= 64:
     raise errors.ConfigError(f'--scale={args.scale} must be from 1 to 64')
-  low, high = card['w_min'], card['w_max']
-  if not card['guided'] and not low <= w <= high:
-    if not card['takes_w']:
-      raise errors.ConfigError(f'--w={w} is fixed in this student: it takes only --w={low}')
-    progress.say(f'warning: --w={w} is outside {low} to {high}, the range this was trained for')
   edge.check_new(args.out)
   out = storage.path(args.out)
 
@@ -100,15 +91,15 @@ def _run(args) -> int:
   with interrupt.Interrupt() as stop, progress.Progress('sampling', len(pairs)) as bar:
     # Powers of two: a call of another size often finds its program compiled.
     size = min(1 << (len(pairs) - 1).bit_length(), 256)
-    draw = sampling.Sampler(folder, sampler, size, frozen, _negative(args, card))
+    draw = sampling.Sampler(folder, sampler, size, frozen, negative(args, card))
     if prompts:
       draw = draw.with_prompts(prompts)
     pixels = draw(column[:, 1], column[:, 0], np.full(len(pairs), w), num_steps, stop, bar.update)
   kind = 'prompt' if prompts else 'label'
   for (label, seed), picture in zip(pairs, pixels, strict=True):
-    storage.write_bytes(out / f'{kind}{label}_seed{seed}.png', _png(picture))
+    storage.write_bytes(out / f'{kind}{label}_seed{seed}.png', png(picture))
   rows = pixels.reshape(len(seeds), len(labels), *pixels.shape[1:])
-  storage.write_bytes(out / 'grid.png', _png(show.sheet(rows, args.scale)))
+  storage.write_bytes(out / 'grid.png', png(show.sheet(rows, args.scale)))
   calls = num_steps * (2 if card['guided'] else 1)
   print(
     f'{len(pairs)} picture{"s" if pairs[1:] else ""} in {out}, grid.png has a column a {kind} '
@@ -133,6 +124,22 @@ def strength(args) -> float:
       f'{given} must be a number of at least {"0" if scale is None else "1, which is w = 0"}'
     )
   return w
+
+
+def check_strength(folder: str, card: dict, flag: str, w: float) -> None:
+  """ConfigError where a round cannot be asked for this w, a warning where it was not taught it."""
+  from gdistill import progress
+
+  if card.get('null') == 'none' and w:
+    raise errors.ConfigError(
+      f'{flag}={w}: {folder} has no null condition and cannot be guided alone; take {flag}=0, or '
+      'import it again with --null=FILE, its unconditional network'
+    )
+  low, high = card['w_min'], card['w_max']
+  if not card['guided'] and not low <= w <= high:
+    if not card['takes_w']:
+      raise errors.ConfigError(f'{flag}={w} is fixed in this student: it takes only {flag}={low}')
+    progress.say(f'warning: {flag}={w} is outside {low} to {high}, the range this was trained for')
 
 
 def _decoder(name: str, folder) -> str:
@@ -172,7 +179,8 @@ def _prompts(args, folder, frozen) -> list[str]:
   return prompts
 
 
-def _negative(args, card) -> str | None:
+def negative(args, card) -> str | None:
+  """The negative prompt, where there is a network that it changes; a warning otherwise."""
   from gdistill import progress
 
   if args.negative_prompt is None or card['guided']:
@@ -184,7 +192,8 @@ def _negative(args, card) -> str | None:
   return None
 
 
-def _png(pixels) -> bytes:
+def png(pixels) -> bytes:
+  """The file of uint8 [H, W, C]."""
   import io
 
   from gdistill import show

@@ -15,15 +15,17 @@ _PNG = b'\x89PNG\r\n\x1a\n'
 _BLOCK = 512  # rows of a picture that are floats at a time
 
 
-def decode(data: bytes, name: str, channels: int = 3) -> np.ndarray:
+def decode(data: bytes, name: str, channels: int = 3, upright: bool = False) -> np.ndarray:
   """[H, W, channels] uint8 of a JPEG, PNG or WebP, whatever its name ends in.
 
   Grey and CMYK are converted, transparency lies on white, 16 bits lose the lower 8, of an animation
-  the first picture counts; EXIF orientation is left alone, as TensorFlow's decoders do. DataError
-  names the picture. What its format has no checksum for (JPEG, WebP) may be damaged unseen.
+  the first picture counts; EXIF orientation is left alone, as TensorFlow's decoders do, or with
+  `upright` obeyed. DataError names the picture. What its format has no checksum for (JPEG, WebP)
+  may be damaged unseen.
   """
   import PIL  # heavy, and only these lines need it
   from PIL import Image
+  from PIL import ImageOps
 
   try:
     if data.startswith(_PNG):
@@ -31,6 +33,8 @@ def decode(data: bytes, name: str, channels: int = 3) -> np.ndarray:
     with Image.open(io.BytesIO(data), formats=('JPEG', 'PNG', 'WEBP')) as picture:
       if picture.width * picture.height > _MOST_PIXELS:
         raise ValueError(f'it claims {picture.width} x {picture.height} pixels')
+      if upright:
+        picture = ImageOps.exif_transpose(picture)
       if picture.mode.startswith('I;16'):  # which Pillow's own conversion would clip
         picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
       if picture.mode in ('RGBA', 'LA', 'PA') or 'transparency' in picture.info:
@@ -80,22 +84,33 @@ def _check_png(data: bytes) -> None:
 def square(pixels: np.ndarray, size: int) -> np.ndarray:
   """[size, size, C] uint8: the centre square, each output pixel the mean of the area it covers.
 
-  The crop and the resize that Salimans & Ho, 2202.00512, give ImageNet 64; rounded to nearest.
-  Sums of integers are exact in floats: the same bytes on every machine and in every thread.
+  The crop and the resize that Salimans & Ho, 2202.00512, give ImageNet 64.
   """
-  height, width, channels = pixels.shape
-  side = min(height, width)
-  top, left = height // 2 - side // 2, width // 2 - side // 2
-  pixels = pixels[top : top + side, left : left + side]
-  if side == size:
+  return fitted(pixels, size, size)
+
+
+def fitted(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+  """[height, width, C] uint8: the largest centre part of that shape, resized by area.
+
+  Each output pixel is the mean of the area it covers, rounded to nearest. Sums of integers are
+  exact in floats: the same bytes on every machine and in every thread.
+  """
+  rows, columns = pixels.shape[:2]
+  if rows * width > columns * height:
+    tall, wide = max(1, columns * height // width), columns
+  else:
+    tall, wide = rows, max(1, rows * width // height)
+  top, left = rows // 2 - tall // 2, columns // 2 - wide // 2
+  pixels = pixels[top : top + tall, left : left + wide]
+  if (tall, wide) == (height, width):
     return np.ascontiguousarray(pixels)
-  weights = _area(side, size)
-  rows = np.zeros((size, side, channels), np.float32)  # at most 255 side, below 2^24
-  for k in range(0, side, _BLOCK):
-    rows += np.tensordot(weights[:, k : k + _BLOCK], pixels[k : k + _BLOCK].astype(np.float32), 1)
-  both = np.tensordot(rows.astype(np.float64), weights.astype(np.float64), (1, 1))  # [i, C, o]
-  total = both.transpose(0, 2, 1).astype(np.int64)  # side^2 times the mean
-  return ((2 * total + side**2) // (2 * side**2)).astype(np.uint8)
+  down, across = _area(tall, height), _area(wide, width)
+  sums = np.zeros((height, wide, pixels.shape[2]), np.float32)  # at most 255 tall, below 2^24
+  for k in range(0, tall, _BLOCK):
+    sums += np.tensordot(down[:, k : k + _BLOCK], pixels[k : k + _BLOCK].astype(np.float32), 1)
+  both = np.tensordot(sums.astype(np.float64), across.astype(np.float64), (1, 1))  # [i, C, o]
+  total = both.transpose(0, 2, 1).astype(np.int64)  # tall wide times the mean
+  return ((2 * total + tall * wide) // (2 * tall * wide)).astype(np.uint8)
 
 
 @functools.lru_cache(maxsize=64)

@@ -140,6 +140,35 @@ def test_orientation_is_left_alone():
   assert pictures.decode(encode(ramp(), 'JPEG', exif=exif), 'x').shape == (40, 50, 3)
 
 
+@pytest.mark.parametrize(
+  ('orientation', 'turned'), [(1, lambda a: a), (3, lambda a: a[::-1, ::-1]),
+                              (6, lambda a: np.rot90(a, -1)), (8, np.rot90)],
+)  # fmt: skip
+def test_orientation_is_obeyed_where_pictures_are_to_stand_upright(orientation, turned):
+  exif = Image.Exif()
+  exif[0x0112] = orientation
+  found = pictures.decode(encode(ramp(), exif=exif), 'x', upright=True)
+  np.testing.assert_array_equal(found, turned(ramp()))
+
+
+@pytest.mark.parametrize(
+  ('shape', 'size', 'part'),
+  [
+    ((40, 50), (8, 20), np.s_[10:30, :]),  # wider than the picture
+    ((40, 50), (20, 10), np.s_[:, 15:35]),
+    ((40, 50), (40, 50), np.s_[:, :]),
+    ((6, 6), (12, 12), np.s_[:, :]),  # enlarged
+  ],
+)
+def test_another_shape_is_the_centre_part_of_it_by_area(shape, size, part):
+  pixels = ramp(*shape)
+  inside = pixels[part].astype(np.float64)
+  fine = inside.repeat(size[0], 0).repeat(size[1], 1)  # each output pixel covers a whole block
+  blocks = fine.reshape(size[0], inside.shape[0], size[1], inside.shape[1], 3).mean((1, 3))
+  found = pictures.fitted(pixels, *size)
+  np.testing.assert_array_equal(found, np.floor(blocks + 0.5).astype(np.uint8))
+
+
 def test_the_name_does_not_decide_the_format():
   data = encode(ramp(), 'PNG')  # as one picture of ImageNet is
   np.testing.assert_array_equal(pictures.decode(data, 'n02105855_2933.JPEG'), ramp())

@@ -1,0 +1,207 @@
+"""Pictures from pictures: what finished rounds edit, paint in and transfer, each one program."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from gdistill import encode
+from gdistill import errors
+from gdistill import interrupt
+from gdistill import model
+from gdistill import parallel
+from gdistill import sampling
+from gdistill.apps import edit
+from gdistill.apps import inpaint
+from gdistill.apps import style_transfer
+from gdistill.core import pixels as core_pixels
+from gdistill.samplers import noise as image_noise
+
+# Arrays [n, ...] by name: 'pixels' [n, H, W, C] uint8, 'seeds', and of what is drawn 'labels',
+# 'w' and, with text, 'prompts' (ids, mask); the same of the source with 'from_' before it. 'mask'
+# [n, H, W, 1] is 1 where a picture is to be painted.
+Rows = Mapping[str, Any]
+Draw = Callable[[tuple, Rows, Mapping[str, jax.Array]], jax.Array]
+
+
+class Editor:
+  """(rows, counts) -> pixels [n, H, W, C] uint8, of any number of rows.
+
+  `draw(params, rows, counts)` is traced, once for every size of picture; `params` are the
+  arguments of `folder` and of `encoder`, a second round with the same networks around it. Rows are
+  drawn in batches, spread over this process's devices, and do not depend on each other.
+  """
+
+  def __init__(self, draw: Draw, params: Any, batch_size: int):
+    self.batch_size = batch_size
+    self._whole, self._rows = parallel.over_local_devices(batch_size)
+    self._params = jax.device_put(params, self._whole)
+    self._draw = jax.jit(
+      draw, in_shardings=(self._whole, self._rows, self._whole), out_shardings=self._rows
+    )
+
+  def __call__(
+    self,
+    rows: Rows,
+    counts: Mapping[str, int],
+    stop: interrupt.Interrupt | None = None,
+    progress: Callable[[int], None] = lambda done: None,
+  ) -> np.ndarray:
+    """Polls `stop` and reports between batches; a batch is filled up by repetition."""
+    total, out = len(rows['pixels']), []
+    counts = {name: np.int32(n) for name, n in counts.items()}
+    for first in range(0, total, self.batch_size):
+      index = np.resize(np.arange(first, min(first + self.batch_size, total)), self.batch_size)
+      batch = jax.device_put(jax.tree.map(lambda a: np.asarray(a)[index], dict(rows)), self._rows)
+      drawn = self._draw(self._params, batch, counts)
+      done = min(first + self.batch_size, total)
+      out.append(np.asarray(drawn)[: done - first])
+      progress(done)
+      if stop is not None:
+        stop.check()
+    return np.concatenate(out)
+
+
+def editor(
+  folder: model.Folder,
+  frozen: encode.Frozen,
+  batch_size: int,
+  encoder: model.Folder | None = None,
+  negative: str | None = None,
+) -> Editor:
+  """rows, {'num_steps', 'start'} -> edits from t = start / num_steps on.
+
+  With an `encoder`, noise is what it makes of the source under the source's condition, in the
+  first 'encode_stop' of 'encode_steps' steps; without, it is the seed's.
+  """
+  of = _Networks(folder, frozen, encoder, negative)
+
+  def draw(params, rows, counts):
+    x, cond, keys = of.images(params, rows), of.cond(params, rows), of.keys(rows)
+    v_fn = of.v_fn(params)
+    if encoder is None:
+      z = edit.edit(
+        v_fn, x, cond, rows['w'], counts['num_steps'], counts['start'], of.noise, keys, of.project,
+        stochastic=of.stochastic,
+      )  # fmt: skip
+    else:
+      z = edit.edit_inverted(
+        of.encoder_v_fn(params), v_fn, x, of.cond(params, rows, 'from_'), cond, rows['from_w'],
+        rows['w'], counts['encode_steps'], counts['encode_stop'], counts['num_steps'],
+        counts['start'], of.noise, of.project,
+      )  # fmt: skip
+    return of.pixels(params, z)
+
+  return Editor(draw, of.params, batch_size)
+
+
+def painter(
+  folder: model.Folder,
+  frozen: encode.Frozen,
+  batch_size: int,
+  exact: bool,
+  negative: str | None = None,
+) -> Editor:
+  """rows, {'num_steps'} -> pictures painted where 'mask' is 1.
+
+  A network with the channels for it is shown mask and masked picture; any other is held to the
+  known region in every step. `exact` returns the known pixels themselves.
+  """
+  of = _Networks(folder, frozen, None, negative)
+
+  def draw(params, rows, counts):
+    cond, keys, mask = of.cond(params, rows), of.keys(rows), rows['mask']
+    x = of.images(params, rows)
+    small = inpaint.mask_to_latent(mask, of.factor)
+    rest = rows['w'], counts['num_steps'], of.noise, keys, of.project
+    if folder.settings.extra_channels:
+      images = core_pixels.to_images(rows['pixels'])
+      masked = frozen.encode(params[0][1], images * (1.0 - mask))
+      cond['extra'] = inpaint.condition(x, small, masked)
+      z = inpaint.inpaint(of.v_fn(params), x, cond, *rest, stochastic=of.stochastic)
+    else:
+      z = inpaint.constrained(of.v_fn(params), x, small, cond, *rest, stochastic=of.stochastic)
+    drawn = of.pixels(params, z)
+    return inpaint.composite(drawn, rows['pixels'], mask) if exact else drawn
+
+  return Editor(draw, of.params, batch_size)
+
+
+def transferrer(
+  folder: model.Folder, encoder: model.Folder, frozen: encode.Frozen, batch_size: int
+) -> Editor:
+  """rows, {'num_steps', 'encode_steps'} -> sources encoded as what they are, decoded as another."""
+  of = _Networks(folder, frozen, encoder, None)
+
+  def draw(params, rows, counts):
+    x = of.images(params, rows)
+    source, target = of.cond(params, rows, 'from_'), of.cond(params, rows)
+    z = style_transfer.transfer(
+      of.encoder_v_fn(params), of.v_fn(params), x, source, target, rows['from_w'], rows['w'],
+      counts['encode_steps'], counts['num_steps'], of.noise, of.project,
+    )  # fmt: skip
+    return of.pixels(params, z)
+
+  return Editor(draw, of.params, batch_size)
+
+
+class _Networks:
+  """A decoder's round, what stands around it and perhaps an encoder's round, inside a program."""
+
+  def __init__(self, folder, frozen, encoder, negative):
+    if encoder is not None:
+      _check_pair(folder, encoder)
+    self._folder, self._frozen, self._encoder = folder, frozen, encoder
+    self._negative = None if negative is None else frozen.tokens([negative])
+    other = encoder is not None and encoder is not folder
+    self.params = (
+      sampling.arguments(folder, frozen),
+      sampling.arguments(encoder, encode.Frozen()) if other else None,
+    )
+    self.noise = model.noise(folder.noise)
+    self.factor = frozen.autoencoder.factor if frozen.autoencoder else 1
+    self.project = model.projection(frozen.autoencoder is not None)
+    self.stochastic = sampling.own_sampler(folder.card) == 'stochastic'
+
+  def v_fn(self, params):
+    return sampling.as_v_fn(self._folder, self._frozen, params[0], self._negative)
+
+  def encoder_v_fn(self, params):
+    return sampling.as_v_fn(self._encoder, self._frozen, params[1] or params[0], None)
+
+  def cond(self, params, rows, whose=''):
+    around, settings = params[0][1], self._folder.settings
+    cond = {'label': rows[f'{whose}labels']}
+    cond |= self._frozen.text_of(around, rows.get(f'{whose}prompts'))
+    if settings.extra_channels:
+      count, height, width, _ = rows['pixels'].shape
+      shape = count, height // self.factor, width // self.factor, settings.image_channels
+      cond['extra'] = sampling.nothing_known(self._frozen, around, shape)
+    return cond
+
+  def keys(self, rows):
+    return image_noise.image_keys(rows['seeds'])
+
+  def images(self, params, rows):
+    return self._frozen.encode(params[0][1], core_pixels.to_images(rows['pixels']))
+
+  def pixels(self, params, x):
+    return core_pixels.from_images(self._frozen.decode(params[0][1], x))
+
+
+def _check_pair(folder: model.Folder, encoder: model.Folder) -> None:
+  """An encoder and a decoder must speak of one process and of one kind of picture."""
+  mine, theirs = folder.card.get('latents') or {}, encoder.card.get('latents') or {}
+  pairs = {
+    'noise': (folder.noise, encoder.noise),
+    'pictures': (model.image_shape(folder.settings), model.image_shape(encoder.settings)),
+    'autoencoder': (mine.get('autoencoder'), theirs.get('autoencoder')),
+    'text encoder': (mine.get('text'), theirs.get('text')),
+  }
+  for what, (ours, its) in pairs.items():
+    if ours != its:
+      raise errors.ConfigError(
+        f'--encoder={encoder.path} has another {what} than {folder.path} ({its} and {ours}); name '
+        'an encoder of the same run'
+      )

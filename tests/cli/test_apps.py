@@ -1,0 +1,306 @@
+"""edit, inpaint and transfer as a person types them, on micro runs of digits."""
+
+import json
+import pathlib
+
+import jax
+import micro
+import numpy as np
+import pytest
+from jax import numpy as jnp
+from PIL import Image
+
+import gdistill.cli
+from gdistill import interrupt
+from gdistill import model
+from gdistill import pipeline
+from gdistill import train
+from gdistill.core import pixels as core_pixels
+from gdistill.core import process
+from gdistill.samplers import noise as image_noise
+
+RNG = np.random.default_rng(5)
+PICTURES = RNG.integers(0, 256, (3, 8, 8), dtype=np.uint8)
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('apps') / 'run'
+  pipeline.run(micro.recipe(encoder=True), folder, interrupt.Interrupt(), train.Seconds())
+  return folder
+
+
+@pytest.fixture(scope='module')
+def painting(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('apps') / 'painting'
+  recipe = micro.recipe(model=dict(extra_channels=2))
+  pipeline.run(recipe, folder, interrupt.Interrupt(), train.Seconds())
+  return folder
+
+
+@pytest.fixture
+def images(tmp_path):
+  for i, name in enumerate(('a', 'deep/b', 'c')):
+    file = tmp_path / 'in' / f'{name}.png'
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(PICTURES[i]).save(file)
+  return tmp_path / 'in'
+
+
+def run(command, *args):
+  return gdistill.cli.main([command, *map(str, args)])
+
+
+def read(file):
+  return np.asarray(Image.open(file))
+
+
+def half(tmp_path):
+  """A mask whose right half is white."""
+  mask = np.zeros((8, 8), np.uint8)
+  mask[:, 4:] = 255
+  Image.fromarray(mask).save(tmp_path / 'mask.png')
+  return tmp_path / 'mask.png'
+
+
+def test_an_edit_is_the_rest_of_the_walk_from_the_noised_picture(workdir, images, tmp_path, capsys):
+  out = tmp_path / 'out'
+  given = [f'--folder={workdir}/02_progressive_2', f'--image={images}', '--label=3', '--w=2']
+  assert run('edit', *given, '--strength=0.5', '--seeds=4,9', f'--out={out}') == 0
+  assert 'lies between' not in capsys.readouterr().err
+  folder = model.read_folder(workdir / '02_progressive_2')
+  noise = model.noise(folder.noise)
+  v_fn = model.as_v_fn(folder.net, folder.params, folder.settings, noise)
+  logsnr = noise(jnp.full(3, 0.5))
+  x = core_pixels.to_images(jnp.asarray(PICTURES)[..., None])
+  for seed in (4, 9):
+    eps = image_noise.start(image_noise.image_keys(jnp.full(3, seed)), (8, 8, 1))
+    z = process.diffuse(x, eps, logsnr)
+    v = jax.jit(v_fn)(z, logsnr, {'label': jnp.full(3, 3)}, jnp.full(3, 2.0))
+    expected = np.asarray(core_pixels.from_images(process.x_from_v(z, v, logsnr)))[..., 0]
+    for name, wanted in zip(('a', 'deep/b', 'c'), expected, strict=True):
+      found = read(out / f'{name}_seed{seed}.png').astype(int)
+      assert np.abs(found - wanted).max() <= 1  # rounding, in another program
+  figures = json.loads((out / 'figures.json').read_text())
+  assert [(f['result'], f['seed']) for f in figures][:2] == [('a_seed4.png', 4), ('a_seed9.png', 9)]
+  difference = (read(out / 'a_seed4.png').astype(float) - PICTURES[0]) / 127.5
+  assert np.isclose(figures[0]['rms_to_source'], np.sqrt(np.mean(difference**2)), atol=1e-5)
+  assert read(out / 'sheet.png').shape == (3 * 9 + 1, 3 * 9 + 1)  # source and two results a row
+  # A picture does not depend on its company.
+  assert run('edit', given[0], f'--image={images}/deep/b.png', *given[2:], '--seeds=9',
+             f'--out={tmp_path}/alone') == 0  # fmt: skip
+  np.testing.assert_array_equal(read(tmp_path / 'alone' / 'b.png'), read(out / 'deep/b_seed9.png'))
+
+
+def test_a_stopped_command_goes_on_and_draws_nothing_twice(workdir, images, tmp_path, capsys):
+  given = ['edit', f'--folder={workdir}/02_progressive_2', f'--image={images}', '--label=3',
+           '--seeds=0,1', f'--out={tmp_path}/out']  # fmt: skip
+  assert run(*given) == 0
+  out = tmp_path / 'out'
+  before = {f: f.read_bytes() for f in out.rglob('*.*')}
+  (out / 'figures.json').unlink()
+  (out / 'sheet.png').unlink()  # as a kill between the pictures and these leaves it
+  ages = {f: f.stat().st_mtime_ns for f in out.rglob('*_seed*.png')}
+  assert run(*given) == 0
+  assert {f: f.read_bytes() for f in out.rglob('*.*')} == before
+  assert {f: f.stat().st_mtime_ns for f in out.rglob('*_seed*.png')} == ages
+  (out / 'c_seed1.png').unlink()
+  assert run(*given) == 0
+  assert {f: f.read_bytes() for f in out.rglob('*.*')} == before
+  capsys.readouterr()
+  assert run(*given, '--w=2') == 2
+  assert 'is not empty or no folder; name another folder' in capsys.readouterr().err
+  assert run(*given[:-1], f'--out={images}/out') == 2
+  assert 'whose pictures results would be taken for' in capsys.readouterr().err
+
+
+def test_strength_between_steps_and_of_noise_alone_is_said(workdir, images, tmp_path, capsys):
+  given = [f'--folder={workdir}/02_progressive_2', f'--image={images}/a.png', '--label=0']
+  assert run('edit', *given, '--strength=0.6', f'--out={tmp_path}/1') == 0
+  assert '--strength=0.6 lies between the 2 steps of this network; 0.5 is taken' in (
+    capsys.readouterr().err
+  )
+  assert run('edit', *given, '--strength=1', f'--out={tmp_path}/2') == 0
+  assert 'nothing of the picture is left' in capsys.readouterr().err
+
+
+def test_an_edit_by_inversion_meets_the_time_of_its_encoder(workdir, images, tmp_path, capsys):
+  given = [
+    f'--folder={workdir}/02_progressive_2', f'--image={images}/a.png', '--label=3', '--invert',
+    '--source_label=7',
+  ]  # fmt: skip
+  assert run('edit', *given, f'--encoder={workdir}/04_encoder_2', f'--out={tmp_path}/1') == 0
+  assert run('edit', *given, f'--encoder={workdir}/01_guidance', '--encode_steps=6',
+             '--source_w=1', f'--out={tmp_path}/2') == 0  # fmt: skip
+  assert (read(tmp_path / '1/a.png') != read(tmp_path / '2/a.png')).any()
+  capsys.readouterr()
+  assert run('edit', *given, f'--encoder={workdir}/05_encoder_1', f'--out={tmp_path}/3') == 2
+  assert '--encode_steps=1 has no step at t = 1/2' in capsys.readouterr().err
+
+
+def test_the_known_part_comes_back_bit_for_bit(workdir, painting, images, tmp_path, capsys):
+  mask = half(tmp_path)
+  for i, folder in enumerate((workdir, painting)):
+    given = [f'--folder={folder}/02_progressive_2', f'--image={images}', f'--mask={mask}',
+             '--label=3']  # fmt: skip
+    assert run('inpaint', *given, f'--out={tmp_path}/exact{i}') == 0
+    assert run('inpaint', *given, '--keep=drawn', f'--out={tmp_path}/drawn{i}') == 0
+    for name, source in zip(('a', 'deep/b', 'c'), PICTURES, strict=True):
+      exact, drawn = (read(tmp_path / f'{kind}{i}/{name}.png') for kind in ('exact', 'drawn'))
+      np.testing.assert_array_equal(exact[:, :4], source[:, :4])
+      np.testing.assert_array_equal(exact[:, 4:], drawn[:, 4:])
+      assert (exact[:, 4:] != source[:, 4:]).any()
+  # One that was not trained for it is held to the known part; the other draws its own.
+  assert np.abs(read(tmp_path / 'drawn0/a.png')[:, :4].astype(int) - PICTURES[0][:, :4]).max() <= 1
+  assert (read(tmp_path / 'drawn1/a.png')[:, :4] != PICTURES[0][:, :4]).any()
+  sheet = read(tmp_path / 'exact1/sheet.png')
+  np.testing.assert_array_equal(sheet[1:9, 10:14], PICTURES[0][:, :4])  # what the network is shown
+  assert (sheet[1:9, 14:18] == 128).all()
+
+
+def test_what_an_inpainting_network_paints_follows_what_it_is_shown(painting, images, tmp_path):
+  mask = half(tmp_path)
+  other = PICTURES[0].copy()
+  other[:, :4] ^= 255
+  Image.fromarray(other).save(images / 'z.png')
+  hidden = PICTURES[0].copy()
+  hidden[:, 4:] ^= 255
+  Image.fromarray(hidden).save(images / 'y.png')
+  assert run('inpaint', f'--folder={painting}/03_progressive_1', f'--image={images}',
+             f'--mask={mask}', '--label=3', f'--out={tmp_path}/out') == 0  # fmt: skip
+  a, y, z = (read(tmp_path / f'out/{name}.png')[:, 4:] for name in 'ayz')
+  np.testing.assert_array_equal(a, y)  # what the mask covers is not seen
+  assert (a != z).any()
+
+
+def test_masks_go_by_name_and_are_checked(workdir, images, tmp_path, capsys):
+  masks = tmp_path / 'masks'
+  (masks / 'deep').mkdir(parents=True)
+  for i, name in enumerate(('a', 'deep/b', 'c')):
+    mask = np.zeros((8, 8), np.uint8)
+    mask[i] = 255
+    Image.fromarray(mask).save(masks / f'{name}.png')
+  given = [f'--folder={workdir}/02_progressive_2', f'--image={images}', '--label=3']
+  assert run('inpaint', *given, f'--mask={masks}', f'--out={tmp_path}/out') == 0
+  for i, name in enumerate(('a', 'deep/b', 'c')):
+    rows = (read(tmp_path / f'out/{name}.png') != PICTURES[i]).any(1)
+    assert rows[i] and rows.sum() == 1
+  (masks / 'c.png').unlink()
+  assert run('inpaint', *given, f'--mask={masks}', f'--out={tmp_path}/2') == 3
+  assert 'has none for' in capsys.readouterr().err
+  for pixels, code, words in (
+    (np.zeros((8, 8), np.uint8), 3, 'is black: nothing is to be painted'),
+    (np.full((8, 8), 255, np.uint8), 0, 'is white: nothing of'),
+    (np.full((8, 9), 255, np.uint8), 3, 'a mask must have the size of its picture'),
+  ):
+    Image.fromarray(pixels).save(tmp_path / 'm.png')
+    out = tmp_path / f'out{code}{pixels.size}{pixels.max()}'
+    one = [given[0], f'--image={images}/a.png', given[2]]
+    assert run('inpaint', *one, f'--mask={tmp_path}/m.png', f'--out={out}') == code
+    assert words in capsys.readouterr().err
+
+
+def test_a_transfer_encodes_under_one_class_and_decodes_under_another(workdir, images, tmp_path):
+  given = [f'--image={images}', '--source_label=7']
+  ladders = [f'--folder={workdir}/02_progressive_2', f'--encoder={workdir}/05_encoder_1']
+  assert run('transfer', *given, *ladders, '--label=3', f'--out={tmp_path}/1') == 0
+  assert run('transfer', *given, *ladders, '--label=7', f'--out={tmp_path}/2') == 0
+  assert (read(tmp_path / '1/a.png') != read(tmp_path / '2/a.png')).any()
+  # A teacher does both; there and back under one class is the picture, in many steps.
+  both = [f'--folder={workdir}/00_teacher', '--w=0', '--num_steps=200', '--encode_steps=200']
+  assert run('transfer', *given, *both, '--label=7', f'--out={tmp_path}/3') == 0
+  trips = [f['rms_to_source'] for f in json.loads((tmp_path / '3/figures.json').read_text())]
+  assert max(trips) < 0.1
+  assert run('transfer', f'--image={images}', '--source_label=none', *both, '--label=none',
+             f'--out={tmp_path}/4') == 0  # fmt: skip
+
+
+def test_pictures_of_any_kind_are_brought_to_the_size_of_the_network(workdir, tmp_path, capsys):
+  folder = tmp_path / 'in'
+  folder.mkdir()
+  big = np.kron(PICTURES[0], np.ones((4, 4), np.uint8))
+  exif = Image.Exif()
+  exif[0x0112] = 3  # upside down
+  wide = np.pad(big, [(0, 0), (6, 6)])
+  Image.fromarray(wide[::-1, ::-1]).save(folder / 'turned.png', exif=exif)
+  Image.fromarray(np.dstack([big] * 3)).save(folder / 'colour.png')
+  alpha = np.full_like(big, 255)
+  alpha[:16] = 0
+  Image.fromarray(np.dstack([big, alpha]), 'LA').save(folder / 'alpha.png')
+  Image.fromarray(big.astype(np.uint16) * 257).save(folder / 'deep.png')
+  mask = tmp_path / 'mask.png'
+  Image.fromarray(np.kron(np.eye(8, dtype=np.uint8) * 255, np.ones((4, 4), np.uint8))).save(mask)
+  given = [f'--folder={workdir}/02_progressive_2', '--label=3']
+  expected = PICTURES[0].copy()
+  for name in ('colour', 'deep', 'alpha'):
+    one = [*given, f'--image={folder}/{name}.png', f'--mask={mask}', f'--out={tmp_path}/{name}']
+    assert run('inpaint', *one) == 0
+    if name == 'alpha':
+      expected[:4] = 255
+    known = ~np.eye(8, dtype=bool)
+    np.testing.assert_array_equal(read(tmp_path / f'{name}/{name}.png')[known], expected[known])
+  assert '1 brought to 8 x 8: centre crop, then by area' in capsys.readouterr().err
+  assert run('edit', *given, f'--image={folder}/turned.png', f'--out={tmp_path}/turned') == 0
+  np.testing.assert_array_equal(read(tmp_path / 'turned/sheet.png')[1:9, 1:9], PICTURES[0])
+  Image.fromarray(np.zeros((1, 1), np.uint8)).save(tmp_path / 'pixel.png')
+  Image.fromarray(np.zeros((8, 1), np.uint8)).save(tmp_path / 'thin.png')
+  for name in ('pixel', 'thin'):
+    one = [*given, f'--image={tmp_path}/{name}.png', f'--out={tmp_path}/{name}']
+    assert run('edit', *one) == 3
+    assert 'pixels, too few for the 8 x 8 of the network' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  ('command', 'more', 'code', 'words'),
+  [
+    ('edit', ['--strength=0'], 2, '--strength=0.0 must be above 0'),
+    ('edit', ['--strength=1.1'], 2, 'at most 1, where nothing of the picture is left'),
+    ('edit', ['--strength=nan'], 2, '--strength=nan must be above 0'),
+    ('edit', ['--label=11'], 2, '--label=11 is no class of'),
+    ('edit', ['--label=cat'], 2, 'give one of 0, 1, 2'),
+    ('edit', ['--label=none'], 2, 'is a student and always draws a class'),
+    ('edit', ['--prompt=a cat'], 2, 'is not conditioned on text; give --label'),
+    ('edit', ['--num_steps=4'], 2, 'distilled for 2; sample with --num_steps=2'),
+    ('edit', ['--image=nothing.png'], 3, '--image=nothing.png does not exist'),
+    ('edit', ['--size=16x16'], 2, 'works at 8x8 alone'),
+    ('edit', ['--size=16'], 2, 'must be HEIGHTxWIDTH'),
+    ('edit', ['--scale=0'], 2, 'from 1 to 64'),
+    ('edit', ['--w=-1'], 2, '--w=-1.0 must be a number of at least 0'),
+    ('edit', ['--source_label=2'], 2, '--source_label=2 is of --invert'),
+    ('edit', ['--invert', '--source_label=2'], 2, '--encoder is missing'),
+    ('edit', ['--invert', '--encoder=01_guidance'], 2, '--source_label is missing'),
+    ('edit', ['--folder=04_encoder_2'], 2, 'which turns pictures into noise'),
+    ('transfer', ['--source_label=2'], 2, '--encoder is missing'),
+    ('transfer', ['--source_label=2', '--encoder=03_progressive_1'], 2, 'encodes nothing; name a'),
+    (
+      'transfer', ['--source_label=2', '--encoder=04_encoder_2', '--encode_steps=4'], 2,
+      '--encode_steps=4 is not what',
+    ),
+    (
+      'transfer', ['--source_label=2', '--encoder=04_encoder_2', '--source_w=inf'], 2,
+      '--source_w=inf must be',
+    ),
+    ('inpaint', ['--mask=nothing.png'], 3, '--mask=nothing.png does not exist'),
+    ('inpaint', [], 2, '--mask'),
+  ],
+)  # fmt: skip
+def test_wrong_input_is_one_line_and_leaves_nothing(
+  workdir, images, tmp_path, capsys, command, more, code, words
+):
+  named = ('--folder=', '--encoder=')
+  more = [f'{m.split("=")[0]}={workdir}/{m.split("=")[1]}' if m.startswith(named) else m
+          for m in more]  # fmt: skip
+  given = {'--folder': f'{workdir}/02_progressive_2', '--image': f'{images}/a.png', '--label': '3',
+           '--out': f'{tmp_path}/out'}  # fmt: skip
+  given |= dict(m.partition('=')[::2] for m in more)
+  if '--prompt' in given:
+    del given['--label']
+  args = [f'{k}={v}' if v else k for k, v in given.items()]
+  try:
+    found = run(command, *args)
+  except SystemExit as e:
+    found = e.code
+  assert found == code
+  err = capsys.readouterr().err
+  assert words in err and len(err.strip().splitlines()) == 1
+  assert not pathlib.Path(f'{tmp_path}/out').exists()
