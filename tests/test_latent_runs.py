@@ -10,7 +10,9 @@ import micro
 import numpy as np
 import pytest
 import stand_in
+from PIL import Image
 
+import gdistill.cli
 from gdistill import checkpoints
 from gdistill import encode
 from gdistill import errors
@@ -212,6 +214,71 @@ def test_no_loss_projects_latents(given, monkeypatch, stage):
   assert seen['project'] is None and seen['loss_project'] is None
   np.testing.assert_array_equal(seen['x'], np.full((2, 8, 8, 32), 3.0))
   assert seen['cond'].keys() == {'label', 'text', 'text_mask'}
+
+
+def test_what_is_known_belongs_to_the_flip_that_is_drawn(given, monkeypatch):
+  seen = {}
+  monkeypatch.setattr(
+    pipeline.progressive, 'loss', lambda s, t, batch, key, **_: seen.update(batch)
+  )
+  recipe = latent_runs.recipe(TEXT, given, model=dict(extra_channels=33))
+  count, rng = 40, np.random.default_rng(0)
+  latents = rng.normal(size=(count, 2, 1, 8, 8, 32)).astype(np.float32)
+  masked = np.zeros((count, 2, 3, 8, 8, 33), np.float32)
+  masked[..., 0] = np.arange(3)[None, None, :, None, None]  # which mask
+  masked[..., 1:] = latents
+  batch = {
+    'latents': latents, 'masked': masked, 'label': np.zeros(count, np.int32),
+    'id': np.arange(count, dtype=np.int32), 'text': np.ones((count, 9, 32), np.float32),
+  }  # fmt: skip
+  pipeline.loss_of(recipe, 'progressive')({}, {}, batch, jax.random.key(1), 4)
+  x, extra = np.asarray(seen['x']), np.asarray(seen['cond']['extra'])
+  np.testing.assert_array_equal(extra[..., 1:], x)
+  flips = [(x == latents[:, flip, 0]).all((1, 2, 3)) for flip in (0, 1)]
+  assert (flips[0] != flips[1]).all() and 10 < flips[0].sum() < 30
+  assert {0.0, 1.0, 2.0} == set(extra[:, 0, 0, 0])
+
+
+@pytest.mark.heavy
+def test_an_inpainting_run_goes_from_pictures_to_figures_and_paints(given, tmp_path):
+  more = dict(model=dict(extra_channels=5), latents=dict(masks=2))
+  recipe, workdir = run(SD, given, tmp_path / 'run', **more)
+  index = json.loads((workdir / 'latents' / 'index.json').read_text())
+  assert index['masks'] == 2
+  found = encode.examples(recipe, workdir).gather(np.arange(8))['masked'].astype(np.float32)
+  masks = found[..., 0]
+  assert set(np.unique(masks)) == {0.0, 1.0}
+  # What everything is masked of is grey, whatever it showed.
+  own = latent_runs.autoencoder('kl')
+  grey, _ = jax.jit(own.encode)(own.params, np.zeros((1, 16, 16, 3), np.float32))
+  whole = found[masks.all((3, 4))][..., 1:]
+  np.testing.assert_allclose(whole, np.broadcast_to(grey, whole.shape), atol=0.02)
+  rows = latent_runs.evaluated(workdir)
+  assert all(np.isfinite(r['fd_teacher']) for r in rows)
+  # An ordinary network becomes one of these: the new inputs start at zero.
+  _, plain = run(SD, given, tmp_path / 'plain', stages=('teacher',))
+  tuned = latent_runs.recipe(SD, given, initial=str(plain / '00_teacher'), **more)
+  mesh, first = pipeline.check(tuned, None), rounds.plan(tuned)[0]
+  state = pipeline._fresh_state(tuned, first, first.teacher, jax.random.key(0), mesh)
+  kernel = model.read_folder(plain / '00_teacher').params['conv_in']['kernel']
+  np.testing.assert_array_equal(state.params['conv_in']['kernel'][:, :, :4], kernel)
+  assert not np.any(state.params['conv_in']['kernel'][:, :, 4:])
+  # And paints, on pictures of another shape too.
+  pixels = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+  mask = np.zeros((16, 24), np.uint8)
+  mask[:, 12:] = 255
+  Image.fromarray(pixels).save(tmp_path / 'in.png')
+  Image.fromarray(mask).save(tmp_path / 'mask.png')
+  argv = ['inpaint', f'--folder={workdir}/02_progressive_2', f'--image={tmp_path}/in.png',
+          f'--mask={tmp_path}/mask.png', '--prompt=the cat of 3', '--guidance_scale=4',
+          '--size=16x24', f'--out={tmp_path}/out']  # fmt: skip
+  assert gdistill.cli.main(argv) == 0
+  painted = np.asarray(Image.open(tmp_path / 'out' / 'in.png'))
+  np.testing.assert_array_equal(painted[:, :12], pixels[:, :12])
+  assert (painted[:, 12:] != pixels[:, 12:]).any()
+  edit = ['edit', *argv[1:3], *argv[4:7], f'--out={tmp_path}/edited']
+  assert gdistill.cli.main(edit) == 0
+  assert np.asarray(Image.open(tmp_path / 'edited' / 'in.png')).shape == (16, 24, 3)
 
 
 def test_a_teacher_may_start_from_one_that_predicts_something_else(given, tmp_path):

@@ -70,7 +70,7 @@ def test_results_replace_the_table_and_nothing_else(tmp_path):
 
 
 def test_every_script_is_run_by_run():
-  helpers = {'common', 'counting', 'torch_inception', 'torch_unet', 'run', 'accelerator'}
+  helpers = {'common', 'counting', 'torch_inception', 'torch_unet', 'run', 'accelerator', 'editing'}
   scripts = {p.stem for p in (ROOT / 'benchmarks').glob('*.py')}
   assert scripts == helpers | set(run.SCRIPTS)
 

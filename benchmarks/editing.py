@@ -1,0 +1,206 @@
+"""What few-step edits, transfers and inpaintings of digits reach, beside many undistilled steps.
+
+  python benchmarks/editing.py --workdir=runs/digits --painting=runs/painting [--out=FILE.json]
+
+--workdir is a finished run of configs/digits.py with --config.encoder=True, --painting one of
+configs/digits.py:inpainting. Every figure is over the held-out digits, measured by the classifier
+of the first run, which was trained on the training digits: `accuracy` is how often it sees the
+class that was asked for, `rms` how far a result is from its source, in [-1, 1], `fd` the Fréchet
+distance in its features to the training digits. Prints tables in Markdown; no clock is read.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+
+import jax
+import numpy as np
+
+from gdistill import checkpoints
+from gdistill import editing
+from gdistill import encode
+from gdistill import evaluate
+from gdistill import model
+from gdistill import parallel
+from gdistill import storage
+from gdistill.core import masks
+from gdistill.evaluation import extractors
+from gdistill.evaluation import statistics
+
+_STRENGTHS = (0.25, 0.5, 0.75)
+
+
+def main() -> None:
+  p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  p.add_argument('--workdir', required=True)
+  p.add_argument('--painting', default='')
+  p.add_argument('--steps', type=int, default=1024, help='of undistilled walks (default 1024)')
+  p.add_argument('--teacher_steps', type=int, default=256, help='of the teacher (default 256)')
+  p.add_argument('--images', type=int, default=10_000, help='at most so many held-out digits')
+  p.add_argument('--out')
+  args = p.parse_args()
+  parallel.use_compile_cache()
+  run = _Run(args.workdir, args.images)
+  found = {'trips': _trips(run, args.steps), 'edits': _edits(run, args.teacher_steps)}
+  if args.painting:
+    found['paintings'] = _paintings(run, _Run(args.painting, args.images), args.teacher_steps)
+  for name, rows in found.items():
+    print(f'\n## {name}\n\n{_table(rows)}')
+  if args.out:
+    pathlib.Path(args.out).write_text(json.dumps(found, indent=1))
+
+
+class _Run:
+  """A finished run, its held-out pictures, and what measures them."""
+
+  def __init__(self, workdir: str, images: int):
+    self.workdir = storage.path(workdir)
+    recipe = evaluate.read_recipe(self.workdir)
+    train, held = encode.pictures(recipe)
+    self.extractor = evaluate.extractor_of(recipe, self.workdir)
+    self.pixels, self.labels = held.some(min(images, len(held)))
+    self.classes = recipe.model.num_classes
+    self.real = statistics.Moments.of(self._features(train.some(10_000)[0])[0])
+
+  def folder(self, stage: str, num_steps: int = 0) -> model.Folder:
+    """The round of a stage, for so many steps."""
+    for name in storage.list_dir(self.workdir):
+      path = self.workdir / name
+      if checkpoints.is_finished(path):
+        card = checkpoints.read_card(path)
+        if (card['stage'], card['num_steps']) == (stage, num_steps):
+          return model.read_folder(path)
+    raise SystemExit(f'{self.workdir} has no finished round of {stage} for {num_steps} steps')
+
+  def ladder(self, stage: str) -> list[int]:
+    """The steps its rounds are for, most first."""
+    cards = [
+      checkpoints.read_card(self.workdir / name)
+      for name in storage.list_dir(self.workdir)
+      if checkpoints.is_finished(self.workdir / name)
+    ]
+    return sorted((c['num_steps'] for c in cards if c['stage'] == stage), reverse=True)
+
+  def rows(self, label: np.ndarray, w: float, **more) -> dict:
+    """What an editor reads of all held-out pictures."""
+    count = len(self.pixels)
+    rows = {
+      'pixels': self.pixels, 'seeds': np.arange(count, dtype=np.uint32),
+      'labels': label.astype(np.int32), 'w': np.full(count, w, np.float32),
+    }  # fmt: skip
+    return rows | more
+
+  def source(self, w: float) -> dict:
+    """The same of the source."""
+    count = len(self.pixels)
+    return {'from_labels': self.labels.astype(np.int32), 'from_w': np.full(count, w, np.float32)}
+
+  def measured(self, drawn: np.ndarray, label: np.ndarray) -> dict[str, float]:
+    """Figures of results that were asked to be of class `label`."""
+    features, logits = self._features(drawn)
+    moments = statistics.Moments.of(features)
+    difference = (drawn.astype(np.float64) - self.pixels) / 127.5
+    return {
+      'accuracy': float(np.mean(logits.argmax(-1) == label)),
+      'rms': float(np.sqrt(np.mean(difference**2, axis=(1, 2, 3))).mean()),
+      'fd': float(statistics.frechet_distance(moments, self.real)),
+    }
+
+  def _features(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    found = extractors.extract(self.extractor, pixels)
+    return found[self.extractor.features], found[self.extractor.logits]
+
+
+def _trips(run: _Run, steps: int) -> list[dict]:
+  """Encoded under its class and decoded under the same, or under another."""
+  one = run.folder('guidance')
+  both = [(n, n, run.folder('encoder', n), run.folder('progressive', n))
+          for n in run.ladder('encoder') if n <= 16]  # fmt: skip
+  kinds = [('undistilled', steps, one, one)]
+  kinds += [('undistilled', n, one, one) for n, *_ in both]
+  kinds += [('distilled', n, e, d) for n, _, e, d in both]
+  rows, other = [], (run.labels + 1 + np.arange(len(run.labels)) % (run.classes - 1)) % run.classes
+  for kind, n, encoder, decoder in kinds:
+    draw = editing.transferrer(decoder, encoder, encode.Frozen(), 256)
+    for source_w, w in ((0.0, 0.0), (0.0, 1.0), (1.0, 1.0), (0.0, 3.0)):
+      for what, label in (('round trip', run.labels), ('transfer', other)):
+        if what == 'round trip' and source_w != w:
+          continue
+        counts = {'num_steps': n, 'encode_steps': n}
+        drawn = draw(run.rows(label, w, **run.source(source_w)), counts)
+        rows.append({
+          'what': what, 'walks': kind, 'steps': n, 'source_w': source_w, 'w': w,
+          **run.measured(drawn, label),
+        })  # fmt: skip
+        _say(rows[-1])
+  return rows
+
+
+def _edits(run: _Run, teacher_steps: int) -> list[dict]:
+  """Noised to t = strength and drawn on as another class."""
+  rows = []
+  other = (run.labels + 1 + np.arange(len(run.labels)) % (run.classes - 1)) % run.classes
+  kinds = [('teacher', teacher_steps, run.folder('teacher'))]
+  kinds += [('student', n, run.folder('progressive', n)) for n in (4, 2)]
+  for kind, n, folder in kinds:
+    draw = editing.editor(folder, encode.Frozen(), 256)
+    for strength in _STRENGTHS:
+      if strength * n % 1:
+        continue
+      for w in (0.0, 1.0, 3.0):
+        drawn = draw(run.rows(other, w), {'num_steps': n, 'start': round(strength * n)})
+        calls = round(strength * n) * (2 if folder.guided else 1)
+        rows.append({
+          'network': kind, 'steps': n, 'strength': strength, 'calls': calls, 'w': w,
+          **run.measured(drawn, other),
+        })  # fmt: skip
+        _say(rows[-1])
+  return rows
+
+
+def _paintings(run: _Run, painting: _Run, teacher_steps: int) -> list[dict]:
+  """The covered part painted as the picture's own class."""
+  rows, (count, height, width, _) = [], run.pixels.shape
+  keys = jax.vmap(jax.random.key)(np.arange(count, dtype=np.uint32))
+  half, centre = np.zeros((2, height, width, 1), np.float32)
+  half[:, width // 2 :] = 1
+  centre[height // 4 : -(height // 4), width // 4 : -(width // 4)] = 1
+  kinds = [('inpainting teacher', teacher_steps, painting.folder('teacher'))]
+  kinds += [('inpainting student', n, painting.folder('progressive', n)) for n in (4, 2, 1)]
+  kinds += [('held teacher', teacher_steps, run.folder('teacher'))]
+  kinds += [('held student', n, run.folder('progressive', n)) for n in (4, 2, 1)]
+  covers = {
+    'half': np.broadcast_to(half, (count, *half.shape)),
+    'centre': np.broadcast_to(centre, (count, *centre.shape)),
+    'random': np.asarray(jax.jit(masks.random, static_argnums=(1, 2))(keys, height, width)),
+  }
+  for kind, n, folder in kinds:
+    draw = editing.painter(folder, encode.Frozen(), 256, exact=True)
+    for name, mask in covers.items():
+      for w in (0.0, 1.0):
+        drawn = draw(run.rows(run.labels, w, mask=mask), {'num_steps': n})
+        calls = n * (2 if folder.guided else 1)
+        rows.append({
+          'network': kind, 'steps': n, 'mask': name, 'calls': calls, 'w': w,
+          **run.measured(drawn, run.labels),
+        })  # fmt: skip
+        _say(rows[-1])
+  return rows
+
+
+def _say(row: dict) -> None:
+  print(' '.join(f'{k}={v:.4g}' if isinstance(v, float) else f'{k}={v}' for k, v in row.items()),
+        file=sys.stderr, flush=True)  # fmt: skip
+
+
+def _table(rows: list[dict]) -> str:
+  lines = ['| ' + ' | '.join(rows[0]) + ' |', '|' + '---|' * len(rows[0])]
+  for row in rows:
+    cells = (f'{v:.3g}' if isinstance(v, float) else str(v) for v in row.values())
+    lines.append('| ' + ' | '.join(cells) + ' |')
+  return '\n'.join(lines)
+
+
+if __name__ == '__main__':
+  main()
