@@ -323,9 +323,10 @@ def run(
         for i, of_picture in enumerate(names):
           for name, pixels in zip(of_picture, results[i], strict=True):
             storage.write_bytes(out / name, sample.png(pixels))
+      else:
+        bar.update(done + len(some) * len(seeds))
+        stop.check()
       done += len(some) * len(seeds)
-      bar.update(done)
-      stop.check()
       for i, picture in enumerate(some):
         for seed, name, pixels in zip(seeds, names[i], results[i], strict=True):
           difference = (pixels.astype(np.float64) - picture.pixels) / 127.5
