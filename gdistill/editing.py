@@ -15,6 +15,7 @@ from gdistill import sampling
 from gdistill.apps import edit
 from gdistill.apps import inpaint
 from gdistill.apps import style_transfer
+from gdistill.core import masks
 from gdistill.core import pixels as core_pixels
 from gdistill.samplers import noise as image_noise
 
@@ -113,14 +114,15 @@ def painter(
   def draw(params, rows, counts):
     cond, keys, mask = of.cond(params, rows), of.keys(rows), rows['mask']
     x = of.images(params, rows)
-    small = inpaint.mask_to_latent(mask, of.factor)
     rest = rows['w'], counts['num_steps'], of.noise, keys, of.project
     if folder.settings.extra_channels:
       images = core_pixels.to_images(rows['pixels'])
       masked = frozen.encode(params[0][1], images * (1.0 - mask))
-      cond['extra'] = inpaint.condition(x, small, masked)
+      cond['extra'] = masks.condition(masked, masks.smaller(mask, of.factor), masked)
       z = inpaint.inpaint(of.v_fn(params), x, cond, *rest, stochastic=of.stochastic)
     else:
+      # Latents that see a pixel to be painted are not known.
+      small = masks.covering(mask, of.factor)
       z = inpaint.constrained(of.v_fn(params), x, small, cond, *rest, stochastic=of.stochastic)
     drawn = of.pixels(params, z)
     return inpaint.composite(drawn, rows['pixels'], mask) if exact else drawn
@@ -151,7 +153,7 @@ class _Networks:
 
   def __init__(self, folder, frozen, encoder, negative):
     if encoder is not None:
-      _check_pair(folder, encoder)
+      check_pair(folder, encoder)
     self._folder, self._frozen, self._encoder = folder, frozen, encoder
     self._negative = None if negative is None else frozen.tokens([negative])
     other = encoder is not None and encoder is not folder
@@ -190,14 +192,16 @@ class _Networks:
     return core_pixels.from_images(self._frozen.decode(params[0][1], x))
 
 
-def _check_pair(folder: model.Folder, encoder: model.Folder) -> None:
-  """An encoder and a decoder must speak of one process and of one kind of picture."""
+def check_pair(folder: model.Folder, encoder: model.Folder) -> None:
+  """ConfigError where an encoder speaks of another process or kind of picture than a decoder."""
   mine, theirs = folder.card.get('latents') or {}, encoder.card.get('latents') or {}
   pairs = {
     'noise': (folder.noise, encoder.noise),
     'pictures': (model.image_shape(folder.settings), model.image_shape(encoder.settings)),
     'autoencoder': (mine.get('autoencoder'), theirs.get('autoencoder')),
-    'text encoder': (mine.get('text'), theirs.get('text')),
+    'text encoder': tuple((c.get('text'), c.get('text_length')) for c in (mine, theirs)),
+    'inputs': (folder.settings.extra_channels, encoder.settings.extra_channels),
+    'classes': (folder.settings.num_classes, encoder.settings.num_classes),
   }
   for what, (ours, its) in pairs.items():
     if ours != its:

@@ -66,16 +66,15 @@ class Condition:
   """A class, or a prompt of a text network; label -1 is none."""
 
   label: int
-  prompt: str | None = None
+  tokens: tuple[Any, Any] | None = None  # of the prompt: (ids [1, length], mask)
 
-  def rows(self, frozen: Any, count: int, whose: str = '') -> dict[str, Any]:
+  def rows(self, count: int, whose: str = '') -> dict[str, Any]:
     """The same for `count` rows, as gdistill.editing reads them."""
     import numpy as np
 
     rows = {f'{whose}labels': np.full(count, self.label, np.int32)}
-    if self.prompt is not None:
-      tokens = frozen.tokens([self.prompt])
-      rows[f'{whose}prompts'] = tuple(np.repeat(a, count, axis=0) for a in tokens)
+    if self.tokens is not None:
+      rows[f'{whose}prompts'] = tuple(np.repeat(a, count, axis=0) for a in self.tokens)
     return rows
 
 
@@ -117,7 +116,27 @@ def _request(args) -> dict[str, Any]:
   from gdistill import checkpoints
 
   given = {k: v for k, v in vars(args).items() if k not in ('out', 'debug', 'scale')}
-  return given | {'parameters': checkpoints.params_digest(args.folder)}
+  folders = [args.folder, getattr(args, 'encoder', '') or args.folder]
+  given['parameters'] = [
+    checkpoints.params_digest(f) for f in folders if checkpoints.is_finished(f)
+  ]
+  paths = [p for p in (args.image, getattr(args, 'mask', '')) if os.path.exists(p)]
+  stats = [(file, os.stat(file)) for path in paths for file in _files(path)]
+  return given | {'files': [(file, s.st_size, s.st_mtime_ns) for file, s in stats]}
+
+
+def _files(path: str) -> list[str]:
+  """The pictures of a folder, at any depth and in order, or a picture."""
+  from gdistill.data import pictures
+
+  if not os.path.isdir(path):
+    return [path]
+  return [
+    os.path.join(folder, name)
+    for folder, _, names in sorted(os.walk(path))
+    for name in sorted(names)
+    if name.lower().endswith(pictures.SUFFIXES) and not name.startswith('.')
+  ]
 
 
 def _begun(out: str, request: dict[str, Any]) -> bool:
@@ -141,7 +160,7 @@ def condition(
       )
     if prompt is None:
       raise errors.ConfigError(f'--{flag}prompt is missing: {folder.path} reads text')
-    return Condition(0, prompt)
+    return Condition(0, frozen.tokens([prompt]))
   if prompt is not None:
     raise errors.ConfigError(
       f'--{flag}prompt={prompt!r}: {folder.path} is not conditioned on text; give --{flag}label'
@@ -150,10 +169,11 @@ def condition(
   if label is None:
     raise errors.ConfigError(f'--{flag}label is missing: give one of {_listed(names, classes)}')
   if label == NONE and NONE not in names:
-    if folder.guided:
+    null = folder.card.get('null') or ('trained' if folder.card['p_uncond'] else 'none')
+    if folder.guided and null not in ('none', 'network'):
       return Condition(-1)
     raise errors.ConfigError(
-      f'--{flag}label={NONE}: {folder.path} is a student and always draws a class; give one'
+      f'--{flag}label={NONE}: {folder.path} has learned no picture without a class; give one'
     )
   if label in names:
     return Condition(names.index(label))
@@ -169,10 +189,21 @@ def condition(
 def encoder(args, asked: Opened) -> tuple[Any, int, float]:
   """(round, steps, w) of what encodes; ConfigError where there is none."""
   from gdistill import checkpoints
+  from gdistill import editing
   from gdistill import model
 
   where = args.encoder or args.folder
   card = checkpoints.read_card(where)
+  if asked.folder.card.get('sampler') == 'stochastic':
+    raise errors.ConfigError(
+      f'--folder={args.folder} was distilled for the stochastic sampler, which adds noise of its '
+      'own; decode with a round of the deterministic one'
+    )
+  if card['predict'] == 'x':
+    raise errors.ConfigError(
+      f'--encoder={where} predicts x, which says nothing about the noise at t = 0; name a network '
+      'that predicts v or eps'
+    )
   if card['stage'] != 'encoder' and card['num_steps']:
     raise errors.ConfigError(
       (
@@ -196,7 +227,11 @@ def encoder(args, asked: Opened) -> tuple[Any, int, float]:
     raise errors.ConfigError(f'--source_w={w} must be a number of at least 0')
   sample.check_strength(where, card, '--source_w', w)
   same = not args.encoder or os.path.realpath(where) == os.path.realpath(args.folder)
-  return asked.folder if same else model.read_folder(where), steps, w
+  if same:
+    return asked.folder, steps, w
+  found = model.read_folder(where)
+  editing.check_pair(asked.folder, found)
+  return found, steps, w
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,12 +252,7 @@ class Sources:
 
     self._asked, self._flag = asked, flag
     if os.path.isdir(path):
-      found = [
-        os.path.join(folder, name)
-        for folder, _, names in sorted(os.walk(path))
-        for name in sorted(names)
-        if name.lower().endswith(pictures.SUFFIXES) and not name.startswith('.')
-      ]
+      found = _files(path)
       if not found:
         raise errors.DataError(f'{flag}={path} holds no picture ({", ".join(pictures.SUFFIXES)})')
       self._files, top = found, path
@@ -314,7 +344,7 @@ def run(
         rows |= {
           'seeds': np.tile(np.array(seeds, np.uint32), len(some)),
           'w': np.full(count, asked.w, np.float32),
-          **asked.condition.rows(asked.frozen, count),
+          **asked.condition.rows(count),
         }
         draw = draw or make(size)
         drawn = draw(rows, counts, stop, lambda n, before=done: bar.update(before + n))
@@ -366,9 +396,9 @@ def _drawn_before(out: Any, names: list[list[str]]) -> Any:
   if not all(storage.exists(out / name) for of_picture in names for name in of_picture):
     return None
   found = [[storage.read_bytes(out / name) for name in of_picture] for of_picture in names]
-  grey = found[0][0][25] == 0  # of a PNG's header: its kind of colours
+  grey = found[0][0][25:26] == b'\0'  # of a PNG's header: its kind of colours
   return np.stack([
-    np.stack([pictures.decode(data, 'a result', 1 if grey else 3) for data in of_picture])
+    np.stack([pictures.decode(data, str(out), 1 if grey else 3) for data in of_picture])
     for of_picture in found
   ])  # fmt: skip
 
@@ -393,8 +423,10 @@ def _chunks(sources: Sources, size: int) -> Iterator[list[Picture]]:
 
 
 def _batch(size: tuple[int, int]) -> int:
-  """Pictures of this size at a time: 64 of 64 x 64, one of 512 x 512."""
-  return max(1, min(64, 2**18 // (size[0] * size[1])))
+  """Pictures of this size at a time, of each device: 64 of 64 x 64, one of 512 x 512."""
+  import jax
+
+  return max(1, min(64, 2**18 // (size[0] * size[1]))) * jax.local_device_count()
 
 
 def _listed(names: Sequence[str], classes: int) -> str:

@@ -58,9 +58,7 @@ def _run(args) -> int:
   found, more = None, {}
   if args.invert:
     found, steps, w = apps.encoder(args, asked)
-    source = apps.condition(
-      asked.folder, asked.frozen, args.source_label, args.source_prompt, 'source_'
-    )
+    source = apps.condition(found, asked.frozen, args.source_label, args.source_prompt, 'source_')
     stop = edit.same_time(start, asked.num_steps, steps)
     if stop is None:
       raise errors.ConfigError(
@@ -82,7 +80,7 @@ def _run(args) -> int:
     if not more:
       return {}
     count = len(pictures)
-    rows = more['condition'].rows(asked.frozen, count, 'from_')
+    rows = more['condition'].rows(count, 'from_')
     return {**rows, 'from_w': np.full(count, more['w'], np.float32)}
 
   def make(size):

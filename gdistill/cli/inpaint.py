@@ -49,11 +49,16 @@ def _run(args) -> int:
       'nothing of the known part; take a round of more steps, or of an inpainting config'
     )
   by_name = dict(masks.named()) if os.path.isdir(args.mask) else {}
+  without = [file for name, file in sources.named() if by_name and name not in by_name]
+  if without:
+    raise errors.DataError(
+      f'--mask={args.mask} has none for {without[0]}'
+      + (f' and {len(without) - 1} more' if without[1:] else '')
+      + '; add a mask of its name'
+    )
 
   def mask_of(picture):
-    file = by_name.get(picture.name) if by_name else args.mask
-    if file is None:
-      raise errors.DataError(f'--mask={args.mask} has none for {picture.file}; add {picture.name}')
+    file = by_name[picture.name] if by_name else args.mask
     found = masks.read(file, channels=1)
     if found.shape[:2] != picture.original[:2]:
       raise errors.DataError(

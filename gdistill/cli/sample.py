@@ -183,7 +183,13 @@ def negative(args, card) -> str | None:
   """The negative prompt, where there is a network that it changes; a warning otherwise."""
   from gdistill import progress
 
-  if args.negative_prompt is None or card['guided']:
+  if args.negative_prompt is None:
+    return None
+  if not (card.get('latents') or {}).get('text'):
+    raise errors.ConfigError(
+      f'--negative_prompt={args.negative_prompt!r}: the network is not conditioned on text'
+    )
+  if card['guided']:
     return args.negative_prompt
   progress.say(
     'warning: --negative_prompt does nothing: stage one folded the unconditional pass into this '

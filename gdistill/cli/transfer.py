@@ -38,7 +38,7 @@ def _run(args) -> int:
 
   def rows_of(pictures):
     count = len(pictures)
-    rows = source.rows(asked.frozen, count, 'from_')
+    rows = source.rows(count, 'from_')
     return {**rows, 'from_w': np.full(count, w, np.float32)}
 
   counts = {'num_steps': asked.num_steps, 'encode_steps': steps}

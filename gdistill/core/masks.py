@@ -5,6 +5,9 @@ from jax import numpy as jnp
 
 from gdistill.core import types
 
+RECTANGLES = 3  # at most
+ALL, INVERTED = 0.1, 0.25  # how often everything is to be painted, and how often the complement
+
 
 def condition(x: types.Images, mask: jax.Array, masked: types.Images | None = None) -> types.Images:
   """cond['extra'] of an inpainting network, [B, H, W, 1 + C]: the mask, then x (1 - mask).
@@ -22,8 +25,11 @@ def smaller(mask: jax.Array, factor: int) -> jax.Array:
   return mask[:, ::factor, ::factor]
 
 
-RECTANGLES = 3  # at most
-ALL, INVERTED = 0.1, 0.25  # how often everything is to be painted, and how often the complement
+def covering(mask: jax.Array, factor: int) -> jax.Array:
+  """[B, H / factor, W / factor, 1]: 1 where any of the factor x factor pixels is 1."""
+  count, height, width, _ = mask.shape
+  blocks = mask.reshape(count, height // factor, factor, width // factor, factor, 1)
+  return blocks.max(axis=(2, 4))
 
 
 def random(keys: types.Keys, height: int, width: int) -> jax.Array:

@@ -239,10 +239,7 @@ class Job:
       look()
       views = [self._encode(a) for a in (pixels, pixels[:, :, ::-1])]
       latents = np.stack(views, axis=1).astype(_BF16)  # [B, flip, mean and deviation, h, w, c]
-      if not np.isfinite(latents.astype(np.float32)).all():
-        raise errors.DataError(
-          f'the latents of examples {index[0]} to {index[-1]} are not finite; check the autoencoder'
-        )
+      _check_finite(latents, index)
       masked = self._masked(index, pixels)
       for i, one, more, label in zip(index, latents, masked, labels, strict=True):
         head = (shard.number, written, label, int(self._numbers[i]))
@@ -253,12 +250,15 @@ class Job:
     """[B, flip, masks, h, w, 1 + c] of a batch."""
     count, (h, w, c) = self._encoder.masks, self._encoder.shape
     out = np.zeros((len(pixels), 2, count, h, w, 1 + c), _BF16)
+    if not count:
+      return out
     size = self.settings.batch_size
     for flip, view in enumerate((pixels, pixels[:, :, ::-1])):
       full = np.resize(view, (size, *view.shape[1:]))
       for k in range(count):
         numbers = np.resize((np.array(index) * 2 + flip) * count + k, size).astype(np.uint32)
         out[:, flip, k] = np.asarray(self._encoder.masked(full, numbers))[: len(pixels)]
+    _check_finite(out, index)
     return out
 
   def _pictures(self, shard: _Shard) -> Iterator[tuple[tuple, np.ndarray, tuple]]:
@@ -352,6 +352,13 @@ _OTHER = {
   'shard_size': 'another latents.shard_size',
   'masks': 'another number of masks',
 }
+
+
+def _check_finite(latents: np.ndarray, index: tuple) -> None:
+  if not np.isfinite(latents.astype(np.float32)).all():
+    raise errors.DataError(
+      f'the latents of examples {index[0]} to {index[-1]} are not finite; check the autoencoder'
+    )
 
 
 def _json(file: str) -> dict[str, Any] | None:

@@ -111,9 +111,10 @@ def trajectory(
     here, there = after(i), after(i + 1)
     logsnr = noise(here)
     v = teacher(z, logsnr, cond, w)
-    if project is not None:  # by v, which has a value at t = 0, where the sine form divides by 0
-      v = process.project_v(z, v, logsnr, project)
-    moved = process.ddim(z, v, logsnr, noise(there))
+    if inverted and project is not None:  # at t = 0 the sine form of a step divides by 0
+      moved = process.ddim(z, process.project_v(z, v, logsnr, project), logsnr, noise(there))
+    else:
+      moved = process.step(z, v, logsnr, noise(there), project)
     return jnp.where(types.expand_like(here != there, z), moved, z)
 
   # The small slack keeps rounding of t = i/N from adding a step of length 1e-8.

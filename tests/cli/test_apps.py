@@ -11,6 +11,7 @@ from jax import numpy as jnp
 from PIL import Image
 
 import gdistill.cli
+from gdistill import checkpoints
 from gdistill import interrupt
 from gdistill import model
 from gdistill import pipeline
@@ -110,6 +111,9 @@ def test_a_stopped_command_goes_on_and_draws_nothing_twice(workdir, images, tmp_
   capsys.readouterr()
   assert run(*given, '--w=2') == 2
   assert 'is not empty or no folder; name another folder' in capsys.readouterr().err
+  Image.fromarray(PICTURES[0] ^ 255).save(images / 'a.png')
+  assert run(*given) == 2  # results of another picture
+  assert 'is not empty or no folder' in capsys.readouterr().err
   assert run(*given[:-1], f'--out={images}/out') == 2
   assert 'whose pictures results would be taken for' in capsys.readouterr().err
 
@@ -251,6 +255,31 @@ def test_pictures_of_any_kind_are_brought_to_the_size_of_the_network(workdir, tm
 
 
 @pytest.mark.parametrize(
+  ('whose', 'said', 'words'),
+  [
+    ('02_progressive_2', {'sampler': 'stochastic'}, 'was distilled for the stochastic sampler'),
+    ('04_encoder_2', {'predict': 'x'}, 'predicts x, which says nothing about the noise at t = 0'),
+  ],
+)
+def test_networks_that_cannot_be_walked_both_ways_are_refused(
+  workdir, images, tmp_path, capsys, monkeypatch, whose, said, words
+):
+  before = checkpoints.read_card
+
+  def changed(folder):
+    return before(folder) | (said if str(folder).endswith(whose) else {})
+
+  monkeypatch.setattr(checkpoints, 'read_card', changed)
+  given = [f'--folder={workdir}/02_progressive_2', f'--encoder={workdir}/04_encoder_2',
+           f'--image={images}', '--label=3', '--source_label=7',
+           f'--out={tmp_path}/out']  # fmt: skip
+  for command, more in (('transfer', []), ('edit', ['--invert'])):
+    assert run(command, *given, *more) == 2
+    assert words in capsys.readouterr().err
+  assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize(
   ('command', 'more', 'code', 'words'),
   [
     ('edit', ['--strength=0'], 2, '--strength=0.0 must be above 0'),
@@ -258,8 +287,9 @@ def test_pictures_of_any_kind_are_brought_to_the_size_of_the_network(workdir, tm
     ('edit', ['--strength=nan'], 2, '--strength=nan must be above 0'),
     ('edit', ['--label=11'], 2, '--label=11 is no class of'),
     ('edit', ['--label=cat'], 2, 'give one of 0, 1, 2'),
-    ('edit', ['--label=none'], 2, 'is a student and always draws a class'),
+    ('edit', ['--label=none'], 2, 'has learned no picture without a class'),
     ('edit', ['--prompt=a cat'], 2, 'is not conditioned on text; give --label'),
+    ('edit', ['--negative_prompt=blue'], 2, "--negative_prompt='blue': the network is not"),
     ('edit', ['--num_steps=4'], 2, 'distilled for 2; sample with --num_steps=2'),
     ('edit', ['--image=nothing.png'], 3, '--image=nothing.png does not exist'),
     ('edit', ['--size=16x16'], 2, 'works at 8x8 alone'),

@@ -50,3 +50,13 @@ def test_complements_of_rectangles_are_among_them(drawn):
 
 def test_a_mask_is_a_function_of_its_key_alone(drawn):
   np.testing.assert_array_equal(DRAW(KEYS[::-1])[::-1, ..., 0], drawn)
+
+
+def test_what_covers_a_pixel_covers_its_block():
+  mask = np.zeros((1, 4, 6, 1), np.float32)
+  mask[0, 3, 1] = mask[0, 0, 4] = 1
+  found = np.asarray(masks.covering(mask, 2))[0, ..., 0]
+  np.testing.assert_array_equal(found, [[0, 0, 1], [1, 0, 0]])
+  np.testing.assert_array_equal(
+    np.asarray(masks.smaller(mask, 2))[0, ..., 0], [[0, 0, 1], [0, 0, 0]]
+  )
