@@ -122,12 +122,12 @@ def _trips(run: _Run, steps: int) -> list[dict]:
   kinds += [('distilled', n, e, d) for n, _, e, d in both]
   rows, other = [], (run.labels + 1 + np.arange(len(run.labels)) % (run.classes - 1)) % run.classes
   for kind, n, encoder, decoder in kinds:
-    draw = editing.transferrer(decoder, encoder, encode.Frozen(), 256)
+    draw = editing.editor(decoder, encode.Frozen(), 256, encoder)
     for source_w, w in ((0.0, 0.0), (0.0, 1.0), (1.0, 1.0), (0.0, 3.0)):
       for what, label in (('round trip', run.labels), ('transfer', other)):
         if what == 'round trip' and source_w != w:
           continue
-        counts = {'num_steps': n, 'encode_steps': n}
+        counts = {'num_steps': n, 'start': n, 'encode_steps': n, 'encode_stop': n}
         drawn = draw(run.rows(label, w, **run.source(source_w)), counts)
         rows.append({
           'what': what, 'walks': kind, 'steps': n, 'source_w': source_w, 'w': w,

@@ -74,7 +74,8 @@ def editor(
   """rows, {'num_steps', 'start'} -> edits from t = start / num_steps on.
 
   With an `encoder`, noise is what it makes of the source under the source's condition, in the
-  first 'encode_stop' of 'encode_steps' steps; without, it is the seed's.
+  first 'encode_stop' of 'encode_steps' steps; without, it is the seed's. All the way to t = 1 that
+  is a transfer.
   """
   of = _Networks(folder, frozen, encoder, negative)
 
@@ -87,10 +88,10 @@ def editor(
         stochastic=of.stochastic,
       )  # fmt: skip
     else:
-      z = edit.edit_inverted(
+      z = style_transfer.transfer(
         of.encoder_v_fn(params), v_fn, x, of.cond(params, rows, 'from_'), cond, rows['from_w'],
-        rows['w'], counts['encode_steps'], counts['encode_stop'], counts['num_steps'],
-        counts['start'], of.noise, of.project,
+        rows['w'], counts['encode_steps'], counts['num_steps'], of.noise, of.project,
+        counts['encode_stop'], counts['start'],
       )  # fmt: skip
     return of.pixels(params, z)
 
@@ -126,24 +127,6 @@ def painter(
       z = inpaint.constrained(of.v_fn(params), x, small, cond, *rest, stochastic=of.stochastic)
     drawn = of.pixels(params, z)
     return inpaint.composite(drawn, rows['pixels'], mask) if exact else drawn
-
-  return Editor(draw, of.params, batch_size)
-
-
-def transferrer(
-  folder: model.Folder, encoder: model.Folder, frozen: encode.Frozen, batch_size: int
-) -> Editor:
-  """rows, {'num_steps', 'encode_steps'} -> sources encoded as what they are, decoded as another."""
-  of = _Networks(folder, frozen, encoder, None)
-
-  def draw(params, rows, counts):
-    x = of.images(params, rows)
-    source, target = of.cond(params, rows, 'from_'), of.cond(params, rows)
-    z = style_transfer.transfer(
-      of.encoder_v_fn(params), of.v_fn(params), x, source, target, rows['from_w'], rows['w'],
-      counts['encode_steps'], counts['num_steps'], of.noise, of.project,
-    )  # fmt: skip
-    return of.pixels(params, z)
 
   return Editor(draw, of.params, batch_size)
 

@@ -1,4 +1,4 @@
-"""Editing: a picture is brought to a time between data and noise and drawn anew from there."""
+"""Editing: a picture is noised to a time between data and noise and drawn anew from there."""
 
 import math
 
@@ -47,30 +47,6 @@ def edit(
   eps = image_noise.start(keys, x.shape[1:])
   z = process.diffuse(x, eps, noise(ddim.grid_time(start, num_steps, x)))
   return walk_on(v_fn, z, cond, w, num_steps, start, noise, keys, project, stochastic)
-
-
-def edit_inverted(
-  encode: types.VFn,
-  decode: types.VFn,
-  x: types.Images,
-  cond_a: types.Cond,
-  cond_b: types.Cond,
-  w_a: types.PerExample,
-  w_b: types.PerExample,
-  encode_steps: jax.Array | int,
-  stop: jax.Array | int,
-  num_steps: jax.Array | int,
-  start: jax.Array | int,
-  noise: schedule.Schedule,
-  project: types.Project | None = None,
-) -> types.Images:
-  """x -> z_t by `encode` under A, t = stop/M, then from z_t by `decode` under B.
-
-  M = encode_steps, and start/N must be the same time (`same_time`). `stop` calls of encode and
-  `start` of decode.
-  """
-  z = ddim.invert(encode, x, cond_a, w_a, encode_steps, noise, project, stop)
-  return ddim.sample(decode, z, cond_b, w_b, num_steps, noise, project, start)
 
 
 def walk_on(

@@ -4,15 +4,11 @@ import jax
 from jax import numpy as jnp
 
 from gdistill.apps import edit
-from gdistill.core import masks
 from gdistill.core import process
 from gdistill.core import schedule
 from gdistill.core import types
 from gdistill.samplers import ddim
 from gdistill.samplers import noise as image_noise
-
-condition = masks.condition  # as a network saw it in training
-mask_to_latent = masks.smaller
 
 
 def inpaint(

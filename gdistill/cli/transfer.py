@@ -34,12 +34,15 @@ def _run(args) -> int:
   sources = apps.Sources(args.image, asked)
 
   def make(size):
-    return editing.transferrer(asked.folder, found, asked.frozen, size)
+    return editing.editor(asked.folder, asked.frozen, size, found)
 
   def rows_of(pictures):
     count = len(pictures)
     rows = source.rows(count, 'from_')
     return {**rows, 'from_w': np.full(count, w, np.float32)}
 
-  counts = {'num_steps': asked.num_steps, 'encode_steps': steps}
+  counts = {
+    'num_steps': asked.num_steps, 'start': asked.num_steps,
+    'encode_steps': steps, 'encode_stop': steps,
+  }  # fmt: skip
   return apps.run(args, asked, sources, make, rows_of, counts, 'transferring')

@@ -7,6 +7,7 @@ from conftest import COSINE
 from jax import numpy as jnp
 
 from gdistill.apps import edit
+from gdistill.apps import style_transfer
 from gdistill.core import projections
 from gdistill.core import schedule
 from gdistill.samplers import noise
@@ -124,9 +125,9 @@ def test_an_inverted_edit_by_the_exact_flows_is_linear(
   x, cond, w = gaussians.draw(2)
   w_b = w + 1.0
   run = jax.jit(
-    lambda *counts: edit.edit_inverted(
+    lambda m, stop, n, start: style_transfer.transfer(
       gaussians.flow(-1 / encode_steps), gaussians.flow(1 / num_steps), x, cond, other(cond), w,
-      w_b, *counts, COSINE,
+      w_b, m, n, COSINE, None, stop, start,
     )
   )  # fmt: skip
   found = run(encode_steps, stop, num_steps, start)
@@ -164,12 +165,12 @@ def test_edits_in_pixel_space_are_clipped(gaussians, stochastic):
 def test_an_inverted_edit_in_pixel_space_is_clipped_in_both_walks(gaussians):
   x, cond, w = gaussians.draw(2)
   x = jnp.clip(x, -1, 1)
-  rest = (gaussians.denoiser(), x, cond, other(cond), w + 4, w + 4, 4, 2, 8, 4, COSINE)
+  rest = (gaussians.denoiser(), x, cond, other(cond), w + 4, w + 4, 4, 8, COSINE)
   seen = []
 
   def project(x_hat):
     seen.append(x_hat.shape)
     return projections.clip(x_hat)
 
-  found = edit.edit_inverted(gaussians.denoiser(), *rest, project)
+  found = style_transfer.transfer(gaussians.denoiser(), *rest, project, 2, 4)
   assert len(seen) == 2 and np.abs(found).max() <= 1 + 1e-6  # traced once in each

@@ -7,6 +7,7 @@ from conftest import COSINE
 from jax import numpy as jnp
 
 from gdistill.apps import inpaint
+from gdistill.core import masks
 from gdistill.core import process
 from gdistill.core import projections
 from gdistill.core import schedule
@@ -89,22 +90,11 @@ def marginal(z, logsnr, cond, w):
   return ((alpha[:, 0] * z.reshape(-1, 6) - x_hat) / sigma[:, 0]).reshape(z.shape)
 
 
-def test_the_condition_is_the_mask_and_then_the_masked_picture():
-  x = jnp.arange(1.0, 13.0).reshape(1, 2, 2, 3)
-  mask = jnp.array([[1.0, 0.0], [0.0, 0.0]]).reshape(1, 2, 2, 1)
-  found = inpaint.condition(x, mask)
-  np.testing.assert_array_equal(found[0, 0, 0], [1, 0, 0, 0])
-  np.testing.assert_array_equal(found[0, 1, 0], [0, 7, 8, 9])
-  encoded = inpaint.condition(x, mask, 10 * x)
-  np.testing.assert_array_equal(encoded[0, 0, 0], [1, 10, 20, 30])
-  assert found.shape == encoded.shape == (1, 2, 2, 4)
-
-
 @pytest.mark.parametrize('num_steps', [1, 2, 4])
 def test_a_network_shown_what_is_known_draws_from_the_posterior(num_steps):
   # By the exact flow of N(mu, C) from z_1 = eps: x' = mu + C^(1/2) eps, at any N.
   x, mask = pictures(), jnp.asarray(MASKS)
-  cond = {**COND, 'extra': inpaint.condition(x, mask)}
+  cond = {**COND, 'extra': masks.condition(x, mask)}
   v_fn = conditional_flow(num_steps)
   run = jax.jit(lambda n: inpaint.inpaint(v_fn, x, cond, W, n, COSINE, KEYS))
   found = np.asarray(run(num_steps))
@@ -121,7 +111,7 @@ def test_a_network_shown_what_is_known_draws_from_the_posterior(num_steps):
 def test_one_step_of_the_exact_denoiser_is_the_posterior_mean():
   # x_hat = mu + alpha C (alpha^2 C + sigma^2)^-1 (z - alpha mu), and alpha_1 is 5e-5.
   x, mask = pictures(), jnp.asarray(MASKS)
-  cond = {**COND, 'extra': inpaint.condition(x, mask)}
+  cond = {**COND, 'extra': masks.condition(x, mask)}
 
   def v_fn(z, logsnr, cond, w):
     mask, masked = (np.asarray(cond['extra'][..., i]) for i in (0, 1))
@@ -287,13 +277,3 @@ def test_known_pixels_come_back_bit_for_bit():
   for b, i, j in np.ndindex(2, 4, 4):
     expected = (drawn if mask[b, i, j, 0] == 1 else known)[b, i, j]
     np.testing.assert_array_equal(found[b, i, j], expected)
-
-
-@pytest.mark.parametrize('factor', [1, 2, 4, 8])
-def test_a_latent_mask_takes_the_pixels_of_nearest_interpolation(factor):
-  mask = np.random.default_rng(1).integers(0, 2, (2, 16, 24, 1)).astype(np.float32)
-  height, width = 16 // factor, 24 // factor
-  rows = [i * 16 // height for i in range(height)]  # floor(i H / h), torch's index
-  columns = [j * 24 // width for j in range(width)]
-  expected = mask[:, rows][:, :, columns]
-  np.testing.assert_array_equal(inpaint.mask_to_latent(jnp.asarray(mask), factor), expected)

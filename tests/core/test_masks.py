@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from jax import numpy as jnp
 
 from gdistill.core import masks
 
@@ -60,3 +61,24 @@ def test_what_covers_a_pixel_covers_its_block():
   np.testing.assert_array_equal(
     np.asarray(masks.smaller(mask, 2))[0, ..., 0], [[0, 0, 1], [0, 0, 0]]
   )
+
+
+def test_the_condition_is_the_mask_and_then_the_masked_picture():
+  x = jnp.arange(1.0, 13.0).reshape(1, 2, 2, 3)
+  mask = jnp.array([[1.0, 0.0], [0.0, 0.0]]).reshape(1, 2, 2, 1)
+  found = masks.condition(x, mask)
+  np.testing.assert_array_equal(found[0, 0, 0], [1, 0, 0, 0])
+  np.testing.assert_array_equal(found[0, 1, 0], [0, 7, 8, 9])
+  encoded = masks.condition(x, mask, 10 * x)
+  np.testing.assert_array_equal(encoded[0, 0, 0], [1, 10, 20, 30])
+  assert found.shape == encoded.shape == (1, 2, 2, 4)
+
+
+@pytest.mark.parametrize('factor', [1, 2, 4, 8])
+def test_a_latent_mask_takes_the_pixels_of_nearest_interpolation(factor):
+  mask = np.random.default_rng(1).integers(0, 2, (2, 16, 24, 1)).astype(np.float32)
+  height, width = 16 // factor, 24 // factor
+  rows = [i * 16 // height for i in range(height)]  # floor(i H / h), torch's index
+  columns = [j * 24 // width for j in range(width)]
+  expected = mask[:, rows][:, :, columns]
+  np.testing.assert_array_equal(masks.smaller(jnp.asarray(mask), factor), expected)
