@@ -49,3 +49,23 @@ def as_sampled(
   projected = project(x_hat)
   free = (projected != x_hat) & (jnp.abs(projected - x) < _SAME)
   return jnp.where(free, v, v_hat), v
+
+
+def distilled(
+  v_hat: types.Images,
+  v: types.Images,
+  z: types.Images,
+  logsnr: types.PerExample,
+  w: types.PerExample,
+  weight: str,
+  w_power: float,
+  project: types.Project | None,
+) -> types.PerExample:
+  """[B]: omega |v - v_hat|^2 / (1 + w)^p of a student and its target v, which learns nothing.
+
+  p = `w_power`: 0 is the paper. With `project` the errors are those of `as_sampled`.
+  """
+  if project is not None:
+    v_hat, v = as_sampled(v_hat, v, z, logsnr, project)
+  error = weighted_mse(v_hat, jax.lax.stop_gradient(v), logsnr, weight)
+  return error / (1.0 + w) ** w_power

@@ -54,9 +54,7 @@ def loss(
   w = jnp.concatenate(ws)
   target = guidance.combine(repeated(v_cond), repeated(v_null), w)
   logsnrs, conds = repeated(logsnr), jax.tree.map(repeated, dict(cond))
-  v_hat = student(repeated(z), logsnrs, conds, w)
-  if loss_project is not None:
-    v_hat, target = losses.as_sampled(v_hat, target, repeated(z), logsnrs, loss_project)
-  error = losses.weighted_mse(v_hat, jax.lax.stop_gradient(target), logsnrs, weight)
-  error = error / (1.0 + w) ** w_power
+  zs = repeated(z)
+  v_hat = student(zs, logsnrs, conds, w)
+  error = losses.distilled(v_hat, target, zs, logsnrs, w, weight, w_power, loss_project)
   return jnp.mean(error.reshape(ws_per_pass, -1), axis=0)

@@ -57,10 +57,7 @@ def loss(
   v_target = target(teacher, z, i, num_steps, cond, w, noise, sampler, loss_project)
   logsnr = noise(t)
   v_hat = student(z, logsnr, cond, w)
-  if loss_project is not None:
-    v_hat, v_target = losses.as_sampled(v_hat, v_target, z, logsnr, loss_project)
-  error = losses.weighted_mse(v_hat, jax.lax.stop_gradient(v_target), logsnr, weight)
-  return error / (1.0 + w) ** w_power
+  return losses.distilled(v_hat, v_target, z, logsnr, w, weight, w_power, loss_project)
 
 
 def target(
