@@ -135,8 +135,6 @@ class _Networks:
   """A decoder's round, what stands around it and perhaps an encoder's round, inside a program."""
 
   def __init__(self, folder, frozen, encoder, negative):
-    if encoder is not None:
-      check_pair(folder, encoder)
     self._folder, self._frozen, self._encoder = folder, frozen, encoder
     self._negative = None if negative is None else frozen.tokens([negative])
     other = encoder is not None and encoder is not folder
@@ -175,20 +173,26 @@ class _Networks:
     return core_pixels.from_images(self._frozen.decode(params[0][1], x))
 
 
-def check_pair(folder: model.Folder, encoder: model.Folder) -> None:
-  """ConfigError where an encoder speaks of another process or kind of picture than a decoder."""
-  mine, theirs = folder.card.get('latents') or {}, encoder.card.get('latents') or {}
-  pairs = {
-    'noise': (folder.noise, encoder.noise),
-    'pictures': (model.image_shape(folder.settings), model.image_shape(encoder.settings)),
-    'autoencoder': (mine.get('autoencoder'), theirs.get('autoencoder')),
-    'text encoder': tuple((c.get('text'), c.get('text_length')) for c in (mine, theirs)),
-    'inputs': (folder.settings.extra_channels, encoder.settings.extra_channels),
-    'classes': (folder.settings.num_classes, encoder.settings.num_classes),
-  }
-  for what, (ours, its) in pairs.items():
-    if ours != its:
+def check_pair(card: Mapping[str, Any], encoder: Mapping[str, Any], where: str) -> None:
+  """ConfigError where an encoder, which is `where`, is none for the network of `card`."""
+  about = [_of_process(c) for c in (card, encoder)]
+  for what, ours in about[0].items():
+    if about[1][what] != ours:
       raise errors.ConfigError(
-        f'--encoder={encoder.path} has another {what} than {folder.path} ({its} and {ours}); name '
+        f'--encoder={where} has another {what} than --folder ({about[1][what]} and {ours}); name '
         'an encoder of the same run'
       )
+
+
+def _of_process(card):
+  """What an encoder and a decoder must have in common."""
+  settings, noise = model.settings_of(card)
+  latents = card.get('latents') or {}
+  return {
+    'noise': noise,
+    'shape of picture': model.image_shape(settings),
+    'number of classes': settings.num_classes,
+    'model.extra_channels': settings.extra_channels,
+    'autoencoder': latents.get('autoencoder'),
+    'text encoder': (latents.get('text'), latents.get('text_length')),
+  }

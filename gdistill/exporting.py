@@ -119,7 +119,7 @@ def scheduler(folder: model.Folder) -> dict[str, Any]:
 
 def _check(folder: model.Folder, frozen: encode.Frozen) -> None:
   settings, card = folder.settings, folder.card
-  sampling.check_draws(card)
+  sampling.check_draws(folder.path, card)
   if settings.network == 'dit':
     raise errors.ConfigError(
       f"{folder.path}: diffusers' DiT has no input for w, and no pipeline for its students"

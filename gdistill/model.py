@@ -254,6 +254,11 @@ def settings_of(card: Mapping[str, Any]) -> tuple[recipes.Model, recipes.Noise]:
   return recipes.Model(**{**card['model'], **lists}), recipes.Noise(**card['noise'])
 
 
+def null_of(card: Mapping[str, Any]) -> str:
+  """Where a network's null condition comes from: 'trained', 'network' (a second one), or 'none'."""
+  return card.get('null') or ('trained' if card['p_uncond'] else 'none')  # only imports say it
+
+
 def read_folder(path: Any) -> Folder:
   """CheckpointError or ConfigError where there is no finished round to read."""
   folder = storage.path(path)

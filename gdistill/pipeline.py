@@ -130,8 +130,7 @@ def check_initial(recipe: recipes.Recipe, card: dict) -> None:
   if first not in ('progressive', 'encoder'):
     if card['stage'] != 'teacher':
       raise errors.ConfigError(f'{where} is a round of {card["stage"]}; {first} needs a teacher')
-    null = card.get('null') or ('trained' if card['p_uncond'] else 'none')  # only imports say it
-    if first == 'guidance' and null == 'none':
+    if first == 'guidance' and model.null_of(card) == 'none':
       raise errors.ConfigError(
         f'{where} has no null condition to be guided by (p_uncond=0); train the teacher with label '
         'dropout, or import it with an unconditional network beside it (--null)'

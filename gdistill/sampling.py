@@ -195,18 +195,18 @@ def own_sampler(card: dict) -> str:
   return 'stochastic' if card.get('sampler') == 'stochastic' else 'ddim'
 
 
-def check_draws(card: dict) -> None:
+def check_draws(folder: Any, card: dict) -> None:
   """ConfigError for a round that makes noise of pictures, and no pictures."""
   if card['stage'] == 'encoder':
     raise errors.ConfigError(
-      f'--folder is an encoder of N = {card["num_steps"]}, which turns pictures into noise and '
+      f'{folder} is an encoder of N = {card["num_steps"]}, which turns pictures into noise and '
       'draws none; gdistill transfer takes it as --encoder'
     )
 
 
-def check_steps(card: dict, num_steps: int, sampler: str) -> None:
-  """A distilled network knows only its own grid, and an encoder draws nothing."""
-  check_draws(card)
+def check_steps(folder: Any, card: dict, num_steps: int, sampler: str) -> None:
+  """ConfigError for a grid that a distilled network does not know, and for what draws nothing."""
+  check_draws(folder, card)
   trained = card['num_steps']
   if not 1 <= num_steps <= 100_000:
     raise errors.ConfigError(f'--num_steps={num_steps} must be from 1 to 100000')

@@ -1,5 +1,6 @@
 """For notebooks: pictures of a finished round, a dial for w, tables beside published figures."""
 
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,7 +30,7 @@ class Gallery:
     self.card = checkpoints.read_card(folder)
     self._sampler_name = sampler or sampling.own_sampler(self.card)
     self.num_steps = num_steps or self.card['num_steps'] or 64
-    sampling.check_steps(self.card, self.num_steps, self._sampler_name)
+    sampling.check_steps(folder, self.card, self.num_steps, self._sampler_name)
     read = model.read_folder(folder)
     labels = range(min(10, read.settings.num_classes)) if labels is None else labels
     self._labels, self._seeds = np.array(labels), np.array(seeds)
@@ -92,6 +93,13 @@ def picture(pixels: np.ndarray) -> Any:
   from PIL import Image
 
   return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+def png(pixels: np.ndarray) -> bytes:
+  """The file of uint8 [H, W, C]."""
+  buffer = io.BytesIO()
+  picture(pixels).save(buffer, 'PNG')
+  return buffer.getvalue()
 
 
 def published_table(rows: Sequence[Mapping[str, Any]], preset: str) -> str:

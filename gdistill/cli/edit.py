@@ -4,8 +4,10 @@ from collections.abc import Sequence
 
 from gdistill import errors
 from gdistill.cli import apps
+from gdistill.cli import asked
 from gdistill.cli import edge
-from gdistill.cli import sample
+
+_OF_INVERT = ('source_label', 'source_prompt', 'source_w', 'encoder', 'encode_steps')
 
 
 def parser() -> edge.Parser:
@@ -19,7 +21,7 @@ def parser() -> edge.Parser:
     help='that time, from 0 (the picture) to 1 (noise): the nearest step of the network is taken '
     '(default 0.5)',
   )  # fmt: skip
-  p.add_argument('--negative_prompt', help='what a guided teacher points away from')
+  apps.add_negative(p)
   p.add_argument('--invert', action='store_true', help="the picture's own noise, by encoding it")
   apps.add_source(p, '; with --invert')
   return p
@@ -31,8 +33,6 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(args) -> int:
-  import numpy as np
-
   from gdistill import editing
   from gdistill import progress
   from gdistill.apps import edit
@@ -42,48 +42,34 @@ def _run(args) -> int:
       f'--strength={args.strength} must be above 0, where nothing changes, and at most 1, where '
       'nothing of the picture is left'
     )
-  asked = apps.opened(args)
-  start, exact = edit.on_grid(args.strength, asked.num_steps)
+  given = [name for name in _OF_INVERT if getattr(args, name) not in (None, '')]
+  if given and not args.invert:
+    raise errors.ConfigError(f'--{given[0]}={getattr(args, given[0])} is of --invert; add that')
+  of = apps.check(args)
+  negative, num_steps = asked.negative(args, of.card), of.walk.num_steps
+  start, exact = edit.on_grid(args.strength, num_steps)
+  counts, by = {'num_steps': num_steps, 'start': start}, None
+  if args.invert:
+    by = apps.encoder(args, of)
+    stop = edit.same_time(start, num_steps, by.num_steps)
+    if stop is None:
+      raise errors.ConfigError(
+        f'--encode_steps={by.num_steps} has no step at t = {start}/{num_steps}, where drawing '
+        'begins; take a multiple of --num_steps, or another --strength'
+      )
+    counts['encode_stop'] = stop
   if not exact:
     progress.say(
-      f'--strength={args.strength} lies between the {asked.num_steps} steps of this network; '
-      f'{start / asked.num_steps:g} is taken'
+      f'--strength={args.strength} lies between the {num_steps} steps of this network; '
+      f'{start / num_steps:g} is taken'
     )
-  if start == asked.num_steps and not args.invert:
+  if start == num_steps and not args.invert:
     progress.say(
       'warning: this draws from noise alone, nothing of the picture is left; take less strength, '
       'or more steps'
     )
-  counts = {'num_steps': asked.num_steps, 'start': start}
-  found, more = None, {}
-  if args.invert:
-    found, steps, w = apps.encoder(args, asked)
-    source = apps.condition(found, asked.frozen, args.source_label, args.source_prompt, 'source_')
-    stop = edit.same_time(start, asked.num_steps, steps)
-    if stop is None:
-      raise errors.ConfigError(
-        f'--encode_steps={steps} has no step at t = {start}/{asked.num_steps}, where drawing '
-        'begins; take a multiple of --num_steps, or another --strength'
-      )
-    counts |= {'encode_steps': steps, 'encode_stop': stop}
-    more = {'condition': source, 'w': w}
-  elif given := [
-    name
-    for name in ('source_label', 'source_prompt', 'source_w', 'encoder', 'encode_steps')
-    if getattr(args, name) not in (None, '')
-  ]:
-    raise errors.ConfigError(f'--{given[0]}={getattr(args, given[0])} is of --invert; add that')
-  negative = sample.negative(args, asked.folder.card)
-  sources = apps.Sources(args.image, asked)
 
-  def rows_of(pictures):
-    if not more:
-      return {}
-    count = len(pictures)
-    rows = more['condition'].rows(count, 'from_')
-    return {**rows, 'from_w': np.full(count, more['w'], np.float32)}
+  def make(folder, frozen, encoder, batch_size):
+    return editing.editor(folder, frozen, batch_size, encoder, negative)
 
-  def make(size):
-    return editing.editor(asked.folder, asked.frozen, size, found, negative)
-
-  return apps.run(args, asked, sources, make, rows_of, counts, 'editing')
+  return apps.run(args, of, make, counts, 'editing', by)

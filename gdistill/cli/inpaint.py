@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 from gdistill import errors
 from gdistill.cli import apps
+from gdistill.cli import asked
 from gdistill.cli import edge
-from gdistill.cli import sample
+from gdistill.cli import results
 
 
 def parser() -> edge.Parser:
@@ -17,14 +18,14 @@ def parser() -> edge.Parser:
   )
   p.add_argument(
     '--mask', required=True,
-    help='a picture of the size of the image, white where to paint; or a folder with one for each, '
-    'by its name',
+    help='a picture of the size of the image, white where to paint, black or transparent where '
+    'not; or a folder with one for each, by its name',
   )  # fmt: skip
   p.add_argument(
     '--keep', choices=('exact', 'drawn'), default='exact',
     help='of the known part: its very pixels (default), or as the network draws it',
   )  # fmt: skip
-  p.add_argument('--negative_prompt', help='what a guided teacher points away from')
+  apps.add_negative(p)
   return p
 
 
@@ -34,55 +35,68 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(args) -> int:
-  import numpy as np
-
   from gdistill import editing
   from gdistill import progress
 
-  asked = apps.opened(args)
-  sources = apps.Sources(args.image, asked)
-  masks = apps.Sources(args.mask, asked, '--mask')
-  negative = sample.negative(args, asked.folder.card)
-  if asked.num_steps == 1 and not asked.folder.settings.extra_channels:
+  of = apps.check(args)
+  negative, masks = asked.negative(args, of.card), results.Sources(args.mask, '--mask')
+  if of.walk.num_steps == 1 and not of.settings.extra_channels:
     progress.say(
-      f'warning: {asked.folder.path} was not trained to inpaint, and in one step learns next to '
-      'nothing of the known part; take a round of more steps, or of an inpainting config'
+      f'warning: {args.folder} was not trained to inpaint, and in one step learns next to nothing '
+      'of the known part; take a round of more steps, or of an inpainting config'
     )
-  by_name = dict(masks.named()) if os.path.isdir(args.mask) else {}
-  without = [file for name, file in sources.named() if by_name and name not in by_name]
-  if without:
-    raise errors.DataError(
-      f'--mask={args.mask} has none for {without[0]}'
-      + (f' and {len(without) - 1} more' if without[1:] else '')
-      + '; add a mask of its name'
-    )
+  masked = _Masks(of.sources, masks, bool(of.settings.extra_channels))
 
-  def mask_of(picture):
-    file = by_name[picture.name] if by_name else args.mask
-    found = masks.read(file, channels=1)
-    if found.shape[:2] != picture.original[:2]:
+  def make(folder, frozen, encoder, batch_size):
+    return editing.painter(folder, frozen, batch_size, args.keep == 'exact', negative)
+
+  counts = {'num_steps': of.walk.num_steps}
+  return apps.run(args, of, make, counts, 'painting', None, masks, masked)
+
+
+class _Masks:
+  """The mask of each picture: by its name from a folder, or one for all."""
+
+  def __init__(self, sources: results.Sources, masks: results.Sources, shown: bool):
+    self._sources, self._masks, self._shown = sources, masks, shown
+    self._said, self._of = set(), [0] * len(sources)
+    if not os.path.isdir(masks.path):
+      return
+    places = {stem: k for k, stem in enumerate(masks.stems)}
+    lacking = [stem for stem in sources.stems if stem not in places]
+    if lacking:
+      more = f' and {len(lacking) - 1} more' if lacking[1:] else ''
       raise errors.DataError(
-        f'--mask={file} is {found.shape[1]} x {found.shape[0]} pixels and {picture.file} '
-        f'{picture.original[1]} x {picture.original[0]}: a mask must have the size of its picture'
+        f'--mask={masks.path} has none named {lacking[0]}{more}, as pictures of {sources.path} '
+        'are; add it'
       )
-    mask = (masks.fitted(found) > 127).astype(np.float32)
+    self._of = [places[stem] for stem in sources.stems]
+
+  def __call__(self, i: int, shape: Sequence[int], factor: int):
+    """[H, W, 1] of 0 and 1 at working size; DataError where it cannot be the mask of picture i."""
+    import numpy as np
+
+    from gdistill import progress
+
+    k, picture = self._of[i], self._sources.files[i]
+    file, found = self._masks.files[k], self._masks.read(k, 1, 'black')
+    original = self._sources.read(i, shape[2])
+    if found.shape[:2] != original.shape[:2]:
+      raise errors.DataError(
+        f'--mask={file} is {found.shape[1]} x {found.shape[0]} pixels and {picture} '
+        f'{original.shape[1]} x {original.shape[0]}: a mask must have the size of its picture'
+      )
+    mask = (results.fitted(self._masks, k, found, shape) > 127).astype(np.float32)
     if not mask.any():
       raise errors.DataError(
         f'--mask={file} is black: nothing is to be painted; make white what is'
       )
-    if mask.all():
-      progress.say(f'warning: --mask={file} is white: nothing of {picture.file} is known')
+    if self._shown and not mask[::factor, ::factor].any():
+      raise errors.DataError(
+        f'--mask={file} is too thin for a network that sees one pixel in {factor}; make what is '
+        f'white {factor} pixels wide'
+      )
+    if mask.all() and file not in self._said:
+      self._said.add(file)
+      progress.say(f'warning: --mask={file} is white: nothing of the picture is known')
     return mask
-
-  def make(size):
-    return editing.painter(asked.folder, asked.frozen, size, args.keep == 'exact', negative)
-
-  def rows_of(pictures):
-    return {'mask': np.stack([mask_of(p) for p in pictures])}
-
-  def shown(rows):  # what the network is shown: grey where it paints
-    grey = np.full_like(rows['pixels'], 128)
-    return [np.where(rows['mask'] > 0, grey, rows['pixels'])]
-
-  counts = {'num_steps': asked.num_steps}
-  return apps.run(args, asked, sources, make, rows_of, counts, 'painting', shown)

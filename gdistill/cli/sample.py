@@ -1,10 +1,10 @@
 """gdistill sample: pictures from a finished round, as PNGs and one grid."""
 
-import math
 import sys
 from collections.abc import Sequence
 
 from gdistill import errors
+from gdistill.cli import asked
 from gdistill.cli import edge
 
 
@@ -34,26 +34,6 @@ def main(argv: Sequence[str]) -> int:
   return edge.call(lambda: _run(args), args.debug)
 
 
-def numbers(flag: str, text: str, limit: int) -> list[int]:
-  """'3', '0..9' (both ends in) or '1,3,5' as a list of numbers from 0 to limit - 1."""
-  out: list[int] = []
-  try:
-    for part in text.split(','):
-      first, dots, last = part.partition('..')
-      ends = int(first), int(last) if dots else int(first)
-      if min(ends) < 0 or max(ends) >= limit or ends[1] < ends[0]:
-        raise ValueError
-      if ends[1] - ends[0] >= 100_000:
-        raise ValueError
-      out += range(ends[0], ends[1] + 1)
-  except ValueError:
-    raise errors.ConfigError(
-      f'--{flag}={text!r} must be numbers from 0 to {limit - 1}, such as 2 or 0..9 or 1,3,5; '
-      'a range has its smaller end first and at most 100000 numbers'
-    ) from None
-  return out
-
-
 def _run(args) -> int:
   import numpy as np
 
@@ -68,78 +48,43 @@ def _run(args) -> int:
   from gdistill import storage
 
   card = checkpoints.read_card(args.folder)
+  walk, against = asked.walk(args, card), asked.negative(args, card)
+  edge.check_new(args.out)
   parallel.use_compile_cache()
   parallel.make_cpu_devices(card['config']['mesh']['cpu_devices'])
   folder = model.read_folder(args.folder)
   frozen = encode.read_frozen(folder, _decoder(args.decoder, folder))
   prompts = _prompts(args, folder, frozen)
   classes = len(prompts) if prompts else folder.settings.num_classes
-  labels = numbers('labels', f'0..{classes - 1}' if args.labels is None else args.labels, classes)
-  seeds = numbers('seeds', args.seeds, 2**32)
-  sampler = args.sampler or sampling.own_sampler(card)
-  num_steps = args.num_steps if args.num_steps is not None else card['num_steps'] or 64
-  sampling.check_steps(card, num_steps, sampler)
-  w = strength(args)
-  check_strength(args.folder, card, '--w', w)
-  if not 1 <= args.scale <= 64:
-    raise errors.ConfigError(f'--scale={args.scale} must be from 1 to 64')
-  edge.check_new(args.out)
+  labels = asked.numbers(
+    'labels', f'0..{classes - 1}' if args.labels is None else args.labels, classes
+  )
   out = storage.path(args.out)
 
-  pairs = [(label, seed) for seed in seeds for label in labels]
+  pairs = [(label, seed) for seed in walk.seeds for label in labels]
   column = np.array(pairs)
   with interrupt.Interrupt() as stop, progress.Progress('sampling', len(pairs)) as bar:
     # Powers of two: a call of another size often finds its program compiled.
     size = min(1 << (len(pairs) - 1).bit_length(), 256)
-    draw = sampling.Sampler(folder, sampler, size, frozen, negative(args, card))
+    draw = sampling.Sampler(folder, walk.sampler, size, frozen, against)
     if prompts:
       draw = draw.with_prompts(prompts)
-    pixels = draw(column[:, 1], column[:, 0], np.full(len(pairs), w), num_steps, stop, bar.update)
+    pixels = draw(
+      column[:, 1], column[:, 0], np.full(len(pairs), walk.w), walk.num_steps, stop, bar.update
+    )
   kind = 'prompt' if prompts else 'label'
   for (label, seed), picture in zip(pairs, pixels, strict=True):
-    storage.write_bytes(out / f'{kind}{label}_seed{seed}.png', png(picture))
-  rows = pixels.reshape(len(seeds), len(labels), *pixels.shape[1:])
-  storage.write_bytes(out / 'grid.png', png(show.sheet(rows, args.scale)))
-  calls = num_steps * (2 if card['guided'] else 1)
+    storage.write_bytes(out / f'{kind}{label}_seed{seed}.png', show.png(picture))
+  rows = pixels.reshape(len(walk.seeds), len(labels), *pixels.shape[1:])
+  storage.write_bytes(out / 'grid.png', show.png(show.sheet(rows, args.scale)))
+  calls = walk.num_steps * (2 if card['guided'] else 1)
   print(
     f'{len(pairs)} picture{"s" if pairs[1:] else ""} in {out}, grid.png has a column a {kind} '
     'and a row a seed; '
-    f'{sampler}, {num_steps} steps, {calls} network calls each',
+    f'{walk.sampler}, {walk.num_steps} steps, {calls} network calls each',
     file=sys.stderr,
   )
   return 0
-
-
-def strength(args) -> float:
-  """w of --w or --guidance_scale; ConfigError for both, and for what is no strength."""
-  if args.w is not None and args.guidance_scale is not None:
-    raise errors.ConfigError(
-      f'--w={args.w} and --guidance_scale={args.guidance_scale} say the same: give one of them'
-    )
-  scale = args.guidance_scale
-  w = (1.0 if args.w is None else args.w) if scale is None else scale - 1.0
-  if not math.isfinite(w) or w < 0:
-    given = f'--w={args.w}' if scale is None else f'--guidance_scale={scale}'
-    raise errors.ConfigError(
-      f'{given} must be a number of at least {"0" if scale is None else "1, which is w = 0"}'
-    )
-  return w
-
-
-def check_strength(folder: str, card: dict, flag: str, w: float) -> None:
-  """ConfigError where a round cannot be asked for this w, a warning where it was not taught it."""
-  from gdistill import progress
-
-  if card.get('null') == 'none' and w:
-    raise errors.ConfigError(
-      f'{flag}={w}: {folder} has no null condition and cannot be guided alone; take {flag}=0, or '
-      'import it again with --null=FILE, its unconditional network'
-    )
-  low, high = card['w_min'], card['w_max']
-  if not card['guided'] and not low <= w <= high:
-    if not card['takes_w']:
-      raise errors.ConfigError(f'{flag}={w} is fixed in this student: it takes only {flag}={low}')
-    progress.say(f'warning: {flag}={w} is outside {low} to {high}, the range this was trained for')
 
 
 def _decoder(name: str, folder) -> str:
@@ -167,43 +112,12 @@ def _prompts(args, folder, frozen) -> list[str]:
   from gdistill import encode
 
   if frozen.text is None:
-    for flag, given in (('prompt', args.prompt), ('negative_prompt', args.negative_prompt)):
-      if given:
-        raise errors.ConfigError(
-          f'--{flag}={given!r}: {folder.path} is not conditioned on text; give --labels'
-        )
+    if args.prompt:
+      raise errors.ConfigError(
+        f'--prompt={args.prompt!r}: {folder.path} is not conditioned on text; give --labels'
+      )
     return []
   prompts = args.prompt or encode.class_prompts(folder)
   if not prompts:
     raise errors.ConfigError(f'--prompt is missing: {folder.path} draws what a text says')
   return prompts
-
-
-def negative(args, card) -> str | None:
-  """The negative prompt, where there is a network that it changes; a warning otherwise."""
-  from gdistill import progress
-
-  if args.negative_prompt is None:
-    return None
-  if not (card.get('latents') or {}).get('text'):
-    raise errors.ConfigError(
-      f'--negative_prompt={args.negative_prompt!r}: the network is not conditioned on text'
-    )
-  if card['guided']:
-    return args.negative_prompt
-  progress.say(
-    'warning: --negative_prompt does nothing: stage one folded the unconditional pass into this '
-    'student, and with it the place where a negative prompt would go'
-  )
-  return None
-
-
-def png(pixels) -> bytes:
-  """The file of uint8 [H, W, C]."""
-  import io
-
-  from gdistill import show
-
-  buffer = io.BytesIO()
-  show.picture(pixels).save(buffer, 'PNG')
-  return buffer.getvalue()

@@ -11,10 +11,10 @@ def parser() -> edge.Parser:
     'transfer',
     'Style transfer by two bridges: encodes a picture into noise under its own condition, and '
     'decodes that noise under --label or --prompt. The same condition twice is a round trip, and '
-    "figures.json says what it loses. --folder decodes, --encoder encodes; a network that isn't "
+    'figures.json says what it loses. --folder decodes, --encoder encodes; a network that is not '
     'distilled to few steps does both.',
   )
-  apps.add_source(p, '')
+  apps.add_source(p)
   return p
 
 
@@ -24,25 +24,15 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(args) -> int:
-  import numpy as np
-
   from gdistill import editing
 
-  asked = apps.opened(args)
-  found, steps, w = apps.encoder(args, asked)
-  source = apps.condition(found, asked.frozen, args.source_label, args.source_prompt, 'source_')
-  sources = apps.Sources(args.image, asked)
-
-  def make(size):
-    return editing.editor(asked.folder, asked.frozen, size, found)
-
-  def rows_of(pictures):
-    count = len(pictures)
-    rows = source.rows(count, 'from_')
-    return {**rows, 'from_w': np.full(count, w, np.float32)}
-
+  of = apps.check(args)
+  by = apps.encoder(args, of)
   counts = {
-    'num_steps': asked.num_steps, 'start': asked.num_steps,
-    'encode_steps': steps, 'encode_stop': steps,
+    'num_steps': of.walk.num_steps, 'start': of.walk.num_steps, 'encode_stop': by.num_steps,
   }  # fmt: skip
-  return apps.run(args, asked, sources, make, rows_of, counts, 'transferring')
+
+  def make(folder, frozen, encoder, batch_size):
+    return editing.editor(folder, frozen, batch_size, encoder)
+
+  return apps.run(args, of, make, counts, 'transferring', by)

@@ -103,27 +103,43 @@ def _load(path: str, flag: str, any_size: bool) -> Images:
   raise errors.DataError(f'{flag}={path} is neither a folder of pictures nor an .npz file')
 
 
-def _folder(path: str, flag: str, any_size: bool) -> Images:
+def files(path: str, flag: str) -> tuple[str, ...]:
+  """The pictures of a folder, at any depth and sorted by name; DataError where it has none."""
+
   def unreadable(e):
     raise errors.DataError(f'{flag}: {e.filename} cannot be read: {e.strerror}; mend it') from e
 
   names, seen = [], set()
-  for folder, folders, files in os.walk(path, onerror=unreadable, followlinks=True):
+  for folder, folders, found in os.walk(path, onerror=unreadable, followlinks=True):
     if os.path.realpath(folder) in seen:  # a link that leads back
       folders.clear()
       continue
     seen.add(os.path.realpath(folder))
     folders[:] = sorted(f for f in folders if not f.startswith('.'))
-    names += [os.path.join(folder, f) for f in files if f.lower().endswith(pictures.SUFFIXES)]
+    names += [os.path.join(folder, f) for f in found if f.lower().endswith(pictures.SUFFIXES)]
   if not names:
     raise errors.DataError(
       f'{flag}={path} holds no pictures ending in {", ".join(pictures.SUFFIXES)}'
     )
-  names.sort()
-  shape = _decoded(names[0]).shape
+  return tuple(sorted(names))
+
+
+def decoded(file: str, *how: Any) -> np.ndarray:
+  """`pictures.decode` of a file."""
+  try:
+    with open(file, 'rb') as f:
+      data = f.read()
+  except OSError as e:
+    raise errors.DataError(f'{file} cannot be read: {e.strerror}; mend or remove it') from e
+  return pictures.decode(data, file, *how)
+
+
+def _folder(path: str, flag: str, any_size: bool) -> Images:
+  names = files(path, flag)
+  shape = decoded(names[0]).shape
 
   def read(i):
-    pixels = _decoded(names[i])
+    pixels = decoded(names[i])
     if pixels.shape != shape and not any_size:
       raise errors.DataError(
         f'{names[i]} is {pixels.shape[1]} x {pixels.shape[0]} pixels and {names[0]} is '
@@ -132,16 +148,7 @@ def _folder(path: str, flag: str, any_size: bool) -> Images:
       )
     return pixels
 
-  return Images(read, len(names), shape, path, tuple(names))
-
-
-def _decoded(name: str) -> np.ndarray:
-  try:
-    with open(name, 'rb') as f:
-      data = f.read()
-  except OSError as e:
-    raise errors.DataError(f'{name} cannot be read: {e.strerror}; mend or remove it') from e
-  return pictures.decode(data, name)
+  return Images(read, len(names), shape, path, names)
 
 
 def _npz(path: str, flag: str) -> Images:

@@ -15,13 +15,15 @@ _PNG = b'\x89PNG\r\n\x1a\n'
 _BLOCK = 512  # rows of a picture that are floats at a time
 
 
-def decode(data: bytes, name: str, channels: int = 3, upright: bool = False) -> np.ndarray:
+def decode(
+  data: bytes, name: str, channels: int = 3, upright: bool = False, under: str = 'white'
+) -> np.ndarray:
   """[H, W, channels] uint8 of a JPEG, PNG or WebP, whatever its name ends in.
 
-  Grey and CMYK are converted, transparency lies on white, 16 bits lose the lower 8, of an animation
-  the first picture counts; EXIF orientation is left alone, as TensorFlow's decoders do, or with
-  `upright` obeyed. DataError names the picture. What its format has no checksum for (JPEG, WebP)
-  may be damaged unseen.
+  Grey and CMYK are converted, transparency lies on `under`, 16 bits lose the lower 8, of an
+  animation the first picture counts. EXIF orientation is left alone, as TensorFlow's decoders do,
+  or with `upright` obeyed. DataError names the picture. What its format has no checksum for (JPEG,
+  WebP) may be damaged unseen.
   """
   import PIL  # heavy, and only these lines need it
   from PIL import Image
@@ -39,7 +41,7 @@ def decode(data: bytes, name: str, channels: int = 3, upright: bool = False) -> 
         picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
       if picture.mode in ('RGBA', 'LA', 'PA') or 'transparency' in picture.info:
         picture = picture.convert('RGBA')
-        picture = Image.alpha_composite(Image.new('RGBA', picture.size, 'white'), picture)
+        picture = Image.alpha_composite(Image.new('RGBA', picture.size, under), picture)
       pixels = np.asarray(picture.convert(_MODES[channels]))
   except PIL.UnidentifiedImageError:
     reason = 'it is no JPEG, PNG or WebP' if data else 'it is empty'

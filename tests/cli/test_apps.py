@@ -16,6 +16,7 @@ from gdistill import interrupt
 from gdistill import model
 from gdistill import pipeline
 from gdistill import train
+from gdistill.cli import results
 from gdistill.core import pixels as core_pixels
 from gdistill.core import process
 from gdistill.samplers import noise as image_noise
@@ -118,6 +119,42 @@ def test_a_stopped_command_goes_on_and_draws_nothing_twice(workdir, images, tmp_
   assert 'whose pictures results would be taken for' in capsys.readouterr().err
 
 
+def test_a_signal_keeps_what_is_drawn_and_the_command_goes_on(
+  workdir, images, tmp_path, capsys, monkeypatch
+):
+  given = ['edit', f'--folder={workdir}/02_progressive_2', f'--image={images}', '--label=3',
+           '--seeds=0..2', f'--out={tmp_path}/out']  # fmt: skip
+  assert run(*given[:-1], f'--out={tmp_path}/whole') == 0
+  batch, ages = results._batch, {}
+  monkeypatch.setattr(results, '_batch', lambda shape, most: 2)
+  monkeypatch.setattr(interrupt, 'Interrupt', lambda: micro.StopAfter(1))
+  for count in (4, 8):  # two batches of two pictures, each in the middle of a source's seeds
+    assert run(*given) == 42
+    found = sorted((tmp_path / 'out').rglob('*_seed*.png'))
+    assert len(found) == count and not (tmp_path / 'out' / 'sheet.png').exists()
+    assert all(f.stat().st_mtime_ns == ages.get(f, f.stat().st_mtime_ns) for f in found)
+    ages = {f: f.stat().st_mtime_ns for f in found}
+  monkeypatch.undo()
+  assert results._batch is batch and run(*given) == 0
+  for file in (tmp_path / 'whole').rglob('*.*'):
+    again = tmp_path / 'out' / file.relative_to(tmp_path / 'whole')
+    assert again.read_bytes() == file.read_bytes()
+
+
+def test_results_of_files_with_one_stem_have_their_own_names(workdir, tmp_path, capsys):
+  folder = tmp_path / 'in'
+  folder.mkdir()
+  for name in ('a.png', 'a.webp', 'sheet.png'):
+    Image.fromarray(PICTURES[0]).save(folder / name, lossless=True)
+  given = ['edit', f'--folder={workdir}/02_progressive_2', f'--image={folder}', '--label=3']
+  assert run(*given, f'--out={tmp_path}/1') == 0
+  names = ['a.png.png', 'a.webp.png', 'figures.json', 'request.json', 'sheet.png', 'sheet.png.png']
+  assert sorted(p.name for p in (tmp_path / '1').iterdir()) == names
+  Image.fromarray(PICTURES[0]).save(folder / 'a.png.webp', lossless=True)
+  assert run(*given, f'--out={tmp_path}/2') == 3
+  assert 'has 2 pictures a.png.*; give them two names' in capsys.readouterr().err
+
+
 def test_strength_between_steps_and_of_noise_alone_is_said(workdir, images, tmp_path, capsys):
   given = [f'--folder={workdir}/02_progressive_2', f'--image={images}/a.png', '--label=0']
   assert run('edit', *given, '--strength=0.6', f'--out={tmp_path}/1') == 0
@@ -191,7 +228,15 @@ def test_masks_go_by_name_and_are_checked(workdir, images, tmp_path, capsys):
     assert rows[i] and rows.sum() == 1
   (masks / 'c.png').unlink()
   assert run('inpaint', *given, f'--mask={masks}', f'--out={tmp_path}/2') == 3
-  assert 'has none for' in capsys.readouterr().err
+  assert 'has none named c, as pictures of' in capsys.readouterr().err
+  assert not (tmp_path / '2').exists()
+  white = np.zeros((8, 8, 4), np.uint8)
+  white[2, :3] = 255  # strokes on what is transparent
+  Image.fromarray(white).save(tmp_path / 'strokes.png')
+  assert run('inpaint', given[0], f'--image={images}/a.png', given[2],
+             f'--mask={tmp_path}/strokes.png', f'--out={tmp_path}/strokes') == 0  # fmt: skip
+  changed = read(tmp_path / 'strokes/a.png') != PICTURES[0]
+  assert changed[2, :3].any() and not np.delete(changed, 2, 0).any() and not changed[2, 3:].any()
   for pixels, code, words in (
     (np.zeros((8, 8), np.uint8), 3, 'is black: nothing is to be painted'),
     (np.full((8, 8), 255, np.uint8), 0, 'is white: nothing of'),
@@ -289,11 +334,11 @@ def test_networks_that_cannot_be_walked_both_ways_are_refused(
     ('edit', ['--label=cat'], 2, 'give one of 0, 1, 2'),
     ('edit', ['--label=none'], 2, 'has learned no picture without a class'),
     ('edit', ['--prompt=a cat'], 2, 'is not conditioned on text; give --label'),
-    ('edit', ['--negative_prompt=blue'], 2, "--negative_prompt='blue': the network is not"),
+    ('edit', ['--negative_prompt=blue'], 2, '02_progressive_2 is not conditioned on text'),
     ('edit', ['--num_steps=4'], 2, 'distilled for 2; sample with --num_steps=2'),
     ('edit', ['--image=nothing.png'], 3, '--image=nothing.png does not exist'),
     ('edit', ['--size=16x16'], 2, 'works at 8x8 alone'),
-    ('edit', ['--size=16'], 2, 'must be HEIGHTxWIDTH'),
+    ('edit', ['--size=16'], 2, 'must be WIDTHxHEIGHT'),
     ('edit', ['--scale=0'], 2, 'from 1 to 64'),
     ('edit', ['--w=-1'], 2, '--w=-1.0 must be a number of at least 0'),
     ('edit', ['--source_label=2'], 2, '--source_label=2 is of --invert'),
