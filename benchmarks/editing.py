@@ -42,45 +42,54 @@ def main() -> None:
   args = p.parse_args()
   parallel.use_compile_cache()
   run = _Run(args.workdir, args.images)
-  found = {'trips': _trips(run, args.steps), 'edits': _edits(run, args.teacher_steps)}
+  found = {'floors': _floors(run), 'trips': _trips(run, args.steps)}
+  found['edits'] = _edits(run, args.teacher_steps)
   if args.painting:
-    found['paintings'] = _paintings(run, _Run(args.painting, args.images), args.teacher_steps)
+    found['paintings'] = _paintings(run, _Rounds(args.painting), args.teacher_steps)
   for name, rows in found.items():
     print(f'\n## {name}\n\n{_table(rows)}')
   if args.out:
     pathlib.Path(args.out).write_text(json.dumps(found, indent=1))
 
 
-class _Run:
-  """A finished run, its held-out pictures, and what measures them."""
+class _Rounds:
+  """The finished rounds of a run."""
+
+  def __init__(self, workdir: str):
+    self.workdir = storage.path(workdir)
+    paths = (self.workdir / name for name in storage.list_dir(self.workdir))
+    found = [path for path in paths if checkpoints.is_finished(path)]
+    cards = [(path, checkpoints.read_card(path)) for path in found]
+    self._paths = {(card['stage'], card['num_steps']): path for path, card in cards}
+
+  def folder(self, stage: str, num_steps: int = 0) -> model.Folder:
+    """The round of a stage, for so many steps."""
+    if (stage, num_steps) not in self._paths:
+      raise SystemExit(f'{self.workdir} has no finished round of {stage} for {num_steps} steps')
+    return model.read_folder(self._paths[stage, num_steps])
+
+  def ladder(self, stage: str) -> list[int]:
+    """The steps its rounds are for, most first."""
+    return sorted((n for s, n in self._paths if s == stage), reverse=True)
+
+
+class _Run(_Rounds):
+  """A run with its held-out pictures, and what measures them."""
 
   def __init__(self, workdir: str, images: int):
-    self.workdir = storage.path(workdir)
+    super().__init__(workdir)
     recipe = evaluate.read_recipe(self.workdir)
     train, held = encode.pictures(recipe)
     self.extractor = evaluate.extractor_of(recipe, self.workdir)
     self.pixels, self.labels = held.some(min(images, len(held)))
     self.classes = recipe.model.num_classes
-    self.real = statistics.Moments.of(self._features(train.some(10_000)[0])[0])
+    self.train = train.some(10_000)
+    self.real = statistics.Moments.of(self._features(self.train[0])[0])
 
-  def folder(self, stage: str, num_steps: int = 0) -> model.Folder:
-    """The round of a stage, for so many steps."""
-    for name in storage.list_dir(self.workdir):
-      path = self.workdir / name
-      if checkpoints.is_finished(path):
-        card = checkpoints.read_card(path)
-        if (card['stage'], card['num_steps']) == (stage, num_steps):
-          return model.read_folder(path)
-    raise SystemExit(f'{self.workdir} has no finished round of {stage} for {num_steps} steps')
-
-  def ladder(self, stage: str) -> list[int]:
-    """The steps its rounds are for, most first."""
-    cards = [
-      checkpoints.read_card(self.workdir / name)
-      for name in storage.list_dir(self.workdir)
-      if checkpoints.is_finished(self.workdir / name)
-    ]
-    return sorted((c['num_steps'] for c in cards if c['stage'] == stage), reverse=True)
+  @property
+  def other(self) -> np.ndarray:
+    """Another class for each picture, all others in turn."""
+    return (self.labels + 1 + np.arange(len(self.labels)) % (self.classes - 1)) % self.classes
 
   def rows(self, label: np.ndarray, w: float, **more) -> dict:
     """What an editor reads of all held-out pictures."""
@@ -112,19 +121,31 @@ class _Run:
     return found[self.extractor.features], found[self.extractor.logits]
 
 
+def _floors(run: _Run) -> list[dict]:
+  """What pictures that nobody drew are measured at."""
+  rng = np.random.default_rng(0)
+  pool = [np.flatnonzero(run.train[1] == k) for k in range(run.classes)]
+  others = run.train[0][[rng.choice(pool[k]) for k in run.other]]
+  rows = [
+    {'pictures': 'the held-out digits themselves', **run.measured(run.pixels, run.labels)},
+    {'pictures': 'training digits of the other class', **run.measured(others, run.other)},
+  ]
+  for row in rows:
+    _say(row)
+  return rows
+
+
 def _trips(run: _Run, steps: int) -> list[dict]:
   """Encoded under its class and decoded under the same, or under another."""
   one = run.folder('guidance')
-  both = [(n, n, run.folder('encoder', n), run.folder('progressive', n))
-          for n in run.ladder('encoder') if n <= 16]  # fmt: skip
-  kinds = [('undistilled', steps, one, one)]
-  kinds += [('undistilled', n, one, one) for n, *_ in both]
-  kinds += [('distilled', n, e, d) for n, _, e, d in both]
-  rows, other = [], (run.labels + 1 + np.arange(len(run.labels)) % (run.classes - 1)) % run.classes
+  few = [n for n in run.ladder('encoder') if n <= 16]
+  kinds = [('undistilled', n, one, one) for n in (steps, *few)]
+  kinds += [('distilled', n, run.folder('encoder', n), run.folder('progressive', n)) for n in few]
+  rows = []
   for kind, n, encoder, decoder in kinds:
     draw = editing.editor(decoder, encode.Frozen(), 256, encoder)
     for source_w, w in ((0.0, 0.0), (0.0, 1.0), (1.0, 1.0), (0.0, 3.0)):
-      for what, label in (('round trip', run.labels), ('transfer', other)):
+      for what, label in (('round trip', run.labels), ('transfer', run.other)):
         if what == 'round trip' and source_w != w:
           continue
         counts = {'num_steps': n, 'start': n, 'encode_steps': n, 'encode_stop': n}
@@ -140,7 +161,6 @@ def _trips(run: _Run, steps: int) -> list[dict]:
 def _edits(run: _Run, teacher_steps: int) -> list[dict]:
   """Noised to t = strength and drawn on as another class."""
   rows = []
-  other = (run.labels + 1 + np.arange(len(run.labels)) % (run.classes - 1)) % run.classes
   kinds = [('teacher', teacher_steps, run.folder('teacher'))]
   kinds += [('student', n, run.folder('progressive', n)) for n in (4, 2)]
   for kind, n, folder in kinds:
@@ -149,17 +169,17 @@ def _edits(run: _Run, teacher_steps: int) -> list[dict]:
       if strength * n % 1:
         continue
       for w in (0.0, 1.0, 3.0):
-        drawn = draw(run.rows(other, w), {'num_steps': n, 'start': round(strength * n)})
+        drawn = draw(run.rows(run.other, w), {'num_steps': n, 'start': round(strength * n)})
         calls = round(strength * n) * (2 if folder.guided else 1)
         rows.append({
           'network': kind, 'steps': n, 'strength': strength, 'calls': calls, 'w': w,
-          **run.measured(drawn, other),
+          **run.measured(drawn, run.other),
         })  # fmt: skip
         _say(rows[-1])
   return rows
 
 
-def _paintings(run: _Run, painting: _Run, teacher_steps: int) -> list[dict]:
+def _paintings(run: _Run, painting: _Rounds, teacher_steps: int) -> list[dict]:
   """The covered part painted as the picture's own class."""
   rows, (count, height, width, _) = [], run.pixels.shape
   keys = jax.vmap(jax.random.key)(np.arange(count, dtype=np.uint32))
