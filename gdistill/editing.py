@@ -118,8 +118,8 @@ def painter(
     rest = rows['w'], counts['num_steps'], of.noise, keys, of.project
     if folder.settings.extra_channels:
       images = core_pixels.to_images(rows['pixels'])
-      masked = frozen.encode(params[0][1], images * (1.0 - mask))
-      cond['extra'] = masks.condition(masked, masks.smaller(mask, of.factor), masked)
+      left = frozen.encode(params[0][1], images * (1.0 - mask))
+      cond['extra'] = masks.condition(masks.smaller(mask, of.factor), left)
       z = inpaint.inpaint(of.v_fn(params), x, cond, *rest, stochastic=of.stochastic)
     else:
       # Latents that see a pixel to be painted are not known.

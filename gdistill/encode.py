@@ -325,7 +325,7 @@ def _encoder(recipe: recipes.Recipe, found: autoencoders.Autoencoder) -> latents
     keys = jax.vmap(lambda number: jax.random.fold_in(jax.random.key(0), number))(numbers)
     mask = masks.random(keys, *images.shape[1:3])
     left, _ = found.encode(params, images * (1.0 - mask))
-    return masks.condition(left, masks.smaller(mask, found.factor), left)
+    return masks.condition(masks.smaller(mask, found.factor), left)
 
   return latents.Encoder(
     lambda batch: encode(params, jax.device_put(batch, rows)),

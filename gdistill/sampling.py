@@ -172,13 +172,11 @@ def nothing_known(
   frozen: encode.Frozen, params: dict[str, Any], shape: tuple[int, ...]
 ) -> types.Images:
   """cond['extra'] of an inpainting network that paints whole pictures: to be traced."""
-  ones = jnp.ones((*shape[:3], 1))
-  if frozen.autoencoder is None:
-    return masks.condition(jnp.zeros(shape), ones)
-  factor = frozen.autoencoder.factor
-  grey = jnp.zeros((1, shape[1] * factor, shape[2] * factor, 3))
-  masked = jnp.broadcast_to(frozen.encode(params, grey), shape)
-  return masks.condition(masked, ones, masked)
+  factor = frozen.autoencoder.factor if frozen.autoencoder else 1
+  channels = 3 if frozen.autoencoder else shape[3]
+  grey = jnp.zeros((1, shape[1] * factor, shape[2] * factor, channels))
+  left = jnp.broadcast_to(frozen.encode(params, grey), shape)
+  return masks.condition(jnp.ones((*shape[:3], 1)), left)
 
 
 def _walk(sampler: str, project: types.Project | None) -> Callable:

@@ -9,13 +9,13 @@ RECTANGLES = 3  # at most
 ALL, INVERTED = 0.1, 0.25  # how often everything is to be painted, and how often the complement
 
 
-def condition(x: types.Images, mask: jax.Array, masked: types.Images | None = None) -> types.Images:
-  """cond['extra'] of an inpainting network, [B, H, W, 1 + C]: the mask, then x (1 - mask).
+def condition(mask: jax.Array, left: types.Images) -> types.Images:
+  """cond['extra'] of an inpainting network, [B, H, W, 1 + C]: the mask, then what it leaves.
 
-  The order is Stable Diffusion's. In latent space what is left of the picture is encoded anew, and
-  given as `masked`: latents of what is known look into what is not.
+  That is x (1 - mask) of an image; in latent space its encoding, since latents of what is known
+  look into what is not. The order is Stable Diffusion's.
   """
-  return jnp.concatenate([mask, x * (1.0 - mask) if masked is None else masked], axis=-1)
+  return jnp.concatenate([mask, left], axis=-1)
 
 
 def smaller(mask: jax.Array, factor: int) -> jax.Array:

@@ -58,7 +58,8 @@ def masked_latents(
 def masked_images(x: types.Images, key: jax.Array, ids: jax.Array) -> types.Images:
   """cond['extra'] for images: a random mask, and what it leaves of x."""
   (keys,) = example_keys(key, ids, 1)
-  return masks.condition(x, masks.random(keys, *x.shape[1:3]))
+  mask = masks.random(keys, *x.shape[1:3])
+  return masks.condition(mask, x * (1.0 - mask))
 
 
 def _chosen(batch, key, flip):

@@ -94,7 +94,7 @@ def marginal(z, logsnr, cond, w):
 def test_a_network_shown_what_is_known_draws_from_the_posterior(num_steps):
   # By the exact flow of N(mu, C) from z_1 = eps: x' = mu + C^(1/2) eps, at any N.
   x, mask = pictures(), jnp.asarray(MASKS)
-  cond = {**COND, 'extra': masks.condition(x, mask)}
+  cond = {**COND, 'extra': masks.condition(mask, x * (1 - mask))}
   v_fn = conditional_flow(num_steps)
   run = jax.jit(lambda n: inpaint.inpaint(v_fn, x, cond, W, n, COSINE, KEYS))
   found = np.asarray(run(num_steps))
@@ -111,7 +111,7 @@ def test_a_network_shown_what_is_known_draws_from_the_posterior(num_steps):
 def test_one_step_of_the_exact_denoiser_is_the_posterior_mean():
   # x_hat = mu + alpha C (alpha^2 C + sigma^2)^-1 (z - alpha mu), and alpha_1 is 5e-5.
   x, mask = pictures(), jnp.asarray(MASKS)
-  cond = {**COND, 'extra': masks.condition(x, mask)}
+  cond = {**COND, 'extra': masks.condition(mask, x * (1 - mask))}
 
   def v_fn(z, logsnr, cond, w):
     mask, masked = (np.asarray(cond['extra'][..., i]) for i in (0, 1))

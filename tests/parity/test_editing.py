@@ -119,7 +119,7 @@ def test_inpainting_students_are_those_of_the_inpainting_pipeline(tmp_path):
   s = Student(tmp_path, 'StableDiffusionInpaintPipeline', extra_channels=5)
   images = core_pixels.to_images(jnp.asarray(PIXELS))
   masked = s.latents(images * (1 - MASK))
-  extra = masks.condition(masked, masks.smaller(jnp.asarray(MASK), 4), masked)
+  extra = masks.condition(masks.smaller(jnp.asarray(MASK), 4), masked)
 
   @jax.jit
   def ours(w, num_steps):

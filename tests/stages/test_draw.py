@@ -106,3 +106,16 @@ def test_two_devices_draw_what_one_does(tmp_path):
   found = tmp_path / 'found.npy'
   subprocess.run([sys.executable, '-c', script, tmp_path / 'latents.npy', found], check=True)
   np.testing.assert_array_equal(np.load(found), latents_of(batch(), KEY, flip=True))
+
+
+def test_what_is_known_of_an_image_is_what_its_own_mask_leaves():
+  x = jnp.asarray(np.random.default_rng(0).uniform(0.5, 1, (6, 4, 8, 3)), jnp.float32)
+  key, ids = jax.random.key(5), jnp.array([3, 1, 7, 0, 2, 9])
+  extra = np.asarray(draw.masked_images(x, key, ids))
+  mask, left = extra[..., :1], extra[..., 1:]
+  assert extra.shape == (6, 4, 8, 4) and set(np.unique(mask)) == {0.0, 1.0}
+  np.testing.assert_array_equal(left, np.where(mask == 1, 0, x))
+  assert len({m.tobytes() for m in mask}) > 3
+  # A function of the example's number, wherever it stands.
+  again = np.asarray(draw.masked_images(x[::-1], key, ids[::-1]))
+  np.testing.assert_array_equal(again[::-1], extra)
