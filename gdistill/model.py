@@ -88,6 +88,11 @@ def build(
   )
 
 
+def of_recipe(recipe: recipes.Recipe, takes_w: bool, remat: bool = False) -> Network:
+  """The network of a recipe, with the input for w or without."""
+  return build(recipe.model, takes_w, remat, recipe.noise)
+
+
 def _time(settings: recipes.Model, noise_settings: recipes.Noise | None) -> Callable:
   """What turns logsnr into the number whose sinusoids the network sees."""
   if settings.time == 'phi':

@@ -12,11 +12,11 @@ import pytest
 import safetensors.numpy
 
 from gdistill import checkpoints
+from gdistill import checks
 from gdistill import encode
 from gdistill import errors
 from gdistill import importing
 from gdistill import model
-from gdistill import pipeline
 from gdistill import recipe as recipes
 from gdistill import sampling
 from gdistill import storage
@@ -351,9 +351,9 @@ def test_adm_alone_has_no_null_condition_and_a_stage_one_is_refused(tmp_path, mo
   assert folder.card['null'] == 'none' and folder.noise.name == 'squared_cosine'
   assert folder.card['imported']['head_order'] == 'q, k, v in thirds'
   with pytest.raises(errors.ConfigError, match=r'no null condition .* \(--null\)'):
-    pipeline.check_initial(recipe_from(folder), folder.card)
+    checks.initial(recipe_from(folder), folder.card)
   # With one it would be taken.
-  pipeline.check_initial(recipe_from(folder), {**folder.card, 'null': 'network'})
+  checks.initial(recipe_from(folder), {**folder.card, 'null': 'network'})
 
 
 def recipe_from(folder):
@@ -384,7 +384,7 @@ def test_the_configs_of_imported_teachers_are_of_what_is_imported(config, fields
   }  # fmt: skip
   given = edge.load_config(f'configs/{config}', ["--config.initial='somewhere'"])
   given['latents'].update(autoencoder='a')
-  pipeline.check_initial(recipes.from_config(given), card)
+  checks.initial(recipes.from_config(given), card)
 
 
 @pytest.mark.parametrize(

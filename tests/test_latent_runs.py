@@ -14,6 +14,7 @@ from PIL import Image
 
 import gdistill.cli
 from gdistill import checkpoints
+from gdistill import checks
 from gdistill import encode
 from gdistill import errors
 from gdistill import evaluate
@@ -258,7 +259,7 @@ def test_an_inpainting_run_goes_from_pictures_to_figures_and_paints(given, tmp_p
   # An ordinary network becomes one of these: the new inputs start at zero.
   _, plain = run(SD, given, tmp_path / 'plain', stages=('teacher',))
   tuned = latent_runs.recipe(SD, given, initial=str(plain / '00_teacher'), **more)
-  mesh, first = pipeline.check(tuned, None), rounds.plan(tuned)[0]
+  mesh, first = checks.everything(tuned, None), rounds.plan(tuned)[0]
   state = pipeline._fresh_state(tuned, first, first.teacher, jax.random.key(0), mesh)
   kernel = model.read_folder(plain / '00_teacher').params['conv_in']['kernel']
   np.testing.assert_array_equal(state.params['conv_in']['kernel'][:, :, :4], kernel)
@@ -271,7 +272,7 @@ def test_an_inpainting_run_goes_from_pictures_to_figures_and_paints(given, tmp_p
   Image.fromarray(mask).save(tmp_path / 'mask.png')
   argv = ['inpaint', f'--folder={workdir}/02_progressive_2', f'--image={tmp_path}/in.png',
           f'--mask={tmp_path}/mask.png', '--prompt=the cat of 3', '--guidance_scale=4',
-          '--size=16x24', f'--out={tmp_path}/out']  # fmt: skip
+          '--size=24x16', f'--out={tmp_path}/out']  # fmt: skip
   assert gdistill.cli.main(argv) == 0
   painted = np.asarray(Image.open(tmp_path / 'out' / 'in.png'))
   np.testing.assert_array_equal(painted[:, :12], pixels[:, :12])
@@ -288,7 +289,7 @@ def test_a_teacher_may_start_from_one_that_predicts_something_else(given, tmp_pa
   cache = dict(cache=str(first / 'latents'))
   recipe = latent_runs.recipe(PHOTOS, given, initial=initial, latents=cache)
   assert recipe.stages[0] == 'teacher' and recipe.model.predict == 'v'
-  mesh = pipeline.check(recipe, None)
+  mesh = checks.everything(recipe, None)
   plan = rounds.plan(recipe)
   assert [r.teacher for r in plan[:2]] == [initial, '00_teacher']
   state = pipeline._fresh_state(recipe, plan[0], initial, jax.random.key(0), mesh)
@@ -305,7 +306,7 @@ def test_a_teacher_may_start_from_one_that_predicts_something_else(given, tmp_pa
   assert 0 < max(jax.tree.leaves(near)) < 5 * recipe.teacher.lr * 1.1  # five updates away
   with pytest.raises(errors.ConfigError, match=r"model\.predict='v' differs from"):
     later = dataclasses.replace(recipe, stages=('guidance', 'progressive'))
-    pipeline.check_initial(later, checkpoints.read_card(initial))
+    checks.initial(later, checkpoints.read_card(initial))
 
 
 def test_a_teacher_of_other_frozen_networks_is_refused(given):
@@ -314,13 +315,13 @@ def test_a_teacher_of_other_frozen_networks_is_refused(given):
     'stage': 'teacher', 'p_uncond': 0.1, 'takes_w': False, 'latents': encode.networks(recipe),
     **{name: recipes.to_dict(getattr(recipe, name)) for name in ('model', 'noise')},
   }  # fmt: skip
-  pipeline.check_initial(recipe, card)
+  checks.initial(recipe, card)
   assert card['latents']['text_length'] == 9
   for name, value in (('autoencoder', 'kl-x-1-0'), ('text', 'y'), ('text_length', 77)):
     with pytest.raises(
       errors.ConfigError, match=rf"latents\.{name} is .* initial='sd' was trained with '?{value}'?;"
     ):
-      pipeline.check_initial(recipe, {**card, 'latents': {**card['latents'], name: value}})
+      checks.initial(recipe, {**card, 'latents': {**card['latents'], name: value}})
 
 
 def test_the_evaluation_of_a_run_in_a_bucket_can_be_changed(undisturbed, monkeypatch):

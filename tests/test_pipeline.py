@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from gdistill import checkpoints
+from gdistill import checks
 from gdistill import errors
 from gdistill import evaluate
 from gdistill import exporting
@@ -215,7 +216,7 @@ def test_encoders_are_in_no_cell_and_no_evaluation_waits_for_them(undisturbed):
   only = dataclasses.replace(more, stages=(), initial=str(undisturbed / '01_guidance'))
   assert grid.teacher_folder(only, storage.path('elsewhere')) == workdir / '00_teacher'
   assert {c.model for c in grid.plan(only, workdir, 'full')} == {'teacher', 'floor'}
-  pipeline.check_grid(dataclasses.replace(
+  checks.grid(dataclasses.replace(
     only, evaluation=dataclasses.replace(recipe.evaluation, num_steps=(64,))
   ))  # fmt: skip
 
@@ -294,27 +295,27 @@ def test_encoders_begin_from_a_student_of_stage_one_or_go_on_from_an_encoder(
   recipe = micro.recipe(**{'initial': str(folder), 'encoder': True, **given})
   card = {**checkpoints.read_card(folder), 'sampler': 'deterministic', **card}
   with pytest.raises(errors.ConfigError, match=words) as e:
-    pipeline.check_initial(recipe, card)
+    checks.initial(recipe, card)
   assert '\n' not in str(e.value)
   fine = micro.recipe(initial=str(folder), encoder=True, stages=())
   for theirs in (dict(), dict(stage='encoder', num_steps=4)):
     own = {**checkpoints.read_card(folder), 'sampler': 'deterministic', **theirs}
-    pipeline.check_initial(fine, own)
+    checks.initial(fine, own)
 
 
 def test_the_plan_lists_an_encoders_rounds_and_their_batches_are_checked(undisturbed):
   recipe = micro.recipe(
     stages=(), initial=str(undisturbed / '01_guidance'), encoder=True, progressive={'batch_size': 8}
   )
-  lines = pipeline.describe(recipe, pipeline.check_mesh(recipe)).splitlines()
+  lines = pipeline.describe(recipe, checks.mesh(recipe)).splitlines()
   row = next(line for line in lines if line.startswith('01_encoder_1'))
   assert row.split()[1:] == ['9', '0.0005', '8', '72', '00_encoder_2']
   assert any(line.startswith('encoder ') and line.split()[-1] == '8' for line in lines)
   assert 'compiled train steps: 1 (encoder), each once for its rounds' in lines
   with pytest.raises(errors.ConfigError, match=r'progressive\.batch_size=8'):
-    pipeline.check_mesh(recipe, devices=3)
+    checks.mesh(recipe, devices=3)
   with pytest.raises(errors.DataError, match='a batch needs 2048'):
-    pipeline.check_data(dataclasses.replace(
+    checks.data(dataclasses.replace(
       recipe, progressive=dataclasses.replace(recipe.progressive, batch_size=2048)
     ))  # fmt: skip
 
@@ -360,7 +361,7 @@ def test_a_teacher_without_label_dropout_cannot_be_guided(undisturbed, tmp_path)
   card = checkpoints.read_card(undisturbed / '00_teacher')
   recipe = micro.recipe(stages=('guidance',), initial=str(undisturbed / '00_teacher'))
   with pytest.raises(errors.ConfigError, match='no null condition'):
-    pipeline.check_initial(recipe, {**card, 'p_uncond': 0.0})
+    checks.initial(recipe, {**card, 'p_uncond': 0.0})
 
 
 @pytest.mark.parametrize(
@@ -578,6 +579,6 @@ def test_where_errors_of_eps_blow_up_in_v_it_is_said(capsys, noise, weight, pred
   if times:  # 1 / alpha of the last index
     found = np.prod(1.0 - model.betas(recipe.noise)) ** -0.5
     assert f'{found:,.0f}' == times
-  pipeline._warn_of_eps(recipe)
+  checks.warn_of_eps(recipe)
   said = capsys.readouterr().err
   assert (f'counts {times} times in v, under guidance.weight=' in said) if times else not said

@@ -52,6 +52,7 @@ def _run(args, overrides, plan: bool) -> int:
   if not args.workdir and not plan:
     raise errors.ConfigError('--workdir is missing; name a folder for the run')
 
+  from gdistill import checks
   from gdistill import parallel
   from gdistill import pipeline
   from gdistill import storage
@@ -63,7 +64,7 @@ def _run(args, overrides, plan: bool) -> int:
   parallel.use_compile_cache()
   parallel.make_cpu_devices(recipe.mesh.cpu_devices)
   parallel.start(args.coordinator, args.num_processes, args.process_id)
-  pipeline.check(recipe, workdir)
+  checks.everything(recipe, workdir)
   from gdistill import evaluate
   from gdistill import grid
 
@@ -101,6 +102,7 @@ def _check_devices(args, plan: bool) -> None:
 def _plan(recipe, workdir, devices: int | None) -> str:
   """What would happen, and in a last line what is missing of the data, which may lie elsewhere."""
   from gdistill import checkpoints
+  from gdistill import checks
   from gdistill import errors
   from gdistill import grid
   from gdistill import parallel
@@ -109,15 +111,15 @@ def _plan(recipe, workdir, devices: int | None) -> str:
   parallel.make_cpu_devices(1 if devices else recipe.mesh.cpu_devices)
   there = not recipe.initial or checkpoints.is_finished(recipe.initial)
   if there:
-    pipeline.check_rest(recipe, workdir)
-  mesh = pipeline.check_mesh(recipe, devices)
+    checks.rest(recipe, workdir)
+  mesh = checks.mesh(recipe, devices)
   if recipe.initial and there:
     grid.teacher_folder(recipe, workdir)
   text = pipeline.describe(recipe, mesh, workdir)
   if not there:
     text += f'\ninitial: {recipe.initial} is no finished round yet; import or train it first'
   try:
-    pipeline.check_data(recipe)
+    checks.data(recipe)
   except errors.DataError as e:
     text += f'\ndata: {e}'
   return text
