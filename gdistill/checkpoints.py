@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import hashlib
 import json
+import math
 import os
 import tempfile
 import time
@@ -19,6 +20,7 @@ from jax.experimental import multihost_utils
 
 from gdistill import errors
 from gdistill import parallel
+from gdistill import state as states
 from gdistill import storage
 
 FORMAT_VERSION = 2
@@ -59,6 +61,7 @@ def save(folder: epath.PathLike, tree: Any, *, meta: dict | None = None) -> dict
   try:
     if not stored:  # otherwise killed between this save and what was to follow it
       _remove(folder)
+      _check_space(folder, leaves)
       _write_arrays(folder / 'arrays', arrays)
     if jax.process_index() == 0:
       manifest['files'] = _files(folder)
@@ -118,15 +121,20 @@ def save_step(
   folder = storage.path(folder)
   stored = save(folder / str(step), tree, meta={**(meta or {}), 'step': step})
   if jax.process_index() == 0:
-    steps = [s for s in _steps(folder) if s != step]
-    halves = [s for s in steps if not storage.exists(folder / str(s) / 'manifest.json')]
-    older = [s for s in steps if s < step and is_complete(folder / str(s))]
-    for s in halves + older[: max(0, len(older) + 1 - keep)]:
-      try:
-        _remove_one(folder / str(s))
-      except Exception as e:  # the new step is safe: no reason to end the run
-        logging.warning('step %s/%s was not removed: %s', folder, s, _line(e))
+    _prune(folder, step, keep - 1)
   return stored
+
+
+def _prune(folder: epath.Path, step: int, keep: int) -> None:
+  """Removes complete steps before `step` beyond the newest `keep`, and what is half written."""
+  steps = [s for s in _steps(folder) if s != step]
+  halves = [s for s in steps if not storage.exists(folder / str(s) / 'manifest.json')]
+  older = [s for s in steps if s < step and is_complete(folder / str(s))]
+  for s in halves + older[: max(0, len(older) - keep)]:
+    try:
+      _remove_one(folder / str(s))
+    except Exception as e:  # what is newer is safe: no reason to end the run
+      logging.warning('step %s/%s was not removed: %s', folder, s, _line(e))
 
 
 class Saver:
@@ -170,6 +178,7 @@ class Saver:
     except errors.CheckpointError as e:
       logging.warning('the save of step %s is tried once more: %s', step, e)
       time.sleep(_RETRY)
+      _prune(self._folder, step, 1)  # a full disk: all but the newest that is whole
       save_step(self._folder, step, tree, keep=self._keep)
 
   def check(self) -> None:
@@ -357,10 +366,9 @@ def _leaf(array: np.ndarray) -> dict:
 
 
 def _named(folder: epath.Path, tree: Any) -> dict[str, Any]:
-  """{'params/down0_block0/conv1/kernel': leaf}: names that outlive the classes of the tree."""
+  """{'params/down0_block0/conv1/kernel': leaf}, each name once."""
   leaves = {}
-  for keys, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-    name = jax.tree_util.keystr(keys, simple=True, separator='/') or 'value'
+  for name, leaf in zip(states.names(tree), jax.tree.leaves(tree), strict=True):
     if name in leaves:
       raise errors.CheckpointError(f'{folder}: two leaves are named {name!r}; rename a key')
     leaves[name] = leaf
@@ -401,6 +409,16 @@ def _write_arrays(folder: epath.Path, arrays: dict[str, Any]) -> None:
           for name in storage.files(disk):
             storage.write_bytes(folder / name, storage.read_bytes(disk / name))
         storage.sync_tree(folder)
+
+
+def _check_space(folder: epath.Path, leaves: dict[str, dict]) -> None:
+  """OSError where the disk has no room for the leaves, before the first byte is on it."""
+  if not storage.is_local(folder):
+    return
+  need = sum(math.prod(a['shape']) * jax.numpy.dtype(a['dtype']).itemsize for a in leaves.values())
+  free = storage.free(folder)
+  if free < need:
+    raise OSError(f'{need:,} bytes are needed and {free:,} are free')
 
 
 @contextlib.contextmanager

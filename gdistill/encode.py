@@ -171,7 +171,8 @@ def run(
 
     with progress.Progress('encoding', job.total, job.done) as bar:
       try:
-        shards, encoded = job.work(look, bar.update)
+        with stop.patient():
+          shards, encoded = job.work(look, bar.update)
       except (errors.Preempted, errors.DataError) as e:
         failed = e
     _all_or_none(failed)

@@ -249,11 +249,9 @@ def _draw(recipe, store, names, images, stop, again) -> None:
           made_for = (cell.folder, cell.sampler)
           sampler = _sampler(sampler, cell, recipe.evaluation.batch_size, prompts)
         report = lambda drawn, n=cell.num_steps, before=done: bar.update(before + drawn * n)
-        _keep(
-          store,
-          names[cell],
-          _drawn(recipe, store.extractor, sampler, cell, images, stop, report),
-        )
+        with stop.patient():
+          part = _drawn(recipe, store.extractor, sampler, cell, images, stop, report)
+        _keep(store, names[cell], part)
       done += cell.num_steps * images
       bar.update(done)
 

@@ -5,6 +5,7 @@ import glob
 import importlib.util
 import math
 import os
+import re
 import stat
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +18,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from gdistill import errors
 
 AXES = ('slice', 'data', 'fsdp')
-_HEARTBEAT, _STARTING = 20, 300  # seconds until a dead process is noticed, a late one given up
+HEARTBEAT, _STARTING = 20, 300  # seconds until a dead process is noticed, a late one given up
 # Leaves below so many elements are not worth a message each.
 _SMALL = 2**16
 
@@ -108,7 +109,7 @@ def cluster(env: Mapping[str, str]) -> str | None:
 def _join(what: str, flags: Mapping[str, Any]) -> None:
   try:
     jax.distributed.initialize(
-      heartbeat_timeout_seconds=_HEARTBEAT, initialization_timeout=_STARTING, **flags
+      heartbeat_timeout_seconds=HEARTBEAT, initialization_timeout=_STARTING, **flags
     )
   except Exception as e:  # grpc and JAX each have their own
     reason = ' '.join(str(e).split())[:300]
@@ -166,8 +167,8 @@ def any_process(flag: bool) -> bool:
 def barrier(name: str, hours: float | None = None) -> None:
   """Waits until every process is here.
 
-  With `hours`, for so long and once a name: between hosts, since a CPU's collectives give up after
-  half an hour.
+  With `hours`, for so long and once a name, and PeerError says who did not come: between hosts,
+  since a CPU's collectives give up after half an hour.
   """
   if jax.process_count() > 1 and hours is None:
     from jax.experimental import multihost_utils
@@ -177,7 +178,16 @@ def barrier(name: str, hours: float | None = None) -> None:
     import orbax.checkpoint as ocp
 
     everyone = set(range(jax.process_count()))
-    ocp.multihost.sync_global_processes(name, timeout=int(3600 * hours), processes=everyone)
+    try:
+      ocp.multihost.sync_global_processes(name, timeout=int(3600 * hours), processes=everyone)
+    except Exception as e:  # jaxlib's own, which says who is missing in words
+      missing = sorted(
+        {int(n) for n in re.findall(r'task:(\d+)', str(e).partition('timed out task')[2])}
+      )
+      who = f'processes {missing} did not come' if missing else ' '.join(str(e).split())[:300]
+      raise errors.PeerError(
+        f'{name}: {who} within {hours:g} h of process {jax.process_index()}; start all again'
+      ) from e
 
 
 def use_compile_cache() -> None:
@@ -338,18 +348,21 @@ def mean_gradient(
   return (jax.lax.psum(grad, tuple(left)) if left else grad) / mesh.size
 
 
-def norm_of_split(mesh: Mesh, tree: Any, specs: Any) -> jax.Array:
-  """Within shard_map: the root of the sum of all squares of a tree split as `specs` say."""
-  whole, parts = [], []
+def squares_of_split(mesh: Mesh, tree: Any, specs: Any) -> jax.Array:
+  """Within shard_map: [leaves], the sum of squares of each leaf of a tree split as `specs` say."""
+  found, split = [], []
   for leaf, spec in zip(jax.tree.leaves(tree), jax.tree.leaves(specs), strict=True):
     square = jnp.sum(jnp.square(leaf))
+    split.append(any(spec))
     if any(spec):
       holders = np.prod([mesh.shape[axis] for axis in AXES if _splits(spec, axis)])
-      parts.append(square * (holders / mesh.size))  # as many devices hold the same part
-    else:
-      whole.append(square)
-  total = sum(whole, jnp.zeros(()))
-  return jnp.sqrt(total + jax.lax.psum(sum(parts), AXES) if parts else total)
+      square *= holders / mesh.size  # as many devices hold the same part
+    found.append(square)
+  own = jnp.stack(found)
+  if not any(split):
+    return own
+  # One message for all leaves; those that are whole everywhere stay as they are.
+  return jnp.where(np.array(split), jax.lax.psum(own, AXES), own)
 
 
 def _names(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:

@@ -113,7 +113,8 @@ def run(
         raise errors.Preempted(
           f'{stop.requested or "a signal"}: what is finished is saved; repeat the command to go on'
         )
-      _run_round(recipe, workdir, r, examples, mesh, compiled[r.stage], stop, seconds)
+      with stop.patient():
+        _run_round(recipe, workdir, r, examples, mesh, compiled[r.stage], stop, seconds)
   except BaseException:
     for stage, promise in pending.items():
       if promise.cancel():
@@ -235,7 +236,7 @@ def _run_round(recipe, workdir, r, examples, mesh, step, stop, seconds) -> None:
   given = parallel.put_like(jax.tree.map(lambda _: parallel.replicated(mesh), given), given)
   with seconds('compile'):
     while not concurrent.futures.wait([step], 0.5).done:
-      stop.check()
+      stop.check(moved=False)
     step = step.result()
   state = train.fit(
     folder, fresh, state_shapes(recipe, r.stage, mesh), step, teacher, batches, given, r.steps,

@@ -170,6 +170,7 @@ class Train:
   max_skipped_in_a_row: int
   max_skipped_percent: float
   remat: Literal['none', 'blocks'] = 'none'  # 'blocks': a fifth more work, far less memory
+  stall_seconds: float = 300.0  # without an update, then it leaves with 134; 0: never
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,6 +262,7 @@ MAY_CHANGE = (
   'train.max_to_keep',
   'train.log_every',
   'train.remat',
+  'train.stall_seconds',
   'data.path',
   'latents.autoencoder',
   'latents.text',
@@ -683,6 +685,10 @@ def _check_mesh(mesh: Mesh) -> None:
 def _check_loop(train: Train) -> None:
   for name in ('checkpoint_every', 'max_to_keep', 'log_every', 'max_skipped_in_a_row'):
     _need(getattr(train, name) >= 1, f'train.{name}', getattr(train, name), 'must be at least 1')
+  stall = train.stall_seconds
+  _need(
+    stall == 0 or stall >= 1, 'train.stall_seconds', stall, 'must be at least 1, or 0 for never'
+  )
   percent = train.max_skipped_percent
   _need(0 < percent <= 100, 'train.max_skipped_percent', percent, 'must be above 0, at most 100')
   for name in ('checkpoint_every', 'log_every'):

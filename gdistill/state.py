@@ -33,3 +33,12 @@ def create(params: Any, tx: optax.GradientTransformation, with_ema: bool) -> Tra
 def handed_on(state: TrainState) -> Any:
   """The parameters a finished round leaves: the running mean where there is one."""
   return state.params if state.ema is None else state.ema
+
+
+def names(tree: Any) -> list[str]:
+  """['params/down0_block0/conv1/kernel', ...] of the leaves in their order: what a file may call
+  them, since it outlives the classes of the tree."""
+  return [
+    jax.tree_util.keystr(keys, simple=True, separator='/') or 'value'
+    for keys, _ in jax.tree_util.tree_flatten_with_path(tree)[0]
+  ]

@@ -183,6 +183,14 @@ def check_writable(flag: str, p: epath.PathLike) -> None:
     raise errors.ConfigError(f'{flag}={text}: {here} is not writable; choose another place')
 
 
+def free(p: epath.PathLike) -> int:
+  """Bytes that may still be written on the local disk where the path is, or will be."""
+  here = pathlib.Path(path(p))
+  while not here.exists():
+    here = here.parent
+  return shutil.disk_usage(here).free
+
+
 def exists(p: epath.PathLike) -> bool:
   return _fresh(p).exists()
 

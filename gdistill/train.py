@@ -7,7 +7,7 @@ import json
 import pathlib
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -25,6 +25,7 @@ from gdistill import recipe as recipes
 from gdistill import state as states
 from gdistill import storage
 
+_RESTORING = 1.0  # hours that one process waits for the others to have read their checkpoint
 _ASK_EVERY = 10  # updates; machines that are taken away give half a minute's notice
 
 # (params, teacher_params, batch, key, num_steps) -> [B]
@@ -69,7 +70,8 @@ def make_step(
 
   One call makes S updates. An update whose loss or gradient norm is not finite changes nothing
   but the counters. `unrolled` spells scans out: a convolution's weight gradient inside a scan is
-  some 60 times slower on a CPU. On a `mesh` the gradient is reduced over slice and data once an
+  some 60 times slower on a CPU. `broken` among the metrics is the first leaf, in their order, whose
+  gradient was not finite, or -1. On a `mesh` the gradient is reduced over slice and data once an
   update, however many microbatches it is made of, and lands split as the moments are; over fsdp,
   where parameters are gathered for each microbatch, it is reduced once for each.
   """
@@ -98,10 +100,10 @@ def make_step(
     return jax.tree.map(lambda a: a / parts, total)
 
   def reduced(params, teacher, batch, key, num_steps):
-    """The mean loss and its gradient, split as the moments are, and the gradient's norm."""
+    """The mean loss and its gradient, split as the moments are, with the squares of each leaf."""
     if mesh is None or mesh.size == 1:
       value, grads = gradient(params, teacher, batch, key, num_steps)
-      return value, grads, optax.tree.norm(grads)
+      return value, grads, jnp.stack([jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads)])
     # Said by hand, device by device. Left to itself the partitioner reduces once a microbatch,
     # once a leaf for the norm, and gathers activations where those are smaller than parameters.
     split = jax.tree.map(lambda s: s.spec, parallel.tree_shardings(mesh, (params, teacher)))
@@ -113,8 +115,8 @@ def make_step(
 
       value, grads = gradient(params, teacher, batch, key, num_steps, whole)
       grads = jax.tree.map(functools.partial(parallel.mean_gradient, mesh), grads, split[0], held)
-      norm = parallel.norm_of_split(mesh, grads, held)
-      return jax.lax.psum(value, parallel.AXES) / mesh.size, grads, norm
+      squares = parallel.squares_of_split(mesh, grads, held)
+      return jax.lax.psum(value, parallel.AXES) / mesh.size, grads, squares
 
     everywhere, rows = PartitionSpec(), PartitionSpec(parallel.AXES)
     return jax.shard_map(
@@ -124,7 +126,8 @@ def make_step(
 
   def update(state, batch, teacher, given):
     key = jax.random.fold_in(jax.random.wrap_key_data(given['key']), state.step)
-    value, grads, norm = reduced(state.params, teacher, batch, key, given['num_steps'])
+    value, grads, squares = reduced(state.params, teacher, batch, key, given['num_steps'])
+    norm = jnp.sqrt(jnp.sum(squares))
     finite = jnp.isfinite(value) & jnp.isfinite(norm)
     shrink = settings.grad_clip / jnp.maximum(norm, settings.grad_clip)
     grads = jax.tree.map(lambda g: g * shrink, grads)
@@ -150,6 +153,7 @@ def make_step(
       'lr': rate,
       'skipped': state.skipped,
       'skipped_in_a_row': state.skipped_in_a_row,
+      'broken': _first(~jnp.isfinite(squares)),
     }
     return state, metrics
 
@@ -165,6 +169,11 @@ def make_step(
     return state, jax.tree.map(lambda a: a[-1], metrics)
 
   return step
+
+
+def _first(flags: jax.Array) -> jax.Array:
+  """Where the first one is up; -1 where none is."""
+  return jnp.where(jnp.any(flags), jnp.argmax(flags), -1)
 
 
 def compile_step(step: Callable, state: Any, *more: Any) -> Callable:
@@ -225,11 +234,16 @@ def fit(
     # Its own buffers: the step donates them. Nothing else may hold on to a state, which is large.
     step, state = (0, fresh()) if found is None else (found[0], jax.tree.map(jnp.copy, found[1]))
     del found
+    parallel.barrier(f'{folder.name} begins at {step}', hours=_RESTORING)
   log = Log(folder, step)
+  names = states.names(state.params)
+
+  def check(metrics, step):
+    _check_finite(jax.device_get(metrics), step, settings, names)
 
   def save(step):
     stop.watch()
-    with seconds('save'):
+    with seconds('save'), stop.patient():
       saver.save(step, state)
       log.flush()
 
@@ -237,6 +251,7 @@ def fit(
   with (
     checkpoints.Saver(steps_folder, settings.max_to_keep) as saver,
     progress.Progress(folder.name, steps, step) as bar,
+    stop.steady(),
   ):
     while step < steps:
       saver.check()
@@ -247,10 +262,10 @@ def fit(
         step += substeps
         # At most one step ahead of the devices: virtual CPU devices die of a longer queue.
         if before is not None:
-          _check_finite(jax.device_get(before), step - substeps, settings)
+          check(before, step - substeps)
       if step % settings.log_every == 0 or step == steps:
         with seconds('productive'):
-          row = {k: float(v) for k, v in jax.device_get(metrics).items()}
+          row = {k: float(v) for k, v in jax.device_get(metrics).items() if k != 'broken'}
         now = time.monotonic()
         row['updates_per_second'] = (step - since) / max(now - start, 1e-9)
         since, start = step, now
@@ -259,21 +274,21 @@ def fit(
       else:
         bar.update(step)
       if step < steps and _asked_to_stop(stop, step, settings):
-        _check_finite(jax.device_get(metrics), step, settings)
+        check(metrics, step)
         save(step)
-        with seconds('save'):
+        with seconds('save'), stop.patient():
           saver.wait()
         raise errors.Preempted(
           f'{stop.requested or "a signal"}: {folder.name} is saved at step {step}; '
           'repeat the command to go on'
         )
       if step % settings.checkpoint_every == 0 and step < steps:
-        _check_finite(jax.device_get(metrics), step, settings)
+        check(metrics, step)
         save(step)
-    with seconds('save'):
+    with seconds('save'), stop.patient():
       saver.wait()
   if metrics is not None:
-    _check_finite(jax.device_get(metrics), step, settings)
+    check(metrics, step)
   log.flush()
   return state
 
@@ -286,15 +301,19 @@ def _asked_to_stop(stop: interrupt.Interrupt, step: int, settings: recipes.Train
   return step % every == 0 and parallel.any_process(bool(stop.requested))
 
 
-def _check_finite(metrics: dict, step: int, settings: recipes.Train) -> None:
+def _check_finite(metrics: dict, step: int, settings: recipes.Train, names: Sequence[str]) -> None:
   in_a_row, skipped = int(metrics['skipped_in_a_row']), int(metrics['skipped'])
   many = skipped >= settings.max_skipped_in_a_row  # a share of the first few steps says little
   share = 100 * skipped > settings.max_skipped_percent * step
-  if in_a_row >= settings.max_skipped_in_a_row or (many and share):
-    raise errors.NumericsError(
-      f'{skipped} of {step} updates were not finite, the last {in_a_row} in a row; lower the '
-      'learning rate, or look for the first broken value with JAX_DEBUG_NANS=1'
-    )
+  if in_a_row < settings.max_skipped_in_a_row and not (many and share):
+    return
+  broken = int(metrics['broken'])
+  first = f'the first leaf is {names[broken]!r}, at a loss of {float(metrics["loss"]):g}'
+  raise errors.NumericsError(
+    f'{skipped} of {step} updates were not finite, the last {in_a_row} in a row'
+    f'{f" ({first})" if broken >= 0 else ""}; lower the learning rate, or look for the first '
+    'broken value with JAX_DEBUG_NANS=1'
+  )
 
 
 class Log:

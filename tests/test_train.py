@@ -8,10 +8,12 @@ import subprocess
 import sys
 
 import jax
+import micro
 import numpy as np
 import pytest
 from jax import numpy as jnp
 
+from gdistill import errors
 from gdistill import recipe as recipes
 from gdistill import state as states
 from gdistill import train
@@ -103,6 +105,32 @@ def test_an_update_that_is_not_finite_changes_nothing_but_the_counters():
   assert (int(mended.skipped), int(mended.skipped_in_a_row)) == (1, 0)
 
 
+def test_the_first_leaf_whose_gradient_breaks_is_named():
+  params = {'a': jnp.ones(2), 'b': {'c': jnp.ones(2), 'd': jnp.ones(2)}}
+
+  def loss(p, teacher, batch, key, num_steps):
+    # sqrt(0) is 0 and its derivative is not finite: the loss looks well.
+    broken = jnp.sqrt(jnp.abs(p['b']['c'] - 1)).sum() + jnp.sqrt(jnp.abs(p['b']['d'] - 1)).sum()
+    return p['a'].sum() + broken + batch['x']
+
+  step = train.make_step(loss, BASE, True)
+  state = states.create(params, train.optimizer(BASE), False)
+  given = train.numbers(10, 1.0, 1, jax.random.key(0))
+  state, metrics = step(state, None, {'x': jnp.ones((1, 4))}, given)
+  names = states.names(params)
+  assert names == ['a', 'b/c', 'b/d'] and int(metrics['broken']) == 1
+  assert np.isfinite(float(metrics['loss'])) and int(metrics['skipped']) == 1
+  settings = micro.recipe(train={'max_skipped_in_a_row': 1}).train
+  with pytest.raises(
+    errors.NumericsError, match=r"in a row \(the first leaf is 'b/c', at a loss of"
+  ):
+    train._check_finite(metrics, 1, settings, names)
+  fine, metrics = step(
+    states.create({'a': jnp.ones(2), 'b': {'c': jnp.ones(2) * 2, 'd': jnp.ones(2) * 2}},
+                  train.optimizer(BASE), False), None, {'x': jnp.ones((1, 4))}, given)  # fmt: skip
+  assert int(metrics['broken']) == -1 and int(fine.skipped) == 0
+
+
 def test_warm_up_and_decay_are_within_the_round():
   rates = [
     float(train.learning_rate(jnp.int32(k), jnp.float32(2.0), jnp.float32(100.0), 4, True))
@@ -176,13 +204,13 @@ def test_the_gradient_is_reduced_once_an_update_however_many_microbatches():
   found = json.loads(done.stdout)
   a, b = 16 * 64, 64 * 8  # elements of the two parameters
   # Over fsdp each microbatch scatters its sum; over data the shards are scattered once. Nothing
-  # else is sent but the loss and, where leaves are split, the norm: one number each.
+  # else is sent but the loss and, where leaves are split, the squares of both.
   n = {'1': 8, '2': 4}  # devices along data, by those along fsdp
   for name, given in found.items():
     parts, fsdp = name.split()
     over_fsdp = sorted([a // 2, b // 2] * int(parts)) if fsdp == '2' else []
     over_data = [a // int(fsdp) // n[fsdp], b // int(fsdp) // n[fsdp]]
-    assert given == {'all-reduce': [], 'reduce-scatter': sorted(over_fsdp + over_data)}, name
+    assert given == {'all-reduce': [2], 'reduce-scatter': sorted(over_fsdp + over_data)}, name
 
 
 def test_small_leaves_are_reduced_whole_with_the_loss_in_one_message():

@@ -143,19 +143,25 @@ def whole(out: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def owned(workdir: Any, seconds: Any) -> Iterator[Any]:
-  """Holds a workdir for all processes; yields the interrupt, and accounts for the seconds."""
+def owned(workdir: Any, seconds: Any, stall_seconds: float) -> Iterator[Any]:
+  """Holds a workdir for all processes; yields the interrupt, and accounts for the seconds.
+
+  A watchdog ends what is stuck: `stall_seconds` without a step.
+  """
   import jax
 
   from gdistill import interrupt
   from gdistill import ledger
   from gdistill import parallel
   from gdistill import pipeline
+  from gdistill import watchdog
 
   writer = jax.process_index() == 0
   lock = ledger.Lock(workdir) if writer else contextlib.nullcontext()
-  stop = interrupt.Interrupt(lock.check) if writer else interrupt.Interrupt()
-  with stop, lock:
+  early = parallel.HEARTBEAT / 2 if jax.process_count() > 1 else 0.0  # or the others end this one
+  dog = watchdog.Watchdog(workdir, stall_seconds, jax.process_index(), early)
+  stop = interrupt.Interrupt(lock.check if writer else lambda: None, dog)
+  with stop, lock, dog:
     try:
       _check_shared(workdir, lock.token if writer else '')
       yield stop

@@ -146,7 +146,7 @@ def _grid(args, overrides) -> int:
   names = ('model', 'sampler', 'num_steps', 'w')
   again = {k: getattr(args, k) for k in names if getattr(args, k) is not None}
   seconds = train.Seconds()
-  with edge.owned(workdir, seconds) as stop:
+  with edge.owned(workdir, seconds, recipe.train.stall_seconds) as stop:
     rows = evaluate.run(workdir, args.grid or 'quick', stop, seconds, again, recipe)
     if not jax.process_index():
       evaluate.write(workdir, rows)

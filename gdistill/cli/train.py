@@ -76,7 +76,7 @@ def _run(args, overrides, plan: bool) -> int:
   from gdistill import train as training
 
   seconds = training.Seconds()
-  with edge.owned(workdir, seconds) as stop:
+  with edge.owned(workdir, seconds, recipe.train.stall_seconds) as stop:
     pipeline.run(recipe, workdir, stop, seconds)
     _evaluate(workdir, stop, seconds)
   return 0
