@@ -108,3 +108,15 @@ def gaussian_flow(c: float, step: float, project=None):
     return types.expand_like((jnp.cos(d) - r) / jnp.sin(d), z) * z
 
   return v_fn
+
+
+def pytest_terminal_summary(terminalreporter):
+  """What tests recorded with `record_property`: how many were tried, how many came out well."""
+  reports = [r for kind in ('passed', 'failed') for r in terminalreporter.stats.get(kind, [])]
+  lines = [
+    f'{r.nodeid.partition("::")[2]}: {name}: {value}'
+    for r in reports for name, value in r.user_properties
+  ]  # fmt: skip
+  if lines:
+    terminalreporter.section('figures')
+    terminalreporter.write_line('\n'.join(lines))

@@ -8,10 +8,9 @@ import signal
 import subprocess
 import time
 
+import disturbed
 import micro
 import pytest
-
-from gdistill import checkpoints
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 RUN = ['--run_id=a', '--config=configs/digits.py:tiny']
@@ -114,37 +113,32 @@ def children(pid):
   return [int(p) for p in done.stdout.split()]
 
 
-def digests(workdir):
-  rounds = sorted(p for p in workdir.iterdir() if (p / 'card.json').exists())
-  return {r.name: checkpoints.tree_digest(checkpoints.manifest(r / 'params')) for r in rounds}
-
-
 @pytest.mark.heavy
 def test_a_real_run_whose_processes_are_killed_ends_with_the_same_bits(tmp_path):
   undisturbed = launch(tmp_path, tmp_path / 'one')
   lines = undisturbed.communicate(timeout=600)[1]
   assert undisturbed.returncode == 0, lines
-  expected = digests(tmp_path / 'one' / 'run')
+  expected = disturbed.digests(tmp_path / 'one' / 'run')
   assert len(expected) == 4
 
   draw = random.Random(5)
-  disturbed = launch(tmp_path, tmp_path / 'two')
+  killed = launch(tmp_path, tmp_path / 'two')
   steps = tmp_path / 'two' / 'run'
   for victim in (1, 0):
     # Past the first checkpoint of some round: there is something to go on from.
     seen = len(list(steps.glob('*/card.json')))
-    while disturbed.poll() is None and (
-      len(children(disturbed.pid)) < 2 or not list(steps.glob('*/steps/*/manifest.json'))
+    while killed.poll() is None and (
+      len(children(killed.pid)) < 2 or not list(steps.glob('*/steps/*/manifest.json'))
       or len(list(steps.glob('*/card.json'))) < seen
     ):  # fmt: skip
       time.sleep(0.1)
     time.sleep(draw.uniform(0, 2))
-    pair = sorted(children(disturbed.pid))
+    pair = sorted(children(killed.pid))
     if len(pair) == 2:
       os.kill(pair[victim], signal.SIGKILL)
-      while len(children(disturbed.pid)) and set(children(disturbed.pid)) & set(pair):
+      while len(children(killed.pid)) and set(children(killed.pid)) & set(pair):
         time.sleep(0.1)
-  lines = disturbed.communicate(timeout=600)[1]
-  assert disturbed.returncode == 0, lines
+  lines = killed.communicate(timeout=600)[1]
+  assert killed.returncode == 0, lines
   assert 'restart 1 of 10' in lines and 'exit code 137' in lines
-  assert digests(tmp_path / 'two' / 'run') == expected
+  assert disturbed.digests(tmp_path / 'two' / 'run') == expected

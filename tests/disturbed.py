@@ -1,0 +1,148 @@
+"""The program, run as users run it and disturbed where it hurts."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import micro
+
+from gdistill import checkpoints
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+# (module, function, before or after it, what its first argument that is a path ends with)
+POINTS = {
+  'first compile': ('pipeline', '_compile', 'before', ''),
+  'arrays written, no manifest': ('checkpoints', '_write_arrays', 'after', 'arrays'),
+  'a step complete, none pruned': ('checkpoints', '_prune', 'before', ''),
+  'a file half written': ('storage', '_put', 'before', 'metrics.jsonl'),
+  'parameters there, no card': ('checkpoints', 'save', 'after', 'params'),
+  'card there, ledger not told': ('checkpoints', 'finish', 'after', ''),
+  'hand-over': ('model', 'read_folder', 'after', ''),
+  'between two cells': ('evaluate', '_keep', 'before', ''),
+  'a cell drawn, not measured': ('evaluate', '_drawn', 'after', ''),
+  'the report': ('evaluate', 'write', 'before', ''),
+}
+
+_SCRIPT = """
+import importlib, os, sys, time
+from gdistill.cli import edge, train
+module, name, when, ending, count, number = sys.argv[1:7]
+module = importlib.import_module('gdistill.' + module)
+inner, left = getattr(module, name), [int(count)]
+def there(args):
+  paths = [str(a) for a in args if isinstance(a, (str, os.PathLike))]
+  left[0] -= not ending or bool(paths and paths[0].endswith(ending))
+  if left[0] == 0:
+    left[0] -= 1
+    print(time.time(), flush=True)
+    os.kill(os.getpid(), int(number))
+def broken(*args, **more):
+  if when == 'before':
+    there(args)
+  out = inner(*args, **more)
+  if when == 'after':
+    there(args)
+  return out
+setattr(module, name, broken)
+edge.leave(edge.call(lambda: train.main(sys.argv[7:]), False))
+"""
+
+
+@dataclasses.dataclass
+class Left:
+  """How a disturbed program ended."""
+
+  code: int
+  lines: str  # stderr
+  seconds: float | None  # from the signal to its end; None where the point was never reached
+
+
+def config(workdir, **sections):
+  """The file of a micro run's config, beside its workdir."""
+  file = workdir.parent / f'{workdir.name}.json'
+  file.write_text(json.dumps(micro.config(**sections)))
+  return file
+
+
+def command(workdir, *more):
+  file = workdir.parent / f'{workdir.name}.json'
+  if not file.exists():
+    config(workdir)
+  return [
+    sys.executable, '-m', 'gdistill.main', f'--config={file}', f'--workdir={workdir}', *more,
+  ]  # fmt: skip
+
+
+def environment(more):
+  return {**os.environ, 'JAX_PLATFORMS': 'cpu', **more}
+
+
+def run(workdir, *more, **env):
+  return subprocess.run(
+    command(workdir, *more), cwd=ROOT, capture_output=True, text=True, env=environment(env),
+  )  # fmt: skip
+
+
+def start(workdir, *more, **env):
+  return subprocess.Popen(
+    command(workdir, *more), cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment(env),
+  )  # fmt: skip
+
+
+def at(point, workdir, number=signal.SIGKILL, count=1, more=()):
+  """Runs until the program reaches a point for the count-th time, and sends itself a signal."""
+  child = subprocess.Popen(
+    [sys.executable, '-c', _SCRIPT, *POINTS[point], str(count), str(int(number)),
+     *command(workdir, *more)[3:]],
+    cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment({}),
+  )  # fmt: skip
+  said, lines = child.communicate(timeout=600)
+  seconds = time.time() - float(said.split()[0]) if said.strip() else None
+  return Left(child.returncode, lines, seconds)
+
+
+def after(seconds, workdir, number=signal.SIGKILL, more=()):
+  """Runs for so long from the moment the run is its workdir's own, and sends it a signal."""
+  child = start(workdir, *more)
+  while child.poll() is None and not (workdir / 'lock.json').exists():
+    time.sleep(0.02)
+  time.sleep(seconds)
+  sent = time.time()
+  child.send_signal(number)
+  lines = child.communicate(timeout=600)[1]
+  return Left(child.returncode, lines, time.time() - sent)
+
+
+def digests(workdir):
+  """{round: digest of its parameters} of the finished ones."""
+  rounds = sorted(p for p in workdir.iterdir() if (p / 'card.json').exists())
+  return {r.name: checkpoints.tree_digest(checkpoints.manifest(r / 'params')) for r in rounds}
+
+
+def figures(workdir):
+  """The report's rows, without what a clock told."""
+  rows = json.loads((workdir / 'report' / 'metrics.json').read_text())
+  clocks = ('seconds_per_image', 'seconds')
+  return [{k: v for k, v in row.items() if k not in clocks} for row in rows]
+
+
+def restorable(workdir):
+  """{round: steps that are complete} of the unfinished ones."""
+  found = {}
+  for steps in workdir.glob('*/steps'):
+    found[steps.parent.name] = sorted(
+      int(p.name) for p in steps.iterdir() if p.name.isdigit() and checkpoints.is_complete(p)
+    )
+  return found
+
+
+def seeded(seed, points):
+  """The points in an order drawn from the seed."""
+  return random.Random(seed).sample(points, len(points))

@@ -1,0 +1,107 @@
+"""A full disk: said under the right step, nothing lost, gone on with once there is room."""
+
+import errno
+import os
+import subprocess
+
+import disturbed
+import numpy as np
+import pytest
+
+from gdistill import checkpoints
+from gdistill import errors
+from gdistill import storage
+
+SIZE = 4 << 20  # bytes of a checkpoint
+
+
+@pytest.fixture
+def disk(tmp_path):
+  """A real small file system, with room for two and a half checkpoints."""
+  folder = tmp_path / 'disk'
+  folder.mkdir()
+  size = f'size={SIZE * 5 // 2}'
+  done = subprocess.run(
+    ['mount', '-t', 'tmpfs', '-o', size, 'tmpfs', str(folder)], capture_output=True, text=True
+  )
+  if done.returncode:
+    pytest.skip(f'needs root, to mount a small disk: {done.stderr.strip()}')
+  yield folder
+  subprocess.run(['umount', str(folder)], check=True)
+
+
+def tree(step):
+  return {'a': np.random.default_rng(step).integers(256, size=SIZE, dtype=np.uint8)}
+
+
+def sound(steps, wanted):
+  """The steps that are there, every one to the bit, and nothing else."""
+  assert sorted(p.name for p in steps.iterdir()) == [str(s) for s in wanted]
+  for s in wanted:
+    np.testing.assert_array_equal(checkpoints.restore(steps / str(s))['a'], tree(s)['a'])
+
+
+def test_a_save_for_which_there_is_no_room_names_its_step_and_leaves_the_older_ones(disk):
+  steps = disk / 'steps'
+  for s in (1, 2):
+    checkpoints.save_step(steps, s, tree(s))
+  with pytest.raises(
+    errors.CheckpointError, match=r'steps/3 could not be saved: .* are free; free'
+  ):
+    checkpoints.save_step(steps, 3, tree(3))
+  sound(steps, [1, 2])
+  storage.remove_tree(steps / '1')
+  checkpoints.save_step(steps, 3, tree(3))
+  sound(steps, [2, 3])
+
+
+def test_a_disk_that_fills_up_in_the_middle_of_a_save_has_no_halves_after_it(disk, monkeypatch):
+  steps = disk / 'steps'
+  for s in (1, 2):
+    checkpoints.save_step(steps, s, tree(s))
+  monkeypatch.setattr(storage, 'free', lambda p: 1 << 60)  # somebody else writes there as well
+  with pytest.raises(errors.CheckpointError, match=r'steps/3 could not be saved'):
+    checkpoints.save_step(steps, 3, tree(3))
+  sound(steps, [1, 2])
+
+
+def test_in_the_background_older_steps_make_room_and_only_then_it_fails(disk, monkeypatch):
+  monkeypatch.setattr(checkpoints, '_RETRY', 0.0)
+  steps = disk / 'steps'
+  with checkpoints.Saver(steps, keep=3) as saver:
+    for s in (1, 2, 3):
+      saver.save(s, tree(s))
+  sound(steps, [2, 3])  # all but the newest gave way
+  storage.remove_tree(steps / '2')
+  (disk / 'ballast').write_bytes(bytes(SIZE))
+  with pytest.raises(errors.CheckpointError, match=r'steps/4 could not be saved'):  # noqa: SIM117
+    with checkpoints.Saver(steps, keep=3) as saver:
+      saver.save(4, tree(4))  # and nobody asks before the end
+  sound(steps, [3])
+  (disk / 'ballast').unlink()
+  with checkpoints.Saver(steps, keep=3) as saver:
+    saver.save(4, tree(4))
+  sound(steps, [3, 4])
+
+
+def test_a_run_on_a_full_disk_ends_with_4_and_goes_on_once_there_is_room(disk, undisturbed):
+  disturbed.config(disk / 'run')
+  left = disturbed.at('first compile', disk / 'run')  # the config and the ledger are there
+  assert left.code == -9
+  ballast = os.open(disk / 'ballast', os.O_CREAT | os.O_WRONLY)
+  with pytest.raises(OSError) as e:
+    while True:
+      os.write(ballast, bytes(4096))
+  assert e.value.errno == errno.ENOSPC
+  done = disturbed.run(disk / 'run')
+  assert done.returncode == 4, done.stderr
+  assert 'No space left' in done.stderr.splitlines()[-1] and 'Traceback' not in done.stderr
+  os.ftruncate(ballast, SIZE)  # room for some of it
+  os.close(ballast)
+  done = disturbed.run(disk / 'run')
+  if done.returncode:
+    assert done.returncode == 4, done.stderr
+    (disk / 'ballast').unlink()
+    done = disturbed.run(disk / 'run')
+  assert done.returncode == 0, done.stderr
+  assert disturbed.digests(disk / 'run') == disturbed.digests(undisturbed)

@@ -1,0 +1,133 @@
+"""A run that is killed or told to stop, anywhere and again and again, ends with the same bits."""
+
+import collections
+import random
+import signal
+import time
+
+import disturbed
+import pytest
+
+from gdistill import checkpoints
+from gdistill import ledger
+
+SAVING = 'arrays written, no manifest'
+
+
+def ends_as(workdir, undisturbed):
+  """The same parameters and figures, each round told once."""
+  done = disturbed.run(workdir)
+  assert done.returncode == 0, done.stderr
+  assert disturbed.digests(workdir) == disturbed.digests(undisturbed)
+  assert disturbed.figures(workdir) == disturbed.figures(undisturbed)
+  told = [e['round'] for e in ledger.ledger(workdir) if e['event'] == 'round-finished']
+  assert told == sorted(set(told)) and len(told) == len(disturbed.digests(workdir))
+
+
+def never_less(before, after, finished):
+  """What could be restored can be, or something newer, or its round is finished."""
+  for name, steps in before.items():
+    newest = max(steps, default=0)
+    assert name in finished or max(after.get(name, []), default=0) >= newest, (name, before, after)
+
+
+def test_undisturbed_it_ends_with_its_report_and_then_has_nothing_to_do(undisturbed):
+  rows = disturbed.figures(undisturbed)
+  keys = {
+    'model', 'stage', 'sampler', 'num_steps', 'w', 'network_calls', 'fd', 'fd_teacher',
+    'rms_teacher', 'inception_score', 'accuracy', 'precision', 'recall', 'images',
+  }  # fmt: skip
+  assert all(keys <= set(row) for row in rows)
+  found = {(r['model'], r['sampler'], r['num_steps'], r['w']) for r in rows}
+  for n in (1, 2):
+    for w in (0.0, 2.0):
+      assert ('student', 'ddim', n, w) in found
+      assert {('teacher', 'ddim', n, w), ('teacher', 'dpm_solver', n, w)} <= found
+  assert '<html' in (undisturbed / 'report' / 'index.html').read_text()
+  again = disturbed.run(undisturbed)
+  assert again.returncode == 0 and 'nothing to do' in again.stderr
+
+
+# (point, or seconds from the start): in the order in which a run comes by
+SIX = ('first compile', SAVING, 1.0, 'a step complete, none pruned', 'hand-over',
+       'between two cells')  # fmt: skip
+
+
+def fifty():
+  draw = random.Random(1)
+  return (*disturbed.POINTS, *(draw.uniform(0.0, 12.0) for _ in range(40)))
+
+
+@pytest.mark.parametrize(
+  'plan',
+  [
+    pytest.param(SIX, id='6'),
+    pytest.param(disturbed.seeded(1, fifty()), id='50', marks=pytest.mark.soak),
+  ],
+)
+def test_killed_anywhere_it_ends_with_the_same_bits(undisturbed, tmp_path, record_property, plan):
+  workdir, survived, before = tmp_path / 'run', 0, {}
+  disturbed.config(workdir, train=dict(max_to_keep=1, checkpoint_every=3))
+  for where in plan:
+    disturb = disturbed.at if isinstance(where, str) else disturbed.after
+    left = disturb(where, workdir)
+    if left.code == 0:  # it was over before: begin again
+      ends_as(workdir, undisturbed)
+      workdir = workdir.with_name(workdir.name + '+')
+      disturbed.config(workdir, train=dict(max_to_keep=1, checkpoint_every=3))
+      before = {}
+      continue
+    assert left.code == -signal.SIGKILL, left.lines
+    survived += 1
+    if workdir.exists():
+      found = disturbed.restorable(workdir)
+      never_less(before, found, disturbed.digests(workdir))
+      before = found
+  ends_as(workdir, undisturbed)
+  record_property('kills survived', f'{survived} of {survived}')
+
+
+@pytest.mark.parametrize(
+  'points',
+  [
+    pytest.param(['first compile', SAVING, 'a cell drawn, not measured'], id='3'),
+    pytest.param(disturbed.seeded(2, [*disturbed.POINTS] * 2), id='20', marks=pytest.mark.soak),
+  ],
+)
+def test_told_to_stop_it_saves_and_leaves_with_42(undisturbed, tmp_path, record_property, points):
+  workdir, spent = tmp_path / 'run', []
+  signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+  seen = collections.Counter()
+  for i, point in enumerate(points):
+    seen[point] += 1
+    left = disturbed.at(point, workdir, signals[i % 3], count=seen[point])
+    if left.code == 0:  # what follows the point is the end, or it is passed already
+      ends_as(workdir, undisturbed)
+      workdir, seen = workdir.with_name(workdir.name + '+'), collections.Counter()
+      continue
+    assert left.code == 42, (point, left.lines)
+    assert 'repeat the command' in left.lines.splitlines()[-1]
+    assert left.seconds < 20, point
+    spent.append(left.seconds)
+    for steps in workdir.glob('*/steps'):  # no half of a step is visible
+      assert all(checkpoints.is_complete(p) for p in steps.iterdir() if p.name.isdigit())
+  ends_as(workdir, undisturbed)
+  record_property('left with 42', f'{len(spent)}, {max(spent):.1f} s at most')
+
+
+@pytest.mark.parametrize('pair', [(signal.SIGTERM, signal.SIGTERM), (signal.SIGHUP, signal.SIGINT)])
+def test_a_second_signal_leaves_at_once_and_no_half_step_is_seen(tmp_path, pair):
+  workdir = tmp_path / 'run'
+  disturbed.config(workdir, train=dict(checkpoint_every=1, max_to_keep=1))
+  child = disturbed.start(workdir)
+  while not list(workdir.glob('00_teacher/steps/*')):
+    time.sleep(0.02)
+  child.send_signal(pair[0])
+  time.sleep(0.6)
+  sent = time.monotonic()
+  child.send_signal(pair[1])
+  lines = child.communicate(timeout=60)[1]
+  if child.returncode != 42:  # the first one was quicker
+    assert child.returncode == 128 + pair[1] and 'a second signal' in lines
+    assert time.monotonic() - sent < 1.0
+  assert checkpoints.restore_latest(workdir / '00_teacher' / 'steps') is not None
