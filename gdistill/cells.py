@@ -167,4 +167,6 @@ def read(file: storage.epath.Path) -> dict[str, np.ndarray]:
     with np.load(io.BytesIO(storage.read_bytes(file)), allow_pickle=False) as stored:
       return {name: stored[name] for name in stored.files}
   except Exception as e:  # zipfile, zlib and numpy each have their own
-    raise errors.CheckpointError(f'{file} is damaged ({e}); remove it and evaluate again') from e
+    raise errors.CheckpointError(
+      f'{file} is damaged ({errors.brief(e)}); remove it and evaluate again'
+    ) from e

@@ -76,7 +76,7 @@ def save(folder: epath.PathLike, tree: Any, *, meta: dict | None = None) -> dict
     if not isinstance(e, Exception):
       raise
     raise errors.CheckpointError(
-      f'{folder} could not be saved: {_line(e)}; free space or mend its permissions'
+      f'{folder} could not be saved: {errors.brief(e)}; free space or mend its permissions'
     ) from e
 
 
@@ -134,7 +134,7 @@ def _prune(folder: epath.Path, step: int, keep: int) -> None:
     try:
       _remove_one(folder / str(s))
     except Exception as e:  # what is newer is safe: no reason to end the run
-      logging.warning('step %s/%s was not removed: %s', folder, s, _line(e))
+      logging.warning('step %s/%s was not removed: %s', folder, s, errors.brief(e))
 
 
 class Saver:
@@ -160,7 +160,7 @@ class Saver:
     except Exception as e:
       if kind is None:
         raise
-      logging.error('a save failed as well: %s', _line(e))  # never hides what ended the run
+      logging.error('a save failed as well: %s', errors.brief(e))  # never hides what ended the run
 
   def save(self, step: int, tree: Any) -> None:
     self.wait()
@@ -263,7 +263,7 @@ def _set_aside(folder: epath.Path, step: int, damage: _Corrupt) -> None:
       marker = {'why': damage.why, 'message': str(damage)}
       storage.write_json(folder / str(step) / 'CORRUPT.json', marker)
   except (OSError, errors.CheckpointError) as e:
-    logging.warning('step %s stays where it is: %s', step, _line(e))
+    logging.warning('step %s stays where it is: %s', step, errors.brief(e))
 
 
 # ---- a round: params/ and card.json
@@ -333,7 +333,7 @@ def _inspect(folder: epath.Path, tree: Any) -> tuple[dict[str, Any], dict[str, d
     try:
       array = _host(leaf)
     except Exception as e:
-      raise errors.CheckpointError(f'{folder}: leaf {name!r} is no array: {_line(e)}') from e
+      raise errors.CheckpointError(f'{folder}: leaf {name!r} is no array: {errors.brief(e)}') from e
     if array.dtype.kind in 'OUSMm':
       raise errors.CheckpointError(
         f'{folder}: leaf {name!r} is {array.dtype}; put it in meta, or make it a number'
@@ -479,10 +479,10 @@ def _read_arrays(folder: epath.Path, stored: dict) -> dict[str, np.ndarray]:
     raise
   except errors.CheckpointError as e:
     if storage.is_local(folder):
-      raise _Corrupt('unreadable', folder, _line(e)) from e
+      raise _Corrupt('unreadable', folder, errors.brief(e)) from e
     raise  # a store that cannot be reached has not lost anything
   except Exception as e:
-    raise _Corrupt('unreadable', folder, f'Orbax cannot read arrays: {_line(e)}') from e
+    raise _Corrupt('unreadable', folder, f'Orbax cannot read arrays: {errors.brief(e)}') from e
   for name in leaves.keys() - set(written):
     arrays[name] = np.zeros(leaves[name]['shape'], leaves[name]['dtype'])
   arrays = {name: np.asarray(arrays[name]) for name in leaves}
@@ -584,7 +584,7 @@ def _unseal(file: epath.Path, why: str) -> dict:
     data = storage.read_bytes(file)
   except errors.CheckpointError as e:
     if storage.is_local(file):
-      raise _Corrupt('unreadable', file.parent, _line(e)) from e
+      raise _Corrupt('unreadable', file.parent, errors.brief(e)) from e
     raise  # a store that cannot be reached has not lost anything
   try:
     value = json.loads(data)
@@ -592,7 +592,7 @@ def _unseal(file: epath.Path, why: str) -> dict:
     if data != _sealed(value):
       raise ValueError('it does not match its own digest')
   except Exception as e:
-    raise _Corrupt(why, file.parent, f'{file.name} cannot be trusted: {_line(e)}') from e
+    raise _Corrupt(why, file.parent, f'{file.name} cannot be trusted: {errors.brief(e)}') from e
   return value
 
 
@@ -606,7 +606,3 @@ def _remove(folder: epath.Path) -> None:
 def _remove_one(folder: epath.Path) -> None:
   storage.remove(folder / 'manifest.json')  # first: half a removal is no damaged checkpoint
   storage.remove_tree(folder)
-
-
-def _line(e: BaseException) -> str:
-  return (' '.join(str(e).split()) or type(e).__name__)[:300]

@@ -184,9 +184,14 @@ def same_run(recipe: recipes.Recipe, workdir: storage.epath.Path) -> None:
     changed = recipes.differences(old, recipes.to_dict(recipe))
     if changed:
       raise errors.ConfigError(
-        f'--workdir={workdir} holds a run with another config ({"; ".join(changed)}); '
+        f'--workdir={workdir} holds a run with another config ({_some(changed)}); '
         'choose another workdir or restore these values'
       )
+
+
+def _some(items: list[str], most: int = 12) -> str:
+  more = f'; and {len(items) - most} more' if len(items) > most else ''
+  return '; '.join(items[:most]) + more
 
 
 def warn_of_eps(recipe: recipes.Recipe) -> None:

@@ -1,10 +1,18 @@
 """What can go wrong at the edge, and the exit code each kind of trouble leaves behind."""
 
 
+def brief(e: BaseException, most: int = 200) -> str:
+  """What another library's error says, in one line: some quote a whole file."""
+  return (' '.join(str(e).split()) or type(e).__name__)[:most]
+
+
 class GdistillError(Exception):
   """One line for the user: the field or file, the value found, the remedy."""
 
   exit_code = 1
+
+  def __str__(self) -> str:
+    return ' '.join(super().__str__().split())  # of what it quotes, too
 
 
 class ConfigError(GdistillError, ValueError):

@@ -159,7 +159,9 @@ def _classifier(recipe: recipes.Recipe, workdir: storage.epath.Path) -> classifi
   try:
     return classifier.from_bytes(storage.read_bytes(file))
   except Exception as e:  # zipfile, zlib and numpy each have their own
-    raise errors.CheckpointError(f'{file} is damaged ({e}); remove it and repeat') from e
+    raise errors.CheckpointError(
+      f'{file} is damaged ({errors.brief(e)}); remove it and repeat'
+    ) from e
 
 
 def real_images(recipe: recipes.Recipe) -> tuple[source.Source, source.Source]:

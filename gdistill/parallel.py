@@ -112,7 +112,7 @@ def _join(what: str, flags: Mapping[str, Any]) -> None:
       heartbeat_timeout_seconds=HEARTBEAT, initialization_timeout=_STARTING, **flags
     )
   except Exception as e:  # grpc and JAX each have their own
-    reason = ' '.join(str(e).split())[:300]
+    reason = errors.brief(e)
     raise errors.PeerError(
       f'{what} could not be joined: {reason}; start all processes again, within {_STARTING} s of '
       'each other, or one alone with --num_processes=1'
@@ -184,7 +184,7 @@ def barrier(name: str, hours: float | None = None) -> None:
       missing = sorted(
         {int(n) for n in re.findall(r'task:(\d+)', str(e).partition('timed out task')[2])}
       )
-      who = f'processes {missing} did not come' if missing else ' '.join(str(e).split())[:300]
+      who = f'processes {missing} did not come' if missing else errors.brief(e)
       raise errors.PeerError(
         f'{name}: {who} within {hours:g} h of process {jax.process_index()}; start all again'
       ) from e
@@ -259,7 +259,7 @@ def make_mesh(
   except (NotImplementedError, ValueError, AssertionError) as e:
     raise errors.ConfigError(
       f'mesh.slices={slices}, mesh.data={data}, mesh.fsdp={fsdp} cannot be laid on these '
-      f'{count} devices in {there} slices: {" ".join(str(e).split())[:200]}; choose other sizes'
+      f'{count} devices in {there} slices: {errors.brief(e)}; choose other sizes'
     ) from e
   return Mesh(grid, AXES, axis_types=kinds)
 

@@ -191,7 +191,9 @@ def _arrays(file: str, wanted: tuple[str, ...]) -> dict[str, np.ndarray | None]:
     with np.load(file, allow_pickle=False) as stored:
       return {name: stored[name] if name in wanted else None for name in stored.files}
   except Exception as e:  # zipfile, zlib and numpy each have their own
-    raise errors.DataError(f'--reference={file} is not readable ({e}); copy it again') from e
+    raise errors.DataError(
+      f'--reference={file} is not readable ({errors.brief(e)}); copy it again'
+    ) from e
 
 
 def _of_mu_and_sigma(file: str, extractor: extractors.Extractor) -> reference.Reference:

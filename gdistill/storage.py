@@ -239,7 +239,7 @@ def sync_tree(p: epath.PathLike) -> None:
 
 
 def _cannot(verb: str, p: epath.PathLike, e: Exception, remedy: str) -> errors.CheckpointError:
-  reason = ' '.join(str(e).split())[:200] or type(e).__name__
+  reason = errors.brief(e)
   return errors.CheckpointError(f'cannot {verb} {os.fspath(p)}: {reason}; {remedy}')
 
 

@@ -471,7 +471,7 @@ def _of(where: pathlib.Path) -> Iterator[None]:
   try:
     yield
   except errors.ConfigError as e:
-    raise errors.ConfigError(f'{where}: {e}') from e
+    raise errors.ConfigError(f'{where}: {errors.brief(e)}') from e
 
 
 def _one_file(path: pathlib.Path) -> pathlib.Path:
@@ -486,7 +486,7 @@ def read_json(file: pathlib.Path) -> dict[str, Any]:
   except OSError as e:
     raise errors.DataError(f'{file} cannot be read: {e.strerror}; download it') from e
   except (ValueError, RecursionError) as e:
-    raise errors.DataError(f'{file} is damaged: {e}; download it again') from e
+    raise errors.DataError(f'{file} is damaged: {errors.brief(e)}; download it again') from e
   if not isinstance(found, dict):
     raise errors.DataError(f'{file} is damaged: it holds no settings; download it again')
   return found

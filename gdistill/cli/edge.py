@@ -38,7 +38,7 @@ def call(command: Callable[[], int], debug: bool) -> int:
   except errors.GdistillError as e:
     if debug:
       traceback.print_exc()
-    print(f'gdistill: {" ".join(str(e).split())}', file=sys.stderr)
+    print(f'gdistill: {e}', file=sys.stderr)
     if isinstance(e, errors.PeerError):  # nobody to leave, and asking JAX would wait for them
       _exit(e.exit_code)
     _leave_others(e.exit_code)
@@ -241,7 +241,7 @@ def _json_config(path: str) -> dict:
     with open(path, encoding='utf-8') as f:
       return json.load(f)
   except (ValueError, OSError) as e:
-    raise errors.ConfigError(f'--config={path} is not readable JSON: {e}') from e
+    raise errors.ConfigError(f'--config={path} is not readable JSON: {errors.brief(e)}') from e
 
 
 def _python_config(path: str, argument: str) -> dict:
@@ -259,9 +259,11 @@ def _python_config(path: str, argument: str) -> dict:
   except SyntaxError as e:
     raise errors.ConfigError(f'--config={path} line {e.lineno}: {e.msg}; mend the file') from e
   except ValueError as e:  # what a config has to say of its variant
-    raise errors.ConfigError(f'--config={path}: {e}') from e
+    raise errors.ConfigError(f'--config={path}: {errors.brief(e)}') from e
   except Exception as e:  # the file is the user's code: it may raise anything
-    raise errors.ConfigError(f'--config={name} failed: {type(e).__name__}: {e}') from e
+    raise errors.ConfigError(
+      f'--config={name} failed: {type(e).__name__}: {errors.brief(e)}'
+    ) from e
 
 
 def _override(config: dict, override: str) -> None:

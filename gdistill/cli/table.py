@@ -40,7 +40,9 @@ def _run(args) -> int:
     try:
       found = json.loads(pathlib.Path(name).read_text(encoding='utf-8'))
     except (OSError, ValueError) as e:
-      raise errors.DataError(f'{name} is no readable JSON ({e}); name a metrics.json') from e
+      raise errors.DataError(
+        f'{name} is no readable JSON ({errors.brief(e)}); name a metrics.json'
+      ) from e
     found = found if isinstance(found, list) else [found]
     if not found or not all(isinstance(r, dict) and 'fd' in r for r in found):
       raise errors.DataError(f'{name} holds no rows of figures; name a metrics.json')

@@ -214,7 +214,7 @@ def _read_folder(folder: pathlib.Path) -> Autoencoder:
     config = json.loads(file.read_text())
     name = config.get('_class_name')
   except (OSError, ValueError, AttributeError) as e:
-    raise errors.DataError(f'{file} is unreadable: {e}; download it again') from e
+    raise errors.DataError(f'{file} is unreadable: {errors.brief(e)}; download it again') from e
   if name not in list(_KINDS):
     raise errors.ConfigError(f'{file}: _class_name is {name!r}; it must be one of {list(_KINDS)}')
   kind = _KINDS[name]

@@ -253,7 +253,7 @@ def _shards(index: pathlib.Path) -> dict[pathlib.Path, list[str]]:
     if not shards:
       raise ValueError('its weight_map is empty')
   except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
-    reason = f'it has no {e}' if isinstance(e, KeyError) else e
+    reason = f'it has no {errors.brief(e)}' if isinstance(e, KeyError) else errors.brief(e)
     raise errors.DataError(f'{index} is damaged: {reason}; download it again') from e
   for shard in shards:
     if not shard.is_file():
@@ -272,7 +272,7 @@ def write(out: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
     temporary.replace(out)
   except Exception as e:  # OSError, or safetensors' own
     temporary.unlink(missing_ok=True)
-    raise errors.CheckpointError(f'{out} cannot be written: {e}; free space') from e
+    raise errors.CheckpointError(f'{out} cannot be written: {errors.brief(e)}; free space') from e
 
 
 def params_from(network: str, state: Mapping[str, np.ndarray]) -> dict:

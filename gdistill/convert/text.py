@@ -208,7 +208,7 @@ def _json(file: pathlib.Path) -> dict[str, Any]:
   try:
     found = json.loads(file.read_text(encoding='utf-8'))
   except (OSError, ValueError, RecursionError) as e:
-    raise errors.DataError(f'{file} cannot be read ({e}); download it again') from e
+    raise errors.DataError(f'{file} cannot be read ({errors.brief(e)}); download it again') from e
   if not isinstance(found, dict):
     raise errors.DataError(f'{file} holds no settings, but {str(found)[:40]}; download it again')
   return found
@@ -360,7 +360,7 @@ def _tokenizer(folder: pathlib.Path, kind: str, settings: Mapping[str, Any]) -> 
   except errors.GdistillError:
     raise
   except Exception as e:  # its own error is a plain Exception
-    reason = ' '.join(str(e).split())[:160]
+    reason = errors.brief(e)
     raise errors.DataError(
       f'{folder} holds no readable tokenizer: {reason}; download its files again'
     ) from e

@@ -229,7 +229,7 @@ def _beside(file: str) -> str:
   except FileNotFoundError:
     return ''
   except (OSError, UnicodeDecodeError) as e:
-    raise errors.DataError(f'{file} cannot be read ({e}); save it as UTF-8') from e
+    raise errors.DataError(f'{file} cannot be read ({errors.brief(e)}); save it as UTF-8') from e
 
 
 def _table(file: str) -> dict[str, str]:
@@ -250,7 +250,7 @@ def _table(file: str) -> dict[str, str]:
           raise ValueError(f'row {number} names {name!r} again')
         found[name] = webdataset.first_line(text)
   except (OSError, ValueError, csv.Error, RecursionError) as e:
-    raise errors.DataError(f'{file} cannot be read ({e}); mend it') from e
+    raise errors.DataError(f'{file} cannot be read ({errors.brief(e)}); mend it') from e
   return found
 
 
@@ -314,7 +314,7 @@ class _Tfds:
     try:
       return self.data[i]
     except Exception as e:  # array_record's RuntimeError, protobuf's DecodeError, ...
-      reason = ' '.join(str(e).split())[:160] or type(e).__name__
+      reason = errors.brief(e)
       raise errors.DataError(
         f'{self.name(i)} cannot be read: {reason}; prepare the set again'
       ) from e

@@ -207,7 +207,7 @@ def _archive(path: str, most_bytes: int, too_much: str) -> Iterator[tuple[str, b
   except (errors.DataError, GeneratorExit):
     raise
   except Exception as e:  # tarfile, zipfile, lzma and zlib each have their own
-    reason = ' '.join(str(e).split())[:160] or type(e).__name__
+    reason = errors.brief(e)
     raise errors.DataError(f'data.path={path} cannot be read: {reason}; copy it again') from e
 
 

@@ -88,7 +88,8 @@ def captions(path: str, images: Images) -> list[str]:
         found.append(f.readline().strip())
     except (OSError, UnicodeDecodeError) as e:
       raise errors.DataError(
-        f'{file} cannot be read ({e}); every picture needs its caption, in a text file of its name'
+        f'{file} cannot be read ({errors.brief(e)}); every picture needs its caption, in a text '
+        'file of its name'
       ) from e
     if not found[-1]:
       raise errors.DataError(f'{file} is empty; it must hold the caption of its picture')
@@ -158,7 +159,9 @@ def _npz(path: str, flag: str) -> Images:
       pixels = stored[found[0]] if found else None
       has = ', '.join(stored.files)
   except Exception as e:  # zipfile, zlib and numpy each have their own
-    raise errors.DataError(f'{flag}={path} is not readable ({e}); copy it again') from e
+    raise errors.DataError(
+      f'{flag}={path} is not readable ({errors.brief(e)}); copy it again'
+    ) from e
   if pixels is None:
     raise errors.DataError(
       f'{flag}={path} has {has or "nothing"}; pixels are looked for as {", ".join(_ARRAYS)}'

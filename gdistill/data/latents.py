@@ -376,7 +376,7 @@ def _writing(out: str) -> Iterator[None]:
   try:
     yield
   except (OSError, RuntimeError) as e:  # RuntimeError: array_record's, when the disk is full
-    reason = ' '.join(str(e).split())[:200]
+    reason = errors.brief(e)
     raise errors.DataError(f'{out} cannot be written: {reason}; free space') from e
 
 

@@ -47,7 +47,7 @@ def decode(
     reason = 'it is no JPEG, PNG or WebP' if data else 'it is empty'
     raise errors.DataError(f'{name} is no readable picture: {reason}; mend or remove it') from None
   except Exception as e:  # Pillow raises OSError, SyntaxError, ValueError, struct.error, ...
-    reason = ' '.join(str(e).split())[:160] or type(e).__name__
+    reason = errors.brief(e)
     raise errors.DataError(f'{name} is no readable picture: {reason}; mend or remove it') from e
   return pixels.reshape(*pixels.shape[:2], channels)
 

@@ -135,7 +135,7 @@ def reader(
         raise
       raise errors.DataError(
         f'data.workers={settings.workers}: one of them died, by lack of memory or over a picture '
-        f'that crashed its decoder ({e}); set fewer of them, or 0'
+        f'that crashed its decoder ({errors.brief(e)}); set fewer of them, or 0'
       ) from e
 
   weakref.finalize(read, close)  # at exit, too: before what it needs is gone

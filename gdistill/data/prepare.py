@@ -267,7 +267,7 @@ def _process(job: Job, taken: Any, stop: Any, counter: Any, pipe: connection.Con
       try:
         result = _shard(job, job.shards[number], stop, counter)
       except (OSError, RuntimeError) as e:  # RuntimeError: array_record's, when the disk is full
-        reason = ' '.join(str(e).split())[:200]
+        reason = errors.brief(e)
         result = {'error': f'{job.settings.out} cannot be written: {reason}; free space'}
       with contextlib.suppress(BrokenPipeError):
         pipe.send(result)

@@ -175,7 +175,7 @@ class Shards:
       return parse(self._reader(shard).read([place])[0], shard, place)
     except Exception as e:  # array_record raises RuntimeError, and IndexError when closed
       name = os.path.join(self.folder, self._shards[shard][0])
-      reason = ' '.join(str(e).split())[:160]
+      reason = errors.brief(e)
       raise errors.DataError(
         f'record {place} of {name} cannot be read: {reason}; copy the file again, or remove it and '
         f'repeat `{self._command}`'

@@ -96,7 +96,7 @@ class _Read:
     try:
       return self.data[i]
     except Exception as e:  # array_record's RuntimeError, protobuf's DecodeError, ...
-      reason = ' '.join(str(e).split())[:160] or type(e).__name__
+      reason = errors.brief(e)
       raise errors.DataError(
         f'{self.name(i)} cannot be read: {reason}; prepare the set again'
       ) from e

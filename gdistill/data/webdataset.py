@@ -205,7 +205,7 @@ def _members(f: BinaryIO, shard: str) -> dict[str, dict[str, tuple[int, int]]]:
   except (errors.DataError, OSError):
     raise
   except Exception as e:  # tarfile has more kinds than its own
-    reason = ' '.join(str(e).split())[:160] or type(e).__name__
+    reason = errors.brief(e)
     raise errors.DataError(f'{shard} is no whole tar: {reason}; get it again') from e
   return found
 

@@ -93,4 +93,6 @@ def _tokenizer(name: str, file: str) -> object:
   try:
     return tokenizers.Tokenizer.from_file(file)
   except Exception as e:  # its own error is a plain Exception
-    raise errors.DataError(f'--tokenizer={file} is no readable tokenizer.json ({e})') from e
+    raise errors.DataError(
+      f'--tokenizer={file} is no readable tokenizer.json ({errors.brief(e)})'
+    ) from e

@@ -83,7 +83,7 @@ def read(
     raise
   except Exception as e:  # zipfile, zlib, json and numpy each have their own
     raise errors.CheckpointError(
-      f'{file} is no readable file of reference statistics ({e}); {remedy}'
+      f'{file} is no readable file of reference statistics ({errors.brief(e)}); {remedy}'
     ) from e
   sizes = {found.measured.features.mean.shape, found.measured.features.scatter.shape[:1]}
   made = protocol.get('extractor'), protocol.get('extractor_digest')

@@ -89,7 +89,8 @@ def read(network: str, file: pathlib.Path) -> tuple[dict, dict]:
       arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
   except Exception as e:  # its own error is a plain Exception
     raise errors.CheckpointError(
-      f'{file} is not a readable safetensors file ({e}); make it anew by gdistill convert'
+      f'{file} is not a readable safetensors file ({errors.brief(e)}); make it anew by gdistill '
+      'convert'
     ) from e
   if metadata.get('format') != FORMAT or metadata.get('network') != network:
     raise errors.ConfigError(

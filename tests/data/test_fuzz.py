@@ -1,63 +1,18 @@
 """Damaged files: only our own errors, in bounded time and memory; never other pictures."""
 
-import resource
 import shutil
-import time
 
+import damage
 import labelled
 import numpy as np
 import pytest
 
-from gdistill import errors
 from gdistill.data import folder
 from gdistill.data import pictures
 from gdistill.data import records
 
-CASES = [pytest.param(60, id='60'), pytest.param(500, marks=pytest.mark.heavy, id='500')]
 
-
-def damaged(data: bytes, case: int) -> bytes:
-  """One of several kinds of damage, the same for the same case."""
-  rng = np.random.default_rng(case)
-  out, at = bytearray(data), int(rng.integers(len(data)))
-  match case % 8:
-    case 0:
-      out[at] ^= 1 << int(rng.integers(8))
-    case 1:
-      del out[at:]
-    case 2:
-      del out[at : at + int(rng.integers(1, 500))]
-    case 3:
-      out[at:at] = rng.bytes(int(rng.integers(1, 500)))
-    case 4:
-      for k in rng.integers(len(out), size=20):
-        out[k] = int(rng.integers(256))
-    case 5:
-      out[at : at + 300] = bytes(len(out[at : at + 300]))
-    case 6:
-      out[at : at + 4] = b'\xff' * len(out[at : at + 4])  # lengths and counts
-    case 7:
-      cut = sorted(rng.integers(len(out), size=2))
-      out = out[: cut[0]] + out[cut[1] :] + out[cut[0] : cut[1]]
-  return bytes(out)
-
-
-def fuzz(data, cases, read, seconds=2.0, mebibytes=400):
-  """Calls read(damaged) for every case; returns how many were refused."""
-  refused, before = 0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-  for case in range(cases):
-    began = time.process_time()
-    try:
-      read(damaged(data, case))
-    except errors.DataError as e:
-      assert '\n' not in str(e) and len(str(e)) < 800
-      refused += 1
-    assert time.process_time() - began < seconds, case
-  assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < mebibytes * 1024
-  return refused
-
-
-@pytest.mark.parametrize('cases', CASES)
+@pytest.mark.parametrize('cases', damage.CASES)
 @pytest.mark.parametrize('kind', ['PNG', 'JPEG', 'WEBP'])
 def test_damaged_pictures(kind, cases):
   smooth = np.kron(labelled.pixels_of('train', 0, 0), np.ones((8, 8, 1), np.uint8))
@@ -69,10 +24,10 @@ def test_damaged_pictures(kind, cases):
     if kind == 'PNG':  # the only one with checksums
       np.testing.assert_array_equal(pixels, smooth)
 
-  assert fuzz(data, cases, read) > cases // 4
+  assert damage.fuzz(data, cases, read) > cases // 4
 
 
-@pytest.mark.parametrize('cases', CASES)
+@pytest.mark.parametrize('cases', damage.CASES)
 @pytest.mark.parametrize('kind', ['tar', 'tar.xz', 'zip'])
 def test_damaged_archives(kind, cases, archives, tmp_path):
   path = tmp_path / f'set.{kind}'
@@ -85,10 +40,10 @@ def test_damaged_archives(kind, cases, archives, tmp_path):
       if kind != 'zip':  # which has no checksum over names: classes may change
         assert len(found) == sum(labelled.COUNTS[split])
 
-  assert fuzz(archives[kind].read_bytes(), cases, read) > cases // 4
+  assert damage.fuzz(archives[kind].read_bytes(), cases, read) > cases // 4
 
 
-@pytest.mark.parametrize('cases', CASES)
+@pytest.mark.parametrize('cases', damage.CASES)
 @pytest.mark.parametrize('name', ['00001.array_record', 'index.json', 'labels.int32'])
 def test_damaged_records(name, cases, records_path, tmp_path):
   copy = shutil.copytree(records_path, tmp_path / 'copy')
@@ -110,4 +65,6 @@ def test_damaged_records(name, cases, records_path, tmp_path):
   data = (records_path / 'train' / name).read_bytes()
   length = len(data)
   # a shard of six small pictures is nearly all padding
-  assert fuzz(data, cases, read) >= (cases // 20 if name.endswith('array_record') else cases // 2)
+  assert damage.fuzz(data, cases, read) >= (
+    cases // 20 if name.endswith('array_record') else cases // 2
+  )

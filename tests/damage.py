@@ -1,0 +1,52 @@
+"""Damage of every kind to bytes, and what reading them may cost."""
+
+import resource
+import time
+
+import numpy as np
+import pytest
+
+from gdistill import errors
+
+CASES = [pytest.param(60, id='60'), pytest.param(500, marks=pytest.mark.heavy, id='500')]
+
+
+def damaged(data: bytes, case: int) -> bytes:
+  """One of several kinds of damage, the same for the same case."""
+  rng = np.random.default_rng(case)
+  out, at = bytearray(data), int(rng.integers(len(data)))
+  match case % 8:
+    case 0:
+      out[at] ^= 1 << int(rng.integers(8))
+    case 1:
+      del out[at:]
+    case 2:
+      del out[at : at + int(rng.integers(1, 500))]
+    case 3:
+      out[at:at] = rng.bytes(int(rng.integers(1, 500)))
+    case 4:
+      for k in rng.integers(len(out), size=20):
+        out[k] = int(rng.integers(256))
+    case 5:
+      out[at : at + 300] = bytes(len(out[at : at + 300]))
+    case 6:
+      out[at : at + 4] = b'\xff' * len(out[at : at + 4])  # lengths and counts
+    case 7:
+      cut = sorted(rng.integers(len(out), size=2))
+      out = out[: cut[0]] + out[cut[1] :] + out[cut[0] : cut[1]]
+  return bytes(out)
+
+
+def fuzz(data, cases, read, seconds=2.0, mebibytes=400):
+  """Calls read(damaged) for every case; returns how many were refused, all in one line of ours."""
+  refused, before = 0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  for case in range(cases):
+    began = time.process_time()
+    try:
+      read(damaged(data, case))
+    except errors.GdistillError as e:
+      assert '\n' not in str(e) and len(str(e)) < 800
+      refused += 1
+    assert time.process_time() - began < seconds, case
+  assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < mebibytes * 1024
+  return refused

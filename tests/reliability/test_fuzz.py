@@ -1,0 +1,176 @@
+"""Damaged weights, cards, configs, statistics: refused in a line of ours, or read as they were."""
+
+import json
+
+import damage
+import micro
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from gdistill import cells
+from gdistill import checkpoints
+from gdistill import checks
+from gdistill import ledger
+from gdistill import recipe as recipes
+from gdistill import samples
+from gdistill import storage
+from gdistill import teachers
+from gdistill.cli import edge
+from gdistill.convert import files
+from gdistill.evaluation import extractors
+from gdistill.evaluation import measure
+from gdistill.evaluation import reference
+from gdistill.evaluation import report
+
+SIZE = 6
+EXTRACTOR = extractors.Extractor(
+  'none', 'FD', lambda params, pixels: {}, {}, '0', {'resize': 'none'}, 'features', SIZE
+)
+
+
+def arrays(seed=0):
+  draw = np.random.default_rng(seed)
+  return {f'down{i}/kernel': draw.normal(size=(3, 3, 4)).astype(np.float32) for i in range(5)}
+
+
+def written(path, data):
+  path.write_bytes(data)
+  return path
+
+
+@pytest.mark.parametrize('cases', damage.CASES)
+def test_damaged_weights(tmp_path, cases):
+  def read(bad):
+    found = files.weights(written(tmp_path / 'model.safetensors', bad))
+    # It has no checksum: numbers may change, and are looked at by who builds a network of them.
+    assert all(isinstance(a, np.ndarray) for a in found.values())
+
+  assert damage.fuzz(safetensors.numpy.save(arrays()), cases, read) > cases // 3
+
+
+@pytest.mark.parametrize('cases', damage.CASES)
+def test_damaged_indexes_of_weights(tmp_path, cases):
+  safetensors.numpy.save_file(arrays(), tmp_path / 'a.safetensors')
+  index = {'metadata': {}, 'weight_map': dict.fromkeys(arrays(), 'a.safetensors')}
+
+  def read(bad):
+    found = files.weights(written(tmp_path / 'model.safetensors.index.json', bad))
+    assert set(found) <= set(arrays())
+
+  assert damage.fuzz(json.dumps(index).encode(), cases, read) > cases // 2
+
+
+@pytest.mark.parametrize('cases', damage.CASES)
+@pytest.mark.parametrize('name', ['card.json', 'params/manifest.json'])
+def test_damaged_cards_and_manifests(tmp_path, name, cases):
+  folder = tmp_path / 'round'
+  checkpoints.finish(folder, arrays(), {'stage': 'teacher', 'num_steps': 0, 'w_max': 4.0})
+  data, whole = (folder / name).read_bytes(), checkpoints.read_card(folder)
+
+  def read(bad):
+    written(folder / name, bad)
+    found = checkpoints.read_params(folder)
+    assert checkpoints.read_card(folder) == whole and len(found) == len(arrays())
+
+  changed = sum(damage.damaged(data, case) != data for case in range(cases))
+  assert damage.fuzz(data, cases, read) == changed
+
+
+@pytest.mark.parametrize('cases', damage.CASES)
+def test_damaged_configs(tmp_path, cases):
+  data = json.dumps(recipes.to_dict(micro.recipe()), indent=1).encode()
+  (tmp_path / 'run').mkdir()
+
+  def read(bad):
+    config = edge.load_config(str(written(tmp_path / 'config.json', bad)), [])
+    assert recipes.to_dict(recipes.from_config(config))
+
+  assert damage.fuzz(data, cases, read) > cases // 2
+
+  def of_a_run(bad):
+    written(tmp_path / 'run' / 'config.json', bad)
+    checks.same_run(micro.recipe(), storage.path(tmp_path / 'run'))
+
+  assert damage.fuzz(data, cases, of_a_run) > cases // 2
+
+
+@pytest.mark.parametrize('cases', damage.CASES)
+def test_damaged_settings_of_published_networks(tmp_path, cases):
+  data = json.dumps({'_class_name': 'UNet2DConditionModel', 'in_channels': 4}).encode()
+
+  def read(bad):
+    assert isinstance(teachers.read_json(written(tmp_path / 'config.json', bad)), dict)
+
+  assert damage.fuzz(data, cases, read) > cases // 3
+
+
+@pytest.mark.parametrize('cases', damage.CASES)
+def test_damaged_statistics(tmp_path, cases):
+  features = np.random.default_rng(0).normal(size=(50, SIZE)).astype(np.float32)
+  running = measure.Running(EXTRACTOR, 50, 20)
+  running.add({'features': features}, np.arange(50), None)
+  about = reference.describe(EXTRACTOR, 'a', 'train', 50, '0', 20, (8, 8, 3))
+  data = reference.Reference(running.measured(), about).to_bytes()
+
+  def read(bad):
+    found = reference.read(written(tmp_path / 'reference.npz', bad), EXTRACTOR)
+    assert found.measured.features.mean.shape == (SIZE,)
+
+  assert damage.fuzz(data, cases, read) > cases // 2
+
+
+@pytest.mark.parametrize('cases', damage.CASES)
+def test_damaged_statistics_of_others(tmp_path, cases):
+  file = tmp_path / 'mu.npz'
+  np.savez(file, mu=np.ones(SIZE), sigma=np.eye(SIZE))
+
+  def read(bad):
+    found = samples._reference(str(written(file, bad)), EXTRACTOR, (8, 8, 3), 0)
+    assert found.measured.features.mean.shape == (SIZE,)
+
+  assert damage.fuzz(file.read_bytes(), cases, read) > cases // 3
+
+
+@pytest.mark.parametrize('cases', damage.CASES)
+def test_damaged_cells(tmp_path, cases):
+  pixels = np.random.default_rng(0).integers(256, size=(20, 8, 8, 3), dtype=np.uint8)
+  folder = tmp_path / 'evaluation' / 'cells'
+  folder.mkdir(parents=True)
+  for pack in (True, False):
+    data = cells.npz({'pixels': pixels, 'index': np.arange(20)}, pack)
+
+    def read(bad):
+      found = cells.read(storage.path(written(folder / 'a.npz', bad)))
+      if 'pixels' in found:  # of zip's own checksum, which its names are not under
+        np.testing.assert_array_equal(found['pixels'], pixels)
+
+    def draw(bad):
+      written(folder / 'a.npz', bad)
+      report._pixels(storage.path(tmp_path), 'a')  # left out of the page, and no reason to end
+
+    assert damage.fuzz(data, cases, read) > cases // 3
+    assert damage.fuzz(data, cases, draw) == 0
+
+
+@pytest.mark.parametrize('cases', damage.CASES)
+def test_damaged_entries_and_locks(tmp_path, cases):
+  entry = ledger.record(tmp_path, 'tick', index=1)
+  file = next((tmp_path / 'ledger').iterdir())
+  data = file.read_bytes()
+
+  def read(bad):
+    written(file, bad)
+    assert all(isinstance(e, dict) for e in ledger.ledger(tmp_path))
+
+  assert damage.fuzz(data, cases, read) == 0 and entry['index'] == 1
+
+  lock = json.dumps({'host': 'h', 'pid': 1, 'token': 't', 'heartbeat': 1.0}).encode()
+
+  def take(bad):
+    written(tmp_path / 'lock.json', bad)
+    with ledger.Lock(tmp_path):
+      pass
+    (tmp_path / 'lock.json').unlink(missing_ok=True)
+
+  damage.fuzz(lock, min(cases, 60), take)
