@@ -10,8 +10,9 @@ seconds, for tests: sizes change, never the method), `inpainting_tiny`.
 Hardware assumed: two CPU cores, where it took 405 seconds. Result, FD to the training digits at
 w = 1 over 2,000 images: guided teacher at 256 DDIM steps 10.7; student at 4, 2, 1 steps 11.3, 11.3,
 11.4; teacher cut to 4 DDIM steps 19.6. docs/digits.md has the rest, `stochastic` and `naive` among
-it, docs/editing.md `inpainting` and the encoder's ladder; `single_w`: not run yet. Two settings are not the paper's, w_power and clip_x_hat of both
-stages: docs/digits.md says why, w_power=0 and clip_x_hat=False is the paper.
+it, docs/editing.md `inpainting` and the encoder's ladder; `single_w`: not run yet. Two settings are
+not the paper's, w_power and clip_x_hat of both stages: docs/digits.md says why, w_power=0 and
+clip_x_hat=False is the paper.
 """
 
 import ml_collections
