@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import random
 import signal
 import subprocess
 import time
@@ -11,6 +10,8 @@ import time
 import disturbed
 import micro
 import pytest
+
+from gdistill import parallel
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 RUN = ['--run_id=a', '--config=configs/digits.py:tiny']
@@ -96,9 +97,16 @@ def test_wrong_inputs_start_nothing(machine, words, line):
 # ---- the real program
 
 
+STALL = 8.0  # seconds
+
+
 def launch(folder, root, **environment):
   file = folder / 'config.json'
-  file.write_text(json.dumps(micro.config()))
+  # Long enough in training for what happens in it to be no matter of luck.
+  config = micro.config(
+    teacher=dict(steps=200), train=dict(stall_seconds=STALL, checkpoint_every=10)
+  )
+  file.write_text(json.dumps(config))
   words = ['--run_id=run', f'--config={file}', f'--workdir_root={root}']
   return subprocess.Popen(
     ['bash', 'launch/two_processes.sh', *words],
@@ -110,35 +118,53 @@ def launch(folder, root, **environment):
 def children(pid):
   done = subprocess.run(['pgrep', '-P', str(pid), '-f', 'gdistill.main'], capture_output=True,
                         text=True)  # fmt: skip
-  return [int(p) for p in done.stdout.split()]
+  return sorted(int(p) for p in done.stdout.split())
+
+
+def training(child, steps, seen):
+  """The two processes, once a step is saved that was not there."""
+  while child.poll() is None:
+    pair, found = children(child.pid), {str(f) for f in steps.glob('*/steps/*/manifest.json')}
+    if len(pair) == 2 and found - seen:
+      seen |= found
+      return pair
+    time.sleep(0.05)
+  return None
+
+
+def ended(child, pids):
+  began = time.monotonic()
+  while set(children(child.pid)) & set(pids):
+    time.sleep(0.05)
+  return time.monotonic() - began
 
 
 @pytest.mark.heavy
-def test_a_real_run_whose_processes_are_killed_ends_with_the_same_bits(tmp_path):
+def test_a_real_run_whose_processes_are_killed_and_stopped_ends_with_the_same_bits(
+  tmp_path, record_property
+):
   undisturbed = launch(tmp_path, tmp_path / 'one')
   lines = undisturbed.communicate(timeout=600)[1]
   assert undisturbed.returncode == 0, lines
   expected = disturbed.digests(tmp_path / 'one' / 'run')
   assert len(expected) == 4
 
-  draw = random.Random(5)
-  killed = launch(tmp_path, tmp_path / 'two')
-  steps = tmp_path / 'two' / 'run'
-  for victim in (1, 0):
-    # Past the first checkpoint of some round: there is something to go on from.
-    seen = len(list(steps.glob('*/card.json')))
-    while killed.poll() is None and (
-      len(children(killed.pid)) < 2 or not list(steps.glob('*/steps/*/manifest.json'))
-      or len(list(steps.glob('*/card.json'))) < seen
-    ):  # fmt: skip
-      time.sleep(0.1)
-    time.sleep(draw.uniform(0, 2))
-    pair = sorted(children(killed.pid))
-    if len(pair) == 2:
-      os.kill(pair[victim], signal.SIGKILL)
-      while len(children(killed.pid)) and set(children(killed.pid)) & set(pair):
-        time.sleep(0.1)
+  killed, workdir, seen = launch(tmp_path, tmp_path / 'two'), tmp_path / 'two' / 'run', set()
+  for victim, number in ((1, signal.SIGKILL), (1, signal.SIGSTOP), (0, signal.SIGKILL)):
+    pair = training(killed, workdir, seen)
+    assert pair, killed.communicate()[1]
+    other = pair[1 - victim]
+    os.kill(pair[victim], number)
+    seconds = ended(killed, [other])
+    record_property(f'{number.name}: the other one left after', f'{seconds:.1f} s')
+    if number == signal.SIGSTOP:  # it lives and is stuck: a peer that waits for ever
+      assert seconds < 2 * STALL
+      stacks = (workdir / f'stacks-{1 - victim}.txt').read_text()
+      assert 'nothing has moved for' in stacks and 'in fit' in stacks
+    else:  # sooner than by its heartbeat, since connections close
+      assert seconds < 2 * parallel.HEARTBEAT
+    ended(killed, pair)
   lines = killed.communicate(timeout=600)[1]
   assert killed.returncode == 0, lines
-  assert 'restart 1 of 10' in lines and 'exit code 137' in lines
-  assert disturbed.digests(tmp_path / 'two' / 'run') == expected
+  assert 'restart 1 of 10' in lines and 'exit code 137' in lines and 'exit code 134' in lines
+  assert disturbed.digests(workdir) == expected
