@@ -21,8 +21,8 @@ def parser(prog: str, description: str) -> edge.Parser:
     prog=prog,
     description=description,
     epilog='--config.section.key=value overrides a key. Exit codes: 0 done, 2 bad config or '
-    'argument, 3 data, 4 checkpoint, 5 numerics, 42 interrupted and saved, 134 other processes of '
-    'the run are gone.',
+    'argument, 3 data, 4 checkpoint, 5 numerics, 42 interrupted and saved, 134 stuck, or other '
+    'processes of the run are gone: start it again.',
   )
   p.add_argument('--config', required=True, help='configs/NAME.py[:VARIANT] or a config.json')
   p.add_argument('--workdir', help='folder of the run: local, gs:// or s3://')
