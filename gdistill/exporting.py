@@ -213,10 +213,9 @@ def _index(folder: model.Folder, frozen: encode.Frozen) -> dict[str, Any]:
 def _readme(folder: model.Folder, frozen: encode.Frozen, licence: str) -> str:
   card, text = folder.card, frozen.text is not None
   steps = card['num_steps'] or 'any number of'
-  scale = 7.5
+  scale = 1.0 + min(max(6.5, card['w_min']), card['w_max'])
   dial = 'pass `guidance_scale = 1 + w`' if text else 'set `w` below'
   if card['takes_w']:
-    scale = 1.0 + min(max(scale - 1.0, card['w_min']), card['w_max'])
     dial = (
       f'It takes w, from {card["w_min"]:g} to {card["w_max"]:g}, as an input: {dial}. w = 0 is no '
       f'guidance. One call of the network a step{"; a negative prompt does nothing" * text}.'
@@ -272,8 +271,8 @@ def _drawing(folder: model.Folder, frozen: encode.Frozen, scale: float) -> list[
     given.append('timestep_cond=features')
   lines = [
     'import diffusers, safetensors.torch, torch', '',
-    f"# z: noise {[None, *np.roll(model.image_shape(folder.settings), 1).tolist()]}, label: int64 "
-    '[B]',
+    f'# z: noise [B, {", ".join(map(str, np.roll(model.image_shape(folder.settings), 1)))}], '
+    'label: int64 [B]',
     "unet = diffusers.UNet2DConditionModel.from_pretrained(FOLDER, subfolder='unet')",
     "scheduler = diffusers.DDIMScheduler.from_pretrained(FOLDER, subfolder='scheduler')",
     f'scheduler.set_timesteps({folder.card["num_steps"] or 50})',

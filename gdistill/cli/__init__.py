@@ -1,6 +1,7 @@
 """The `gdistill` command: one file a subcommand. It may import anything; nothing imports it."""
 
 import argparse
+import difflib
 import importlib
 import sys
 from collections.abc import Sequence
@@ -34,6 +35,8 @@ def program() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
   """Returns the exit code; each subcommand's file has `main(argv)`."""
   argv = sys.argv[1:] if argv is None else list(argv)
+  if argv[:1] == ['--debug']:
+    argv = [*argv[1:], '--debug']
   if argv and argv[0] in COMMANDS:
     name = _FILES.get(argv[0], argv[0])
     return importlib.import_module(f'gdistill.cli.{name}').main(argv[1:])
@@ -46,6 +49,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     + '\n'.join(f'  {name:10} {text}' for name, text in COMMANDS.items())
     + '\n\n`gdistill COMMAND --help` says more.',
   )
-  parser.add_argument('command', choices=COMMANDS)
+  parser.add_argument('command', metavar='COMMAND')
+  if not argv:
+    parser.print_help()
+    return 2
+  if not argv[0].startswith('-'):
+    near = difflib.get_close_matches(argv[0], COMMANDS, 1)
+    hint = f'did you mean {near[0]}?' if near else f'take one of {", ".join(COMMANDS)}'
+    print(f'gdistill: {argv[0]!r} is no command; {hint}', file=sys.stderr)
+    return 2
   parser.parse_args(argv)
   return 2

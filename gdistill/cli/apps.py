@@ -30,7 +30,9 @@ def parser(name: str, description: str) -> edge.Parser:
     help="WIDTHxHEIGHT to work at (default: the network's own); pictures of another size are "
     'cropped to this shape, in the centre, and resized by area',
   )
-  p.add_argument('--scale', type=int, default=1, help='enlargement of the sheet (default 1)')
+  p.add_argument(
+    '--scale', type=int, help='enlargement of the sheet (default: to 64 pixels a picture)'
+  )
   p.add_argument('--out', required=True, help='a folder that is empty or does not exist')
   return p
 
@@ -180,7 +182,8 @@ def condition(
     return Condition(names.index(label))
   if label.isascii() and label.isdigit() and int(label) < classes:
     return Condition(int(label))
-  near = difflib.get_close_matches(label, names, 1)
+  number = label.lstrip('+-').isdigit()  # near in letters is not near in meaning
+  near = [] if number else difflib.get_close_matches(label, names, 1)
   raise errors.ConfigError(
     f'--{flag}label={label} is no class of {where}; '
     + (f'did you mean {near[0]}?' if near else f'give one of {_listed(names, classes)}')

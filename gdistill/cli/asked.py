@@ -24,7 +24,7 @@ def walk(args, card: dict) -> Walk:
   num_steps = args.num_steps if args.num_steps is not None else card['num_steps'] or 64
   sampling.check_steps(args.folder, card, num_steps, sampler)
   seeds = numbers('seeds', args.seeds, 2**32)
-  if not 1 <= args.scale <= 64:
+  if args.scale is not None and not 1 <= args.scale <= 64:
     raise errors.ConfigError(f'--scale={args.scale} must be from 1 to 64')
   w = strength(args)
   check_strength(args.folder, card, '--w', w)
@@ -43,10 +43,12 @@ def numbers(flag: str, text: str, limit: int) -> list[int]:
       if ends[1] - ends[0] >= 100_000:
         raise ValueError
       out += range(ends[0], ends[1] + 1)
+      if len(set(out)) < len(out):
+        raise ValueError
   except ValueError:
     raise errors.ConfigError(
       f'--{flag}={text!r} must be numbers from 0 to {limit - 1}, such as 2 or 0..9 or 1,3,5; '
-      'a range has its smaller end first and at most 100000 numbers'
+      'each once; a range has its smaller end first and at most 100000 numbers'
     ) from None
   return out
 
@@ -91,7 +93,8 @@ def negative(args, card) -> str | None:
     return None
   if not (card.get('latents') or {}).get('text'):
     raise errors.ConfigError(
-      f'--negative_prompt={args.negative_prompt!r}: {args.folder} is not conditioned on text'
+      f'--negative_prompt={args.negative_prompt!r}: {args.folder} is not conditioned on text; '
+      'leave it out'
     )
   if card['guided']:
     return args.negative_prompt

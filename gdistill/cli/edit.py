@@ -60,7 +60,7 @@ def _run(args) -> int:
     counts['encode_stop'] = stop
   if not exact:
     progress.say(
-      f'--strength={args.strength} lies between the {num_steps} steps of this network; '
+      f'--strength={args.strength} is no step of the {num_steps} of this network; '
       f'{start / num_steps:g} is taken'
     )
   if start == num_steps and not args.invert:

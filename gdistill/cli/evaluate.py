@@ -204,6 +204,10 @@ def _images(args) -> int:
   if given and not captions:
     raise errors.ConfigError(f'--{given[0]} is for a CLIP score; name the captions by --captions')
   images = data.load(args.images, size=preset.size if preset else 0)
+  if not os.path.exists(args.reference):  # before weights are asked for
+    raise errors.DataError(
+      f'--reference={args.reference} is not there; make it by gdistill statistics, or name pictures'
+    )
   extractor = edge.extractor(args)
   scorer = None
   if captions:

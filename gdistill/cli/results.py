@@ -25,7 +25,7 @@ class Sources:
 
     self.path, self.flag = path, flag
     if os.path.isdir(path):
-      self.files, top = images.files(path, flag), path
+      self.files, top = self._of_folder(images.files(path, flag)), path
     elif os.path.isfile(path):
       self.files, top = (path,), os.path.dirname(path) or '.'
     else:
@@ -41,6 +41,14 @@ class Sources:
 
   def __len__(self) -> int:
     return len(self.files)
+
+  def _of_folder(self, files: Sequence[str]) -> tuple[str, ...]:
+    """Without the sheets of edits that lie among their results."""
+    return tuple(
+      f for f in files
+      if os.path.basename(f) != _SHEET
+      or not os.path.exists(os.path.join(os.path.dirname(f), _REQUEST))
+    )  # fmt: skip
 
   def read(self, i: int, channels: int, under: str = 'white') -> Any:
     """[H, W, channels] uint8 of a file, upright."""
@@ -105,13 +113,26 @@ def check_out(out: str, request: Mapping[str, Any]) -> None:
   """ConfigError unless --out is new, or holds the first results of the very same request."""
   from gdistill import storage
 
-  file = storage.path(out) / _REQUEST
-  if not (storage.exists(file) and storage.read_json(file) == storage.jsonable(dict(request))):
+  file, wanted = storage.path(out) / _REQUEST, storage.jsonable(dict(request))
+  if not storage.exists(file):
     edge.check_new(out)
+    return
+  found = storage.read_json(file)
+  found = found if isinstance(found, dict) else {}
+  other = [k for k in wanted if found.get(k) != wanted[k]]
+  if other:
+    values = (f'{found.get(k)!r} -> {wanted[k]!r}' for k in other)
+    said = ('pictures' if k == 'files' else f'{k}: {v}' for k, v in zip(other, values, strict=True))
+    raise errors.ConfigError(
+      f'--out={out} holds results of another request ({"; ".join(said)}); name another folder'
+    )
 
 
-def run(job: Job, out: str, request: Mapping[str, Any], scale: int) -> int:
-  """Draws what is not there yet, then writes figures and a sheet of all."""
+def run(job: Job, out: str, request: Mapping[str, Any], scale: int | None) -> int:
+  """Draws what is not there yet, then writes figures and a sheet of all.
+
+  Without a `scale` the sheet's pictures are enlarged to some 64 pixels.
+  """
   from gdistill import interrupt
   from gdistill import progress
   from gdistill import show
@@ -133,7 +154,7 @@ def run(job: Job, out: str, request: Mapping[str, Any], scale: int) -> int:
       done += len(some)
       bar.update(done)
       stop.check()
-    _tell(job, out, scale, stop)
+    _tell(job, out, scale or max(1, 64 // max(job.shape[:2])), stop)
   return 0
 
 
@@ -181,7 +202,7 @@ def _tell(job: Job, out: Any, scale: int, stop: Any) -> None:
   storage.write_bytes(out / _SHEET, show.png(show.sheet(np.stack(sheet), scale)))
   height, width = job.shape[:2]
   if changed:
-    progress.say(f'{changed} brought to {width} x {height}: centre crop, then by area')
+    progress.say(f'{changed} brought to {width} x {height}: centre crop, then resized')
   more = f', of the first {_MOST_ON_SHEET}' if len(job.sources) > _MOST_ON_SHEET else ''
   progress.say(
     f'{len(figures)} picture{"s" if len(figures) > 1 else ""} in {out}; {_SHEET} has sources and '

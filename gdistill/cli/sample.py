@@ -81,7 +81,8 @@ def _run(args) -> int:
   print(
     f'{len(pairs)} picture{"s" if pairs[1:] else ""} in {out}, grid.png has a column a {kind} '
     'and a row a seed; '
-    f'{walk.sampler}, {walk.num_steps} steps, {calls} network calls each',
+    f'{walk.sampler}, {walk.num_steps} step{"s" if walk.num_steps > 1 else ""}, {calls} network '
+    f'call{"s" if calls > 1 else ""} each',
     file=sys.stderr,
   )
   return 0

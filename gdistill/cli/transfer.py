@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from gdistill import errors
 from gdistill.cli import apps
 from gdistill.cli import edge
 
@@ -10,9 +11,9 @@ def parser() -> edge.Parser:
   p = apps.parser(
     'transfer',
     'Style transfer by two bridges: encodes a picture into noise under its own condition, and '
-    'decodes that noise under --label or --prompt. The same condition twice is a round trip, and '
-    'figures.json says what it loses. --folder decodes, --encoder encodes; a network that is not '
-    'distilled to few steps does both.',
+    'decodes that noise under --label or --prompt. The same condition and the same w twice are a '
+    'round trip, and figures.json says what it loses. --folder decodes, --encoder encodes; a '
+    'network that is not distilled to few steps does both.',
   )
   apps.add_source(p)
   return p
@@ -27,6 +28,11 @@ def _run(args) -> int:
   from gdistill import editing
 
   of = apps.check(args)
+  if len(of.walk.seeds) > 1:
+    raise errors.ConfigError(
+      f'--seeds={args.seeds}: a transfer draws no noise of its own, and all seeds would give the '
+      'same; leave it out'
+    )
   by = apps.encoder(args, of)
   counts = {
     'num_steps': of.walk.num_steps, 'start': of.walk.num_steps, 'encode_stop': by.num_steps,

@@ -117,7 +117,10 @@ def files(path: str, flag: str) -> tuple[str, ...]:
       continue
     seen.add(os.path.realpath(folder))
     folders[:] = sorted(f for f in folders if not f.startswith('.'))
-    names += [os.path.join(folder, f) for f in found if f.lower().endswith(pictures.SUFFIXES)]
+    names += [
+      os.path.join(folder, f) for f in found
+      if f.lower().endswith(pictures.SUFFIXES) and not f.startswith('.')
+    ]  # fmt: skip
   if not names:
     raise errors.DataError(
       f'{flag}={path} holds no pictures ending in {", ".join(pictures.SUFFIXES)}'

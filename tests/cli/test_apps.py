@@ -50,7 +50,9 @@ def images(tmp_path):
 
 
 def run(command, *args):
-  return gdistill.cli.main([command, *map(str, args)])
+  args = [str(a) for a in args]
+  own = any(a.startswith('--scale=') for a in args)  # otherwise the sheet is enlarged
+  return gdistill.cli.main([command, *args, *([] if own else ['--scale=1'])])
 
 
 def read(file):
@@ -69,7 +71,7 @@ def test_an_edit_is_the_rest_of_the_walk_from_the_noised_picture(workdir, images
   out = tmp_path / 'out'
   given = [f'--folder={workdir}/02_progressive_2', f'--image={images}', '--label=3', '--w=2']
   assert run('edit', *given, '--strength=0.5', '--seeds=4,9', f'--out={out}') == 0
-  assert 'lies between' not in capsys.readouterr().err
+  assert 'is no step' not in capsys.readouterr().err
   folder = model.read_folder(workdir / '02_progressive_2')
   noise = model.noise(folder.noise)
   v_fn = model.as_v_fn(folder.net, folder.params, folder.settings, noise)
@@ -111,7 +113,7 @@ def test_a_stopped_command_goes_on_and_draws_nothing_twice(workdir, images, tmp_
   assert {f: f.read_bytes() for f in out.rglob('*.*')} == before
   capsys.readouterr()
   assert run(*given, '--w=2') == 2
-  assert 'is not empty or no folder; name another folder' in capsys.readouterr().err
+  assert 'holds results of another request' in capsys.readouterr().err
   Image.fromarray(PICTURES[0] ^ 255).save(images / 'a.png')
   assert run(*given) == 2  # results of another picture
   assert 'is not empty or no folder' in capsys.readouterr().err
@@ -141,6 +143,36 @@ def test_a_signal_keeps_what_is_drawn_and_the_command_goes_on(
     assert again.read_bytes() == file.read_bytes()
 
 
+def test_another_request_is_refused_with_what_differs(workdir, images, tmp_path, capsys):
+  given = [f'--folder={workdir}/02_progressive_2', f'--image={images}', f'--out={tmp_path}/out']
+  assert run('edit', *given, '--label=3') == 0
+  before = {f: f.stat().st_mtime_ns for f in (tmp_path / 'out').rglob('*')}
+  capsys.readouterr()
+  assert run('edit', *given, '--label=4', '--w=2') == 2
+  said = capsys.readouterr().err
+  assert "holds results of another request (label: '3' -> '4'; w: None -> 2.0); name" in said
+  Image.fromarray(PICTURES[1]).save(images / 'c.png')
+  assert run('edit', *given, '--label=3') == 2
+  assert 'of another request (pictures); name' in capsys.readouterr().err
+  assert {f: f.stat().st_mtime_ns for f in (tmp_path / 'out').rglob('*')} == before
+
+
+def test_results_can_be_edited_again_and_hidden_files_are_none(workdir, images, tmp_path):
+  (images / '._a.png').write_bytes(b'what a system leaves beside a.png')
+  given = [f'--folder={workdir}/02_progressive_2', '--label=3']
+  assert run('edit', *given, f'--image={images}', f'--out={tmp_path}/1') == 0
+  assert run('edit', *given, f'--image={tmp_path}/1', f'--out={tmp_path}/2') == 0
+  found = sorted(str(p.relative_to(tmp_path / '2')) for p in (tmp_path / '2').rglob('*.png'))
+  assert found == ['a.png', 'c.png', 'deep/b.png', 'sheet.png']
+
+
+def test_a_sheet_is_enlarged_to_be_seen(workdir, images, tmp_path):
+  argv = ['edit', f'--folder={workdir}/02_progressive_2', f'--image={images}/a.png', '--label=3',
+          f'--out={tmp_path}/out']  # fmt: skip
+  assert gdistill.cli.main(argv) == 0
+  assert read(tmp_path / 'out' / 'sheet.png').shape == (10 * 8, 19 * 8)
+
+
 def test_results_of_files_with_one_stem_have_their_own_names(workdir, tmp_path, capsys):
   folder = tmp_path / 'in'
   folder.mkdir()
@@ -158,7 +190,7 @@ def test_results_of_files_with_one_stem_have_their_own_names(workdir, tmp_path, 
 def test_strength_between_steps_and_of_noise_alone_is_said(workdir, images, tmp_path, capsys):
   given = [f'--folder={workdir}/02_progressive_2', f'--image={images}/a.png', '--label=0']
   assert run('edit', *given, '--strength=0.6', f'--out={tmp_path}/1') == 0
-  assert '--strength=0.6 lies between the 2 steps of this network; 0.5 is taken' in (
+  assert '--strength=0.6 is no step of the 2 of this network; 0.5 is taken' in (
     capsys.readouterr().err
   )
   assert run('edit', *given, '--strength=1', f'--out={tmp_path}/2') == 0
@@ -288,7 +320,7 @@ def test_pictures_of_any_kind_are_brought_to_the_size_of_the_network(workdir, tm
       expected[:4] = 255
     known = ~np.eye(8, dtype=bool)
     np.testing.assert_array_equal(read(tmp_path / f'{name}/{name}.png')[known], expected[known])
-  assert '1 brought to 8 x 8: centre crop, then by area' in capsys.readouterr().err
+  assert '1 brought to 8 x 8: centre crop, then resized' in capsys.readouterr().err
   assert run('edit', *given, f'--image={folder}/turned.png', f'--out={tmp_path}/turned') == 0
   np.testing.assert_array_equal(read(tmp_path / 'turned/sheet.png')[1:9, 1:9], PICTURES[0])
   Image.fromarray(np.zeros((1, 1), np.uint8)).save(tmp_path / 'pixel.png')
@@ -330,7 +362,10 @@ def test_networks_that_cannot_be_walked_both_ways_are_refused(
     ('edit', ['--strength=0'], 2, '--strength=0.0 must be above 0'),
     ('edit', ['--strength=1.1'], 2, 'at most 1, where nothing of the picture is left'),
     ('edit', ['--strength=nan'], 2, '--strength=nan must be above 0'),
-    ('edit', ['--label=11'], 2, '--label=11 is no class of'),
+    ('edit', ['--label=11'], 2, 'give one of 0, 1, 2'),
+    ('edit', ['--seeds=1,1'], 2, "--seeds='1,1' must be numbers from 0 to"),
+    ('transfer', ['--source_label=2', '--encoder=04_encoder_2', '--seeds=0..3'], 2,
+     '--seeds=0..3: a transfer draws no noise of its own'),
     ('edit', ['--label=cat'], 2, 'give one of 0, 1, 2'),
     ('edit', ['--label=none'], 2, 'has learned no picture without a class'),
     ('edit', ['--prompt=a cat'], 2, 'is not conditioned on text; give --label'),

@@ -222,6 +222,31 @@ def test_help_is_there_in_under_three_seconds(command):
   print(f'{command or "gdistill"} --help: {time.monotonic() - began:.1f} s')
 
 
+@pytest.mark.parametrize(
+  ('argv', 'words'),
+  [
+    (['editt'], "gdistill: 'editt' is no command; did you mean edit?"),
+    (['do'], "gdistill: 'do' is no command; take one of train, plan, sample"),
+    (['sample', '--folder=a', '--out=b', '--w=1', '--w=2'], '--w is given 2 times; give one of'),
+    (['--debug', 'sample', '--out=b'], 'the following arguments are required: --folder'),
+  ],
+)
+def test_what_is_no_command_or_is_said_twice_is_one_line(capsys, argv, words):
+  try:
+    code = gdistill.cli.main(argv)
+  except SystemExit as e:
+    code = e.code
+  assert code == 2
+  said = capsys.readouterr().err
+  assert words in said and said.count('\n') == 1
+
+
+def test_the_home_of_a_flag_is_ones_own(monkeypatch):
+  monkeypatch.setenv('HOME', '/home/me')
+  args = edge.parse(sample.parser(), ['--folder=~/run', '--out=~', '--labels=a~/b'])
+  assert (args.folder, args.out, args.labels) == ('/home/me/run', '/home/me', 'a~/b')
+
+
 def test_help_imports_neither_jax_nor_tensorflow():
   code = (
     'import sys\nfrom gdistill import cli\n'

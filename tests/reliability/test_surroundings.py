@@ -1,4 +1,4 @@
-"""Machines that lack what most have: homes, temporary folders, locales, a clock that only goes on."""
+"""Machines without a home, a locale, a temporary folder, or a clock that only goes on."""
 
 import os
 import subprocess
