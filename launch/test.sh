@@ -3,10 +3,12 @@
 #   bash launch/test.sh            the ordinary suite
 #   bash launch/test.sh heavy      the tests that take minutes
 #   bash launch/test.sh parity     the tests against torch and diffusers
+#   bash launch/test.sh soak       the large ones of docs/reliability.md: an hour, not in CI
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
-select='not heavy and not parity' extras='[test]'
+select='not heavy and not parity and not soak' extras='[test]'
 case "${1:-}" in
   heavy) select=heavy; shift ;;
+  soak) select=soak TEST_PROCESSES=1; shift ;;
   parity) select=parity extras='[test,parity]'; shift ;;
 esac
 setup "$extras"
