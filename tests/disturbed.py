@@ -13,6 +13,7 @@ import time
 import micro
 
 from gdistill import checkpoints
+from gdistill.cli import edge
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -68,6 +69,13 @@ def config(workdir, **sections):
   """The file of a micro run's config, beside its workdir."""
   file = workdir.parent / f'{workdir.name}.json'
   file.write_text(json.dumps(micro.config(**sections)))
+  return file
+
+
+def config_of(workdir, name):
+  """The file of a config that comes with it, resolved, beside its workdir."""
+  file = workdir.parent / f'{workdir.name}.json'
+  file.write_text(json.dumps(edge.load_config(name, [])))
   return file
 
 

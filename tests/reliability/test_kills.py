@@ -87,6 +87,30 @@ def test_killed_anywhere_it_ends_with_the_same_bits(undisturbed, tmp_path, recor
   record_property('kills survived', f'{survived} of {survived}')
 
 
+@pytest.mark.soak
+@pytest.mark.timeout(7200)
+def test_fifty_kills_of_the_digits_cost_time_and_nothing_else(tmp_path, record_property):
+  whole, workdir, draw = tmp_path / 'whole', tmp_path / 'run', random.Random(7)
+  took = {}
+  for one in (whole, workdir):
+    disturbed.config_of(one, 'configs/digits.py')
+  began = time.monotonic()
+  done = disturbed.run(whole)
+  assert done.returncode == 0, done.stderr
+  took['undisturbed'] = time.monotonic() - began
+  began, killed = time.monotonic(), 0
+  while killed < 50:
+    left = disturbed.after(draw.uniform(0.0, 15.0), workdir)
+    if left.code == 0:
+      break
+    assert left.code == -signal.SIGKILL, left.lines
+    killed += 1
+  ends_as(workdir, whole)
+  took['killed'] = time.monotonic() - began
+  lost = (took['killed'] - took['undisturbed']) / killed
+  record_property('kills survived', f'{killed} of {killed}, {lost:.1f} s lost a kill')
+
+
 @pytest.mark.parametrize(
   'points',
   [
