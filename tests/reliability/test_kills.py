@@ -99,8 +99,9 @@ def test_fifty_kills_of_the_digits_cost_time_and_nothing_else(tmp_path, record_p
   assert done.returncode == 0, done.stderr
   took['undisturbed'] = time.monotonic() - began
   began, killed = time.monotonic(), 0
+  often = ['--config.train.checkpoint_every=20']  # or it would never come to the next one
   while killed < 50:
-    left = disturbed.after(draw.uniform(0.0, 15.0), workdir)
+    left = disturbed.after(draw.uniform(0.0, 15.0), workdir, more=often)
     if left.code == 0:
       break
     assert left.code == -signal.SIGKILL, left.lines
