@@ -36,6 +36,7 @@ SCRIPTS = {
   'frechet': ('P17',),
   'cell': ('P18',),
   'text_to_image': ('P19',),
+  'watching': ('P20',),
 }
 BEGIN, END = '<!-- measured: written by run.py -->', '<!-- end -->'
 

@@ -31,7 +31,7 @@ POINTS = {
   'the report': ('evaluate', 'write', 'before', ''),
 }
 
-_SCRIPT = """
+SCRIPT = """
 import importlib, os, sys, time
 from gdistill.cli import edge, train
 module, name, when, ending, count, number = sys.argv[1:7]
@@ -107,7 +107,7 @@ def start(workdir, *more, **env):
 def at(point, workdir, number=signal.SIGKILL, count=1, more=()):
   """Runs until the program reaches a point for the count-th time, and sends itself a signal."""
   child = subprocess.Popen(
-    [sys.executable, '-c', _SCRIPT, *POINTS[point], str(count), str(int(number)),
+    [sys.executable, '-c', SCRIPT, *POINTS[point], str(count), str(int(number)),
      *command(workdir, *more)[3:]],
     cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment({}),
   )  # fmt: skip

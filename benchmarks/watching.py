@@ -1,0 +1,80 @@
+"""P20: what looking out for trouble costs of a training step.
+
+  python benchmarks/watching.py
+
+On the device: the compiled step against the same one that takes every loss and gradient for
+finite. On the host: what the loop does beside it in each update, the finiteness check of fetched
+metrics, the look at signals and lock that the watchdog hears of, and the watchdog's own thread.
+"""
+
+import contextlib
+import functools
+import pathlib
+import tempfile
+import time
+
+import common
+import jax
+from jax import numpy as jnp
+
+from gdistill import interrupt
+from gdistill import ledger
+from gdistill import state as states
+from gdistill import train
+from gdistill import watchdog
+
+_LOOKS = 2000
+
+
+def main() -> None:
+  args = common.settle(common.parser(__doc__).parse_args(), devices=1)
+  network, batch = ('tiny', 4) if args.smoke else ('digits', 64)
+  recipe = common.recipe(network, batch)
+  watched, trusting = (common.Step(recipe, 'guidance') for _ in range(2))
+  _ = watched.compiled
+  with taken_for_finite():
+    _ = trusting.compiled
+  steps = {'watched': watched, 'trusting': trusting}
+  taken = common.interleaved(steps, args.repeats, 0.0 if args.smoke else 4.0)
+  looks = [look_seconds(watched, recipe) for _ in range(args.repeats)]
+  rows = [
+    common.row(
+      'P20', f'a step over one that takes all for finite, {network}, batch {batch}',
+      common.ratios(taken['watched'], taken['trusting']), '<= 1.01',
+    ),
+    common.row(
+      'P20', 'checks and watchdog on the host over a step',
+      common.ratios(looks, taken['watched']), '<= 0.01',
+    ),
+  ]  # fmt: skip
+  common.show(rows, seconds=common.medians(taken), seconds_a_look=looks)
+
+
+@contextlib.contextmanager
+def taken_for_finite():
+  """In here the step is built without its checks: their answers are constants."""
+  inner = train.jnp.isfinite
+  train.jnp.isfinite = lambda a: jnp.ones(jnp.shape(a), bool)
+  try:
+    yield
+  finally:
+    train.jnp.isfinite = inner
+
+
+def look_seconds(step: common.Step, recipe) -> float:
+  """Of one update: check and look, while the watchdog's thread ticks beside."""
+  step()
+  names = states.names(step.state.params)
+  with tempfile.TemporaryDirectory() as folder, ledger.Lock(folder) as lock:
+    dog = watchdog.Watchdog(pathlib.Path(folder), 300.0)
+    with dog, interrupt.Interrupt(lock.check, dog) as stop, stop.steady():
+      look = functools.partial(train._check_finite, step=1, settings=recipe.train, names=names)
+      began = time.perf_counter()
+      for _ in range(_LOOKS):
+        look(jax.device_get(step.metrics))
+        _ = stop.requested
+      return (time.perf_counter() - began) / _LOOKS
+
+
+if __name__ == '__main__':
+  main()
