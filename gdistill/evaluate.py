@@ -62,7 +62,7 @@ def run(
   parallel.agree('grid', keeping.digest(grid, again))
   with seconds('evaluate'):
     names = grids.names(cells, images)
-    extractor = extractor_of(recipe, workdir)
+    extractor = extractor_of(recipe, workdir, stop.check)
     parallel.agree('extractor', extractor.key)
     store = keeping.Store(workdir, extractor, recipe.evaluation.bank)
     _draw(recipe, store, names, images, stop, asked)
@@ -135,24 +135,28 @@ def _full_rows(recipe: recipes.Recipe, workdir: storage.epath.Path) -> list[dict
 # ---- what measures
 
 
-def extractor_of(recipe: recipes.Recipe, workdir: storage.epath.Path) -> extractors.Extractor:
+def extractor_of(
+  recipe: recipes.Recipe, workdir: storage.epath.Path, look: Callable[[], None] = lambda: None
+) -> extractors.Extractor:
   """The feature network that the recipe asks for."""
   e = recipe.evaluation
   if e.extractor == 'classifier':
-    return extractors.of_classifier(_classifier(recipe, workdir))
+    return extractors.of_classifier(_classifier(recipe, workdir, look))
   found = extractors.load(e.extractor, e.weights)
   found.check(encode.pixel_shape(recipe))
   return found
 
 
-def _classifier(recipe: recipes.Recipe, workdir: storage.epath.Path) -> classifier.Params:
+def _classifier(
+  recipe: recipes.Recipe, workdir: storage.epath.Path, look: Callable[[], None]
+) -> classifier.Params:
   """The small network, trained on the training images once and kept in the workdir."""
   pixels, labels = real_images(recipe)[0].some(recipe.evaluation.real_images)
   key = hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()[:12]
   file = workdir / 'evaluation' / f'classifier-{key}.npz'
   # One process trains it: other machines would round otherwise.
   if not jax.process_index() and not storage.exists(file):
-    params = classifier.train_classifier(pixels, labels, recipe.model.num_classes, seed=0)
+    params = classifier.train_classifier(pixels, labels, recipe.model.num_classes, 0, look)
     storage.write_bytes(file, classifier.to_bytes(params))
   parallel.barrier('the classifier is there', hours=48)
   parallel.agree('the training images', key)

@@ -7,7 +7,7 @@ models within one report; they are not FID. It is a fixed function of (pixels, l
 import contextlib
 import io
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
 import numpy as np
@@ -23,6 +23,7 @@ Params = dict[str, np.ndarray]  # {'conv0/kernel': array, ...}
 FEATURE_SIZE = 64
 _UPDATES, _PASSES = 800, 100  # so many updates, or passes where that is less
 _BATCH = 128
+_LOOK_EVERY = 10  # updates
 _LEARNING_RATE = 3e-3
 
 
@@ -48,12 +49,17 @@ class Classifier(nn.Module):
 
 
 def train_classifier(
-  pixels: np.ndarray, labels: np.ndarray, num_classes: int, seed: int = 0
+  pixels: np.ndarray,
+  labels: np.ndarray,
+  num_classes: int,
+  seed: int = 0,
+  look: Callable[[], None] = lambda: None,
 ) -> Params:
   """Parameters after 800 Adam updates, or 100 passes, over shifted pixels [n, H, W, C] uint8.
 
   Labels are [n] integers in [0, num_classes). Two calls with the same arguments on the same
-  machine return the same bits. Runs on the CPU where JAX has one, for that reason.
+  machine return the same bits. Runs on the CPU where JAX has one, for that reason. `look` is
+  called every few updates, and may raise.
   """
   _check_pixels(pixels)
   labels = np.asarray(labels, np.int32)
@@ -78,8 +84,11 @@ def train_classifier(
     params = _start(net, pixels.shape[1:], seed)
     opt = optimizer.init(params)
     # a host loop, not lax.scan: on CPU a convolution's gradient inside scan is far slower
-    for x, label in itertools.islice(_batches(pixels, labels, seed), updates):
+    for i, (x, label) in enumerate(itertools.islice(_batches(pixels, labels, seed), updates)):
       params, opt = update(params, opt, x, label)
+      if i % _LOOK_EVERY == 0:
+        jax.block_until_ready(params)  # or all would be waited for at the end
+        look()
   return jax.tree.map(np.asarray, traverse_util.flatten_dict(params, sep='/'))
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn import datasets
 
+from gdistill import errors
 from gdistill.evaluation import classifier
 from gdistill.evaluation import extractors
 
@@ -119,3 +120,17 @@ def test_wrong_inputs_are_named():
     classifier.train_classifier(pixels, np.zeros(3, int), 2)
   with pytest.raises(ValueError, match='labels run from 0 to 2'):
     classifier.train_classifier(pixels, np.array([0, 1, 2, 0]), 2)
+
+
+def test_who_is_told_to_stop_does_not_wait_for_its_end():
+  pixels, labels = digits()
+  looks = []
+
+  def look():
+    looks.append(1)
+    if len(looks) == 3:
+      raise errors.Preempted('SIGTERM')
+
+  with pytest.raises(errors.Preempted):
+    classifier.train_classifier(pixels[:200], labels[:200], 10, look=look)
+  assert len(looks) == 3
