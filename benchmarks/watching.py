@@ -8,7 +8,6 @@ metrics, the look at signals and lock that the watchdog hears of, and the watchd
 """
 
 import contextlib
-import functools
 import pathlib
 import tempfile
 import time
@@ -68,10 +67,10 @@ def look_seconds(step: common.Step, recipe) -> float:
   with tempfile.TemporaryDirectory() as folder, ledger.Lock(folder) as lock:
     dog = watchdog.Watchdog(pathlib.Path(folder), 300.0)
     with dog, interrupt.Interrupt(lock.check, dog) as stop, stop.steady():
-      look = functools.partial(train._check_finite, step=1, settings=recipe.train, names=names)
+      finite = train.Finite(recipe.train, names)
       began = time.perf_counter()
       for _ in range(_LOOKS):
-        look(jax.device_get(step.metrics))
+        finite.check(jax.device_get(step.metrics), 1)
         _ = stop.requested
       return (time.perf_counter() - began) / _LOOKS
 

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -28,6 +29,14 @@ _RETRY = 5.0  # seconds: a store's passing fault, or a disk that somebody is cle
 _FOREIGN = ('.pt', '.pth', '.pkl', '.ckpt', '.bin', '.npz', '.h5', '.msgpack', '.safetensors')
 
 
+# Raises where going on would do harm.
+Watch = Callable[[], None]
+
+
+def _nothing() -> None:
+  pass
+
+
 class _Corrupt(errors.CheckpointError):
   """Damage in the store, unlike a target that asks for something else; `why` names its kind."""
 
@@ -39,11 +48,14 @@ class _Corrupt(errors.CheckpointError):
 # ---- one folder: arrays/ and manifest.json
 
 
-def save(folder: epath.PathLike, tree: Any, *, meta: dict | None = None) -> dict:
+def save(
+  folder: epath.PathLike, tree: Any, *, meta: dict | None = None, watch: Watch = _nothing
+) -> dict:
   """Writes folder/arrays, then manifest.json, which makes it complete; returns the manifest.
 
   Every process calls it with the same tree. NumericsError where a leaf is not finite;
-  CheckpointError, and no folder left behind, where the save fails.
+  CheckpointError, and no folder left behind, where the save fails. `watch` is asked before the
+  manifest, and raises where somebody else writes here now.
   """
   folder = storage.path(folder)
   arrays, leaves = _inspect(folder, tree)
@@ -63,12 +75,15 @@ def save(folder: epath.PathLike, tree: Any, *, meta: dict | None = None) -> dict
       _remove(folder)
       _check_space(folder, leaves)
       _write_arrays(folder / 'arrays', arrays)
+    watch()
     if jax.process_index() == 0:
       manifest['files'] = _files(folder)
       storage.write_bytes(folder / 'manifest.json', _sealed(manifest))
     parallel.barrier(f'{folder} is complete')
     return _manifest(folder)
   except BaseException as e:
+    if isinstance(e, errors.ConfigError):  # of `watch`: the folder is somebody else's
+      raise
     if not stored:
       with contextlib.suppress(Exception):  # a full disk must not stay full of halves
         if jax.process_index() == 0:
@@ -113,28 +128,65 @@ def tree_digest(stored: dict) -> str:
 
 
 def save_step(
-  folder: epath.PathLike, step: int, tree: Any, meta: dict | None = None, keep: int = 3
+  folder: epath.PathLike,
+  step: int,
+  tree: Any,
+  meta: dict | None = None,
+  keep: int = 3,
+  watch: Watch = _nothing,
 ) -> dict:
-  """Saves folder/<step>; once it is complete removes older steps beyond `keep`, and halves."""
+  """Saves folder/<step>; once it is complete removes older steps beyond `keep`, and halves.
+
+  `watch` as of `save`.
+  """
   if keep < 1:
     raise errors.ConfigError(f'{keep=} must be at least 1')
   folder = storage.path(folder)
-  stored = save(folder / str(step), tree, meta={**(meta or {}), 'step': step})
+  stored = save(folder / str(step), tree, meta={**(meta or {}), 'step': step}, watch=watch)
   if jax.process_index() == 0:
-    _prune(folder, step, keep - 1)
+    try:
+      _prune(folder, step, keep - 1)
+    except Exception as e:  # the new step is safe: no reason to end the run
+      logging.warning('steps before %s/%s were not looked at: %s', folder, step, errors.brief(e))
   return stored
 
 
 def _prune(folder: epath.Path, step: int, keep: int) -> None:
   """Removes complete steps before `step` beyond the newest `keep`, and what is half written."""
   steps = [s for s in _steps(folder) if s != step]
-  halves = [s for s in steps if not storage.exists(folder / str(s) / 'manifest.json')]
+  # By a listing, which raises where the store cannot be reached: a step is not half for that.
+  halves = [s for s in steps if 'manifest.json' not in storage.list_dir(folder / str(s))]
   older = [s for s in steps if s < step and is_complete(folder / str(s))]
-  for s in halves + older[: max(0, len(older) - keep)]:
+  _remove_steps(folder, halves + older[: max(0, len(older) - keep)])
+
+
+def _make_room(folder: epath.Path, step: int) -> None:
+  """Removes all complete steps before `step` but the newest that is sound in every file."""
+  older = [s for s in _steps(folder) if s < step and is_complete(folder / str(s))]
+  for newest in reversed(older):
+    one = folder / str(newest)
+    if _files(one) == _manifest(one)['files']:
+      _remove_steps(folder, [s for s in older if s < newest])
+      return
+
+
+def _remove_steps(folder: epath.Path, steps: Iterable[int]) -> None:
+  for s in steps:
     try:
       _remove_one(folder / str(s))
     except Exception as e:  # what is newer is safe: no reason to end the run
       logging.warning('step %s/%s was not removed: %s', folder, s, errors.brief(e))
+
+
+def _is_full(e: BaseException | None) -> bool:
+  """Whether a disk or a quota is used up, at the bottom of it."""
+  while e is not None:
+    if getattr(e, 'errno', None) in (errno.ENOSPC, errno.EDQUOT):
+      return True
+    if os.strerror(errno.ENOSPC) in str(e):  # by other libraries' own errors
+      return True
+    e = e.__cause__
+  return False
 
 
 class Saver:
@@ -145,8 +197,8 @@ class Saver:
   of the training in another order.
   """
 
-  def __init__(self, folder: epath.PathLike, keep: int):
-    self._folder, self._keep = storage.path(folder), keep
+  def __init__(self, folder: epath.PathLike, keep: int, watch: Watch = _nothing):
+    self._folder, self._keep, self._watch = storage.path(folder), keep, watch
     self._thread = concurrent.futures.ThreadPoolExecutor(1, 'gdistill-save')
     self._pending: concurrent.futures.Future | None = None
 
@@ -165,7 +217,7 @@ class Saver:
   def save(self, step: int, tree: Any) -> None:
     self.wait()
     if jax.process_count() > 1:
-      save_step(self._folder, step, tree, keep=self._keep)
+      self._save_step(step, tree)
       return
     # Its own memory: the training goes on in the buffers that the tree has now, which a CPU shows
     # as they are.
@@ -174,12 +226,16 @@ class Saver:
 
   def _save(self, step: int, tree: Any) -> None:
     try:
-      save_step(self._folder, step, tree, keep=self._keep)
+      self._save_step(step, tree)
     except errors.CheckpointError as e:
       logging.warning('the save of step %s is tried once more: %s', step, e)
       time.sleep(_RETRY)
-      _prune(self._folder, step, 1)  # a full disk: all but the newest that is whole
-      save_step(self._folder, step, tree, keep=self._keep)
+      if _is_full(e):
+        _make_room(self._folder, step)
+      self._save_step(step, tree)
+
+  def _save_step(self, step: int, tree: Any) -> None:
+    save_step(self._folder, step, tree, keep=self._keep, watch=self._watch)
 
   def check(self) -> None:
     """Raises what went wrong with a save that has ended."""
@@ -412,13 +468,13 @@ def _write_arrays(folder: epath.Path, arrays: dict[str, Any]) -> None:
 
 
 def _check_space(folder: epath.Path, leaves: dict[str, dict]) -> None:
-  """OSError where the disk has no room for the leaves, before the first byte is on it."""
-  if not storage.is_local(folder):
-    return
-  need = sum(math.prod(a['shape']) * jax.numpy.dtype(a['dtype']).itemsize for a in leaves.values())
-  free = storage.free(folder)
-  if free < need:
-    raise OSError(f'{need:,} bytes are needed and {free:,} are free')
+  """OSError in all processes where one has no room for the leaves, before the first byte."""
+  need, free = 0, math.inf
+  if storage.is_local(folder):
+    sizes = (math.prod(a['shape']) * jax.numpy.dtype(a['dtype']).itemsize for a in leaves.values())
+    need, free = sum(sizes), storage.free(folder)
+  if parallel.any_process(free < need):
+    raise OSError(errno.ENOSPC, f'{need:,} bytes are needed and {free:,} are free')
 
 
 @contextlib.contextmanager

@@ -1,9 +1,11 @@
 """What can go wrong at the edge, and the exit code each kind of trouble leaves behind."""
 
 
-def brief(e: BaseException, most: int = 200) -> str:
-  """What another library's error says, in one line: some quote a whole file."""
-  return (' '.join(str(e).split()) or type(e).__name__)[:most]
+def brief(e: BaseException, most: int = 300) -> str:
+  """What another library's error says, in one line, cut in the middle: some quote a whole file."""
+  text = ' '.join(str(e).split()) or type(e).__name__
+  half = most // 2
+  return text if len(text) <= most else f'{text[:half]} ... {text[-half:]}'
 
 
 class GdistillError(Exception):

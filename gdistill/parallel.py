@@ -181,9 +181,9 @@ def barrier(name: str, hours: float | None = None) -> None:
     try:
       ocp.multihost.sync_global_processes(name, timeout=int(3600 * hours), processes=everyone)
     except Exception as e:  # jaxlib's own, which says who is missing in words
-      missing = sorted(
-        {int(n) for n in re.findall(r'task:(\d+)', str(e).partition('timed out task')[2])}
-      )
+      # After these words '/job:jax_worker/replica:0/task:1', or by another jaxlib '1', a line each.
+      late = '\n'.join(str(e).partition('timed out task names:')[2].split())
+      missing = sorted({int(n) for n in re.findall(r'(?:^|task:)(\d+)$', late, re.MULTILINE)})
       who = f'processes {missing} did not come' if missing else errors.brief(e)
       raise errors.PeerError(
         f'{name}: {who} within {hours:g} h of process {jax.process_index()}; start all again'

@@ -25,7 +25,7 @@ from gdistill import recipe as recipes
 from gdistill import state as states
 from gdistill import storage
 
-_RESTORING = 1.0  # hours that one process waits for the others to have read their checkpoint
+_RESTORING = 0.25  # hours that one process waits for the others to have read their checkpoint
 _ASK_EVERY = 10  # updates; machines that are taken away give half a minute's notice
 
 # (params, teacher_params, batch, key, num_steps) -> [B]
@@ -162,11 +162,14 @@ def make_step(
       return update(state, batch, teacher, given)
 
     if unrolled:
+      broken = jnp.int32(-1)
       for i in range(jax.tree.leaves(batches)[0].shape[0]):
         state, metrics = body(state, jax.tree.map(lambda a, i=i: a[i], batches))
-      return state, metrics
+        broken = jnp.where(broken < 0, metrics['broken'], broken)
+      return state, {**metrics, 'broken': broken}
     state, metrics = jax.lax.scan(body, state, batches)
-    return state, jax.tree.map(lambda a: a[-1], metrics)
+    broken = metrics['broken'][jnp.argmax(metrics['broken'] >= 0)]  # of the first that had one
+    return state, {**jax.tree.map(lambda a: a[-1], metrics), 'broken': broken}
 
   return step
 
@@ -234,12 +237,12 @@ def fit(
     # Its own buffers: the step donates them. Nothing else may hold on to a state, which is large.
     step, state = (0, fresh()) if found is None else (found[0], jax.tree.map(jnp.copy, found[1]))
     del found
+    stop.moved()
     parallel.barrier(f'{folder.name} begins at {step}', hours=_RESTORING)
-  log = Log(folder, step)
-  names = states.names(state.params)
+  log, watch = Log(folder, step), Finite(settings, states.names(state.params))
 
   def check(metrics, step):
-    _check_finite(jax.device_get(metrics), step, settings, names)
+    watch.check(jax.device_get(metrics), step)
 
   def save(step):
     stop.watch()
@@ -249,7 +252,7 @@ def fit(
 
   metrics, since, start = None, step, time.monotonic()
   with (
-    checkpoints.Saver(steps_folder, settings.max_to_keep) as saver,
+    checkpoints.Saver(steps_folder, settings.max_to_keep, stop.watch) as saver,
     progress.Progress(folder.name, steps, step) as bar,
     stop.steady(),
   ):
@@ -297,23 +300,32 @@ def _asked_to_stop(stop: interrupt.Interrupt, step: int, settings: recipes.Train
   """Whether any process was signalled; several ask each other every ten updates or more."""
   if jax.process_count() == 1:
     return bool(stop.requested)
+  stop.moved()
   every = settings.substeps * -(-_ASK_EVERY // settings.substeps)
   return step % every == 0 and parallel.any_process(bool(stop.requested))
 
 
-def _check_finite(metrics: dict, step: int, settings: recipes.Train, names: Sequence[str]) -> None:
-  in_a_row, skipped = int(metrics['skipped_in_a_row']), int(metrics['skipped'])
-  many = skipped >= settings.max_skipped_in_a_row  # a share of the first few steps says little
-  share = 100 * skipped > settings.max_skipped_percent * step
-  if in_a_row < settings.max_skipped_in_a_row and not (many and share):
-    return
-  broken = int(metrics['broken'])
-  first = f'the first leaf is {names[broken]!r}, at a loss of {float(metrics["loss"]):g}'
-  raise errors.NumericsError(
-    f'{skipped} of {step} updates were not finite, the last {in_a_row} in a row'
-    f'{f" ({first})" if broken >= 0 else ""}; lower the learning rate, or look for the first '
-    'broken value with JAX_DEBUG_NANS=1'
-  )
+class Finite:
+  """Ends a run whose updates are not finite: too many in a row, or too large a share of all."""
+
+  def __init__(self, settings: recipes.Train, names: Sequence[str]):
+    self._settings, self._names = settings, names
+    self._first = ''
+
+  def check(self, metrics: dict, step: int) -> None:
+    """NumericsError, with the first leaf whose gradient broke last, after `step` updates."""
+    settings, broken = self._settings, int(metrics['broken'])
+    if broken >= 0:
+      loss = float(metrics['loss'])
+      self._first = f' (the first leaf is {self._names[broken]!r}, at a loss of {loss:g})'
+    in_a_row, skipped = int(metrics['skipped_in_a_row']), int(metrics['skipped'])
+    many = skipped >= settings.max_skipped_in_a_row  # a share of the first few steps says little
+    share = 100 * skipped > settings.max_skipped_percent * step
+    if in_a_row >= settings.max_skipped_in_a_row or (many and share):
+      raise errors.NumericsError(
+        f'{skipped} of {step} updates were not finite, the last {in_a_row} in a row{self._first}; '
+        'lower the learning rate, or look for the first broken value with JAX_DEBUG_NANS=1'
+      )
 
 
 class Log:

@@ -15,7 +15,7 @@ from gdistill import storage
 
 _TIMES = 30  # a step may take so many times the median before it counts as stuck
 _SLOW = 6  # what is no training step, a compile above all, may take so many times as long
-_MEMORY = 50  # steps whose median counts
+_MEMORY, _KNOWN = 50, 5  # steps whose median counts, and how many it takes
 _WRITING = 10.0  # seconds for the file, on a disk that may be what is stuck
 EXIT_CODE = 134
 
@@ -24,10 +24,12 @@ class Watchdog:
   """`with Watchdog(folder) as dog:` and `dog.moved()` wherever something is done.
 
   Inside `steady` each call is one step: more than `seconds` without one, or 30 times the median
-  step where that is longer, end the program; inside `patient` six times `seconds` do; elsewhere,
-  and with `seconds` = 0, nothing does. A process that was suspended counts the time that it ran.
-  Before the end the stacks are in folder/stacks-<process>.txt, and no disk is waited for; they
-  are there from `early` seconds on, for whoever is ended by somebody else, and gone when it moves.
+  step where that is longer, end the program; inside `patient`, and before five steps are known,
+  six times `seconds` do; elsewhere, and with `seconds` = 0, nothing does. A process that was
+  suspended counts the time that it ran. Before the end the stacks are in
+  folder/stacks-<process>.txt, and no disk is waited for; they are there from `early` seconds on,
+  for whoever is ended by somebody else, and gone when it moves. What holds Python's own lock for
+  ever is not seen.
   """
 
   def __init__(
@@ -43,6 +45,7 @@ class Watchdog:
 
   def __enter__(self) -> 'Watchdog':
     if self._seconds:
+      self._forgive()  # of a run before this one
       self._thread.start()
     return self
 
@@ -50,6 +53,7 @@ class Watchdog:
     self._end.set()
     if self._seconds:
       self._thread.join()
+      self._forgive()
 
   def moved(self) -> None:
     with self._lock:
@@ -82,7 +86,9 @@ class Watchdog:
 
   def _of_steps(self) -> float:
     steps = list(self._steps)
-    return max(self._seconds, _TIMES * statistics.median(steps)) if steps else self._seconds
+    if len(steps) < _KNOWN:  # the first ones wait for cold disks, and are not waited for
+      return _SLOW * self._seconds
+    return max(self._seconds, _TIMES * statistics.median(steps))
 
   def _watch(self) -> None:
     tick = min(1.0, self._seconds / 20, self._early / 4)
@@ -95,24 +101,34 @@ class Watchdog:
         self._still += passed
         still, moves, limit = self._still, self._moves, self._limit()
       if written not in (-1, moves):
-        _in_time(lambda: storage.remove(self._file))
+        _in_time(self._forgive)
         written = -1
       if still > self._early and limit < math.inf and written == -1:
         written = moves
         _in_time(lambda still=still: self._write(still))
       if still > limit:
-        self._leave(still)
+        self._leave(still, moves)
 
   def _write(self, still: float) -> None:
     when = time.strftime('%Y-%m-%d %H:%M:%S')
     text = f'{when}: nothing has moved for {still:.0f} s\n\n{_stacks()}'
     storage.write_bytes(self._file, text.encode())
 
-  def _leave(self, still: float) -> None:
-    _in_time(lambda: self._write(still))
+  def _forgive(self) -> None:
+    with contextlib.suppress(Exception):
+      if storage.exists(self._file):
+        storage.remove(self._file)
+
+  def _leave(self, still: float, moves: int) -> None:
+    where = f'in {os.fspath(self._file)}'
+    if not _in_time(lambda: self._write(still)):
+      where = 'above'
+      faulthandler.dump_traceback(2, all_threads=True)
+    if self._moves != moves:  # while that was written
+      return
     line = (
-      f'gdistill: nothing has moved for {still:.0f} s; the stacks of all threads are in '
-      f'{os.fspath(self._file)}; start the same command again, and look at them if it recurs\n'
+      f'gdistill: nothing has moved for {still:.0f} s; the stacks of all threads are {where}; '
+      'start the same command again, and look at them if it recurs\n'
     )
     os.write(2, line.encode())  # a print may be what is stuck
     os._exit(EXIT_CODE)
@@ -123,19 +139,23 @@ def _forever() -> float:
 
 
 def _stacks() -> str:
-  with tempfile.TemporaryFile() as file:
+  memory = getattr(os, 'memfd_create', None)  # a disk may be what is stuck, or full
+  with os.fdopen(memory('stacks'), 'w+b') if memory else tempfile.TemporaryFile() as file:
     faulthandler.dump_traceback(file, all_threads=True)
     file.seek(0)
     return file.read().decode(errors='replace')
 
 
-def _in_time(write) -> None:
-  """Does it elsewhere, and waits for so long: the disk may be what is stuck."""
+def _in_time(write: Callable[[], None]) -> bool:
+  """Does it elsewhere, and waits for so long: the disk may be what is stuck. Whether it is done."""
+  done = []
 
   def attempt():
     with contextlib.suppress(Exception):
       write()
+      done.append(True)
 
   thread = threading.Thread(target=attempt, name='gdistill-stacks', daemon=True)
   thread.start()
   thread.join(_WRITING)
+  return bool(done)

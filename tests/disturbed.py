@@ -119,13 +119,21 @@ def at(point, workdir, number=signal.SIGKILL, count=1, more=()):
 def after(seconds, workdir, number=signal.SIGKILL, more=()):
   """Runs for so long from the moment the run is its workdir's own, and sends it a signal."""
   child = start(workdir, *more)
-  while child.poll() is None and not (workdir / 'lock.json').exists():
+  while child.poll() is None and holder(workdir) != child.pid:
     time.sleep(0.02)
   time.sleep(seconds)
   sent = time.time()
   child.send_signal(number)
   lines = child.communicate(timeout=600)[1]
   return Left(child.returncode, lines, time.time() - sent)
+
+
+def holder(workdir):
+  """The process whose lock it is: after a kill the killed one's stays."""
+  try:
+    return json.loads((workdir / 'lock.json').read_text())['pid']
+  except (OSError, ValueError):
+    return None
 
 
 def digests(workdir):

@@ -705,6 +705,29 @@ def test_a_save_that_fails_once_is_tried_once_more(tmp_path, monkeypatch):
   assert latest_step(tmp_path / 'steps') == 3
 
 
+def test_who_lost_its_lock_completes_no_step_and_removes_none(tmp_path):
+  checkpoints.save_step(tmp_path / 'steps', 1, {'a': np.ones(2)})
+
+  def lost():
+    raise errors.ConfigError('another run has the lock')
+
+  with pytest.raises(errors.ConfigError, match='has the lock'):  # noqa: SIM117
+    with checkpoints.Saver(tmp_path / 'steps', 1, lost) as saver:
+      saver.save(2, {'a': np.ones(2)})
+  assert latest_step(tmp_path / 'steps') == 1
+  assert (tmp_path / 'steps' / '2' / 'arrays').exists()  # which is the other one's by now
+
+
+def test_a_step_is_not_half_because_its_store_cannot_be_asked(tmp_path, monkeypatch):
+  for s in (1, 2, 3):
+    checkpoints.save_step(tmp_path / 'steps', s, {'a': np.ones(2)})
+  exists = storage.exists
+  monkeypatch.setattr(storage, 'exists', lambda p: 'manifest' not in str(p) and exists(p))
+  checkpoints._prune(storage.path(tmp_path / 'steps'), 4, 3)
+  monkeypatch.undo()
+  assert sorted(p.name for p in (tmp_path / 'steps').iterdir()) == ['1', '2', '3']
+
+
 def test_a_failed_save_does_not_hide_what_ended_the_run(tmp_path, logged):
   with pytest.raises(errors.Preempted), checkpoints.Saver(tmp_path / 'steps', keep=1) as saver:
     saver.save(7, {'a': np.array([np.nan])})

@@ -304,3 +304,36 @@ def test_one_process_that_fails_leaves_with_its_own_code_and_takes_the_others_al
   children[0].communicate(timeout=120)
   assert children[0].returncode not in (0, 3)
   assert time.monotonic() - began < 90  # JAX by itself would wait 300 s
+
+
+ONE_IS_LATE = """
+import sys, time
+from gdistill import parallel
+from gdistill.cli import edge
+
+def command():
+  parallel.start(sys.argv[1], 3, int(sys.argv[2]))
+  if sys.argv[2] == '1':
+    time.sleep(12)
+  parallel.barrier('the round begins', hours=4 / 3600)
+  return 0
+
+edge.leave(edge.call(command, False))
+"""
+
+
+@pytest.mark.heavy
+def test_who_does_not_come_in_time_is_named():
+  with socket.socket() as s:
+    s.bind(('127.0.0.1', 0))
+    port = s.getsockname()[1]
+  children = [
+    subprocess.Popen(
+      [sys.executable, '-c', ONE_IS_LATE, f'127.0.0.1:{port}', str(i)], cwd=ROOT, text=True,
+      stderr=subprocess.PIPE, env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
+    )
+    for i in range(3)
+  ]  # fmt: skip
+  lines = [child.communicate(timeout=120)[1] for child in children]
+  assert 'the round begins: processes [1] did not come within' in lines[0]
+  assert children[0].returncode == 134

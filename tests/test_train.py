@@ -124,7 +124,7 @@ def test_the_first_leaf_whose_gradient_breaks_is_named():
   with pytest.raises(
     errors.NumericsError, match=r"in a row \(the first leaf is 'b/c', at a loss of"
   ):
-    train._check_finite(metrics, 1, settings, names)
+    train.Finite(settings, names).check(jax.device_get(metrics), 1)
   fine, metrics = step(
     states.create({'a': jnp.ones(2), 'b': {'c': jnp.ones(2) * 2, 'd': jnp.ones(2) * 2}},
                   train.optimizer(BASE), False), None, {'x': jnp.ones((1, 4))}, given)  # fmt: skip

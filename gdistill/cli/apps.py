@@ -213,6 +213,7 @@ def run(
 
   paths = [args.folder] + ([by.path] if by else [])
   request = {k: v for k, v in vars(args).items() if k not in ('out', 'debug', 'scale')}
+  request['drawn_by'] = title
   request['parameters'] = [checkpoints.params_digest(path) for path in paths]
   request['files'] = results.stamps(of.sources, *([masks] if masks else []))
   results.check_out(args.out, request)

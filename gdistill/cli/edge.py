@@ -164,7 +164,6 @@ def owned(workdir: Any, seconds: Any, stall_seconds: float) -> Iterator[Any]:
   from gdistill import interrupt
   from gdistill import ledger
   from gdistill import parallel
-  from gdistill import pipeline
   from gdistill import watchdog
 
   writer = jax.process_index() == 0
@@ -178,9 +177,20 @@ def owned(workdir: Any, seconds: Any, stall_seconds: float) -> Iterator[Any]:
       yield stop
     finally:
       if seconds.spent and writer and not lock.lost:
-        pipeline.account(workdir, seconds)
+        _account(workdir, seconds)
     # A signal is noted here, too: process 0 hears the same one and ends all of them.
     parallel.barrier('the report is written', hours=48)
+
+
+def _account(workdir, seconds) -> None:
+  """Notes where the time went; a full disk or a damaged note changes nothing of how it ended."""
+  from gdistill import pipeline
+  from gdistill import progress
+
+  try:
+    pipeline.account(workdir, seconds)
+  except errors.GdistillError as e:
+    progress.say(f'warning: where the seconds went was not noted: {e}')
 
 
 _SHARED_WITHIN = 60  # seconds: for so long NFS believes that a file which was not there is not
@@ -270,7 +280,7 @@ def _python_config(path: str, argument: str) -> dict:
   except SyntaxError as e:
     raise errors.ConfigError(f'--config={path} line {e.lineno}: {e.msg}; mend the file') from e
   except ValueError as e:  # what a config has to say of its variant
-    raise errors.ConfigError(f'--config={path}: {errors.brief(e)}') from e
+    raise errors.ConfigError(f'--config={path}: {e}') from e
   except Exception as e:  # the file is the user's code: it may raise anything
     raise errors.ConfigError(
       f'--config={name} failed: {type(e).__name__}: {errors.brief(e)}'

@@ -119,9 +119,9 @@ def check_out(out: str, request: Mapping[str, Any]) -> None:
     return
   found = storage.read_json(file)
   found = found if isinstance(found, dict) else {}
-  other = [k for k in wanted if found.get(k) != wanted[k]]
+  other = [k for k in {**wanted, **found} if found.get(k) != wanted.get(k)]
   if other:
-    values = (f'{found.get(k)!r} -> {wanted[k]!r}' for k in other)
+    values = (f'{found.get(k)!r} -> {wanted.get(k)!r}' for k in other)
     said = ('pictures' if k == 'files' else f'{k}: {v}' for k, v in zip(other, values, strict=True))
     raise errors.ConfigError(
       f'--out={out} holds results of another request ({"; ".join(said)}); name another folder'

@@ -84,6 +84,37 @@ def test_in_the_background_older_steps_make_room_and_only_then_it_fails(disk, mo
   sound(steps, [3, 4])
 
 
+def test_what_is_not_sound_makes_no_room_for_what_may_fail(disk, monkeypatch):
+  monkeypatch.setattr(checkpoints, '_RETRY', 0.0)
+  steps = disk / 'steps'
+  for s in (1, 2):
+    checkpoints.save_step(steps, s, tree(s))
+  largest = max((steps / '2' / 'arrays').rglob('*'), key=lambda p: p.stat().st_size)
+  data = bytearray(largest.read_bytes())
+  data[-1] ^= 1
+  largest.write_bytes(bytes(data))
+  with pytest.raises(errors.CheckpointError, match='steps/3 could not be saved'):  # noqa: SIM117
+    with checkpoints.Saver(steps, keep=3) as saver:
+      saver.save(3, tree(3))
+  np.testing.assert_array_equal(checkpoints.restore(steps / '1')['a'], tree(1)['a'])
+
+
+def test_another_fault_than_a_full_disk_costs_no_step(tmp_path, monkeypatch):
+  monkeypatch.setattr(checkpoints, '_RETRY', 0.0)
+  steps, small = tmp_path / 'steps', {'a': np.ones(3)}
+  for s in (1, 2, 3):
+    checkpoints.save_step(steps, s, small)
+
+  def refuse(*args):
+    raise PermissionError('not yours')
+
+  monkeypatch.setattr(checkpoints, '_write_arrays', refuse)
+  with pytest.raises(errors.CheckpointError, match='not yours'):  # noqa: SIM117
+    with checkpoints.Saver(steps, keep=3) as saver:
+      saver.save(4, small)
+  assert sorted(p.name for p in steps.iterdir()) == ['1', '2', '3']
+
+
 def test_a_run_on_a_full_disk_ends_with_4_and_goes_on_once_there_is_room(disk, undisturbed):
   disturbed.config(disk / 'run')
   left = disturbed.at('first compile', disk / 'run')  # the config and the ledger are there
