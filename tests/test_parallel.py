@@ -308,11 +308,13 @@ def test_one_process_that_fails_leaves_with_its_own_code_and_takes_the_others_al
 
 ONE_IS_LATE = """
 import sys, time
+import jax
 from gdistill import parallel
 from gdistill.cli import edge
 
 def command():
   parallel.start(sys.argv[1], 3, int(sys.argv[2]))
+  jax.devices()  # for which all have to be there
   if sys.argv[2] == '1':
     time.sleep(12)
   parallel.barrier('the round begins', hours=4 / 3600)
