@@ -95,12 +95,12 @@ def test_interrupted_after_every_update_and_restarted_it_ends_bitwise_the_same(
   assert finished == sorted(set(finished)) and len(finished) == 4
 
 
-@pytest.mark.parametrize(('allowed', 'saved'), [(2, []), (14, [5, 10])])
+@pytest.mark.parametrize(('allowed', 'saved'), [(2, []), (16, [5, 10])])
 def test_a_run_that_lost_its_lock_stops_and_saves_nothing_over_its_new_holder(
   tmp_path, allowed, saved
 ):
-  # One look at the start of the round, one after each of 11 updates, one before each of two saves:
-  # the 15th comes before the finished round is written.
+  # One look at the start of the round, one after each of 11 updates, two in each of two saves: the
+  # 17th comes before the finished round is written.
   looks = iter(range(100))
 
   def lost():
