@@ -97,8 +97,8 @@ def test_interrupted_after_every_update_and_restarted_it_ends_bitwise_the_same(
 
 @pytest.mark.parametrize(('allowed', 'saved'), [(2, []), (16, [5, 10])])
 def test_a_run_that_lost_its_lock_stops_and_saves_nothing_over_its_new_holder(
-  tmp_path, allowed, saved
-):
+  undisturbed, tmp_path, allowed, saved
+):  # after the undisturbed one, so that no look is spent on waiting for a compile
   # One look at the start of the round, one after each of 11 updates, two in each of two saves: the
   # 17th comes before the finished round is written.
   looks = iter(range(100))
