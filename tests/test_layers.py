@@ -5,6 +5,8 @@ import pathlib
 
 import pytest
 
+from gdistill import errors
+
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = sorted((ROOT / 'gdistill').rglob('*.py'))
 ANY = {'errors', 'recipe'}
@@ -101,3 +103,11 @@ def test_no_pickle_no_shell_no_eval():
         assert (keyword.arg, value) not in (('shell', 'True'), ('allow_pickle', 'True')), file
       if name in ('np.load', 'numpy.load'):
         assert any(k.arg == 'allow_pickle' for k in node.keywords), file
+
+
+def test_what_others_say_is_told_in_one_short_line():
+  assert errors.brief(ValueError('a\n  b')) == 'a b' and errors.brief(ValueError()) == 'ValueError'
+  assert errors.brief(ValueError('x' * 300)) == 'x' * 300
+  long = errors.brief(ValueError('begin' + 'x' * 10_000 + 'end'))
+  assert long.startswith('begin') and long.endswith('end') and len(long) < 320
+  assert str(errors.DataError('a\n  b')) == 'a b'

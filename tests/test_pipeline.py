@@ -126,6 +126,13 @@ def test_another_config_is_refused_and_its_fields_are_named(undisturbed):
   run(undisturbed, train={'log_every': 6})  # cadence may change
 
 
+def test_a_config_of_a_run_that_is_none_is_said_so(undisturbed, tmp_path):
+  shutil.copytree(undisturbed, tmp_path / 'run')
+  (tmp_path / 'run' / 'config.json').write_text('[]')
+  with pytest.raises(errors.CheckpointError, match='holds no config; restore it from a copy'):
+    run(tmp_path / 'run')
+
+
 def test_a_run_goes_on_when_keys_with_defaults_have_come_since(undisturbed, tmp_path):
   shutil.copytree(undisturbed, tmp_path / 'run')
   old = json.loads((tmp_path / 'run' / 'config.json').read_text())

@@ -131,6 +131,21 @@ def test_the_first_leaf_whose_gradient_breaks_is_named():
   assert int(metrics['broken']) == -1 and int(fine.skipped) == 0
 
 
+@pytest.mark.parametrize(('step', 'enough'), [(399, True), (400, False)])
+def test_more_than_a_share_of_all_updates_ends_a_run(step, enough):
+  settings = micro.recipe(train={'max_skipped_in_a_row': 20, 'max_skipped_percent': 5.0}).train
+  finite = train.Finite(settings, ['a', 'b'])
+  row = {'skipped': 20, 'skipped_in_a_row': 0, 'broken': -1, 'loss': 1.0}
+  finite.check({**row, 'skipped': 19, 'broken': 1, 'loss': np.nan}, step)  # too few to judge by
+  if enough:  # the leaf is of the last that broke, long ago
+    with pytest.raises(
+      errors.NumericsError, match=r"20 of 399 .* first leaf is 'b', at a loss of nan"
+    ):
+      finite.check(row, step)
+  else:
+    finite.check(row, step)
+
+
 def test_warm_up_and_decay_are_within_the_round():
   rates = [
     float(train.learning_rate(jnp.int32(k), jnp.float32(2.0), jnp.float32(100.0), 4, True))

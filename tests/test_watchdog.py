@@ -135,6 +135,31 @@ def test_slow_steps_are_given_thirty_times_their_median(tmp_path, step, limit):
   assert dog._limit() == math.inf
 
 
+def test_what_came_before_counts_neither_in_nor_after_what_takes_its_time(tmp_path):
+  dog = watchdog.Watchdog(tmp_path, 100.0)
+  assert dog._early == 50.0
+  dog._still = 500.0
+  with dog.patient():
+    assert dog._still == 0.0
+    dog._still = 500.0  # a long save
+  assert dog._still == 0.0
+  for _ in range(2):  # what steps of another round took says nothing
+    with dog.steady():
+      assert dog._limit() == 600.0
+      for _ in range(5):
+        dog.moved()
+      assert dog._limit() == 100.0
+
+
+def test_at_the_end_the_stacks_are_written_if_they_were_not_before(tmp_path):
+  script = STUCK.replace('1.0, process=3)', '1.0, process=3, early=60.0)')
+  child = subprocess.run(
+    [sys.executable, '-c', script, str(tmp_path), 'steady', 'fine'], cwd=ROOT, text=True,
+    capture_output=True, timeout=60,
+  )  # fmt: skip
+  assert child.returncode == 134 and 'stuck_here' in (tmp_path / 'stacks-3.txt').read_text()
+
+
 def test_a_look_is_a_move_but_a_wait_is_none(tmp_path):
   dog = watchdog.Watchdog(tmp_path, 100.0)
   stop = interrupt.Interrupt(dog=dog)

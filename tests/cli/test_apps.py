@@ -2,20 +2,28 @@
 
 import json
 import pathlib
+import types
 
 import jax
 import micro
 import numpy as np
+import published
 import pytest
 from jax import numpy as jnp
 from PIL import Image
 
 import gdistill.cli
 from gdistill import checkpoints
+from gdistill import editing
+from gdistill import errors
 from gdistill import interrupt
 from gdistill import model
 from gdistill import pipeline
+from gdistill import recipe as recipes
+from gdistill import storage
 from gdistill import train
+from gdistill.cli import apps
+from gdistill.cli import inpaint
 from gdistill.cli import results
 from gdistill.core import pixels as core_pixels
 from gdistill.core import process
@@ -141,6 +149,106 @@ def test_a_signal_keeps_what_is_drawn_and_the_command_goes_on(
   for file in (tmp_path / 'whole').rglob('*.*'):
     again = tmp_path / 'out' / file.relative_to(tmp_path / 'whole')
     assert again.read_bytes() == file.read_bytes()
+
+
+def recorded(monkeypatch, name):
+  """[(rows, counts)] of what an editor or painter is asked, which gives its sources back."""
+  asked = []
+
+  def make(*args):
+    def draw(rows, counts):
+      asked.append((rows, counts))
+      return rows['pixels']
+
+    return draw
+
+  monkeypatch.setattr(editing, name, make)
+  return asked
+
+
+def test_what_is_asked_for_is_what_is_drawn(workdir, images, tmp_path, monkeypatch):
+  asked = recorded(monkeypatch, 'editor')
+  assert run('edit', f'--folder={workdir}/00_teacher', f'--encoder={workdir}/01_guidance',
+             f'--image={images}/a.png', '--invert', '--w=2', '--label=3', '--source_label=7',
+             '--source_w=1', '--num_steps=8', '--encode_steps=16', '--strength=0.75', '--seeds=5',
+             f'--out={tmp_path}/1') == 0  # fmt: skip
+  rows, counts = asked.pop()
+  assert counts == {'num_steps': 8, 'start': 6, 'encode_steps': 16, 'encode_stop': 12}
+  found = {k: v.tolist() for k, v in rows.items() if k != 'pixels'}
+  assert found == {
+    'w': [2.0], 'labels': [3], 'from_w': [1.0], 'from_labels': [7], 'seeds': [5]
+  }  # fmt: skip
+  ladders = [f'--folder={workdir}/02_progressive_2', f'--encoder={workdir}/04_encoder_2']
+  assert run('transfer', *ladders,
+             f'--image={images}/a.png', '--guidance_scale=4', '--label=1', '--source_label=2',
+             '--source_w=3', f'--out={tmp_path}/2') == 0  # fmt: skip
+  rows, counts = asked.pop()
+  assert counts == {'num_steps': 2, 'start': 2, 'encode_steps': 2, 'encode_stop': 2}
+  assert (rows['w'], rows['labels'], rows['from_w'], rows['from_labels']) == (3.0, 1, 3.0, 2)
+
+
+def test_what_a_grey_mask_covers_and_a_mask_that_changed(
+  workdir, images, tmp_path, monkeypatch, capsys
+):
+  asked = recorded(monkeypatch, 'painter')
+  mask = np.zeros((8, 8), np.uint8)
+  mask[0], mask[1] = 127, 128
+  Image.fromarray(mask).save(tmp_path / 'm.png')
+  argv = ['inpaint', f'--folder={workdir}/02_progressive_2', f'--image={images}/a.png', '--label=3',
+          f'--mask={tmp_path}/m.png', f'--out={tmp_path}/out']  # fmt: skip
+  assert run(*argv) == 0
+  painted = asked.pop()[0]['mask'][0, ..., 0]
+  assert painted[1].all() and not np.delete(painted, 1, 0).any()
+  Image.fromarray(mask[::-1].copy()).save(tmp_path / 'm.png')
+  assert run(*argv) == 2 and '(pictures)' in capsys.readouterr().err
+  one = [*argv[:1], f'--folder={workdir}/03_progressive_1', *argv[2:-1], f'--out={tmp_path}/one']
+  assert run(*one) == 0
+  assert 'in one step learns next to nothing of the known part' in capsys.readouterr().err
+
+
+def test_other_parameters_are_another_request(workdir, images, tmp_path, monkeypatch, capsys):
+  argv = ['edit', f'--folder={workdir}/02_progressive_2', f'--image={images}/a.png', '--label=3',
+          f'--out={tmp_path}/out']  # fmt: skip
+  assert run(*argv) == 0
+  monkeypatch.setattr(checkpoints, 'params_digest', lambda folder: 'trained again')
+  assert run(*argv) == 2 and 'parameters: ' in capsys.readouterr().err
+
+
+def test_the_request_is_there_before_the_first_result(workdir, images, tmp_path, monkeypatch):
+  argv = ['edit', f'--folder={workdir}/02_progressive_2', f'--image={images}', '--label=3',
+          f'--out={tmp_path}/out']  # fmt: skip
+  write = storage.write_bytes
+
+  def full(path, data):
+    if str(path).endswith('c.png'):
+      raise errors.CheckpointError('the disk is full')
+    return write(path, data)
+
+  monkeypatch.setattr(storage, 'write_bytes', full)
+  assert run(*argv) == 4
+  assert {p.name for p in (tmp_path / 'out').rglob('*.*')} == {'a.png', 'request.json'}
+  monkeypatch.undo()
+  assert run(*argv) == 0
+
+
+def test_a_sheet_has_the_first_pictures_alone(workdir, images, tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(results, '_MOST_ON_SHEET', 2)
+  assert run('edit', f'--folder={workdir}/02_progressive_2', f'--image={images}', '--label=3',
+             f'--out={tmp_path}/out') == 0  # fmt: skip
+  assert read(tmp_path / 'out/sheet.png').shape == (2 * 9 + 1, 2 * 9 + 1)
+  assert 'beside each other, of the first 2;' in capsys.readouterr().err
+
+
+def test_a_size_is_width_first_and_a_mask_may_be_too_thin(images, tmp_path):
+  settings = recipes.Model(**published.TEXT)
+  frozen = types.SimpleNamespace(autoencoder=None)
+  assert apps._size('24x16', settings, frozen) == (16, 24)
+  line = np.zeros((8, 8), np.uint8)
+  line[1] = 255
+  Image.fromarray(line).save(tmp_path / 'm.png')
+  sources, masks = (results.Sources(str(p), '') for p in (images / 'a.png', tmp_path / 'm.png'))
+  with pytest.raises(errors.DataError, match='is too thin for a network that sees one pixel in 4'):
+    inpaint._Masks(sources, masks, True)(0, (8, 8, 1), 4)
 
 
 def test_another_request_is_refused_with_what_differs(workdir, images, tmp_path, capsys):

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+import scipy.ndimage
 from jax import numpy as jnp
 
 from gdistill.core import masks
@@ -29,6 +30,23 @@ def test_one_in_ten_is_everything_and_no_pixel_is_favoured_much(drawn):
   assert 0.3 < drawn.mean() < 0.8
   often = drawn.mean(0)
   np.testing.assert_allclose(often, often[::-1, ::-1], atol=0.12)  # no side is preferred
+
+
+def test_one_in_four_is_a_complement_one_in_ten_everything_the_rest_up_to_three_rectangles(
+  monkeypatch,
+):
+  keys = jax.random.split(jax.random.key(4), 4000)
+  drawn = np.asarray(jax.jit(lambda keys: masks.random(keys, 12, 8))(keys))[..., 0] > 0
+  monkeypatch.setattr(masks, 'ALL', 0.0)
+  monkeypatch.setattr(masks, 'INVERTED', 0.0)
+  plain = np.asarray(jax.jit(lambda keys: masks.random(keys, 12, 8))(keys))[..., 0] > 0
+  part = ~plain.all((1, 2))  # of what covers everything there is no complement
+  count, three = part.sum(), 3.0  # deviations
+  for kind, wanted in ((~plain, 0.25), (np.ones_like(plain), 0.1), (plain, 0.65)):
+    share = (drawn == kind).all((1, 2))[part].mean()
+    assert abs(share - wanted) < three * np.sqrt(wanted * (1 - wanted) / count), wanted
+  pieces = [scipy.ndimage.label(mask)[1] for mask in plain]
+  assert set(pieces) == {1, 2, 3}
 
 
 def test_a_rectangle_has_at_least_a_quarter_of_each_side(monkeypatch):
