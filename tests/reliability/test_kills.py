@@ -154,3 +154,24 @@ def test_a_second_signal_leaves_at_once_and_no_half_step_is_seen(tmp_path, pair)
   if child.returncode != 42:  # the first one was quicker
     assert child.returncode == 128 + pair[1] and 'a second signal' in lines
   assert checkpoints.restore_latest(workdir / '00_teacher' / 'steps') is not None
+
+
+def test_when_every_step_is_damaged_it_ends_with_4_lists_them_and_starts_nothing_afresh(tmp_path):
+  workdir = tmp_path / 'run'
+  disturbed.config(workdir, train=dict(max_to_keep=3, checkpoint_every=3))
+  left = disturbed.at('a step complete, none pruned', workdir, count=2)
+  steps = sorted((workdir / '00_teacher' / 'steps').iterdir())
+  assert left.code == -signal.SIGKILL and [p.name for p in steps] == ['3', '6']
+  for step in steps:
+    largest = max((step / 'arrays').rglob('*'), key=lambda p: p.stat().st_size)
+    data = bytearray(largest.read_bytes())
+    data[-1] ^= 1
+    largest.write_bytes(bytes(data))
+  for _ in range(2):  # and stays so
+    done = disturbed.run(workdir)
+    assert done.returncode == 4
+    last = done.stderr.splitlines()[-1]
+    assert 'every step is damaged: ' in last and '3' in last and '6' in last and '(digest)' in last
+    assert 'Traceback' not in done.stderr and not (workdir / '00_teacher' / 'card.json').exists()
+    names = {p.name for p in (workdir / '00_teacher' / 'steps').iterdir()}
+    assert names == {'3.corrupt-digest', '6.corrupt-digest'}
