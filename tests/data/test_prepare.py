@@ -331,7 +331,8 @@ def test_wrong_sources_leave_nothing_behind(folder_path, tmp_path, capsys, flags
   from gdistill import cli
 
   out = tmp_path / 'out'
-  assert cli.main(['prepare', f'--source={folder_path}', f'--out={out}', *flags]) == code
+  own = [] if flags[0].startswith('--source=') else [f'--source={folder_path}']
+  assert cli.main(['prepare', *own, f'--out={out}', *flags]) == code
   said = capsys.readouterr().err
   assert re.search(why, said) and said.count('\n') == 1
   assert not out.exists()
