@@ -14,6 +14,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
+import stores
 from absl import logging
 from etils.epath import backend
 from fsspec.implementations import memory
@@ -565,31 +566,14 @@ def bucket(request, monkeypatch):
     monkeypatch.setattr(backend.fsspec_backend, '_get_filesystem', lambda name: store)
     yield 's3://bucket'
     return
-  reason = "pip install 'moto[server]' s3fs boto3 to run against an S3 emulator"
-  for name in ('flask', 'flask_cors', 'boto3', 's3fs'):
-    pytest.importorskip(name, reason=reason)
-  server = pytest.importorskip('moto.server', reason=reason).ThreadedMotoServer(
-    ip_address='127.0.0.1', port=0, verbose=False
-  )
-  server.start()
-  host, port = server.get_host_and_port()
-  for name, value in {
-    'AWS_ENDPOINT_URL': f'http://{host}:{port}',
-    'AWS_ACCESS_KEY_ID': 'none',
-    'AWS_SECRET_ACCESS_KEY': 'none',
-    'AWS_DEFAULT_REGION': 'us-east-1',
-  }.items():
-    monkeypatch.setenv(name, value)
-  import boto3
-  import s3fs
+  with stores.s3(monkeypatch) as name:
+    import s3fs
 
-  boto3.client('s3').create_bucket(Bucket='bucket')
-  for name in ('mv', 'move', 'rename', 'copy', 'cp_file'):
-    monkeypatch.setattr(s3fs.S3FileSystem, name, refuse)
-  store = s3fs.S3FileSystem(skip_instance_cache=True)
-  monkeypatch.setattr(backend.fsspec_backend, '_get_filesystem', lambda name: store)
-  yield 's3://bucket'
-  server.stop()
+    for forbidden in ('mv', 'move', 'rename', 'copy', 'cp_file'):
+      monkeypatch.setattr(s3fs.S3FileSystem, forbidden, refuse)
+    store = s3fs.S3FileSystem(skip_instance_cache=True)
+    monkeypatch.setattr(backend.fsspec_backend, '_get_filesystem', lambda name: store)
+    yield name
 
 
 @pytest.mark.filterwarnings('ignore')
