@@ -88,6 +88,12 @@ def command(workdir, *more):
   ]  # fmt: skip
 
 
+def hears():
+  """In a child, before it is the program: what a shell's `&` or nohup ignores is heard again."""
+  for number in (signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, signal.SIG_DFL)
+
+
 def environment(more):
   return {**os.environ, 'JAX_PLATFORMS': 'cpu', **more}
 
@@ -101,6 +107,7 @@ def run(workdir, *more, **env):
 def start(workdir, *more, **env):
   return subprocess.Popen(
     command(workdir, *more), cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment(env),
+    preexec_fn=hears,
   )  # fmt: skip
 
 
@@ -110,6 +117,7 @@ def at(point, workdir, number=signal.SIGKILL, count=1, more=()):
     [sys.executable, '-c', SCRIPT, *POINTS[point], str(count), str(int(number)),
      *command(workdir, *more)[3:]],
     cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment({}),
+    preexec_fn=hears,
   )  # fmt: skip
   said, lines = child.communicate(timeout=600)
   seconds = time.time() - float(said.split()[0]) if said.strip() else None

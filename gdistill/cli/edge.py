@@ -93,14 +93,10 @@ def _exit(code: int) -> None:
 def parse(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
   """Arguments, or SystemExit(2) after one line.
 
-  A shell leaves ~ as it is after --out=, and argparse takes the last of a flag that comes twice.
+  A shell leaves ~ as it is after --out=.
   """
   try:
     args = parser.parse_args(argv)
-    for action in parser._actions:
-      given = [a for a in argv if a.partition('=')[0] in action.option_strings]
-      if len(given) > 1 and not isinstance(action, argparse._AppendAction):
-        parser.error(f'{given[0].partition("=")[0]} is given {len(given)} times; give one of them')
     for name, value in vars(args).items():
       if isinstance(value, str) and (value == '~' or value.startswith('~/')):
         setattr(args, name, os.path.expanduser(value))
