@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 
+import disturbed
 import pytest
 
 from gdistill import errors
@@ -36,8 +37,9 @@ def test_a_second_signal_leaves_at_once(wait):
     f'  while True: {wait}\n'
   )
   child = subprocess.Popen(
-    [sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-  )
+    [sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    preexec_fn=disturbed.hears,
+  )  # fmt: skip
   assert child.stdout.readline() == 'here\n'
   time.sleep(0.2)
   child.send_signal(signal.SIGTERM)
