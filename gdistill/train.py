@@ -129,16 +129,19 @@ def make_step(
     value, grads, squares = reduced(state.params, teacher, batch, key, given['num_steps'])
     norm = jnp.sqrt(jnp.sum(squares))
     finite = jnp.isfinite(value) & jnp.isfinite(norm)
-    shrink = settings.grad_clip / jnp.maximum(norm, settings.grad_clip)
-    grads = jax.tree.map(lambda g: g * shrink, grads)
-    updates, opt = tx.update(grads, state.opt, state.params)
     rate = learning_rate(state.step, given['lr'], given['steps'], settings.warmup, settings.anneal)
-    params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
-    ema = state.ema
-    if ema is not None:
-      ema = jax.tree.map(lambda e, p: e + (1.0 - settings.ema) * (p - e), ema, params)
-    new, old = (params, ema, opt), (state.params, state.ema, state.opt)
-    params, ema, opt = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+
+    def taken(params, ema, opt):
+      shrink = settings.grad_clip / jnp.maximum(norm, settings.grad_clip)
+      updates, opt = tx.update(jax.tree.map(lambda g: g * shrink, grads), opt, params)
+      params = jax.tree.map(lambda p, u: p - rate * u, params, updates)
+      if ema is not None:
+        ema = jax.tree.map(lambda e, p: e + (1.0 - settings.ema) * (p - e), ema, params)
+      return params, ema, opt
+
+    # A branch: selecting leaf by leaf between new and old took a fifth of a small network's step.
+    skipped = lambda *old: old
+    params, ema, opt = jax.lax.cond(finite, taken, skipped, state.params, state.ema, state.opt)
     state = states.TrainState(
       step=state.step + 1,
       params=params,
