@@ -286,19 +286,24 @@ sys.exit(edge.call(command, False))
 """
 
 
-@pytest.mark.heavy
-def test_one_process_that_fails_leaves_with_its_own_code_and_takes_the_others_along():
+def together(script, count):
+  """So many processes of a script, which is told where to meet and which of them it is."""
   with socket.socket() as s:
     s.bind(('127.0.0.1', 0))
     port = s.getsockname()[1]
-  began = time.monotonic()
-  children = [
+  return [
     subprocess.Popen(
-      [sys.executable, '-c', ONE_FAILS, f'127.0.0.1:{port}', str(i)], cwd=ROOT, text=True,
+      [sys.executable, '-c', script, f'127.0.0.1:{port}', str(i)], cwd=ROOT, text=True,
       stderr=subprocess.PIPE, env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
     )
-    for i in range(2)
+    for i in range(count)
   ]  # fmt: skip
+
+
+@pytest.mark.heavy
+def test_one_process_that_fails_leaves_with_its_own_code_and_takes_the_others_along():
+  began = time.monotonic()
+  children = together(ONE_FAILS, 2)
   _, lines = children[1].communicate(timeout=120)
   assert children[1].returncode == 3 and 'one picture is broken' in lines
   children[0].communicate(timeout=120)
@@ -326,16 +331,7 @@ edge.leave(edge.call(command, False))
 
 @pytest.mark.heavy
 def test_who_does_not_come_in_time_is_named():
-  with socket.socket() as s:
-    s.bind(('127.0.0.1', 0))
-    port = s.getsockname()[1]
-  children = [
-    subprocess.Popen(
-      [sys.executable, '-c', ONE_IS_LATE, f'127.0.0.1:{port}', str(i)], cwd=ROOT, text=True,
-      stderr=subprocess.PIPE, env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
-    )
-    for i in range(3)
-  ]  # fmt: skip
+  children = together(ONE_IS_LATE, 3)
   lines = [child.communicate(timeout=120)[1] for child in children]
   assert 'the round begins: processes [1] did not come within' in lines[0]
   assert children[0].returncode == 134
