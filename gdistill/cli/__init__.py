@@ -50,10 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     + '\n\n`gdistill COMMAND --help` says more.',
   )
   parser.add_argument('command', metavar='COMMAND')
-  if not argv:
+  if argv in ([], ['--debug']):
     parser.print_help()
     return 2
-  if not argv[0].startswith('-'):
+  if argv[0] not in ('-h', '--help'):
     near = difflib.get_close_matches(argv[0], COMMANDS, 1)
     hint = f'did you mean {near[0]}?' if near else f'take one of {", ".join(COMMANDS)}'
     print(f'gdistill: {argv[0]!r} is no command; {hint}', file=sys.stderr)

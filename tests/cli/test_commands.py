@@ -227,6 +227,7 @@ def test_help_is_there_in_under_three_seconds(command):
   [
     (['editt'], "gdistill: 'editt' is no command; did you mean edit?"),
     (['do'], "gdistill: 'do' is no command; take one of train, plan, sample"),
+    (['--bogus'], "gdistill: '--bogus' is no command; take one of train, plan, sample"),
     (['--debug', 'sample', '--out=b'], 'the following arguments are required: --folder'),
   ],
 )
