@@ -16,6 +16,7 @@ from gdistill import encode
 from gdistill import errors
 from gdistill import interrupt
 from gdistill import ledger
+from gdistill import storage
 from gdistill.convert import autoencoder as autoencoders
 from gdistill.data import latents
 from gdistill.data import records
@@ -158,7 +159,7 @@ def test_a_whole_cache_is_read_without_a_lock_or_a_write_and_verified_when_asked
   data[-9] ^= 1
   shard.write_bytes(data)
   with monkeypatch.context() as m:
-    m.setattr(encode.ledger, 'Lock', None)
+    m.setattr(ledger, 'Lock', None)
     assert run(recipe, tmp_path) == encode.Done(first.index)
   again = run(recipe, tmp_path, verify=True)
   assert again.encoded == 8 and again.index == first.index
@@ -226,7 +227,7 @@ def test_of_many_prompts_that_are_cut_a_few_are_said(given, capsys):
 
 
 def test_killed_after_any_copy_the_copies_are_made_again(given, tmp_path, monkeypatch):
-  recipe, write, done = latent_runs.recipe(SD, given), encode.storage.write_bytes, []
+  recipe, write, done = latent_runs.recipe(SD, given), storage.write_bytes, []
 
   def dying(most, path, data):
     write(path, data)
@@ -236,7 +237,7 @@ def test_killed_after_any_copy_the_copies_are_made_again(given, tmp_path, monkey
 
   def keep(most):
     done.clear()
-    monkeypatch.setattr(encode.storage, 'write_bytes', functools.partial(dying, most))
+    monkeypatch.setattr(storage, 'write_bytes', functools.partial(dying, most))
     encode.keep(recipe, tmp_path)
 
   for most in range(1, 8):

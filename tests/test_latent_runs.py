@@ -18,13 +18,17 @@ from gdistill import checks
 from gdistill import encode
 from gdistill import errors
 from gdistill import evaluate
+from gdistill import grid
 from gdistill import model
 from gdistill import pipeline
 from gdistill import recipe as recipes
 from gdistill import sampling
+from gdistill import storage
 from gdistill.cli import evaluate as evaluate_command
 from gdistill.cli import statistics as statistics_command
 from gdistill.evaluation import extractors
+from gdistill.stages import guidance
+from gdistill.stages import progressive
 from gdistill.stages import rounds
 
 PHOTOS, TEXT, IMAGENET, SD = latent_runs.KINDS
@@ -193,9 +197,9 @@ def test_all_cells_are_drawn_for_the_prompts_of_the_run(given, monkeypatch):
       self.num_prompts = prompts
       return self
 
-  monkeypatch.setattr(evaluate.sampling, 'Sampler', Stands)
-  monkeypatch.setattr(evaluate.model, 'read_folder', lambda folder: None)
-  cell = evaluate.grids.Cell('teacher', 'somewhere', 'ddim', 1, 2.0)
+  monkeypatch.setattr(sampling, 'Sampler', Stands)
+  monkeypatch.setattr(model, 'read_folder', lambda folder: None)
+  cell = grid.Cell('teacher', 'somewhere', 'ddim', 1, 2.0)
   assert evaluate._sampler(None, cell, 8, prompts).num_prompts == prompts
   assert evaluate._sampler(None, cell, 8, []).num_prompts == 1
 
@@ -203,7 +207,7 @@ def test_all_cells_are_drawn_for_the_prompts_of_the_run(given, monkeypatch):
 @pytest.mark.parametrize('stage', ['guidance', 'progressive'])
 def test_no_loss_projects_latents(given, monkeypatch, stage):
   seen = {}
-  module = {'guidance': pipeline.guidance, 'progressive': pipeline.progressive}[stage]
+  module = {'guidance': guidance, 'progressive': progressive}[stage]
   monkeypatch.setattr(module, 'loss', lambda s, t, batch, key, **more: seen.update(more, **batch))
   recipe = latent_runs.recipe(TEXT, given)
   batch = {
@@ -219,9 +223,7 @@ def test_no_loss_projects_latents(given, monkeypatch, stage):
 
 def test_what_is_known_belongs_to_the_flip_that_is_drawn(given, monkeypatch):
   seen = {}
-  monkeypatch.setattr(
-    pipeline.progressive, 'loss', lambda s, t, batch, key, **_: seen.update(batch)
-  )
+  monkeypatch.setattr(progressive, 'loss', lambda s, t, batch, key, **_: seen.update(batch))
   recipe = latent_runs.recipe(TEXT, given, model=dict(extra_channels=33))
   count, rng = 40, np.random.default_rng(0)
   latents = rng.normal(size=(count, 2, 1, 8, 8, 32)).astype(np.float32)
@@ -331,9 +333,9 @@ def test_the_evaluation_of_a_run_in_a_bucket_can_be_changed(undisturbed, monkeyp
     where = dataclasses.replace(recipe.latents, autoencoder='gs://bucket/run/autoencoder')
     return dataclasses.replace(recipe, latents=where)
 
-  monkeypatch.setattr(evaluate.encode, 'from_workdir', there)
+  monkeypatch.setattr(encode, 'from_workdir', there)
   found = evaluate.read_recipe(
-    encode.storage.path(undisturbed), lambda config: config['evaluation'].update(bank=7)
+    storage.path(undisturbed), lambda config: config['evaluation'].update(bank=7)
   )
   assert found.evaluation.bank == 7 and found.latents.autoencoder.startswith('gs://')
 
@@ -351,7 +353,7 @@ def test_an_evaluation_needs_no_cache_and_a_finished_run_does_not_make_it(
 ):
   workdir = shutil.copytree(undisturbed, tmp_path / 'run')
   shutil.rmtree(workdir / 'latents')
-  recipe = evaluate.read_recipe(encode.storage.path(workdir))
+  recipe = evaluate.read_recipe(storage.path(workdir))
   assert recipe.latents.autoencoder == str(workdir / 'autoencoder')
   assert latent_runs.evaluated(workdir)
   run(PHOTOS, given, workdir)

@@ -1,6 +1,7 @@
 """The whole ladder: trained, interrupted, resumed, finished, refused."""
 
 import dataclasses
+import importlib
 import json
 import os
 import shutil
@@ -166,7 +167,7 @@ def test_a_run_can_begin_from_a_finished_round_elsewhere(undisturbed, tmp_path):
   assert card['num_steps'] == 1 and card['takes_w']
 
 
-def finished_rounds(workdir):
+def names_of_finished(workdir):
   return sorted(p.parent.name for p in workdir.glob('*/card.json'))
 
 
@@ -181,7 +182,7 @@ def test_a_finished_run_grows_an_encoders_ladder_and_may_leave_it_out_again(
   assert {p: p.stat().st_mtime_ns for p in before} == before
   plan = rounds.plan(recipe)
   names = [r.name for r in plan]
-  assert names[4:] == ['04_encoder_2', '05_encoder_1'] and finished_rounds(workdir) == names
+  assert names[4:] == ['04_encoder_2', '05_encoder_1'] and names_of_finished(workdir) == names
   for r in plan[4:]:
     card = checkpoints.read_card(workdir / r.name)
     found = [card[k] for k in ('stage', 'num_steps', 'sampler', 'takes_w', 'guided', 'teacher')]
@@ -232,7 +233,7 @@ def test_an_encoders_ladder_alone_and_one_beside_a_decoders_from_a_round_elsewhe
   first, compiled = str(undisturbed / '01_guidance'), {}
 
   def teachers(workdir):
-    cards = {n: checkpoints.read_card(workdir / n) for n in finished_rounds(workdir)}
+    cards = {n: checkpoints.read_card(workdir / n) for n in names_of_finished(workdir)}
     return {name: card['teacher'] for name, card in cards.items()}
 
   run(tmp_path / 'a', stages=(), initial=first, encoder=True, compiled=compiled)
@@ -428,9 +429,8 @@ def test_the_single_w_student_and_the_naive_baseline_take_no_w(tmp_path):
 @pytest.mark.parametrize('stage', ['guidance', 'progressive', 'encoder'])
 def test_the_settings_of_a_loss_reach_it(monkeypatch, stage):
   given = {}
-  monkeypatch.setattr(
-    getattr(pipeline, stage), 'loss', lambda *args, **settings: given.update(settings)
-  )
+  module = importlib.import_module(f'gdistill.stages.{stage}')
+  monkeypatch.setattr(module, 'loss', lambda *args, **settings: given.update(settings))
   section = 'progressive' if stage == 'encoder' else stage
   settings = {'w_power': 1.5, 'clip_x_hat': True, 'weight': 'snr_plus_one', 'state': 'trajectory'}
   recipe = micro.recipe(**{section: settings}, encoder=True)

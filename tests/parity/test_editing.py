@@ -107,8 +107,8 @@ def test_edits_are_those_of_the_image_to_image_pipeline(tmp_path, monkeypatch):
   assert distance(found[4, 0.5, 1.0], found[4, 0.5, 7.5]) > 1e-2
   assert distance(found[4, 0.5, 1.0], found[4, 0.75, 1.0]) > 1e-2
   # And as the command does it, from pixels to pixels.
-  editor = editing.editor(s.folder, s.frozen, 2)
-  drawn = editor({**s.rows, 'w': np.full(2, 6.5, np.float32)}, {'num_steps': 4, 'start': 2})
+  edited = editing.editor(s.folder, s.frozen, 2)
+  drawn = edited({**s.rows, 'w': np.full(2, 6.5, np.float32)}, {'num_steps': 4, 'start': 2})
   images = s.pipe(
     PROMPTS, image=chw(x), output_type='np', num_inference_steps=4, strength=0.5, guidance_scale=7.5
   ).images

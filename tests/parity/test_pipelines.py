@@ -174,7 +174,7 @@ def test_a_published_teacher_is_distilled_and_its_students_run_in_the_stock_pipe
   teacher = model.read_folder(tmp_path / 'teacher')
   latent_runs.captioned(tmp_path / 'captioned.tar')
   own = {'autoencoder': f'{tmp_path}/teacher/autoencoder', 'text': f'{tmp_path}/teacher'}
-  folders, compiled = [], {}
+  students_read, compiled = [], {}
 
   def distilled(name, stages, initial, start, end):
     recipe = latent_runs.recipe(
@@ -187,13 +187,13 @@ def test_a_published_teacher_is_distilled_and_its_students_run_in_the_stock_pipe
     )  # fmt: skip
     workdir = latent_runs.trained(recipe, tmp_path / name, compiled=compiled)
     students = [r for r in rounds.plan(recipe) if r.num_steps]
-    folders.extend(model.read_folder(workdir / r.name) for r in students)
+    students_read.extend(model.read_folder(workdir / r.name) for r in students)
 
   distilled('one', ('guidance', 'progressive'), 'teacher', 16, 1)
   distilled('two', ('progressive',), 'one/00_guidance', 20, 5)
-  assert [f.num_steps for f in folders] == [8, 4, 2, 1, 10, 5]
+  assert [f.num_steps for f in students_read] == [8, 4, 2, 1, 10, 5]
   earlier = None
-  for folder in folders:
+  for folder in students_read:
     out = tmp_path / f'out_{folder.num_steps}'
     run('export', f'--folder={folder.path}', f'--out={out}')
     sampler = sampling.Sampler(folder, 'ddim', 2).with_prompts(PROMPTS)
