@@ -29,7 +29,6 @@ from gdistill import grid
 from gdistill import interrupt
 from gdistill import ledger
 from gdistill import model
-from gdistill import parallel
 from gdistill import pipeline
 from gdistill import recipe as recipes
 from gdistill import sampling
@@ -37,6 +36,8 @@ from gdistill import state as states
 from gdistill import storage
 from gdistill import train
 from gdistill.cli import edge
+from gdistill.devices import mesh as meshes
+from gdistill.devices import sharding
 from gdistill.stages import rounds
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -182,7 +183,7 @@ def settle(args: argparse.Namespace, devices: int = 1) -> argparse.Namespace:
   """Smoke sizes, and the devices of a CPU."""
   if args.smoke:
     args.repeats, args.seconds = 1, 0.0
-  parallel.make_cpu_devices(devices)
+  meshes.make_cpu_devices(devices)
   return args
 
 
@@ -238,7 +239,7 @@ def recipe(network: str, batch_size: int = 64, **sections: Any) -> recipes.Recip
 
 def mesh_of(devices: int) -> jax.sharding.Mesh:
   """A mesh of the first devices."""
-  return jax.sharding.Mesh(np.array(jax.devices()[:devices]).reshape(1, -1, 1), parallel.AXES)
+  return jax.sharding.Mesh(np.array(jax.devices()[:devices]).reshape(1, -1, 1), meshes.AXES)
 
 
 def takes_w(r: recipes.Recipe, stage: str) -> tuple[bool, bool]:
@@ -306,16 +307,16 @@ class Step:
   def __post_init__(self):
     self.settings = self.recipe.settings(self.stage)
     self.mesh = mesh_of(self.devices)
-    self.whole = parallel.replicated(self.mesh)
+    self.whole = sharding.replicated(self.mesh)
     student_w, teacher_w = takes_w(self.recipe, self.stage)
     self.params = random_params(self.recipe.model, student_w)
     self.teacher = None
     if self.stage != 'teacher':
       teacher = model.as_teacher(self.recipe.model, random_params(self.recipe.model, teacher_w))
-      self.teacher = parallel.put_like(parallel.tree_shardings(self.mesh, teacher), teacher)
+      self.teacher = sharding.put_like(sharding.tree_shardings(self.mesh, teacher), teacher)
     self.batch = self.put(self.host_batch())
     given = train.numbers(1_000_000, 1e-4, 4, jax.random.key(0))
-    self.given = parallel.put_like(jax.tree.map(lambda _: self.whole, given), given)
+    self.given = sharding.put_like(jax.tree.map(lambda _: self.whole, given), given)
     self.state = self.fresh()
     self.metrics = None
 
@@ -335,7 +336,7 @@ class Step:
       states.create, tx=train.optimizer(self.settings), with_ema=self.settings.ema > 0
     )
     shardings = train.state_shardings(self.mesh, jax.eval_shape(make, self.params))
-    return parallel.put_like(shardings, make(self.params))
+    return sharding.put_like(shardings, make(self.params))
 
   def host_batch(self) -> dict:
     """uint8 pictures as the data pipeline hands them over, [1 update, rows, ...]."""
@@ -348,7 +349,7 @@ class Step:
     }
 
   def put(self, batch: dict) -> dict:
-    return jax.device_put(batch, parallel.batches_sharding(self.mesh))
+    return jax.device_put(batch, sharding.batches_sharding(self.mesh))
 
   def __call__(self) -> None:
     """One update, until it is done."""

@@ -22,9 +22,9 @@ from gdistill import editing
 from gdistill import encode
 from gdistill import evaluate
 from gdistill import model
-from gdistill import parallel
 from gdistill import storage
 from gdistill.core import masks
+from gdistill.devices import mesh as meshes
 from gdistill.evaluation import extractors
 from gdistill.evaluation import statistics
 
@@ -40,7 +40,7 @@ def main() -> None:
   p.add_argument('--images', type=int, default=10_000, help='at most so many held-out digits')
   p.add_argument('--out')
   args = p.parse_args()
-  parallel.use_compile_cache()
+  meshes.use_compile_cache()
   run = _Run(args.workdir, args.images)
   found = {'floors': _floors(run), 'trips': _trips(run, args.steps)}
   found['edits'] = _edits(run, args.teacher_steps)

@@ -20,9 +20,9 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from gdistill import errors
-from gdistill import parallel
 from gdistill import state as states
 from gdistill import storage
+from gdistill.devices import processes
 
 FORMAT_VERSION = 2
 _RETRY = 5.0  # seconds: a store's passing fault, or a disk that somebody is clearing
@@ -79,7 +79,7 @@ def save(
     if jax.process_index() == 0:
       manifest['files'] = _files(folder)
       storage.write_bytes(folder / 'manifest.json', _sealed(manifest))
-    parallel.barrier(f'{folder} is complete')
+    processes.barrier(f'{folder} is complete')
     return _manifest(folder)
   except BaseException as e:
     if isinstance(e, errors.ConfigError):  # of `watch`: the folder is somebody else's
@@ -260,7 +260,7 @@ def restore_latest(
   folder = storage.path(folder)
   rejected = _set_aside_before(folder)
   steps = _steps(folder)
-  parallel.barrier(f'{folder} is listed')
+  processes.barrier(f'{folder} is listed')
   for step in reversed(steps):
     one, damage, stored, arrays = folder / str(step), None, None, None
     if not storage.exists(one / 'manifest.json'):
@@ -274,7 +274,7 @@ def restore_latest(
       arrays = _read_arrays(one, stored)
     except _Corrupt as e:
       damage = e
-    if parallel.any_process(damage is not None):
+    if processes.any_process(damage is not None):
       damage = damage or _Corrupt('elsewhere', one, 'damaged as seen by another process')
       rejected[str(step)] = damage.why
       if jax.process_index() == 0:
@@ -338,7 +338,7 @@ def finish(folder: epath.PathLike, params: Any, card: dict) -> dict:
   card = {**card, 'params_digest': tree_digest(save(folder / 'params', params))}
   if jax.process_index() == 0:
     storage.write_once(folder / 'card.json', _sealed(card))
-  parallel.barrier(f'{folder} is finished')
+  processes.barrier(f'{folder} is finished')
   return read_card(folder)
 
 
@@ -452,13 +452,13 @@ def _write_arrays(folder: epath.Path, arrays: dict[str, Any]) -> None:
   alone = not storage.is_local(folder)
   if jax.process_index() == 0 and not alone:
     folder.mkdir(parents=True, exist_ok=True)
-  parallel.barrier(f'{folder} is made')
+  processes.barrier(f'{folder} is made')
   if arrays and (jax.process_index() == 0 or not alone):
     with _on_disk(folder) as disk:
       handler = ocp.PyTreeCheckpointHandler()
       handler.save(disk, args=ocp.args.PyTreeSave(arrays))
       if not alone:
-        parallel.barrier(f'{folder} is written')
+        processes.barrier(f'{folder} is written')
       if jax.process_index() == 0:
         handler.finalize(disk)
         if alone:
@@ -473,7 +473,7 @@ def _check_space(folder: epath.Path, leaves: dict[str, dict]) -> None:
   if storage.is_local(folder):
     sizes = (math.prod(a['shape']) * jax.numpy.dtype(a['dtype']).itemsize for a in leaves.values())
     need, free = sum(sizes), storage.free(folder)
-  if parallel.any_process(free < need):
+  if processes.any_process(free < need):
     raise OSError(errno.ENOSPC, f'{need:,} bytes are needed and {free:,} are free')
 
 
@@ -653,10 +653,10 @@ def _unseal(file: epath.Path, why: str) -> dict:
 
 
 def _remove(folder: epath.Path) -> None:
-  parallel.barrier(f'{folder} is left')
+  processes.barrier(f'{folder} is left')
   if jax.process_index() == 0:
     _remove_one(folder)
-  parallel.barrier(f'{folder} is gone')
+  processes.barrier(f'{folder} is gone')
 
 
 def _remove_one(folder: epath.Path) -> None:

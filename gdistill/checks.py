@@ -10,10 +10,11 @@ from gdistill import checkpoints
 from gdistill import encode
 from gdistill import errors
 from gdistill import model
-from gdistill import parallel
 from gdistill import progress
 from gdistill import recipe as recipes
 from gdistill import storage
+from gdistill.devices import mesh as meshes
+from gdistill.devices import sharding
 from gdistill.stages import rounds
 
 _MOST_IN_V = 50.0  # Stable Diffusion's schedule has 15 at its end, ADM's 20,000
@@ -43,13 +44,13 @@ def mesh(recipe: recipes.Recipe, devices: int | None = None) -> Mesh:
   """The mesh, of the devices there are or of so many that need not exist: batches and parameters
   split over it.
   """
-  parallel.check_compile_cache()
-  found = parallel.make_mesh(recipe.mesh.data, recipe.mesh.fsdp, recipe.mesh.slices, devices)
+  meshes.check_compile_cache()
+  found = meshes.make_mesh(recipe.mesh.data, recipe.mesh.fsdp, recipe.mesh.slices, devices)
   for section in recipe.sections:
     settings = recipe.settings(section)
-    parallel.check_batch(section, settings.batch_size, settings.accumulation, found)
+    meshes.check_batch(section, settings.batch_size, settings.accumulation, found)
   net = model.of_recipe(recipe, recipe.takes_w)
-  parallel.check_fsdp(found, model.initial_shapes(net, recipe.model))
+  sharding.check_fsdp(found, model.initial_shapes(net, recipe.model))
   return found
 
 

@@ -10,13 +10,13 @@ from gdistill import encode
 from gdistill import errors
 from gdistill import interrupt
 from gdistill import model
-from gdistill import parallel
 from gdistill import sampling
 from gdistill.apps import edit
 from gdistill.apps import inpaint
 from gdistill.apps import style_transfer
 from gdistill.core import masks
 from gdistill.core import pixels as core_pixels
+from gdistill.devices import mesh as meshes
 from gdistill.samplers import noise as image_noise
 
 # Arrays [n, ...] by name: 'pixels' [n, H, W, C] uint8, 'seeds', and of what is drawn 'labels',
@@ -36,7 +36,7 @@ class Editor:
 
   def __init__(self, draw: Draw, params: Any, batch_size: int):
     self.batch_size = batch_size
-    self._whole, self._rows = parallel.over_local_devices(batch_size)
+    self._whole, self._rows = meshes.over_local_devices(batch_size)
     self._params = jax.device_put(params, self._whole)
     self._draw = jax.jit(
       draw, in_shardings=(self._whole, self._rows, self._whole), out_shardings=self._rows

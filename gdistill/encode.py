@@ -18,7 +18,6 @@ from gdistill import errors
 from gdistill import interrupt
 from gdistill import ledger
 from gdistill import model
-from gdistill import parallel
 from gdistill import progress
 from gdistill import recipe as recipes
 from gdistill import storage
@@ -31,6 +30,8 @@ from gdistill.data import latents
 from gdistill.data import pipeline as data
 from gdistill.data import records
 from gdistill.data import source
+from gdistill.devices import mesh as meshes
+from gdistill.devices import processes
 
 AUTOENCODER = 'autoencoder'  # folder of a run, and of an imported network
 _MOST_SAID = 5  # prompts that are cut
@@ -154,14 +155,14 @@ def run(
     counter and counter.described, words,
   )  # fmt: skip
   job.check()
-  if not verify and not parallel.any_process(not job.finished):
+  if not verify and not processes.any_process(not job.finished):
     return Done(records.read_index(folder, latents.FORMAT, latents.COMMAND, 'latents.cache'))
   first = not jax.process_index()
   lock = ledger.Lock(folder) if first else None
   with lock or contextlib.nullcontext():
     if first:
       job.clean()
-    parallel.barrier('the folder of latents is clean', hours=48)
+    processes.barrier('the folder of latents is clean', hours=48)
     began, shards, encoded, failed = time.monotonic(), 0, 0, None
 
     def look():
@@ -181,15 +182,15 @@ def run(
       progress.say(f'{counter.cut:,} captions were cut to the {counter.described.length} tokens '
                    'that the text encoder reads')  # fmt: skip
     index = job.finish() if first else {}
-    parallel.barrier('the latents have their index', hours=48)
+    processes.barrier('the latents have their index', hours=48)
   return Done(index, shards, encoded, seconds)
 
 
 def _all_or_none(failed: errors.GdistillError | None) -> None:
   """Waits until every process has its share, and raises in all of them where one has not."""
-  parallel.barrier('everybody has encoded its share, or stopped', hours=48)
+  processes.barrier('everybody has encoded its share, or stopped', hours=48)
   kinds = errors.DataError, errors.Preempted
-  broken, stopped = (parallel.any_process(isinstance(failed, kind)) for kind in kinds)
+  broken, stopped = (processes.any_process(isinstance(failed, kind)) for kind in kinds)
   if failed is not None:
     raise failed
   if broken:
@@ -313,7 +314,7 @@ def encoder_digest(found: autoencoders.Autoencoder) -> str:
 def _encoder(recipe: recipes.Recipe, found: autoencoders.Autoencoder) -> latents.Encoder:
   """The autoencoder on all of this process's devices."""
   m = recipe.model
-  whole, rows = parallel.over_local_devices(recipe.latents.batch_size)
+  whole, rows = meshes.over_local_devices(recipe.latents.batch_size)
   params = jax.device_put(found.params, whole)
 
   @functools.partial(jax.jit, out_shardings=rows)

@@ -17,13 +17,13 @@ from gdistill import errors
 from gdistill import grid as grids
 from gdistill import interrupt
 from gdistill import model
-from gdistill import parallel
 from gdistill import progress
 from gdistill import recipe as recipes
 from gdistill import sampling
 from gdistill import storage
 from gdistill import train
 from gdistill.data import source
+from gdistill.devices import processes
 from gdistill.evaluation import classifier
 from gdistill.evaluation import extractors
 from gdistill.evaluation import measure
@@ -59,11 +59,11 @@ def run(
       )
   cells, images = grids.plan(recipe, workdir, grid), grids.images(recipe, grid)
   asked = grids.matching(cells, again)
-  parallel.agree('grid', keeping.digest(grid, again))
+  processes.agree('grid', keeping.digest(grid, again))
   with seconds('evaluate'):
     names = grids.names(cells, images)
     extractor = extractor_of(recipe, workdir, stop.check)
-    parallel.agree('extractor', extractor.key)
+    processes.agree('extractor', extractor.key)
     store = keeping.Store(workdir, extractor, recipe.evaluation.bank)
     _draw(recipe, store, names, images, stop, asked)
     if jax.process_index():
@@ -158,8 +158,8 @@ def _classifier(
   if not jax.process_index() and not storage.exists(file):
     params = classifier.train_classifier(pixels, labels, recipe.model.num_classes, 0, look)
     storage.write_bytes(file, classifier.to_bytes(params))
-  parallel.barrier('the classifier is there', hours=48)
-  parallel.agree('the training images', key)
+  processes.barrier('the classifier is there', hours=48)
+  processes.agree('the training images', key)
   try:
     return classifier.from_bytes(storage.read_bytes(file))
   except Exception as e:  # zipfile, zlib and numpy each have their own
@@ -238,8 +238,8 @@ def _draw(recipe, store, names, images, stop, again) -> None:
         f'{short} cells keep fewer than their {images:,} pictures (evaluation.keep_images) and are '
         f'drawn anew, to be measured by {store.extractor.name}'
       )
-  parallel.barrier('the cells to draw are known', hours=48)
-  work = dict(zip(names, parallel.from_first(work), strict=True))
+  processes.barrier('the cells to draw are known', hours=48)
+  work = dict(zip(names, processes.from_first(work), strict=True))
   todo = sorted((c for c, w in work.items() if w), key=lambda c: (c.folder, c.sampler))
   total = sum(c.num_steps * images for c in todo)
   sampler, made_for, done, prompts = None, None, 0, encode.prompts(recipe)
@@ -352,8 +352,8 @@ def _keep(store: keeping.Store, name: str, part: keeping.Part | None) -> None:
     return
   if part is not None:
     storage.write_bytes(store.part(name, jax.process_index()), keeping.npz(part.to_arrays()))
-  parallel.barrier(f'{name} is drawn', hours=48)
-  sharing = parallel.from_everyone(part is not None)
+  processes.barrier(f'{name} is drawn', hours=48)
+  sharing = processes.from_everyone(part is not None)
   if jax.process_index():
     return
   files = [store.part(name, p) for p, drew in enumerate(sharing) if drew]

@@ -21,7 +21,6 @@ from gdistill import errors
 from gdistill import interrupt
 from gdistill import ledger
 from gdistill import model
-from gdistill import parallel
 from gdistill import progress
 from gdistill import recipe as recipes
 from gdistill import state as states
@@ -32,6 +31,8 @@ from gdistill.core import projections
 from gdistill.data import latents
 from gdistill.data import pipeline as data
 from gdistill.data import source
+from gdistill.devices import processes
+from gdistill.devices import sharding
 from gdistill.stages import draw
 from gdistill.stages import encoder
 from gdistill.stages import guidance
@@ -69,7 +70,7 @@ def run(
   workdir = storage.path(workdir)
   mesh = checks.everything(recipe, workdir)
   checks.warn_of_eps(recipe)
-  parallel.agree('config', recipes.digest_together(recipe))
+  processes.agree('config', recipes.digest_together(recipe))
   plan = rounds.plan(recipe)
   resolved, config_file = recipes.to_dict(recipe), workdir / 'config.json'
   if jax.process_index() == 0:
@@ -83,7 +84,7 @@ def run(
     if recipe.latent:
       _encode(recipe, workdir, stop)
     examples = encode.examples(recipe, workdir)
-    parallel.agree('data', examples.fingerprint)
+    processes.agree('data', examples.fingerprint)
     _check_same_data(workdir, examples)
   compiled = {} if compiled is None else compiled
   todo = [r for r in plan if not checkpoints.is_finished(workdir / r.name)]
@@ -109,7 +110,7 @@ def run(
   threading.Thread(target=compile_all, name=interrupt.COMPILING, daemon=True).start()
   try:
     for r in todo:
-      if parallel.any_process(bool(stop.requested)):
+      if processes.any_process(bool(stop.requested)):
         raise errors.Preempted(
           f'{stop.requested or "a signal"}: what is finished is saved; repeat the command to go on'
         )
@@ -162,9 +163,9 @@ def _compile(
   step = train.compile_step(
     train.make_step(loss_of(recipe, stage), settings, cpu, mesh),
     state_shapes(recipe, stage, mesh),
-    _placed(teacher, parallel.tree_shardings(mesh, teacher)),
-    _placed(batch, jax.tree.map(lambda _: parallel.batches_sharding(mesh), batch)),
-    _placed(given, jax.tree.map(lambda _: parallel.replicated(mesh), given)),
+    _placed(teacher, sharding.tree_shardings(mesh, teacher)),
+    _placed(batch, jax.tree.map(lambda _: sharding.batches_sharding(mesh), batch)),
+    _placed(given, jax.tree.map(lambda _: sharding.replicated(mesh), given)),
   )
   _record(workdir, 'compiled', stage=stage)
   return step
@@ -218,22 +219,22 @@ def _run_round(recipe, workdir, r, examples, mesh, step, stop, seconds) -> None:
       pair = r.stage == 'guidance' and found.null_params is not None
       teacher = model.Pair(found.params, found.null_params) if pair else found.params
       teacher = model.as_teacher(recipe.model, teacher)
-    teacher = parallel.put_like(parallel.tree_shardings(mesh, teacher), teacher)
+    teacher = sharding.put_like(sharding.tree_shardings(mesh, teacher), teacher)
   key = jax.random.fold_in(jax.random.fold_in(jax.random.key(recipe.seed), _ID[r.stage]), r.index)
   key_init, key_steps = jax.random.split(key)
   # It reads the teacher again: held on to, the copy would lie beside the state for the whole round.
   fresh = functools.partial(_fresh_state, recipe, r, where, key_init, mesh)
 
-  size, rows = settings.batch_size, parallel.local_rows(mesh, settings.batch_size)
+  size, rows = settings.batch_size, sharding.local_rows(mesh, settings.batch_size)
   read = data.reader(examples, (recipe.seed, r.index), size, rows, r.steps, recipe.data)
 
   def batches(step, count):
     # The leading axis is updates; rows are sharded behind it.
     made = jax.tree.map(lambda *a: np.stack(a), *(read(step + i) for i in range(count)))
-    return parallel.put_batches(mesh, size, made)
+    return sharding.put_batches(mesh, size, made)
 
   given = train.numbers(r.steps, r.lr, r.num_steps, key_steps)
-  given = parallel.put_like(jax.tree.map(lambda _: parallel.replicated(mesh), given), given)
+  given = sharding.put_like(jax.tree.map(lambda _: sharding.replicated(mesh), given), given)
   with seconds('compile'):
     while not concurrent.futures.wait([step], 0.5).done:
       stop.check(moved=False)
@@ -340,7 +341,7 @@ def _fresh_state(recipe, r, where, key, mesh) -> states.TrainState:
       lambda key: create(model.initial_params(net, recipe.model, key)), key, shardings
     )
   params = model.grown(net, recipe.model, key, model.read_folder(where).params)
-  params = parallel.put_like(shardings.params, params)
+  params = sharding.put_like(shardings.params, params)
   return jax.jit(create, out_shardings=shardings)(params)
 
 
@@ -442,7 +443,7 @@ def _shapes(recipe: recipes.Recipe, takes_w: bool) -> Any:
 def bytes_per_device(recipe: recipes.Recipe, stage: str, mesh: Mesh) -> tuple[int, int, int]:
   """Bytes of parameters, of moments and running mean, and of the teacher, after sharding."""
   _, teacher = _student_and_teacher(recipe, stage)
-  teacher = _placed(teacher, parallel.tree_shardings(mesh, teacher))
+  teacher = _placed(teacher, sharding.tree_shardings(mesh, teacher))
   state = state_shapes(recipe, stage, mesh)
 
   def held(tree):

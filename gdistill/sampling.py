@@ -12,12 +12,12 @@ from gdistill import encode
 from gdistill import errors
 from gdistill import interrupt
 from gdistill import model
-from gdistill import parallel
 from gdistill.core import condition
 from gdistill.core import guidance
 from gdistill.core import masks
 from gdistill.core import pixels as core_pixels
 from gdistill.core import types
+from gdistill.devices import mesh as meshes
 from gdistill.samplers import ancestral
 from gdistill.samplers import ddim
 from gdistill.samplers import dpm_solver
@@ -49,7 +49,7 @@ class Sampler:
     self._program = _program(folder, sampler)
     self._prompts = self._frozen.tokens(encode.class_prompts(folder) or [''], warn=False)
     self._negative = None if negative is None else self._frozen.tokens([negative])
-    self._whole, self._rows = parallel.over_local_devices(batch_size)
+    self._whole, self._rows = meshes.over_local_devices(batch_size)
     self._params = jax.device_put(arguments(folder, self._frozen), self._whole)
     schedule = model.noise(folder.noise)
     shape = model.image_shape(folder.settings)

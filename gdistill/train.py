@@ -19,11 +19,13 @@ from jax.sharding import Mesh, PartitionSpec
 from gdistill import checkpoints
 from gdistill import errors
 from gdistill import interrupt
-from gdistill import parallel
 from gdistill import progress
 from gdistill import recipe as recipes
 from gdistill import state as states
 from gdistill import storage
+from gdistill.devices import mesh as meshes
+from gdistill.devices import processes
+from gdistill.devices import sharding
 
 _RESTORING = 0.25  # hours that one process waits for the others to have read their checkpoint
 _ASK_EVERY = 10  # updates; machines that are taken away give half a minute's notice
@@ -106,19 +108,19 @@ def make_step(
       return value, grads, jnp.stack([jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads)])
     # Said by hand, device by device. Left to itself the partitioner reduces once a microbatch,
     # once a leaf for the norm, and gathers activations where those are smaller than parameters.
-    split = jax.tree.map(lambda s: s.spec, parallel.tree_shardings(mesh, (params, teacher)))
-    held = jax.tree.map(lambda p: parallel.held_sharding(mesh, p.shape).spec, params)
+    split = jax.tree.map(lambda s: s.spec, sharding.tree_shardings(mesh, (params, teacher)))
+    held = jax.tree.map(lambda p: sharding.held_sharding(mesh, p.shape).spec, params)
 
     def own_rows(params, teacher, batch, key, num_steps):
       def whole(*trees):
-        return jax.tree.map(parallel.gather, trees, split)
+        return jax.tree.map(sharding.gather, trees, split)
 
       value, grads = gradient(params, teacher, batch, key, num_steps, whole)
-      grads = jax.tree.map(functools.partial(parallel.mean_gradient, mesh), grads, split[0], held)
-      squares = parallel.squares_of_split(mesh, grads, held)
-      return jax.lax.psum(value, parallel.AXES) / mesh.size, grads, squares
+      grads = jax.tree.map(functools.partial(sharding.mean_gradient, mesh), grads, split[0], held)
+      squares = sharding.squares_of_split(mesh, grads, held)
+      return jax.lax.psum(value, meshes.AXES) / mesh.size, grads, squares
 
-    everywhere, rows = PartitionSpec(), PartitionSpec(parallel.AXES)
+    everywhere, rows = PartitionSpec(), PartitionSpec(meshes.AXES)
     return jax.shard_map(
       own_rows, mesh=mesh, check_vma=False,
       in_specs=(*split, rows, everywhere, everywhere), out_specs=(everywhere, held, everywhere),
@@ -193,8 +195,8 @@ def compile_step(step: Callable, state: Any, *more: Any) -> Callable:
 
 def state_shardings(mesh: Mesh, state: states.TrainState) -> states.TrainState:
   """Where each leaf of a state lies, from its shape."""
-  held = jax.tree.map(lambda leaf: parallel.held_sharding(mesh, leaf.shape), state)
-  return held.replace(params=parallel.tree_shardings(mesh, state.params))
+  held = jax.tree.map(lambda leaf: sharding.held_sharding(mesh, leaf.shape), state)
+  return held.replace(params=sharding.tree_shardings(mesh, state.params))
 
 
 @dataclasses.dataclass
@@ -241,7 +243,7 @@ def fit(
     step, state = (0, fresh()) if found is None else (found[0], jax.tree.map(jnp.copy, found[1]))
     del found
     stop.moved()
-    parallel.barrier(f'{folder.name} begins at {step}', hours=_RESTORING)
+    processes.barrier(f'{folder.name} begins at {step}', hours=_RESTORING)
   log, watch = Log(folder, step), Finite(settings, states.names(state.params))
 
   def check(metrics, step):
@@ -305,7 +307,7 @@ def _asked_to_stop(stop: interrupt.Interrupt, step: int, settings: recipes.Train
     return bool(stop.requested)
   stop.moved()
   every = settings.substeps * -(-_ASK_EVERY // settings.substeps)
-  return step % every == 0 and parallel.any_process(bool(stop.requested))
+  return step % every == 0 and processes.any_process(bool(stop.requested))
 
 
 class Finite:

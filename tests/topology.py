@@ -9,11 +9,13 @@ import sys
 import numpy as np
 
 from gdistill import interrupt
-from gdistill import parallel
 from gdistill import pipeline
 from gdistill import recipe as recipes
 from gdistill import train
 from gdistill.cli import edge
+from gdistill.devices import mesh as meshes
+from gdistill.devices import processes
+from gdistill.devices import sharding
 
 
 def noise(recipe: recipes.Recipe) -> np.ndarray:
@@ -22,8 +24,8 @@ def noise(recipe: recipes.Recipe) -> np.ndarray:
 
   from gdistill.stages import draw
 
-  mesh = parallel.make_mesh(recipe.mesh.data, recipe.mesh.fsdp, recipe.mesh.slices)
-  ids = parallel.put_batches(mesh, 16, parallel.local_rows(mesh, 16)[None].astype(np.int32))
+  mesh = meshes.make_mesh(recipe.mesh.data, recipe.mesh.fsdp, recipe.mesh.slices)
+  ids = sharding.put_batches(mesh, 16, sharding.local_rows(mesh, 16)[None].astype(np.int32))
   key = jax.random.fold_in(jax.random.key(5), 3)
 
   def drawn(ids):
@@ -31,16 +33,16 @@ def noise(recipe: recipes.Recipe) -> np.ndarray:
     keys, ws = draw.example_keys(key, ids[0], 2)
     return draw.normal_like(keys, like), draw.uniform(ws, 0.0, 4.0)
 
-  found = jax.jit(drawn, out_shardings=parallel.replicated(mesh))(ids)
+  found = jax.jit(drawn, out_shardings=sharding.replicated(mesh))(ids)
   return np.concatenate([np.asarray(a).ravel() for a in found])
 
 
 def main(out: str, config: str, workdir: str, *join: str) -> None:
-  parallel._SMALL = 0
+  sharding._SMALL = 0
   recipe = recipes.from_config(edge.load_config(config, []))
-  parallel.make_cpu_devices(recipe.mesh.cpu_devices)
+  meshes.make_cpu_devices(recipe.mesh.cpu_devices)
   if join:
-    parallel.start(join[0], int(join[1]), int(join[2]))
+    processes.start(join[0], int(join[1]), int(join[2]))
   pipeline.run(recipe, workdir, interrupt.Interrupt(), train.Seconds())
   np.save(pathlib.Path(out) / 'noise.npy', noise(recipe))
 

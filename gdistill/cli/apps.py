@@ -209,7 +209,7 @@ def run(
   from gdistill import checkpoints
   from gdistill import encode
   from gdistill import model
-  from gdistill import parallel
+  from gdistill.devices import mesh as meshes
 
   paths = [args.folder] + ([by.path] if by else [])
   request = {k: v for k, v in vars(args).items() if k not in ('out', 'debug', 'scale')}
@@ -217,8 +217,8 @@ def run(
   request['parameters'] = [checkpoints.params_digest(path) for path in paths]
   request['files'] = results.stamps(of.sources, *([masks] if masks else []))
   results.check_out(args.out, request)
-  parallel.use_compile_cache()
-  parallel.make_cpu_devices(of.card['config']['mesh']['cpu_devices'])
+  meshes.use_compile_cache()
+  meshes.make_cpu_devices(of.card['config']['mesh']['cpu_devices'])
   folder = model.read_folder(args.folder)
   frozen = encode.read_frozen(folder)
   size = _size(args.size, of.settings, frozen)

@@ -159,12 +159,12 @@ def owned(workdir: Any, seconds: Any, stall_seconds: float) -> Iterator[Any]:
 
   from gdistill import interrupt
   from gdistill import ledger
-  from gdistill import parallel
   from gdistill import watchdog
+  from gdistill.devices import processes
 
   writer = jax.process_index() == 0
   lock = ledger.Lock(workdir) if writer else contextlib.nullcontext()
-  early = parallel.HEARTBEAT / 2 if jax.process_count() > 1 else 0.0  # or the others end this one
+  early = processes.HEARTBEAT / 2 if jax.process_count() > 1 else 0.0  # or the others end this one
   dog = watchdog.Watchdog(workdir, stall_seconds, jax.process_index(), early)
   stop = interrupt.Interrupt(lock.check if writer else lambda: None, dog)
   with stop, lock, dog:
@@ -175,7 +175,7 @@ def owned(workdir: Any, seconds: Any, stall_seconds: float) -> Iterator[Any]:
       if seconds.spent and writer and not lock.lost:
         _account(workdir, seconds)
     # A signal is noted here, too: process 0 hears the same one and ends all of them.
-    parallel.barrier('the report is written', hours=48)
+    processes.barrier('the report is written', hours=48)
 
 
 def _account(workdir, seconds) -> None:
@@ -195,12 +195,12 @@ _SHARED_WITHIN = 60  # seconds: for so long NFS believes that a file which was n
 def _check_shared(workdir, token: str) -> None:
   """Several processes write one workdir: each must see the lock that process 0 has just taken."""
   from gdistill import ledger
-  from gdistill import parallel
+  from gdistill.devices import processes
 
-  token, last = parallel.of_first(token), time.monotonic() + _SHARED_WITHIN
+  token, last = processes.of_first(token), time.monotonic() + _SHARED_WITHIN
   while (unseen := bool(token) and ledger.token(workdir) != token) and time.monotonic() < last:
     time.sleep(1)
-  if parallel.any_process(unseen):
+  if processes.any_process(unseen):
     raise errors.ConfigError(
       f'--workdir={workdir} is not the same folder for all processes; name one that they share'
     )

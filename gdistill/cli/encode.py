@@ -34,9 +34,10 @@ def _run(args, overrides) -> int:
   from gdistill import encode
   from gdistill import errors
   from gdistill import interrupt
-  from gdistill import parallel
   from gdistill import recipe as recipes
   from gdistill import storage
+  from gdistill.devices import mesh as meshes
+  from gdistill.devices import processes
 
   recipe = recipes.from_config(edge.load_config(args.config, overrides))
   if not recipe.latent:
@@ -47,9 +48,9 @@ def _run(args, overrides) -> int:
   if not storage.is_local(out):
     raise errors.ConfigError(f'--out={out} must be a local folder, which all processes see')
   storage.check_writable('--out', out)
-  parallel.use_compile_cache()
-  parallel.make_cpu_devices(recipe.mesh.cpu_devices)
-  parallel.start(args.coordinator, args.num_processes, args.process_id)
+  meshes.use_compile_cache()
+  meshes.make_cpu_devices(recipe.mesh.cpu_devices)
+  processes.start(args.coordinator, args.num_processes, args.process_id)
   encode.check(recipe)
   with interrupt.Interrupt() as stop:
     done = encode.run(recipe, out, stop, verify=True)

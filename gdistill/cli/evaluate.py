@@ -131,18 +131,19 @@ def _grid(args, overrides) -> int:
   import jax
 
   from gdistill import evaluate
-  from gdistill import parallel
   from gdistill import recipe as recipes
   from gdistill import storage
   from gdistill import train
+  from gdistill.devices import mesh as meshes
+  from gdistill.devices import processes
 
   workdir = storage.path(args.workdir)
   recipe = evaluate.read_recipe(workdir, lambda config: edge.override(config, overrides))
   evaluate.check(recipe)
-  parallel.use_compile_cache()
-  parallel.make_cpu_devices(recipe.mesh.cpu_devices)
-  parallel.start(args.coordinator, args.num_processes, args.process_id)
-  parallel.agree('config', recipes.digest_together(recipe))
+  meshes.use_compile_cache()
+  meshes.make_cpu_devices(recipe.mesh.cpu_devices)
+  processes.start(args.coordinator, args.num_processes, args.process_id)
+  processes.agree('config', recipes.digest_together(recipe))
   names = ('model', 'sampler', 'num_steps', 'w')
   again = {k: getattr(args, k) for k in names if getattr(args, k) is not None}
   seconds = train.Seconds()
@@ -175,11 +176,11 @@ def _images(args) -> int:
   import sys
 
   from gdistill import errors
-  from gdistill import parallel
   from gdistill import progress
   from gdistill import samples
   from gdistill import storage
   from gdistill.data import images as data
+  from gdistill.devices import mesh as meshes
   from gdistill.evaluation import clip_score
   from gdistill.evaluation import presets
 
@@ -215,7 +216,7 @@ def _images(args) -> int:
     scorer = clip_score.Scorer.load(
       args.clip or 'clip_l14', args.clip_weights or '', args.tokenizer or ''
     )
-  parallel.use_compile_cache()
+  meshes.use_compile_cache()
   with progress.Progress('measuring', len(images)) as bar:
     clip = scorer.image.name if scorer else ''
     row = samples.evaluate(images, args.reference, extractor, bar.update, preset, clip)

@@ -41,17 +41,17 @@ def _run(args) -> int:
   from gdistill import encode
   from gdistill import interrupt
   from gdistill import model
-  from gdistill import parallel
   from gdistill import progress
   from gdistill import sampling
   from gdistill import show
   from gdistill import storage
+  from gdistill.devices import mesh as meshes
 
   card = checkpoints.read_card(args.folder)
   walk, against = asked.walk(args, card), asked.negative(args, card)
   edge.check_new(args.out)
-  parallel.use_compile_cache()
-  parallel.make_cpu_devices(card['config']['mesh']['cpu_devices'])
+  meshes.use_compile_cache()
+  meshes.make_cpu_devices(card['config']['mesh']['cpu_devices'])
   folder = model.read_folder(args.folder)
   frozen = encode.read_frozen(folder, _decoder(args.decoder, folder))
   prompts = _prompts(args, folder, frozen)

@@ -33,12 +33,12 @@ def main(argv: Sequence[str]) -> int:
 def _run(args, overrides) -> int:
   from gdistill import encode
   from gdistill import errors
-  from gdistill import parallel
   from gdistill import progress
   from gdistill import recipe as recipes
   from gdistill import samples
   from gdistill import storage
   from gdistill.data import images as pictures
+  from gdistill.devices import mesh as meshes
 
   if bool(args.source) == bool(args.config):
     raise errors.ConfigError('give one of --source and --config: which pictures')
@@ -65,7 +65,7 @@ def _run(args, overrides) -> int:
   if len(images) < 2:
     raise errors.DataError(f'--{given}: there is {len(images)} picture; statistics need at least 2')
   extractor = edge.extractor(args)
-  parallel.use_compile_cache()
+  meshes.use_compile_cache()
   with progress.Progress('measuring', len(images)) as bar:
     if args.source:
       found = samples.statistics_of_images(images, extractor, bar.update)

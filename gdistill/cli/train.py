@@ -53,17 +53,18 @@ def _run(args, overrides, plan: bool) -> int:
     raise errors.ConfigError('--workdir is missing; name a folder for the run')
 
   from gdistill import checks
-  from gdistill import parallel
   from gdistill import pipeline
   from gdistill import storage
+  from gdistill.devices import mesh as meshes
+  from gdistill.devices import processes
 
   workdir = storage.path(args.workdir) if args.workdir else None
   if plan:
     print(_plan(recipe, workdir, args.devices))
     return 0
-  parallel.use_compile_cache()
-  parallel.make_cpu_devices(recipe.mesh.cpu_devices)
-  parallel.start(args.coordinator, args.num_processes, args.process_id)
+  meshes.use_compile_cache()
+  meshes.make_cpu_devices(recipe.mesh.cpu_devices)
+  processes.start(args.coordinator, args.num_processes, args.process_id)
   checks.everything(recipe, workdir)
   from gdistill import evaluate
   from gdistill import grid
@@ -71,7 +72,7 @@ def _run(args, overrides, plan: bool) -> int:
   evaluate.check(recipe)
   if recipe.initial:
     grid.teacher_folder(recipe, workdir)  # the report will need it
-  parallel.agree('config', recipes.digest_together(recipe))
+  processes.agree('config', recipes.digest_together(recipe))
 
   from gdistill import train as training
 
@@ -105,10 +106,10 @@ def _plan(recipe, workdir, devices: int | None) -> str:
   from gdistill import checks
   from gdistill import errors
   from gdistill import grid
-  from gdistill import parallel
   from gdistill import pipeline
+  from gdistill.devices import mesh as meshes
 
-  parallel.make_cpu_devices(1 if devices else recipe.mesh.cpu_devices)
+  meshes.make_cpu_devices(1 if devices else recipe.mesh.cpu_devices)
   there = not recipe.initial or checkpoints.is_finished(recipe.initial)
   if there:
     checks.rest(recipe, workdir)
@@ -130,12 +131,12 @@ def _evaluate(workdir, stop, seconds) -> None:
   import jax
 
   from gdistill import evaluate
-  from gdistill import parallel
+  from gdistill.devices import processes
 
   page = workdir / 'report' / 'index.html'
   recipe = evaluate.read_recipe(workdir)
   idle = not evaluate.missing(recipe, workdir, 'quick') and not seconds.spent and page.exists()
-  if not parallel.any_process(not idle):
+  if not processes.any_process(not idle):
     if not jax.process_index():
       print(f'nothing to do: every round is finished; {page}', file=sys.stderr)
     return

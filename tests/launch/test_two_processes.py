@@ -11,7 +11,7 @@ import disturbed
 import micro
 import pytest
 
-from gdistill import parallel
+from gdistill.devices import processes
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 RUN = ['--run_id=a', '--config=configs/digits.py:tiny']
@@ -157,7 +157,7 @@ def test_a_real_run_whose_processes_are_killed_and_stopped_ends_with_the_same_bi
     os.kill(pair[victim], number)
     seconds = ended(killed, [other])
     record_property(f'{number.name}: the other one left after', f'{seconds:.1f} s')
-    assert seconds < 2 * parallel.HEARTBEAT
+    assert seconds < 2 * processes.HEARTBEAT
     if number == signal.SIGSTOP:  # it lives and is stuck: without a watchdog a wait for ever
       stacks = (workdir / f'stacks-{1 - victim}.txt').read_text()
       assert 'nothing has moved for' in stacks and 'Thread' in stacks

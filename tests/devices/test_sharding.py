@@ -13,55 +13,57 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from gdistill import errors
-from gdistill import parallel
+from gdistill.devices import mesh as meshes
+from gdistill.devices import processes
+from gdistill.devices import sharding
 
 ROOT = pathlib.Path(__file__).parent.parent
 
 
 def fake_mesh(data, fsdp, slices=1):
-  return parallel.make_mesh(data, fsdp, slices, devices=slices * data * fsdp)
+  return meshes.make_mesh(data, fsdp, slices, devices=slices * data * fsdp)
 
 
 def test_a_mesh_must_be_made_of_the_devices_there_are():
-  mesh = parallel.make_mesh(-1, 1)
+  mesh = meshes.make_mesh(-1, 1)
   assert dict(mesh.shape) == {'slice': 1, 'data': jax.device_count(), 'fsdp': 1}
   for data, fsdp in ((jax.device_count() + 1, 1), (1, 5 * jax.device_count()), (-1, 7)):
     with pytest.raises(errors.ConfigError, match=f'mesh.data={data} x mesh.fsdp={fsdp}'):
-      parallel.make_mesh(data, fsdp)
+      meshes.make_mesh(data, fsdp)
   with pytest.raises(errors.ConfigError, match=r'mesh\.slices=3 must divide the 8 devices'):
-    parallel.make_mesh(-1, 1, slices=3, devices=8)
+    meshes.make_mesh(-1, 1, slices=3, devices=8)
   with pytest.raises(errors.ConfigError, match=r'mesh\.slices=2 x mesh\.data=3 x mesh\.fsdp=1'):
-    parallel.make_mesh(3, 1, slices=2, devices=8)
+    meshes.make_mesh(3, 1, slices=2, devices=8)
 
 
 def test_what_is_left_is_left_of_a_slice():
-  mesh = parallel.make_mesh(-1, 4, slices=2, devices=128)
+  mesh = meshes.make_mesh(-1, 4, slices=2, devices=128)
   assert dict(mesh.shape) == {'slice': 2, 'data': 16, 'fsdp': 4} and mesh.size == 128
 
 
 def test_a_batch_must_split_over_devices_and_microbatches():
-  parallel.check_batch('teacher', 64, 2, fake_mesh(4, 2))
+  meshes.check_batch('teacher', 64, 2, fake_mesh(4, 2))
   with pytest.raises(errors.ConfigError, match=r'teacher\.batch_size=60 .* 8 devices'):
-    parallel.check_batch('teacher', 60, 1, fake_mesh(4, 2))
+    meshes.check_batch('teacher', 60, 1, fake_mesh(4, 2))
 
 
 def test_an_fsdp_axis_that_divides_nothing_is_refused():
   params = {'a': np.zeros((600, 900)), 'b': np.zeros(4)}
-  parallel.check_fsdp(fake_mesh(1, 3), params)
+  sharding.check_fsdp(fake_mesh(1, 3), params)
   for other in (params, {'b': np.zeros(700)}):
     with pytest.raises(errors.ConfigError, match=r'mesh\.fsdp=7 divides no dimension'):
-      parallel.check_fsdp(fake_mesh(1, 7), other)
+      sharding.check_fsdp(fake_mesh(1, 7), other)
 
 
 def test_each_axis_splits_the_largest_dimension_it_divides_and_small_leaves_stay_whole():
   mesh = fake_mesh(data=8, fsdp=16)
   kernel, wide, bias = (3, 3, 192, 384), (100, 4096), (8192,)
-  params = [parallel.leaf_sharding(mesh, shape).spec for shape in (kernel, wide, bias, ())]
+  params = [sharding.leaf_sharding(mesh, shape).spec for shape in (kernel, wide, bias, ())]
   assert params == [
     PartitionSpec(None, None, None, 'fsdp'), PartitionSpec(None, 'fsdp'), PartitionSpec(),
     PartitionSpec(),
   ]  # fmt: skip
-  held = [parallel.held_sharding(mesh, shape) for shape in (kernel, wide, bias)]
+  held = [sharding.held_sharding(mesh, shape) for shape in (kernel, wide, bias)]
   assert [h.spec for h in held] == [
     PartitionSpec(None, None, 'data', 'fsdp'), PartitionSpec(None, ('fsdp', 'data')),
     PartitionSpec(),
@@ -98,8 +100,8 @@ def test_a_pods_chips_take_any_axes_and_a_slice_is_one_of_the_slice_axis(
   there = chips(kind, shape, slices)
   monkeypatch.setattr(jax, 'devices', lambda *a: there)
   monkeypatch.setattr(jax, 'device_count', lambda: len(there))
-  mesh = parallel.make_mesh(data, fsdp, slices)
-  assert mesh.axis_names == parallel.AXES and mesh.shape['fsdp'] == fsdp
+  mesh = meshes.make_mesh(data, fsdp, slices)
+  assert mesh.axis_names == meshes.AXES and mesh.shape['fsdp'] == fsdp
   assert {d.id for d in mesh.devices.flat} == set(range(len(there)))
   for i, part in enumerate(mesh.devices):
     assert {d.slice_index for d in part.flat} == {i}
@@ -110,7 +112,7 @@ def test_devices_that_do_not_make_the_mesh_are_one_line(monkeypatch):
   monkeypatch.setattr(jax, 'devices', lambda *a: there)
   monkeypatch.setattr(jax, 'device_count', lambda: len(there))
   with pytest.raises(errors.ConfigError, match=r'mesh\.slices=1, .* 32 devices in 2 slices'):
-    parallel.make_mesh(-1, 1)
+    meshes.make_mesh(-1, 1)
 
 
 def test_a_process_puts_its_own_rows_where_its_devices_are(monkeypatch):
@@ -122,14 +124,14 @@ def test_a_process_puts_its_own_rows_where_its_devices_are(monkeypatch):
       return own
 
   put = []
-  monkeypatch.setattr(parallel, 'batches_sharding', lambda mesh: Sharding())
+  monkeypatch.setattr(sharding, 'batches_sharding', lambda mesh: Sharding())
   monkeypatch.setattr(jax, 'process_count', lambda: 2)
   monkeypatch.setattr(
     jax, 'make_array_from_callback', lambda shape, _, shard: put.append((shape, shard)) or shape
   )
-  rows = parallel.local_rows(None, 12)
+  rows = sharding.local_rows(None, 12)
   assert rows.tolist() == [0, 1, 4, 5, 8, 9]
-  parallel.put_batches(None, 12, {'id': np.stack([rows, rows + 100])})
+  sharding.put_batches(None, 12, {'id': np.stack([rows, rows + 100])})
   [(shape, shard)] = put
   assert shape == (2, 12)
   for index in own.values():
@@ -138,11 +140,11 @@ def test_a_process_puts_its_own_rows_where_its_devices_are(monkeypatch):
 
 
 def test_one_process_has_every_row():
-  mesh = parallel.make_mesh(-1, 1)
-  rows = parallel.local_rows(mesh, 8 * mesh.size)
+  mesh = meshes.make_mesh(-1, 1)
+  rows = sharding.local_rows(mesh, 8 * mesh.size)
   np.testing.assert_array_equal(rows, np.arange(8 * mesh.size))
   whole = {'a': np.arange(16.0 * mesh.size).reshape(2, -1), 'b': np.ones((2, 8 * mesh.size, 3))}
-  put = parallel.put_batches(mesh, 8 * mesh.size, whole)
+  put = sharding.put_batches(mesh, 8 * mesh.size, whole)
   jax.tree.map(np.testing.assert_array_equal, put, whole)
 
 
@@ -164,7 +166,7 @@ def test_one_process_has_every_row():
 )
 def test_a_cluster_is_known_by_what_it_leaves_in_the_environment(monkeypatch, env, found):
   monkeypatch.setattr(importlib.util, 'find_spec', lambda name: name == 'kubernetes')
-  where = parallel.cluster(env)
+  where = processes.cluster(env)
   assert where is None if found is None else found in where
 
 
@@ -181,12 +183,12 @@ def test_a_cluster_is_known_by_what_it_leaves_in_the_environment(monkeypatch, en
 def test_a_cluster_whose_processes_cannot_find_each_other_is_said_so(monkeypatch, env, words):
   monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
   with pytest.raises(errors.ConfigError, match=words):
-    parallel.cluster(env)
+    processes.cluster(env)
 
 
 def test_a_process_can_be_kept_alone(monkeypatch):
-  monkeypatch.setattr(parallel, 'cluster', lambda env: pytest.fail('it asked the cluster'))
-  parallel.start(None, 1, None)
+  monkeypatch.setattr(processes, 'cluster', lambda env: pytest.fail('it asked the cluster'))
+  processes.start(None, 1, None)
 
 
 @pytest.mark.parametrize(
@@ -200,33 +202,33 @@ def test_a_process_can_be_kept_alone(monkeypatch):
 )
 def test_half_told_processes_are_refused(given, words):
   with pytest.raises(errors.ConfigError, match=words):
-    parallel.start(*given)
+    processes.start(*given)
 
 
 def test_a_compile_cache_that_anyone_may_write_is_refused(tmp_path, monkeypatch):
   monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', str(tmp_path))
   tmp_path.chmod(0o700)
-  parallel.check_compile_cache()
+  meshes.check_compile_cache()
   tmp_path.chmod(0o777)
   with pytest.raises(errors.ConfigError, match='chmod 0700'):
-    parallel.check_compile_cache()
+    meshes.check_compile_cache()
 
 
 def test_compiled_programs_are_kept_where_only_their_owner_may_write(tmp_path, monkeypatch):
   told = []
   monkeypatch.setattr(jax.config, 'update', lambda name, value: told.append((name, value)))
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-  parallel.use_compile_cache()  # the tests have a place of their own
+  meshes.use_compile_cache()  # the tests have a place of their own
   assert not told and not list(tmp_path.iterdir())
   monkeypatch.delenv('JAX_COMPILATION_CACHE_DIR')
-  parallel.use_compile_cache()
+  meshes.use_compile_cache()
   folder = tmp_path / 'gdistill' / 'xla'
   assert told == [('jax_compilation_cache_dir', str(folder))]
   assert folder.stat().st_mode & 0o777 == 0o700
   told.clear()
   for nowhere in ('/dev/null', '~'):  # '~': no home, which leaves it as it is
     monkeypatch.setenv('XDG_CACHE_HOME', nowhere)
-    parallel.use_compile_cache()
+    meshes.use_compile_cache()
     assert not told and not os.path.exists('~')
 
 

@@ -1,0 +1,1 @@
+"""The devices a run computes on: the mesh, the sharding rule, several processes."""
