@@ -25,7 +25,7 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
-from gdistill import storage
+from gdistill.workdir import storage
 
 # Dense bfloat16, TFLOP/s, by what jax calls the device; the first that it begins with.
 PEAKS = {

@@ -15,7 +15,7 @@ import common
 import jax
 import numpy as np
 
-from gdistill import checkpoints
+from gdistill.workdir import checkpoints
 
 
 def main() -> None:
@@ -54,7 +54,7 @@ def digest_seconds(state, folder: pathlib.Path) -> float:
   leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
   began = time.perf_counter()
   checkpoints._each(checkpoints._leaf, leaves)
-  checkpoints._files(folder)
+  checkpoints.file_digests(folder)
   return time.perf_counter() - began
 
 

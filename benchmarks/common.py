@@ -22,23 +22,23 @@ from typing import Any
 import jax
 import numpy as np
 
-from gdistill import checkpoints
 from gdistill import encode
 from gdistill import evaluate
 from gdistill import grid
 from gdistill import interrupt
-from gdistill import ledger
 from gdistill import model
 from gdistill import pipeline
 from gdistill import recipe as recipes
 from gdistill import sampling
-from gdistill import state as states
-from gdistill import storage
 from gdistill import train
 from gdistill.cli import edge
 from gdistill.devices import mesh as meshes
 from gdistill.devices import sharding
 from gdistill.stages import rounds
+from gdistill.workdir import ledger
+from gdistill.workdir import state as states
+from gdistill.workdir import step_checkpoints
+from gdistill.workdir import storage
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 REPEATS, TURNS = 7, 4
@@ -395,13 +395,13 @@ def events(workdir: pathlib.Path) -> collections.Counter:
 def save(folder: pathlib.Path, step: int, state: Any) -> float:
   """The seconds of one synchronous save."""
   began = time.perf_counter()
-  checkpoints.save_step(folder, step, state, keep=2)
+  step_checkpoints.save_step(folder, step, state, keep=2)
   return time.perf_counter() - began
 
 
 def save_async(folder: pathlib.Path, step: int, state: Any) -> float:
   """The seconds that a save in the background keeps its caller; it has ended on return."""
-  with checkpoints.Saver(folder, keep=2) as saver:
+  with step_checkpoints.Saver(folder, keep=2) as saver:
     began = time.perf_counter()
     saver.save(step, state)
     blocked = time.perf_counter() - began

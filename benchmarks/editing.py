@@ -17,16 +17,16 @@ import sys
 import jax
 import numpy as np
 
-from gdistill import checkpoints
 from gdistill import editing
 from gdistill import encode
 from gdistill import evaluate
 from gdistill import model
-from gdistill import storage
 from gdistill.core import masks
 from gdistill.devices import mesh as meshes
 from gdistill.evaluation import extractors
 from gdistill.evaluation import statistics
+from gdistill.workdir import finished as finished_rounds
+from gdistill.workdir import storage
 
 _STRENGTHS = (0.25, 0.5, 0.75)
 
@@ -58,8 +58,8 @@ class _Rounds:
   def __init__(self, workdir: str):
     self.workdir = storage.path(workdir)
     paths = (self.workdir / name for name in storage.list_dir(self.workdir))
-    found = [path for path in paths if checkpoints.is_finished(path)]
-    cards = [(path, checkpoints.read_card(path)) for path in found]
+    found = [path for path in paths if finished_rounds.is_finished(path)]
+    cards = [(path, finished_rounds.read_card(path)) for path in found]
     self._paths = {(card['stage'], card['num_steps']): path for path, card in cards}
 
   def folder(self, stage: str, num_steps: int = 0) -> model.Folder:

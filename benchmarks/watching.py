@@ -17,10 +17,10 @@ import jax
 from jax import numpy as jnp
 
 from gdistill import interrupt
-from gdistill import ledger
-from gdistill import state as states
 from gdistill import train
 from gdistill import watchdog
+from gdistill.workdir import ledger
+from gdistill.workdir import state as states
 
 _LOOKS = 2000
 

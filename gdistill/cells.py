@@ -10,10 +10,10 @@ import jax
 import numpy as np
 
 from gdistill import errors
-from gdistill import storage
 from gdistill.evaluation import extractors
 from gdistill.evaluation import measure
 from gdistill.evaluation import protocol
+from gdistill.workdir import storage
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

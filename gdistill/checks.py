@@ -6,16 +6,16 @@ import math
 import numpy as np
 from jax.sharding import Mesh
 
-from gdistill import checkpoints
 from gdistill import encode
 from gdistill import errors
 from gdistill import model
 from gdistill import progress
 from gdistill import recipe as recipes
-from gdistill import storage
 from gdistill.devices import mesh as meshes
 from gdistill.devices import sharding
 from gdistill.stages import rounds
+from gdistill.workdir import finished as finished_rounds
+from gdistill.workdir import storage
 
 _MOST_IN_V = 50.0  # Stable Diffusion's schedule has 15 at its end, ADM's 20,000
 
@@ -31,7 +31,7 @@ def everything(recipe: recipes.Recipe, workdir: storage.epath.Path | None) -> Me
 def rest(recipe: recipes.Recipe, workdir: storage.epath.Path | None) -> None:
   """What needs neither devices nor data."""
   if recipe.initial:
-    initial(recipe, checkpoints.read_card(recipe.initial))
+    initial(recipe, finished_rounds.read_card(recipe.initial))
   grid(recipe)
   if workdir is not None:
     storage.check_writable('--workdir', workdir)

@@ -16,11 +16,9 @@ import numpy as np
 
 from gdistill import errors
 from gdistill import interrupt
-from gdistill import ledger
 from gdistill import model
 from gdistill import progress
 from gdistill import recipe as recipes
-from gdistill import storage
 from gdistill.convert import autoencoder as autoencoders
 from gdistill.convert import text as texts
 from gdistill.core import masks
@@ -32,6 +30,8 @@ from gdistill.data import records
 from gdistill.data import source
 from gdistill.devices import mesh as meshes
 from gdistill.devices import processes
+from gdistill.workdir import ledger
+from gdistill.workdir import storage
 
 AUTOENCODER = 'autoencoder'  # folder of a run, and of an imported network
 _MOST_SAID = 5  # prompts that are cut

@@ -11,7 +11,6 @@ import jax
 import numpy as np
 
 from gdistill import cells as keeping
-from gdistill import checkpoints
 from gdistill import encode
 from gdistill import errors
 from gdistill import grid as grids
@@ -20,7 +19,6 @@ from gdistill import model
 from gdistill import progress
 from gdistill import recipe as recipes
 from gdistill import sampling
-from gdistill import storage
 from gdistill import train
 from gdistill.data import source
 from gdistill.devices import processes
@@ -33,6 +31,8 @@ from gdistill.evaluation import reference
 from gdistill.evaluation import report
 from gdistill.evaluation import statistics
 from gdistill.stages import rounds
+from gdistill.workdir import finished as finished_rounds
+from gdistill.workdir import storage
 
 
 def run(
@@ -53,7 +53,7 @@ def run(
   workdir = storage.path(workdir)
   recipe = recipe or read_recipe(workdir)
   for r in rounds.plan(recipe):
-    if r.stage != 'encoder' and not checkpoints.is_finished(workdir / r.name):
+    if r.stage != 'encoder' and not finished_rounds.is_finished(workdir / r.name):
       raise errors.ConfigError(
         f'--workdir={workdir}: round {r.name} is not finished; repeat the training command first'
       )
@@ -381,7 +381,7 @@ def _rows(recipe, store, names, images, grid, stop) -> tuple[list[dict], list[di
   """(those of the real images, those of the cells)."""
   real = _real(recipe, store, stop)
   seen, held = real['training'], real['held out']
-  cards = {f: checkpoints.read_card(f) for f in {c.folder for c in names}}
+  cards = {f: finished_rounds.read_card(f) for f in {c.folder for c in names}}
   shared = {
     'grid': grid,
     'images': images,

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from gdistill import checkpoints
 from gdistill import errors
 from gdistill import recipe as recipes
 from gdistill import sampling
-from gdistill import storage
 from gdistill.stages import rounds
+from gdistill.workdir import finished as finished_rounds
+from gdistill.workdir import storage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,16 +67,16 @@ def teacher_folder(recipe: recipes.Recipe, workdir: storage.epath.Path) -> stora
   if recipe.stages[:1] == ('teacher',):
     return workdir / rounds.plan(recipe)[0].name
   folder = storage.path(recipe.initial)
-  card = checkpoints.read_card(folder)
+  card = finished_rounds.read_card(folder)
   while card['stage'] != 'teacher':
     before = card['teacher']  # a round beside this one by its name, another run's by its path
     folder = storage.path(before) if '/' in before else folder.parent / before
-    if not checkpoints.is_finished(folder):
+    if not finished_rounds.is_finished(folder):
       raise errors.ConfigError(
         f'initial={recipe.initial!r} descends from {folder}, which is not there; copy that round '
         'too: the report measures against the guided teacher'
       )
-    card = checkpoints.read_card(folder)
+    card = finished_rounds.read_card(folder)
   return folder
 
 
@@ -85,7 +85,7 @@ def names(cells: list[Cell], images: int) -> dict[Cell, str]:
 
   What decodes latents is not in it: it is that of the run.
   """
-  digests = {f: checkpoints.params_digest(f) for f in dict.fromkeys(c.folder for c in cells)}
+  digests = {f: finished_rounds.params_digest(f) for f in dict.fromkeys(c.folder for c in cells)}
   found = {}
   for c in cells:
     what = [digests[c.folder], c.sampler, c.num_steps, c.w, images, 'clip']

@@ -7,16 +7,16 @@ from typing import Any
 
 import jax
 
-from gdistill import checkpoints
 from gdistill import encode
 from gdistill import errors
 from gdistill import exporting
 from gdistill import pipeline
 from gdistill import recipe as recipes
-from gdistill import storage
 from gdistill import teachers
 from gdistill.convert import autoencoder as autoencoders
 from gdistill.convert import text as texts
+from gdistill.workdir import finished as finished_rounds
+from gdistill.workdir import storage
 
 TINY = 'autoencoder_tiny'  # beside the autoencoder, for quick looks
 
@@ -41,8 +41,8 @@ def run(source: str, out: storage.epath.Path, *, tiny: str = '', **given: str) -
   if small is not None:
     autoencoders.write(os.fspath(out / TINY), small)
   if found.null_params is not None:
-    checkpoints.finish(out / 'null', found.null_params, {'stage': 'null'})
-  return checkpoints.finish(out, found.params, _card(found))
+    finished_rounds.finish(out / 'null', found.null_params, {'stage': 'null'})
+  return finished_rounds.finish(out, found.params, _card(found))
 
 
 def _student(source: pathlib.Path, out: storage.epath.Path) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def _student(source: pathlib.Path, out: storage.epath.Path) -> dict[str, Any]:
   if autoencoder is not None:
     autoencoders.write(os.fspath(out / encode.AUTOENCODER), autoencoder)
   wanted = card.pop('params_digest', '')
-  done = checkpoints.finish(out, params, card)
+  done = finished_rounds.finish(out, params, card)
   if done['params_digest'] != wanted:
     raise errors.DataError(
       f'--source={source} holds other weights than it was exported with; export it again'

@@ -9,10 +9,8 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
-from gdistill import checkpoints
 from gdistill import errors
 from gdistill import recipe as recipes
-from gdistill import storage
 from gdistill.core import predict
 from gdistill.core import projections
 from gdistill.core import schedule
@@ -21,6 +19,8 @@ from gdistill.models import dit
 from gdistill.models import embeddings
 from gdistill.models import latent_unet
 from gdistill.models import unet
+from gdistill.workdir import finished as finished_rounds
+from gdistill.workdir import storage
 
 Network = unet.UNet | latent_unet.LatentUNet | dit.DiT
 _MODULES = {'unet': unet, 'latent_unet': latent_unet, 'dit': dit}
@@ -267,14 +267,14 @@ def null_of(card: Mapping[str, Any]) -> str:
 def read_folder(path: Any) -> Folder:
   """CheckpointError or ConfigError where there is no finished round to read."""
   folder = storage.path(path)
-  card = checkpoints.read_card(folder)
+  card = finished_rounds.read_card(folder)
   try:
     settings, noise_settings = settings_of(card)
     net = build(settings, card['takes_w'], noise_settings=noise_settings)
   except (KeyError, TypeError) as e:
     raise errors.CheckpointError(f'{folder}/card.json lacks or misnames {e}') from e
-  params = checkpoints.read_params(folder, initial_shapes(net, settings))
+  params = finished_rounds.read_params(folder, initial_shapes(net, settings))
   null_params = None
   if card.get('null') == 'network':
-    null_params = checkpoints.read_params(folder / 'null', initial_shapes(net, settings))
+    null_params = finished_rounds.read_params(folder / 'null', initial_shapes(net, settings))
   return Folder(folder, card, settings, noise_settings, net, params, null_params)

@@ -14,17 +14,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from gdistill import checkpoints
 from gdistill import checks
 from gdistill import encode
 from gdistill import errors
 from gdistill import interrupt
-from gdistill import ledger
 from gdistill import model
 from gdistill import progress
 from gdistill import recipe as recipes
-from gdistill import state as states
-from gdistill import storage
 from gdistill import train
 from gdistill.core import guidance as core_guidance
 from gdistill.core import projections
@@ -39,6 +35,10 @@ from gdistill.stages import guidance
 from gdistill.stages import progressive
 from gdistill.stages import rounds
 from gdistill.stages import teacher as teacher_stage
+from gdistill.workdir import finished as finished_rounds
+from gdistill.workdir import ledger
+from gdistill.workdir import state as states
+from gdistill.workdir import storage
 
 
 def _check_same_data(
@@ -78,7 +78,7 @@ def run(
       storage.write_json(config_file, resolved)
     for r in plan:
       _tidy(workdir, r)
-  if all(checkpoints.is_finished(workdir / r.name) for r in plan):
+  if all(finished_rounds.is_finished(workdir / r.name) for r in plan):
     return
   with seconds('data'):
     if recipe.latent:
@@ -87,7 +87,7 @@ def run(
     processes.agree('data', examples.fingerprint)
     _check_same_data(workdir, examples)
   compiled = {} if compiled is None else compiled
-  todo = [r for r in plan if not checkpoints.is_finished(workdir / r.name)]
+  todo = [r for r in plan if not finished_rounds.is_finished(workdir / r.name)]
   updates = sum(r.steps for r in todo)
   progress.say(
     f'{workdir}: {len(todo)} of {len(plan)} rounds to do, {updates:,} updates, on {mesh.size} '
@@ -135,7 +135,7 @@ def _encode(recipe: recipes.Recipe, workdir: storage.epath.Path, stop: interrupt
 
 def _tidy(workdir: storage.epath.Path, r: rounds.Round) -> None:
   """What a kill between a round's card and its last words may have left undone."""
-  if checkpoints.is_finished(workdir / r.name):
+  if finished_rounds.is_finished(workdir / r.name):
     told = any(
       e['event'] == 'round-finished' and e.get('round') == r.name for e in ledger.ledger(workdir)
     )
@@ -197,8 +197,8 @@ def _student_and_teacher(recipe: recipes.Recipe, stage: str) -> tuple[Any, Any]:
 
 def _has_null_network(folder: str) -> bool:
   """Of a finished round; a plan may name one that is not there yet."""
-  there = checkpoints.is_finished(folder)
-  return there and checkpoints.read_card(folder).get('null') == 'network'
+  there = finished_rounds.is_finished(folder)
+  return there and finished_rounds.read_card(folder).get('null') == 'network'
 
 
 def _create(settings: recipes.Training) -> Callable:
@@ -246,7 +246,7 @@ def _run_round(recipe, workdir, r, examples, mesh, step, stop, seconds) -> None:
   with seconds('save'):
     card = _card(recipe, r, state, examples, time.monotonic() - began)
     stop.watch()
-    checkpoints.finish(folder, states.handed_on(state), card)
+    finished_rounds.finish(folder, states.handed_on(state), card)
     _record(workdir, 'round-finished', round=r.name)
     if jax.process_index() == 0:
       storage.remove_tree(folder / 'steps')
@@ -369,7 +369,7 @@ def _card(recipe, r, state, examples, seconds) -> dict:
     'latents': encode.about(recipe),
     'data': {'examples': len(examples), 'fingerprint': examples.fingerprint},
     'teacher': str(storage.path(r.teacher)) if r.outside else r.teacher,
-    'licence': checkpoints.read_card(recipe.initial).get('licence') if recipe.initial else None,
+    'licence': finished_rounds.read_card(recipe.initial).get('licence') if recipe.initial else None,
     'steps': r.steps,
     'lr': r.lr,
     'skipped': int(state.skipped),
@@ -430,7 +430,7 @@ def describe(recipe: recipes.Recipe, mesh: Mesh, workdir: storage.epath.Path | N
     f'compiled train steps: {len(stages)} ({", ".join(stages)}), each once for its rounds'
   )
   if workdir is not None:
-    done = [r.name for r in plan if checkpoints.is_finished(workdir / r.name)]
+    done = [r.name for r in plan if finished_rounds.is_finished(workdir / r.name)]
     todo = [r.name for r in plan if r.name not in done]
     lines.append(f'finished in {workdir}: {", ".join(done) or "none"}; to do: {len(todo)} rounds')
   return '\n'.join(lines)

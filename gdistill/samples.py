@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from gdistill import errors
-from gdistill import storage
 from gdistill.data import images as data
 from gdistill.data import source
 from gdistill.evaluation import clip_score as clip_scores
@@ -17,6 +16,7 @@ from gdistill.evaluation import presets
 from gdistill.evaluation import protocol
 from gdistill.evaluation import reference
 from gdistill.evaluation import statistics
+from gdistill.workdir import storage
 
 BANK = 10_000  # pictures whose features have neighbours
 Tick = Callable[[int], None]  # is told how many are done

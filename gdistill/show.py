@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from gdistill import checkpoints
 from gdistill import errors
 from gdistill import model
 from gdistill import sampling
-from gdistill import storage
 from gdistill.evaluation import presets
+from gdistill.workdir import finished as finished_rounds
+from gdistill.workdir import storage
 
 _GREY = 128
 
@@ -27,7 +27,7 @@ class Gallery:
     num_steps: int | None = None,
     sampler: str | None = None,
   ):
-    self.card = checkpoints.read_card(folder)
+    self.card = finished_rounds.read_card(folder)
     self._sampler_name = sampler or sampling.own_sampler(self.card)
     self.num_steps = num_steps or self.card['num_steps'] or 64
     sampling.check_steps(folder, self.card, self.num_steps, self._sampler_name)
@@ -69,10 +69,10 @@ class Gallery:
 def rounds(folder: Any) -> dict[str, Any]:
   """{name: folder} of the finished rounds of a run that draw, in their order, or of one folder."""
   folder = storage.path(folder)
-  if checkpoints.is_finished(folder):
+  if finished_rounds.is_finished(folder):
     return {folder.name: folder}
   found = {n: folder / n for n in sorted(storage.list_dir(folder)) if '_encoder_' not in n}
-  found = {name: path for name, path in found.items() if checkpoints.is_finished(path)}
+  found = {name: path for name, path in found.items() if finished_rounds.is_finished(path)}
   if not found:
     raise errors.ConfigError(f'{folder} holds no finished round (no card.json); train a run first')
   return found

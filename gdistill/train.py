@@ -16,16 +16,16 @@ import optax
 from jax import numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from gdistill import checkpoints
 from gdistill import errors
 from gdistill import interrupt
 from gdistill import progress
 from gdistill import recipe as recipes
-from gdistill import state as states
-from gdistill import storage
 from gdistill.devices import mesh as meshes
 from gdistill.devices import processes
 from gdistill.devices import sharding
+from gdistill.workdir import state as states
+from gdistill.workdir import step_checkpoints
+from gdistill.workdir import storage
 
 _RESTORING = 0.25  # hours that one process waits for the others to have read their checkpoint
 _ASK_EVERY = 10  # updates; machines that are taken away give half a minute's notice
@@ -238,7 +238,7 @@ def fit(
   steps_folder = folder / 'steps'
   with seconds('restore'):
     shardings = jax.tree.map(lambda a: a.sharding, like)
-    found = checkpoints.restore_latest(steps_folder, like, shardings)
+    found = step_checkpoints.restore_latest(steps_folder, like, shardings)
     # Its own buffers: the step donates them. Nothing else may hold on to a state, which is large.
     step, state = (0, fresh()) if found is None else (found[0], jax.tree.map(jnp.copy, found[1]))
     del found
@@ -257,7 +257,7 @@ def fit(
 
   metrics, since, start = None, step, time.monotonic()
   with (
-    checkpoints.Saver(steps_folder, settings.max_to_keep, stop.watch) as saver,
+    step_checkpoints.Saver(steps_folder, settings.max_to_keep, stop.watch) as saver,
     progress.Progress(folder.name, steps, step) as bar,
     stop.steady(),
   ):

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from gdistill import storage
+from gdistill.workdir import storage
 
 _TIMES = 30  # a step may take so many times the median before it counts as stuck
 _SLOW = 6  # what is no training step, a compile above all, may take so many times as long

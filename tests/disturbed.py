@@ -12,8 +12,8 @@ import time
 
 import micro
 
-from gdistill import checkpoints
 from gdistill.cli import edge
+from gdistill.workdir import checkpoints
 
 ROOT = pathlib.Path(__file__).parents[1]
 

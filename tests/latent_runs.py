@@ -14,11 +14,11 @@ from gdistill import evaluate
 from gdistill import interrupt
 from gdistill import pipeline
 from gdistill import recipe as recipes
-from gdistill import storage
 from gdistill import train
 from gdistill.cli import edge
 from gdistill.convert import autoencoder as autoencoders
 from gdistill.models import vae
+from gdistill.workdir import storage
 
 SIZE, CLASSES = 16, ('big_cat', 'dog', 'eel, conger')
 NETS = {  # with the latent channels of the configs that they are for

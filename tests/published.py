@@ -9,17 +9,17 @@ import safetensors.numpy
 import texts
 from jax import numpy as jnp
 
-from gdistill import checkpoints
 from gdistill import encode
 from gdistill import model
 from gdistill import recipe as recipes
-from gdistill import storage
 from gdistill.convert import adm
 from gdistill.convert import autoencoder as autoencoders
 from gdistill.convert import text
 from gdistill.convert import unet2d
 from gdistill.models import unet
 from gdistill.models import vae
+from gdistill.workdir import finished as finished_rounds
+from gdistill.workdir import storage
 
 WEIGHTS = 'diffusion_pytorch_model.safetensors'
 SD_NOISE = recipes.Noise('scaled_linear')
@@ -103,7 +103,7 @@ def finished(path, settings, noise, kind='', template='', takes_w=True, **card):
     'class_names': [str(i) for i in range(settings.num_classes)], 'latents': about,
     'licence': 'openrail', 'config': {'mesh': {'cpu_devices': 1}}, **card,
   }  # fmt: skip
-  checkpoints.finish(storage.path(path), params, card)
+  finished_rounds.finish(storage.path(path), params, card)
   return params
 
 

@@ -15,11 +15,11 @@ from PIL import Image
 from gdistill import encode
 from gdistill import errors
 from gdistill import interrupt
-from gdistill import ledger
-from gdistill import storage
 from gdistill.convert import autoencoder as autoencoders
 from gdistill.data import latents
 from gdistill.data import records
+from gdistill.workdir import ledger
+from gdistill.workdir import storage
 
 PHOTOS, TEXT, IMAGENET, SD = latent_runs.KINDS
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gdistill import checkpoints
-from gdistill import storage
 from gdistill.cli import edge
 from gdistill.evaluation import report
+from gdistill.workdir import finished as finished_rounds
+from gdistill.workdir import storage
 
 ROOT = pathlib.Path(__file__).parent.parent
 pytestmark = pytest.mark.heavy
@@ -119,7 +119,7 @@ def cifar10(tmp_path, **data):
 
 def ends_well(run):
   last = sorted(p.name for p in run.glob('*progressive*'))[-1]
-  card = checkpoints.read_card(run / last)
+  card = finished_rounds.read_card(run / last)
   assert card['num_steps'] == 1 and card['takes_w']
   assert card['class_names'] == [f'class{c:04d}' for c in range(10)]
   rows = json.loads((run / 'report' / 'metrics.json').read_text())

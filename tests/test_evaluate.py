@@ -5,12 +5,12 @@ import pathlib
 import micro
 import pytest
 
-from gdistill import checkpoints
 from gdistill import errors
 from gdistill import evaluate
 from gdistill import grid as grids
 from gdistill import recipe as recipes
-from gdistill import storage
+from gdistill.workdir import finished as finished_rounds
+from gdistill.workdir import storage
 
 
 @pytest.mark.parametrize('initial', ['first/01_guidance', 'second/00_progressive_2'])
@@ -24,8 +24,8 @@ def test_the_teacher_of_a_run_begun_elsewhere_is_found_through_the_cards(
     first / '01_guidance': {'stage': 'guidance', 'teacher': '00_teacher'},
     second / '00_progressive_2': {'stage': 'progressive', 'teacher': str(first / '01_guidance')},
   }
-  monkeypatch.setattr(checkpoints, 'read_card', lambda folder: cards[pathlib.Path(folder)])
-  monkeypatch.setattr(checkpoints, 'is_finished', lambda folder: pathlib.Path(folder) in cards)
+  monkeypatch.setattr(finished_rounds, 'read_card', lambda folder: cards[pathlib.Path(folder)])
+  monkeypatch.setattr(finished_rounds, 'is_finished', lambda folder: pathlib.Path(folder) in cards)
   recipe = micro.recipe(stages=('progressive',), initial=str(tmp_path / initial))
   found = grids.teacher_folder(recipe, storage.path(tmp_path / 'third'))
   assert str(found) == str(first / '00_teacher')

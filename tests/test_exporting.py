@@ -9,13 +9,13 @@ import published
 import pytest
 import texts
 
-from gdistill import checkpoints
 from gdistill import errors
 from gdistill import exporting
 from gdistill import importing
 from gdistill import model
 from gdistill import recipe as recipes
-from gdistill import storage
+from gdistill.workdir import finished as finished_rounds
+from gdistill.workdir import storage
 
 COSINE = recipes.Noise('cosine')
 
@@ -40,7 +40,7 @@ def with_card(folder, tmp_path, **changes):
   shutil.copytree(folder, other, ignore=shutil.ignore_patterns('params', 'card.json'))
   found = model.read_folder(folder)
   card = {k: v for k, v in found.card.items() if k != 'params_digest'}
-  checkpoints.finish(storage.path(other), found.params, {**card, **changes})
+  finished_rounds.finish(storage.path(other), found.params, {**card, **changes})
   return model.read_folder(other)
 
 
@@ -220,7 +220,7 @@ def test_a_round_of_an_earlier_version_whose_card_knows_no_latents_comes_back(
 ):
   found = model.read_folder(pixel_round)
   card = {k: v for k, v in found.card.items() if k not in ('latents', 'params_digest')}
-  checkpoints.finish(storage.path(tmp_path / 'old'), found.params, card)
+  finished_rounds.finish(storage.path(tmp_path / 'old'), found.params, card)
   old = model.read_folder(tmp_path / 'old')
   out, _ = exported(old, tmp_path)
   assert importing.run(str(out), storage.path(tmp_path / 'again')) == old.card

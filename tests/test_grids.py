@@ -17,8 +17,8 @@ from gdistill import evaluate
 from gdistill import interrupt
 from gdistill import pipeline
 from gdistill import recipe as recipes
-from gdistill import storage
 from gdistill import train
+from gdistill.workdir import storage
 
 ROOT = pathlib.Path(__file__).parent.parent
 # What depends on the machine.

@@ -11,7 +11,6 @@ import published
 import pytest
 import safetensors.numpy
 
-from gdistill import checkpoints
 from gdistill import checks
 from gdistill import encode
 from gdistill import errors
@@ -19,7 +18,6 @@ from gdistill import importing
 from gdistill import model
 from gdistill import recipe as recipes
 from gdistill import sampling
-from gdistill import storage
 from gdistill import teachers
 from gdistill.cli import edge
 from gdistill.convert import adm
@@ -29,6 +27,8 @@ from gdistill.convert import unet2d
 from gdistill.core import schedule
 from gdistill.models import latent_unet
 from gdistill.samplers import noise as image_noise
+from gdistill.workdir import finished as finished_rounds
+from gdistill.workdir import storage
 
 SMALL_CIN256 = dict(
   channels=(32, 64), num_blocks=1, attention=(False, True), heads=(1, 1), context='class',
@@ -430,7 +430,7 @@ def test_arrays_that_do_not_fit_are_named(kind, change, words, tmp_path, monkeyp
   with pytest.raises(errors.ConfigError, match=rf'^{re.escape(source)}: .*{words}'):
     importing.run(source, storage.path(tmp_path / 'round'), kind=kind,
                   autoencoder=str(tmp_path) if kind == 'dit' else '')  # fmt: skip
-  assert not checkpoints.is_finished(tmp_path / 'round')
+  assert not finished_rounds.is_finished(tmp_path / 'round')
 
 
 @pytest.mark.parametrize(('fields', 'size', 'kind'),

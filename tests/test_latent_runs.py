@@ -13,7 +13,6 @@ import stand_in
 from PIL import Image
 
 import gdistill.cli
-from gdistill import checkpoints
 from gdistill import checks
 from gdistill import encode
 from gdistill import errors
@@ -23,13 +22,14 @@ from gdistill import model
 from gdistill import pipeline
 from gdistill import recipe as recipes
 from gdistill import sampling
-from gdistill import storage
 from gdistill.cli import evaluate as evaluate_command
 from gdistill.cli import statistics as statistics_command
 from gdistill.evaluation import extractors
 from gdistill.stages import guidance
 from gdistill.stages import progressive
 from gdistill.stages import rounds
+from gdistill.workdir import finished as finished_rounds
+from gdistill.workdir import storage
 
 PHOTOS, TEXT, IMAGENET, SD = latent_runs.KINDS
 COMPILED = {}  # config -> executables shared by its runs, as a long process would
@@ -47,7 +47,9 @@ def run(name, given, workdir, stop=None, **sections):
 
 
 def digests(workdir):
-  return {p.parent.name: checkpoints.params_digest(p.parent) for p in workdir.glob('*/card.json')}
+  return {
+    p.parent.name: finished_rounds.params_digest(p.parent) for p in workdir.glob('*/card.json')
+  }
 
 
 @pytest.fixture(scope='session')
@@ -61,7 +63,7 @@ def undisturbed(given, tmp_path_factory):
 def test_every_config_goes_from_pictures_to_figures(given, tmp_path, name):
   recipe, workdir = run(name, given, tmp_path / 'run')
   kind, text = latent_runs.KINDS[name]
-  cards = [checkpoints.read_card(workdir / r.name) for r in rounds.plan(recipe)]
+  cards = [finished_rounds.read_card(workdir / r.name) for r in rounds.plan(recipe)]
   assert [c['num_steps'] for c in cards] == [0, 0, 2, 1]
   own = latent_runs.autoencoder(kind)
   for card in cards:
@@ -301,14 +303,14 @@ def test_a_teacher_may_start_from_one_that_predicts_something_else(given, tmp_pa
   # Trained, it is of this run, and says from where.
   _, workdir = run(PHOTOS, given, tmp_path / 'v', initial=initial, latents=cache,
                    stages=('teacher',))  # fmt: skip
-  card = checkpoints.read_card(workdir / '00_teacher')
+  card = finished_rounds.read_card(workdir / '00_teacher')
   assert (card['predict'], card['teacher'], card['stage']) == ('v', initial, 'teacher')
   found = model.read_folder(workdir / '00_teacher').params
   near = jax.tree.map(lambda a, b: np.abs(a - b).max(), found, expected)
   assert 0 < max(jax.tree.leaves(near)) < 5 * recipe.teacher.lr * 1.1  # five updates away
   with pytest.raises(errors.ConfigError, match=r"model\.predict='v' differs from"):
     later = dataclasses.replace(recipe, stages=('guidance', 'progressive'))
-    checks.initial(later, checkpoints.read_card(initial))
+    checks.initial(later, finished_rounds.read_card(initial))
 
 
 def test_a_teacher_of_other_frozen_networks_is_refused(given):

@@ -15,22 +15,23 @@ import micro
 import numpy as np
 import pytest
 
-from gdistill import checkpoints
 from gdistill import checks
 from gdistill import errors
 from gdistill import evaluate
 from gdistill import exporting
 from gdistill import grid
 from gdistill import interrupt
-from gdistill import ledger
 from gdistill import model
 from gdistill import pipeline
 from gdistill import show
-from gdistill import storage
 from gdistill import train
 from gdistill.cli import sample
 from gdistill.core import projections
 from gdistill.stages import rounds
+from gdistill.workdir import finished as finished_rounds
+from gdistill.workdir import ledger
+from gdistill.workdir import step_checkpoints
+from gdistill.workdir import storage
 
 COMPILED = {}  # executables shared by the runs of one recipe, as a long process would
 
@@ -43,7 +44,7 @@ def run(workdir, stop=None, compiled=COMPILED, **sections):
 
 def digests(workdir):
   plan = rounds.plan(micro.recipe())
-  return {r.name: checkpoints.params_digest(storage.path(workdir) / r.name) for r in plan}
+  return {r.name: finished_rounds.params_digest(storage.path(workdir) / r.name) for r in plan}
 
 
 @pytest.fixture(scope='session')
@@ -55,7 +56,7 @@ def undisturbed(tmp_path_factory):
 
 def test_every_round_leaves_a_finished_folder(undisturbed):
   for r in rounds.plan(micro.recipe()):
-    card = checkpoints.read_card(undisturbed / r.name)
+    card = finished_rounds.read_card(undisturbed / r.name)
     assert (card['stage'], card['num_steps']) == (r.stage, r.num_steps)
     assert card['takes_w'] == (r.stage != 'teacher')
     rows = [
@@ -111,7 +112,7 @@ def test_a_run_that_lost_its_lock_stops_and_saves_nothing_over_its_new_holder(
   with pytest.raises(errors.ConfigError, match='has the lock'):
     run(tmp_path / 'run', interrupt.Interrupt(lost))
   folder = tmp_path / 'run' / '00_teacher'
-  assert checkpoints._steps(folder / 'steps') == saved and not (folder / 'card.json').exists()
+  assert step_checkpoints._steps(folder / 'steps') == saved and not (folder / 'card.json').exists()
   assert next(looks) == allowed + 1
 
 
@@ -163,7 +164,7 @@ def test_a_run_can_begin_from_a_finished_round_elsewhere(undisturbed, tmp_path):
   names = [r.name for r in rounds.plan(recipe)]
   assert names == ['00_progressive_2', '01_progressive_1']
   # Another place in the plan is another stream of random numbers, but the same network.
-  card = checkpoints.read_card(tmp_path / 'run' / names[-1])
+  card = finished_rounds.read_card(tmp_path / 'run' / names[-1])
   assert card['num_steps'] == 1 and card['takes_w']
 
 
@@ -184,7 +185,7 @@ def test_a_finished_run_grows_an_encoders_ladder_and_may_leave_it_out_again(
   names = [r.name for r in plan]
   assert names[4:] == ['04_encoder_2', '05_encoder_1'] and names_of_finished(workdir) == names
   for r in plan[4:]:
-    card = checkpoints.read_card(workdir / r.name)
+    card = finished_rounds.read_card(workdir / r.name)
     found = [card[k] for k in ('stage', 'num_steps', 'sampler', 'takes_w', 'guided', 'teacher')]
     assert found == ['encoder', r.num_steps, 'deterministic', True, False, r.teacher]
     assert card['clip_x_hat'] and (card['w_min'], card['w_max']) == (0.0, 4.0)
@@ -207,7 +208,7 @@ def test_a_finished_run_grows_an_encoders_ladder_and_may_leave_it_out_again(
   # In a run that has it from the beginning all rounds are the same.
   run(tmp_path / 'whole', encoder=True, compiled={**COMPILED, **compiled})
   for name in names:
-    both = [checkpoints.params_digest(w / name) for w in (workdir, tmp_path / 'whole')]
+    both = [finished_rounds.params_digest(w / name) for w in (workdir, tmp_path / 'whole')]
     assert both[0] == both[1], name
 
 
@@ -233,7 +234,7 @@ def test_an_encoders_ladder_alone_and_one_beside_a_decoders_from_a_round_elsewhe
   first, compiled = str(undisturbed / '01_guidance'), {}
 
   def teachers(workdir):
-    cards = {n: checkpoints.read_card(workdir / n) for n in names_of_finished(workdir)}
+    cards = {n: finished_rounds.read_card(workdir / n) for n in names_of_finished(workdir)}
     return {name: card['teacher'] for name, card in cards.items()}
 
   run(tmp_path / 'a', stages=(), initial=first, encoder=True, compiled=compiled)
@@ -299,13 +300,13 @@ def test_encoders_begin_from_a_student_of_stage_one_or_go_on_from_an_encoder(
 ):
   folder = undisturbed / '01_guidance'
   recipe = micro.recipe(**{'initial': str(folder), 'encoder': True, **given})
-  card = {**checkpoints.read_card(folder), 'sampler': 'deterministic', **card}
+  card = {**finished_rounds.read_card(folder), 'sampler': 'deterministic', **card}
   with pytest.raises(errors.ConfigError, match=words) as e:
     checks.initial(recipe, card)
   assert '\n' not in str(e.value)
   fine = micro.recipe(initial=str(folder), encoder=True, stages=())
   for theirs in (dict(), dict(stage='encoder', num_steps=4)):
-    own = {**checkpoints.read_card(folder), 'sampler': 'deterministic', **theirs}
+    own = {**finished_rounds.read_card(folder), 'sampler': 'deterministic', **theirs}
     checks.initial(fine, own)
 
 
@@ -364,7 +365,7 @@ def test_wrong_beginnings_are_refused_before_anything_is_written(
 
 
 def test_a_teacher_without_label_dropout_cannot_be_guided(undisturbed, tmp_path):
-  card = checkpoints.read_card(undisturbed / '00_teacher')
+  card = finished_rounds.read_card(undisturbed / '00_teacher')
   recipe = micro.recipe(stages=('guidance',), initial=str(undisturbed / '00_teacher'))
   with pytest.raises(errors.ConfigError, match='no null condition'):
     checks.initial(recipe, {**card, 'p_uncond': 0.0})
@@ -414,7 +415,7 @@ def test_the_single_w_student_and_the_naive_baseline_take_no_w(tmp_path):
     evaluation={'ws': (1.0,)},
   )
   last = rounds.plan(recipe)[-1].name
-  card = checkpoints.read_card(tmp_path / 'a' / last)
+  card = finished_rounds.read_card(tmp_path / 'a' / last)
   assert not card['takes_w'] and not card['guided'] and card['w_min'] == card['w_max'] == 1.0
   recipe = run(
     tmp_path / 'b', compiled={}, stages=('teacher', 'progressive'),
@@ -422,7 +423,7 @@ def test_the_single_w_student_and_the_naive_baseline_take_no_w(tmp_path):
   )  # fmt: skip
   names = [r.name for r in rounds.plan(recipe)]
   assert names == ['00_teacher', '01_progressive_2', '02_progressive_1']
-  card = checkpoints.read_card(tmp_path / 'b' / names[-1])
+  card = finished_rounds.read_card(tmp_path / 'b' / names[-1])
   assert card['guided'] and not card['takes_w'] and card['p_uncond'] == recipe.teacher.p_uncond > 0
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from gdistill import errors
 from gdistill import show
-from gdistill import storage
+from gdistill.workdir import storage
 
 
 def test_a_sheet_has_a_grey_line_before_every_picture_and_after_the_last():

@@ -11,7 +11,7 @@ import micro
 import numpy as np
 import pytest
 
-from gdistill import checkpoints
+from gdistill.workdir import finished as finished_rounds
 
 ROOT = pathlib.Path(__file__).parent.parent
 pytestmark = pytest.mark.heavy
@@ -103,7 +103,7 @@ def test_every_mesh_trains_as_one_device_does(start, alone, tmp_path, name):
       found, expected = losses(a), losses(b)
       assert len(expected) == STEPS
       np.testing.assert_allclose(found, expected, rtol=1e-5)
-      found, expected = flat(checkpoints.read_params(a)), flat(checkpoints.read_params(b))
+      found, expected = flat(finished_rounds.read_params(a)), flat(finished_rounds.read_params(b))
       for leaf, value in expected.items():
         difference = np.linalg.norm(found[leaf] - value) / max(np.linalg.norm(value), 1e-12)
         assert difference <= 1e-4, (folder.name, leaf, difference)

@@ -15,9 +15,9 @@ from jax import numpy as jnp
 
 from gdistill import errors
 from gdistill import recipe as recipes
-from gdistill import state as states
 from gdistill import train
 from gdistill.cli import edge
+from gdistill.workdir import state as states
 
 BASE = recipes.from_config(edge.load_config('configs/digits.py', [])).teacher
 KEY = jax.random.key(0)

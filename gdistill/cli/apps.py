@@ -97,10 +97,10 @@ class Asked:
 
 def check(args) -> Asked:
   """ConfigError or DataError where a flag fits neither the round nor the files."""
-  from gdistill import checkpoints
   from gdistill import model
+  from gdistill.workdir import finished as finished_rounds
 
-  card = checkpoints.read_card(args.folder)
+  card = finished_rounds.read_card(args.folder)
   walk = asked.walk(args, card)
   wanted = condition(args.folder, card, args.label, args.prompt)
   sources = results.Sources(args.image, '--image')
@@ -114,11 +114,11 @@ def check(args) -> Asked:
 
 def encoder(args, of: Asked) -> Encoder:
   """What encodes, of its own flags; ConfigError where nothing does."""
-  from gdistill import checkpoints
   from gdistill import editing
+  from gdistill.workdir import finished as finished_rounds
 
   where = args.encoder or args.folder
-  card = checkpoints.read_card(where)
+  card = finished_rounds.read_card(where)
   if of.card.get('sampler') == 'stochastic':
     raise errors.ConfigError(
       f'--folder={args.folder} was distilled for the stochastic sampler, which adds noise of its '
@@ -206,15 +206,15 @@ def run(
   """
   import numpy as np
 
-  from gdistill import checkpoints
   from gdistill import encode
   from gdistill import model
   from gdistill.devices import mesh as meshes
+  from gdistill.workdir import finished as finished_rounds
 
   paths = [args.folder] + ([by.path] if by else [])
   request = {k: v for k, v in vars(args).items() if k not in ('out', 'debug', 'scale')}
   request['drawn_by'] = title
-  request['parameters'] = [checkpoints.params_digest(path) for path in paths]
+  request['parameters'] = [finished_rounds.params_digest(path) for path in paths]
   request['files'] = results.stamps(of.sources, *([masks] if masks else []))
   results.check_out(args.out, request)
   meshes.use_compile_cache()

@@ -61,9 +61,9 @@ def _run(args) -> int:
   import pathlib
 
   from gdistill import errors
-  from gdistill import storage
   from gdistill.convert import files
   from gdistill.evaluation import weights
+  from gdistill.workdir import storage
 
   known = weights.SOURCES[args.network]
   source = pathlib.Path(args.source or files.of_package(args.network))

@@ -115,7 +115,7 @@ def add_processes(parser: Parser) -> None:
 
 def check_new(out: Any) -> None:
   """ConfigError unless --out is a folder that is empty or does not exist."""
-  from gdistill import storage
+  from gdistill.workdir import storage
 
   storage.check_writable('--out', out)
   if storage.exists(out) and (not storage.path(out).is_dir() or storage.list_dir(out)):
@@ -158,9 +158,9 @@ def owned(workdir: Any, seconds: Any, stall_seconds: float) -> Iterator[Any]:
   import jax
 
   from gdistill import interrupt
-  from gdistill import ledger
   from gdistill import watchdog
   from gdistill.devices import processes
+  from gdistill.workdir import ledger
 
   writer = jax.process_index() == 0
   lock = ledger.Lock(workdir) if writer else contextlib.nullcontext()
@@ -194,8 +194,8 @@ _SHARED_WITHIN = 60  # seconds: for so long NFS believes that a file which was n
 
 def _check_shared(workdir, token: str) -> None:
   """Several processes write one workdir: each must see the lock that process 0 has just taken."""
-  from gdistill import ledger
   from gdistill.devices import processes
+  from gdistill.workdir import ledger
 
   token, last = processes.of_first(token), time.monotonic() + _SHARED_WITHIN
   while (unseen := bool(token) and ledger.token(workdir) != token) and time.monotonic() < last:

@@ -35,9 +35,9 @@ def _run(args, overrides) -> int:
   from gdistill import errors
   from gdistill import interrupt
   from gdistill import recipe as recipes
-  from gdistill import storage
   from gdistill.devices import mesh as meshes
   from gdistill.devices import processes
+  from gdistill.workdir import storage
 
   recipe = recipes.from_config(edge.load_config(args.config, overrides))
   if not recipe.latent:

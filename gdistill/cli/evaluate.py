@@ -108,8 +108,8 @@ def _of_preset(args) -> dict:
   from gdistill import encode
   from gdistill import errors
   from gdistill import evaluate
-  from gdistill import storage
   from gdistill.evaluation import presets
+  from gdistill.workdir import storage
 
   preset = presets.get(args.preset)
   if args.grid == 'quick':
@@ -132,10 +132,10 @@ def _grid(args, overrides) -> int:
 
   from gdistill import evaluate
   from gdistill import recipe as recipes
-  from gdistill import storage
   from gdistill import train
   from gdistill.devices import mesh as meshes
   from gdistill.devices import processes
+  from gdistill.workdir import storage
 
   workdir = storage.path(args.workdir)
   recipe = evaluate.read_recipe(workdir, lambda config: edge.override(config, overrides))
@@ -178,11 +178,11 @@ def _images(args) -> int:
   from gdistill import errors
   from gdistill import progress
   from gdistill import samples
-  from gdistill import storage
   from gdistill.data import images as data
   from gdistill.devices import mesh as meshes
   from gdistill.evaluation import clip_score
   from gdistill.evaluation import presets
+  from gdistill.workdir import storage
 
   if not args.reference:
     raise errors.ConfigError(

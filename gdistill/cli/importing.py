@@ -37,7 +37,7 @@ def _run(args) -> int:
   import pathlib
 
   from gdistill import importing
-  from gdistill import storage
+  from gdistill.workdir import storage
 
   edge.check_new_here(args.out)
   out = pathlib.Path(args.out)

@@ -46,10 +46,10 @@ def main(argv: Sequence[str]) -> int:
 
 def _run(args) -> int:
   from gdistill import interrupt
-  from gdistill import ledger
   from gdistill import progress
-  from gdistill import storage
   from gdistill.data import prepare
+  from gdistill.workdir import ledger
+  from gdistill.workdir import storage
 
   flags = {k: v for k, v in vars(args).items() if k != 'debug'}
   if args.workers is None:

@@ -111,7 +111,7 @@ def stamps(*sources: Sources) -> list[list[Any]]:
 
 def check_out(out: str, request: Mapping[str, Any]) -> None:
   """ConfigError unless --out is new, or holds the first results of the very same request."""
-  from gdistill import storage
+  from gdistill.workdir import storage
 
   file, wanted = storage.path(out) / _REQUEST, storage.jsonable(dict(request))
   if not storage.exists(file):
@@ -136,7 +136,7 @@ def run(job: Job, out: str, request: Mapping[str, Any], scale: int | None) -> in
   from gdistill import interrupt
   from gdistill import progress
   from gdistill import show
-  from gdistill import storage
+  from gdistill.workdir import storage
 
   out = storage.path(out)
   whole = [(i, seed) for i in range(len(job.sources)) for seed in job.seeds]
@@ -179,8 +179,8 @@ def _tell(job: Job, out: Any, scale: int, stop: Any) -> None:
 
   from gdistill import progress
   from gdistill import show
-  from gdistill import storage
   from gdistill.data import pictures
+  from gdistill.workdir import storage
 
   changed, figures, sheet = 0, [], []
   for i, file in enumerate(job.sources.files):

@@ -37,17 +37,17 @@ def main(argv: Sequence[str]) -> int:
 def _run(args) -> int:
   import numpy as np
 
-  from gdistill import checkpoints
   from gdistill import encode
   from gdistill import interrupt
   from gdistill import model
   from gdistill import progress
   from gdistill import sampling
   from gdistill import show
-  from gdistill import storage
   from gdistill.devices import mesh as meshes
+  from gdistill.workdir import finished as finished_rounds
+  from gdistill.workdir import storage
 
-  card = checkpoints.read_card(args.folder)
+  card = finished_rounds.read_card(args.folder)
   walk, against = asked.walk(args, card), asked.negative(args, card)
   edge.check_new(args.out)
   meshes.use_compile_cache()

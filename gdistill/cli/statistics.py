@@ -36,9 +36,9 @@ def _run(args, overrides) -> int:
   from gdistill import progress
   from gdistill import recipe as recipes
   from gdistill import samples
-  from gdistill import storage
   from gdistill.data import images as pictures
   from gdistill.devices import mesh as meshes
+  from gdistill.workdir import storage
 
   if bool(args.source) == bool(args.config):
     raise errors.ConfigError('give one of --source and --config: which pictures')

@@ -54,9 +54,9 @@ def _run(args, overrides, plan: bool) -> int:
 
   from gdistill import checks
   from gdistill import pipeline
-  from gdistill import storage
   from gdistill.devices import mesh as meshes
   from gdistill.devices import processes
+  from gdistill.workdir import storage
 
   workdir = storage.path(args.workdir) if args.workdir else None
   if plan:
@@ -102,15 +102,15 @@ def _check_devices(args, plan: bool) -> None:
 
 def _plan(recipe, workdir, devices: int | None) -> str:
   """What would happen, and in a last line what is missing of the data, which may lie elsewhere."""
-  from gdistill import checkpoints
   from gdistill import checks
   from gdistill import errors
   from gdistill import grid
   from gdistill import pipeline
   from gdistill.devices import mesh as meshes
+  from gdistill.workdir import finished as finished_rounds
 
   meshes.make_cpu_devices(1 if devices else recipe.mesh.cpu_devices)
-  there = not recipe.initial or checkpoints.is_finished(recipe.initial)
+  there = not recipe.initial or finished_rounds.is_finished(recipe.initial)
   if there:
     checks.rest(recipe, workdir)
   mesh = checks.mesh(recipe, devices)

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from gdistill import errors
-from gdistill import storage
 from gdistill.evaluation import extractors
 from gdistill.evaluation import measure
 from gdistill.evaluation import precision_recall
+from gdistill.workdir import storage
 
 FORMAT = 1
 

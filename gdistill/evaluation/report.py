@@ -15,8 +15,8 @@ from etils import epath
 from PIL import Image
 
 from gdistill import errors
-from gdistill import storage
 from gdistill.evaluation import plots
+from gdistill.workdir import storage
 
 Row = dict[str, Any]
 Series = dict[str, dict[tuple[int, float], Row]]  # {label: {(num_steps, w): row}}

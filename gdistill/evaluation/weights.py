@@ -15,7 +15,7 @@ import numpy as np
 from flax import traverse_util
 
 from gdistill import errors
-from gdistill import storage
+from gdistill.workdir import storage
 
 FORMAT = '1'
 

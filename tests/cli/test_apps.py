@@ -13,14 +13,12 @@ from jax import numpy as jnp
 from PIL import Image
 
 import gdistill.cli
-from gdistill import checkpoints
 from gdistill import editing
 from gdistill import errors
 from gdistill import interrupt
 from gdistill import model
 from gdistill import pipeline
 from gdistill import recipe as recipes
-from gdistill import storage
 from gdistill import train
 from gdistill.cli import apps
 from gdistill.cli import inpaint
@@ -28,6 +26,8 @@ from gdistill.cli import results
 from gdistill.core import pixels as core_pixels
 from gdistill.core import process
 from gdistill.samplers import noise as image_noise
+from gdistill.workdir import finished as finished_rounds
+from gdistill.workdir import storage
 
 RNG = np.random.default_rng(5)
 PICTURES = RNG.integers(0, 256, (3, 8, 8), dtype=np.uint8)
@@ -210,7 +210,7 @@ def test_other_parameters_are_another_request(workdir, images, tmp_path, monkeyp
   argv = ['edit', f'--folder={workdir}/02_progressive_2', f'--image={images}/a.png', '--label=3',
           f'--out={tmp_path}/out']  # fmt: skip
   assert run(*argv) == 0
-  monkeypatch.setattr(checkpoints, 'params_digest', lambda folder: 'trained again')
+  monkeypatch.setattr(finished_rounds, 'params_digest', lambda folder: 'trained again')
   assert run(*argv) == 2 and 'parameters: ' in capsys.readouterr().err
 
 
@@ -449,12 +449,12 @@ def test_pictures_of_any_kind_are_brought_to_the_size_of_the_network(workdir, tm
 def test_networks_that_cannot_be_walked_both_ways_are_refused(
   workdir, images, tmp_path, capsys, monkeypatch, whose, said, words
 ):
-  before = checkpoints.read_card
+  before = finished_rounds.read_card
 
   def changed(folder):
     return before(folder) | (said if str(folder).endswith(whose) else {})
 
-  monkeypatch.setattr(checkpoints, 'read_card', changed)
+  monkeypatch.setattr(finished_rounds, 'read_card', changed)
   given = [f'--folder={workdir}/02_progressive_2', f'--encoder={workdir}/04_encoder_2',
            f'--image={images}', '--label=3', '--source_label=7',
            f'--out={tmp_path}/out']  # fmt: skip

@@ -19,7 +19,6 @@ from gdistill import errors
 from gdistill import evaluate
 from gdistill import grid as grids
 from gdistill import interrupt
-from gdistill import ledger
 from gdistill import pipeline
 from gdistill import show
 from gdistill import train
@@ -29,6 +28,7 @@ from gdistill.cli import sample
 from gdistill.cli import statistics as statistics_command
 from gdistill.cli import table
 from gdistill.evaluation import extractors
+from gdistill.workdir import ledger
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from sklearn import datasets
 
-from gdistill import storage
 from gdistill.evaluation import report
+from gdistill.workdir import storage
 
 WS, STEPS = (0.0, 0.3, 1.0, 2.0, 4.0), (1, 2, 4, 8, 16)
 

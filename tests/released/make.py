@@ -11,13 +11,14 @@ import zlib
 import jax
 import numpy as np
 
-from gdistill import checkpoints
 from gdistill import exporting
 from gdistill import model
 from gdistill import recipe as recipes
-from gdistill import state as states
 from gdistill import train
 from gdistill.cli import edge
+from gdistill.workdir import finished as finished_rounds
+from gdistill.workdir import state as states
+from gdistill.workdir import step_checkpoints
 
 
 def numbers(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -68,8 +69,8 @@ def card():
 
 def main() -> None:
   folder = pathlib.Path(sys.argv[1])
-  checkpoints.save_step(folder / 'steps', 7, state())
-  checkpoints.finish(folder / 'round', state().params, card())
+  step_checkpoints.save_step(folder / 'steps', 7, state())
+  finished_rounds.finish(folder / 'round', state().params, card())
   exporting.run(model.read_folder(folder / 'round'), folder / 'export')
 
 

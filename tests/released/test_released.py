@@ -8,12 +8,13 @@ import make
 import numpy as np
 import pytest
 
-from gdistill import checkpoints
 from gdistill import importing
 from gdistill import model
 from gdistill import sampling
-from gdistill import state as states
-from gdistill import storage
+from gdistill.workdir import checkpoints
+from gdistill.workdir import state as states
+from gdistill.workdir import step_checkpoints
+from gdistill.workdir import storage
 
 FORMATS = sorted(pathlib.Path(__file__).parent.glob('format*'))
 
@@ -32,7 +33,7 @@ def holds(tree):
 @pytest.mark.parametrize('folder', FORMATS, ids=lambda f: f.name)
 def test_a_step(folder, tmp_path):
   steps = shutil.copytree(folder / 'steps', tmp_path / 'steps')
-  step, tree, meta = checkpoints.restore_latest(steps, make.state())
+  step, tree, meta = step_checkpoints.restore_latest(steps, make.state())
   assert step == 7 and meta == {'step': 7} and len(jax.tree.leaves(tree)) > 100
   holds(tree)
 

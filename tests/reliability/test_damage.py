@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 from absl import logging
 
-from gdistill import checkpoints
 from gdistill import errors
 from gdistill import model
 from gdistill import recipe as recipes
-from gdistill import state as states
-from gdistill import storage
 from gdistill import train
 from gdistill.cli import edge
+from gdistill.workdir import finished as finished_rounds
+from gdistill.workdir import state as states
+from gdistill.workdir import step_checkpoints
+from gdistill.workdir import storage
 
 DAMAGES = ('empty', 'half', 'a byte short', 'gone', 'a bit', 'a byte more', 'the older one')
 
@@ -44,7 +45,7 @@ class Steps:
     self.sound, self.folder = folder / 'sound', folder / 'steps'
     self.trees = {s: state_of(recipe, s) for s in (1, 2)}
     for step, tree in self.trees.items():
-      checkpoints.save_step(self.sound, step, tree)
+      step_checkpoints.save_step(self.sound, step, tree)
     self.bits = {s: bits(tree) for s, tree in self.trees.items()}
     self.files = sorted(storage.files(self.sound / '2'))
 
@@ -56,7 +57,7 @@ class Steps:
   def outcome(self):
     """'right', 'the step before', 'refused' or 'SILENTLY WRONG'."""
     try:
-      step, tree, _ = checkpoints.restore_latest(self.folder, self.trees[1])
+      step, tree, _ = step_checkpoints.restore_latest(self.folder, self.trees[1])
     except errors.CheckpointError as e:
       assert '\n' not in str(e)
       return 'refused'
@@ -158,10 +159,10 @@ def test_what_may_not_be_read_is_no_damage_that_is_passed_over_in_silence(monkey
     steps = storage.path(folder) / 'steps'
     with nobody():
       for step in (1, 2):
-        checkpoints.save_step(steps, step, {'a': np.full(3, step)})
+        step_checkpoints.save_step(steps, step, {'a': np.full(3, step)})
       manifest = steps / '2' / 'manifest.json'
       os.chmod(manifest, 0o000)
-      step, tree, _ = checkpoints.restore_latest(steps)
+      step, tree, _ = step_checkpoints.restore_latest(steps)
     assert step == 1 and list(tree['a']) == [1, 1, 1]
     assert len(lines) == 1 and 'is set aside (unreadable)' in lines[0]
     assert (steps / '2.corrupt-unreadable').exists()
@@ -181,13 +182,13 @@ def test_a_state_that_is_not_finite_is_never_saved_and_its_leaf_is_named(tmp_pat
       state = state.replace(opt=(moments, *state.opt[1:]))
     case _:
       state = state.replace(**{where: broken(getattr(state, where))})
-  checkpoints.save_step(tmp_path / 'steps', 1, {'a': np.ones(2)})
+  step_checkpoints.save_step(tmp_path / 'steps', 1, {'a': np.ones(2)})
   with pytest.raises(
     errors.NumericsError, match=rf'leaf .*{where}.* is not finite, so nothing was'
   ):
-    checkpoints.save_step(tmp_path / 'steps', 2, state)
+    step_checkpoints.save_step(tmp_path / 'steps', 2, state)
   assert sorted(p.name for p in (tmp_path / 'steps').iterdir()) == ['1']
   if where == 'params':
     with pytest.raises(errors.NumericsError, match='is not finite'):
-      checkpoints.finish(tmp_path / 'round', state.params, {})
-    assert not checkpoints.is_finished(tmp_path / 'round')
+      finished_rounds.finish(tmp_path / 'round', state.params, {})
+    assert not finished_rounds.is_finished(tmp_path / 'round')

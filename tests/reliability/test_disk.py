@@ -8,9 +8,10 @@ import disturbed
 import numpy as np
 import pytest
 
-from gdistill import checkpoints
 from gdistill import errors
-from gdistill import storage
+from gdistill.workdir import checkpoints
+from gdistill.workdir import step_checkpoints
+from gdistill.workdir import storage
 
 SIZE = 4 << 20  # bytes of a checkpoint
 
@@ -44,73 +45,73 @@ def sound(steps, wanted):
 def test_a_save_for_which_there_is_no_room_names_its_step_and_leaves_the_older_ones(disk):
   steps = disk / 'steps'
   for s in (1, 2):
-    checkpoints.save_step(steps, s, tree(s))
+    step_checkpoints.save_step(steps, s, tree(s))
   with pytest.raises(
     errors.CheckpointError, match=r'steps/3 could not be saved: .* are free; free'
   ):
-    checkpoints.save_step(steps, 3, tree(3))
+    step_checkpoints.save_step(steps, 3, tree(3))
   sound(steps, [1, 2])
   storage.remove_tree(steps / '1')
-  checkpoints.save_step(steps, 3, tree(3))
+  step_checkpoints.save_step(steps, 3, tree(3))
   sound(steps, [2, 3])
 
 
 def test_a_disk_that_fills_up_in_the_middle_of_a_save_has_no_halves_after_it(disk, monkeypatch):
   steps = disk / 'steps'
   for s in (1, 2):
-    checkpoints.save_step(steps, s, tree(s))
+    step_checkpoints.save_step(steps, s, tree(s))
   monkeypatch.setattr(storage, 'free', lambda p: 1 << 60)  # somebody else writes there as well
   with pytest.raises(errors.CheckpointError, match=r'steps/3 could not be saved'):
-    checkpoints.save_step(steps, 3, tree(3))
+    step_checkpoints.save_step(steps, 3, tree(3))
   sound(steps, [1, 2])
 
 
 def test_in_the_background_older_steps_make_room_and_only_then_it_fails(disk, monkeypatch):
-  monkeypatch.setattr(checkpoints, '_RETRY', 0.0)
+  monkeypatch.setattr(step_checkpoints, '_RETRY', 0.0)
   steps = disk / 'steps'
-  with checkpoints.Saver(steps, keep=3) as saver:
+  with step_checkpoints.Saver(steps, keep=3) as saver:
     for s in (1, 2, 3):
       saver.save(s, tree(s))
   sound(steps, [2, 3])  # all but the newest gave way
   storage.remove_tree(steps / '2')
   (disk / 'ballast').write_bytes(bytes(SIZE))
   with pytest.raises(errors.CheckpointError, match=r'steps/4 could not be saved'):  # noqa: SIM117
-    with checkpoints.Saver(steps, keep=3) as saver:
+    with step_checkpoints.Saver(steps, keep=3) as saver:
       saver.save(4, tree(4))  # and nobody asks before the end
   sound(steps, [3])
   (disk / 'ballast').unlink()
-  with checkpoints.Saver(steps, keep=3) as saver:
+  with step_checkpoints.Saver(steps, keep=3) as saver:
     saver.save(4, tree(4))
   sound(steps, [3, 4])
 
 
 def test_what_is_not_sound_makes_no_room_for_what_may_fail(disk, monkeypatch):
-  monkeypatch.setattr(checkpoints, '_RETRY', 0.0)
+  monkeypatch.setattr(step_checkpoints, '_RETRY', 0.0)
   steps = disk / 'steps'
   for s in (1, 2):
-    checkpoints.save_step(steps, s, tree(s))
+    step_checkpoints.save_step(steps, s, tree(s))
   largest = max((steps / '2' / 'arrays').rglob('*'), key=lambda p: p.stat().st_size)
   data = bytearray(largest.read_bytes())
   data[-1] ^= 1
   largest.write_bytes(bytes(data))
   with pytest.raises(errors.CheckpointError, match='steps/3 could not be saved'):  # noqa: SIM117
-    with checkpoints.Saver(steps, keep=3) as saver:
+    with step_checkpoints.Saver(steps, keep=3) as saver:
       saver.save(3, tree(3))
   np.testing.assert_array_equal(checkpoints.restore(steps / '1')['a'], tree(1)['a'])
 
 
 def test_another_fault_than_a_full_disk_costs_no_step(tmp_path, monkeypatch):
-  monkeypatch.setattr(checkpoints, '_RETRY', 0.0)
+  monkeypatch.setattr(step_checkpoints, '_RETRY', 0.0)
   steps, small = tmp_path / 'steps', {'a': np.ones(3)}
   for s in (1, 2, 3):
-    checkpoints.save_step(steps, s, small)
+    step_checkpoints.save_step(steps, s, small)
 
   def refuse(*args):
     raise PermissionError('not yours')
 
   monkeypatch.setattr(checkpoints, '_write_arrays', refuse)
   with pytest.raises(errors.CheckpointError, match='not yours'):  # noqa: SIM117
-    with checkpoints.Saver(steps, keep=3) as saver:
+    with step_checkpoints.Saver(steps, keep=3) as saver:
       saver.save(4, small)
   assert sorted(p.name for p in steps.iterdir()) == ['1', '2', '3']
 

@@ -9,12 +9,9 @@ import pytest
 import safetensors.numpy
 
 from gdistill import cells
-from gdistill import checkpoints
 from gdistill import checks
-from gdistill import ledger
 from gdistill import recipe as recipes
 from gdistill import samples
-from gdistill import storage
 from gdistill import teachers
 from gdistill.cli import edge
 from gdistill.convert import files
@@ -22,6 +19,9 @@ from gdistill.evaluation import extractors
 from gdistill.evaluation import measure
 from gdistill.evaluation import reference
 from gdistill.evaluation import report
+from gdistill.workdir import finished as finished_rounds
+from gdistill.workdir import ledger
+from gdistill.workdir import storage
 
 SIZE = 6
 EXTRACTOR = extractors.Extractor(
@@ -65,13 +65,13 @@ def test_damaged_indexes_of_weights(tmp_path, cases):
 @pytest.mark.parametrize('name', ['card.json', 'params/manifest.json'])
 def test_damaged_cards_and_manifests(tmp_path, name, cases):
   folder = tmp_path / 'round'
-  checkpoints.finish(folder, arrays(), {'stage': 'teacher', 'num_steps': 0, 'w_max': 4.0})
-  data, whole = (folder / name).read_bytes(), checkpoints.read_card(folder)
+  finished_rounds.finish(folder, arrays(), {'stage': 'teacher', 'num_steps': 0, 'w_max': 4.0})
+  data, whole = (folder / name).read_bytes(), finished_rounds.read_card(folder)
 
   def read(bad):
     written(folder / name, bad)
-    found = checkpoints.read_params(folder)
-    assert checkpoints.read_card(folder) == whole and len(found) == len(arrays())
+    found = finished_rounds.read_params(folder)
+    assert finished_rounds.read_card(folder) == whole and len(found) == len(arrays())
 
   changed = sum(damage.damaged(data, case) != data for case in range(cases))
   assert damage.fuzz(data, cases, read) == changed

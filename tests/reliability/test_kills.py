@@ -7,8 +7,9 @@ import time
 import disturbed
 import pytest
 
-from gdistill import checkpoints
-from gdistill import ledger
+from gdistill.workdir import checkpoints
+from gdistill.workdir import ledger
+from gdistill.workdir import step_checkpoints
 
 SAVING = 'arrays written, no manifest'
 
@@ -153,7 +154,7 @@ def test_a_second_signal_leaves_at_once_and_no_half_step_is_seen(tmp_path, pair)
   lines = child.communicate(timeout=60)[1]
   if child.returncode != 42:  # the first one was quicker
     assert child.returncode == 128 + pair[1] and 'a second signal' in lines
-  assert checkpoints.restore_latest(workdir / '00_teacher' / 'steps') is not None
+  assert step_checkpoints.restore_latest(workdir / '00_teacher' / 'steps') is not None
 
 
 def test_when_every_step_is_damaged_it_ends_with_4_lists_them_and_starts_nothing_afresh(tmp_path):

@@ -9,9 +9,9 @@ import disturbed
 import pytest
 import stores
 
-from gdistill import checkpoints
-from gdistill import ledger
-from gdistill import storage
+from gdistill.workdir import finished as finished_rounds
+from gdistill.workdir import ledger
+from gdistill.workdir import storage
 
 pytestmark = pytest.mark.heavy
 
@@ -49,8 +49,8 @@ def killed(tmp_path, workdir, where):
 
 
 def digests(workdir):
-  names = [n for n in storage.list_dir(workdir) if checkpoints.is_finished(f'{workdir}/{n}')]
-  return {n: checkpoints.params_digest(f'{workdir}/{n}') for n in names}
+  names = [n for n in storage.list_dir(workdir) if finished_rounds.is_finished(f'{workdir}/{n}')]
+  return {n: finished_rounds.params_digest(f'{workdir}/{n}') for n in names}
 
 
 def test_six_kills(bucket, undisturbed, tmp_path, record_property):
@@ -67,7 +67,7 @@ def test_six_kills(bucket, undisturbed, tmp_path, record_property):
   )  # fmt: skip
   assert done.returncode == 0, done.stderr[-2000:]
   assert digests(workdir) == {
-    n: checkpoints.params_digest(undisturbed / n) for n in disturbed.digests(undisturbed)
+    n: finished_rounds.params_digest(undisturbed / n) for n in disturbed.digests(undisturbed)
   }
   told = [e['round'] for e in ledger.ledger(workdir) if e['event'] == 'round-finished']
   assert told == sorted(set(told)) and len(told) == 4

@@ -8,8 +8,8 @@ import pytest
 from absl import logging
 
 from gdistill import errors
-from gdistill import ledger
-from gdistill import storage
+from gdistill.workdir import ledger
+from gdistill.workdir import storage
 
 # ---- the lock
 

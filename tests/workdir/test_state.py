@@ -4,9 +4,9 @@ import numpy as np
 from jax import numpy as jnp
 
 from gdistill import recipe as recipes
-from gdistill import state as states
 from gdistill import train
 from gdistill.cli import edge
+from gdistill.workdir import state as states
 
 SETTINGS = recipes.from_config(edge.load_config('configs/digits.py', [])).teacher
 

@@ -19,10 +19,12 @@ from absl import logging
 from etils.epath import backend
 from fsspec.implementations import memory
 
-from gdistill import checkpoints
 from gdistill import errors
-from gdistill import ledger
-from gdistill import storage
+from gdistill.workdir import checkpoints
+from gdistill.workdir import finished as finished_rounds
+from gdistill.workdir import ledger
+from gdistill.workdir import step_checkpoints
+from gdistill.workdir import storage
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -157,8 +159,8 @@ KERNEL = {'params': {'a': jnp.ones((3, 4)), 'b': jnp.zeros(2)}}
   ],
 )
 def test_another_target_is_an_error_naming_the_first_leaf(tmp_path, target, text):
-  checkpoints.save_step(tmp_path, 3, KERNEL)
-  for restore in (checkpoints.restore, lambda _, t: checkpoints.restore_latest(tmp_path, t)):
+  step_checkpoints.save_step(tmp_path, 3, KERNEL)
+  for restore in (checkpoints.restore, lambda _, t: step_checkpoints.restore_latest(tmp_path, t)):
     with pytest.raises(errors.CheckpointError, match=f'{tmp_path}/3.*{text}.*; use the model'):
       restore(tmp_path / '3', target)
   assert os.listdir(tmp_path) == ['3']  # a wish that is not met is no damage
@@ -171,7 +173,7 @@ def test_a_failed_save_says_so_and_leaves_nothing(tmp_path, monkeypatch):
 
   monkeypatch.setattr(ocp.PyTreeCheckpointHandler, 'save', full)
   with pytest.raises(errors.CheckpointError, match=r'/7 could not be saved: .*No space left'):
-    checkpoints.save_step(tmp_path, 7, state(1))
+    step_checkpoints.save_step(tmp_path, 7, state(1))
   assert os.listdir(tmp_path) == []
 
 
@@ -245,7 +247,7 @@ def outcome(folder, target):
 @pytest.mark.parametrize('damage', [empty, half, minus_a_byte, delete, bit_flip, append, swap])
 def test_a_damaged_file_is_never_silently_wrong(tmp_path, damage, logged):
   for step in (1, 2):
-    checkpoints.save_step(tmp_path / 'good', step, state(step))
+    step_checkpoints.save_step(tmp_path / 'good', step, state(step))
   names = list(storage.files(tmp_path / 'good' / '2'))
   others = list(storage.files(tmp_path / 'good' / '1'))
   assert 'manifest.json' in names and len(names) > 4
@@ -262,7 +264,7 @@ def test_a_damaged_file_is_never_silently_wrong(tmp_path, damage, logged):
       (folder / '2' / name).write_bytes(data)
     alone = outcome(folder / '2', state(0))
     assert alone is None or same(alone, state(2)), name
-    step, tree, meta = checkpoints.restore_latest(folder, state(0))
+    step, tree, meta = step_checkpoints.restore_latest(folder, state(0))
     assert meta == {'step': step} and same(tree, state(step)), name
     assert step == (1 if alone is None else 2), name
     caught += alone is None
@@ -330,101 +332,101 @@ def latest_step(folder):
 
 def test_steps_are_pruned_only_after_the_new_one_is_complete(tmp_path, monkeypatch):
   for step in (1, 2, 10):
-    checkpoints.save_step(tmp_path, step, state(step), keep=2)
+    step_checkpoints.save_step(tmp_path, step, state(step), keep=2)
   assert sorted(os.listdir(tmp_path)) == ['10', '2']
   assert latest_step(tmp_path) == 10
   removed = []
-  remove = checkpoints._remove_one
+  remove = checkpoints.remove_checkpoint
 
   def look(folder):
     removed.append((folder.name, latest_step(tmp_path)))
     remove(folder)
 
-  monkeypatch.setattr(checkpoints, '_remove_one', look)
-  checkpoints.save_step(tmp_path, 11, state(11), keep=1)
+  monkeypatch.setattr(checkpoints, 'remove_checkpoint', look)
+  step_checkpoints.save_step(tmp_path, 11, state(11), keep=1)
   assert removed == [('11', 10), ('2', 11), ('10', 11)]
 
 
 def test_newer_steps_are_never_pruned(tmp_path):
   for step in (1, 5, 3):
-    checkpoints.save_step(tmp_path, step, state(step), keep=1)
+    step_checkpoints.save_step(tmp_path, step, state(step), keep=1)
   assert sorted(os.listdir(tmp_path)) == ['3', '5']
 
 
 def test_a_failed_save_prunes_nothing(tmp_path, monkeypatch):
-  checkpoints.save_step(tmp_path, 1, state(1), keep=1)
+  step_checkpoints.save_step(tmp_path, 1, state(1), keep=1)
   with pytest.raises(errors.NumericsError):
-    checkpoints.save_step(tmp_path, 2, {'a': jnp.array(jnp.nan)}, keep=1)
+    step_checkpoints.save_step(tmp_path, 2, {'a': jnp.array(jnp.nan)}, keep=1)
   monkeypatch.setattr(ocp.PyTreeCheckpointHandler, 'finalize', lambda *a: 1 / 0)
   with pytest.raises(errors.CheckpointError, match='/2 could not be saved'):
-    checkpoints.save_step(tmp_path, 2, state(2), keep=1)
+    step_checkpoints.save_step(tmp_path, 2, state(2), keep=1)
   monkeypatch.undo()
-  step, tree, _ = checkpoints.restore_latest(tmp_path, state(0))
+  step, tree, _ = step_checkpoints.restore_latest(tmp_path, state(0))
   assert step == 1 and same(tree, state(1))
 
 
 def test_a_step_saved_twice_is_written_once_and_keeps_its_arrays(tmp_path, monkeypatch):
-  checkpoints.save_step(tmp_path, 1, state(1), {'n': 1})
+  step_checkpoints.save_step(tmp_path, 1, state(1), {'n': 1})
   with monkeypatch.context() as m:
     m.setattr(checkpoints, '_write_arrays', lambda *a: 1 / 0)
-    checkpoints.save_step(tmp_path, 1, state(1), {'n': 2})
-  assert checkpoints.restore_latest(tmp_path)[2] == {'n': 2, 'step': 1}
-  checkpoints.save_step(tmp_path, 1, state(4))
-  assert same(checkpoints.restore_latest(tmp_path, state(0))[1], state(4))
+    step_checkpoints.save_step(tmp_path, 1, state(1), {'n': 2})
+  assert step_checkpoints.restore_latest(tmp_path)[2] == {'n': 2, 'step': 1}
+  step_checkpoints.save_step(tmp_path, 1, state(4))
+  assert same(step_checkpoints.restore_latest(tmp_path, state(0))[1], state(4))
 
 
 def test_it_falls_back_step_by_step_and_sets_damage_aside(tmp_path, logged):
   for step in (1, 2, 3):
-    checkpoints.save_step(tmp_path, step, state(step))
+    step_checkpoints.save_step(tmp_path, step, state(step))
   break_step(tmp_path, 3)
   (tmp_path / '2' / 'manifest.json').write_bytes(b'{}')
   damaged = storage.files(tmp_path / '3')
-  step, tree, meta = checkpoints.restore_latest(tmp_path, state(0))
+  step, tree, meta = step_checkpoints.restore_latest(tmp_path, state(0))
   assert step == 1 and same(tree, state(1)) and meta == {'step': 1}
   [three] = [n for n in os.listdir(tmp_path) if n.startswith('3.corrupt-')]
   assert sorted(os.listdir(tmp_path)) == ['1', '2.corrupt-manifest', three]
   assert storage.files(tmp_path / three) == damaged
   assert len(logged) == 2 and f'{tmp_path}/3' in logged[0] and f'{tmp_path}/2' in logged[1]
   # the same steps again, and again damaged: both stay
-  checkpoints.save_step(tmp_path, 2, state(2))
+  step_checkpoints.save_step(tmp_path, 2, state(2))
   (tmp_path / '2' / 'manifest.json').write_bytes(b'')
-  assert checkpoints.restore_latest(tmp_path, state(0))[0] == 1
+  assert step_checkpoints.restore_latest(tmp_path, state(0))[0] == 1
   assert '2.corrupt-manifest-2' in os.listdir(tmp_path)
 
 
 def test_when_every_step_is_damaged_each_is_listed_and_nothing_starts_afresh(tmp_path, logged):
   for step in (1, 2):
-    checkpoints.save_step(tmp_path, step, state(step))
+    step_checkpoints.save_step(tmp_path, step, state(step))
     break_step(tmp_path, step)
   for _ in range(2):  # also after they were set aside
     with pytest.raises(errors.CheckpointError, match='every step is damaged') as e:
-      checkpoints.restore_latest(tmp_path, state(0))
+      step_checkpoints.restore_latest(tmp_path, state(0))
     assert all(text in str(e.value) for text in ('1', '2', 'digest', 'remove the folder'))
   assert len(logged) == 2
 
 
 def test_unfinished_steps_are_no_damage(tmp_path, logged):
-  assert checkpoints.restore_latest(tmp_path / 'none') is None
+  assert step_checkpoints.restore_latest(tmp_path / 'none') is None
   (tmp_path / '9').mkdir()
-  assert checkpoints.restore_latest(tmp_path) is None
+  assert step_checkpoints.restore_latest(tmp_path) is None
   assert latest_step(tmp_path) is None
-  checkpoints.save_step(tmp_path, 1, state(1))
+  step_checkpoints.save_step(tmp_path, 1, state(1))
   assert os.listdir(tmp_path) == ['1']  # the half is gone once there is a whole one
   (tmp_path / '9').mkdir()
   assert latest_step(tmp_path) == 1
-  assert checkpoints.restore_latest(tmp_path)[0] == 1 and not logged
+  assert step_checkpoints.restore_latest(tmp_path)[0] == 1 and not logged
 
 
 def test_a_step_under_another_number_is_damage(tmp_path, logged):
-  checkpoints.save_step(tmp_path, 1, state(1))
+  step_checkpoints.save_step(tmp_path, 1, state(1))
   shutil.copytree(tmp_path / '1', tmp_path / '2')
-  assert checkpoints.restore_latest(tmp_path)[0] == 1
+  assert step_checkpoints.restore_latest(tmp_path)[0] == 1
   assert '2.corrupt-manifest' in os.listdir(tmp_path)
 
 
 def test_keep_must_be_positive(tmp_path):
   with pytest.raises(errors.ConfigError, match='keep=0 must be at least 1'):
-    checkpoints.save_step(tmp_path, 1, state(1), keep=0)
+    step_checkpoints.save_step(tmp_path, 1, state(1), keep=0)
 
 
 KILLED = """
@@ -457,10 +459,10 @@ def test_kill_in_the_middle_of_a_save_leaves_the_step_before(tmp_path, where):
     finally:
       p.kill()
   assert (tmp_path / '2' / 'arrays').exists()
-  step, tree, _ = checkpoints.restore_latest(tmp_path, {'a': jnp.ones(3)})
+  step, tree, _ = step_checkpoints.restore_latest(tmp_path, {'a': jnp.ones(3)})
   assert step == 1 and same(tree, {'a': jnp.ones(3)})
-  checkpoints.save_step(tmp_path, 2, {'a': jnp.zeros(3)}, keep=1)
-  assert checkpoints.restore_latest(tmp_path)[0] == 2
+  step_checkpoints.save_step(tmp_path, 2, {'a': jnp.zeros(3)}, keep=1)
+  assert step_checkpoints.restore_latest(tmp_path)[0] == 2
   assert os.listdir(tmp_path) == ['2']
 
 
@@ -475,48 +477,48 @@ def test_a_round_is_finished_by_its_card(tmp_path, monkeypatch):
   with monkeypatch.context() as m:
     m.setattr(storage, 'write_once', lambda *a: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-      checkpoints.finish(tmp_path / 'r', params, CARD)
-  assert not checkpoints.is_finished(tmp_path / 'r')
+      finished_rounds.finish(tmp_path / 'r', params, CARD)
+  assert not finished_rounds.is_finished(tmp_path / 'r')
   with pytest.raises(errors.CheckpointError, match=r'without card.json: it was not finished'):
-    checkpoints.read_params(tmp_path / 'r')
-  card = checkpoints.finish(tmp_path / 'r', params, CARD)
-  assert checkpoints.is_finished(tmp_path / 'r')
-  assert checkpoints.read_card(tmp_path / 'r') == card
-  assert card == {**CARD, 'params_digest': checkpoints.params_digest(tmp_path / 'r')}
-  chex.assert_trees_all_equal(checkpoints.read_params(tmp_path / 'r', params), params)
+    finished_rounds.read_params(tmp_path / 'r')
+  card = finished_rounds.finish(tmp_path / 'r', params, CARD)
+  assert finished_rounds.is_finished(tmp_path / 'r')
+  assert finished_rounds.read_card(tmp_path / 'r') == card
+  assert card == {**CARD, 'params_digest': finished_rounds.params_digest(tmp_path / 'r')}
+  chex.assert_trees_all_equal(finished_rounds.read_params(tmp_path / 'r', params), params)
 
 
 def test_a_finished_round_is_never_rewritten(tmp_path):
-  checkpoints.finish(tmp_path, state(1).params, CARD)
+  finished_rounds.finish(tmp_path, state(1).params, CARD)
   before = {n: (tmp_path / n).read_bytes() for n in storage.files(tmp_path)}
-  checkpoints.finish(tmp_path, state(1).params, CARD)
+  finished_rounds.finish(tmp_path, state(1).params, CARD)
   with pytest.raises(errors.CheckpointError, match='is finished, with other parameters'):
-    checkpoints.finish(tmp_path, state(2).params, CARD)
+    finished_rounds.finish(tmp_path, state(2).params, CARD)
   assert before == {n: (tmp_path / n).read_bytes() for n in storage.files(tmp_path)}
 
 
 def test_the_digest_of_parameters_depends_on_nothing_else(tmp_path):
   for i, seed in enumerate((1, 1, 2)):
-    checkpoints.finish(tmp_path / str(i), state(seed).params, {'n': i})
-  one, again, other = (checkpoints.params_digest(tmp_path / str(i)) for i in range(3))
+    finished_rounds.finish(tmp_path / str(i), state(seed).params, {'n': i})
+  one, again, other = (finished_rounds.params_digest(tmp_path / str(i)) for i in range(3))
   assert one == again != other
 
 
 def test_a_card_that_was_changed_is_refused(tmp_path):
-  checkpoints.finish(tmp_path, state(1).params, CARD)
+  finished_rounds.finish(tmp_path, state(1).params, CARD)
   text = (tmp_path / 'card.json').read_text()
   (tmp_path / 'card.json').write_text(text.replace('"num_steps": 4', '"num_steps": 5'))
   with pytest.raises(errors.CheckpointError, match=r'card.json cannot be trusted'):
-    checkpoints.read_card(tmp_path)
+    finished_rounds.read_card(tmp_path)
 
 
 def test_parameters_of_another_round_are_refused(tmp_path):
   for seed in (1, 2):
-    checkpoints.finish(tmp_path / str(seed), state(seed).params, CARD)
+    finished_rounds.finish(tmp_path / str(seed), state(seed).params, CARD)
   shutil.rmtree(tmp_path / '1' / 'params')
   shutil.copytree(tmp_path / '2' / 'params', tmp_path / '1' / 'params')
   with pytest.raises(errors.CheckpointError, match='written for other parameters'):
-    checkpoints.read_params(tmp_path / '1')
+    finished_rounds.read_params(tmp_path / '1')
 
 
 @pytest.mark.parametrize(
@@ -533,7 +535,7 @@ def test_what_is_no_round_is_said_to_be_none(tmp_path, name, kind, text):
   (tmp_path / 'plain').mkdir()
   (tmp_path / 'model.pt').write_bytes(b'')
   with pytest.raises(kind, match=text):
-    checkpoints.read_params(tmp_path / name)
+    finished_rounds.read_params(tmp_path / name)
 
 
 # ---- object stores, which know neither append nor rename
@@ -579,39 +581,39 @@ def bucket(request, monkeypatch):
 @pytest.mark.filterwarnings('ignore')
 def test_a_workdir_lives_in_an_object_store(bucket, logged):
   run = f'{bucket}/run'
-  assert storage.list_dir(run) == [] and checkpoints.restore_latest(f'{run}/steps') is None
+  assert storage.list_dir(run) == [] and step_checkpoints.restore_latest(f'{run}/steps') is None
   with ledger.Lock(run, lease_seconds=1) as lock:
     with pytest.raises(errors.ConfigError, match='in use'), ledger.Lock(run):
       pass
     for i in range(2):
       ledger.record(run, 'tick', index=i)
     for step in (1, 2, 3):
-      checkpoints.save_step(f'{run}/steps', step, state(step), keep=2)
+      step_checkpoints.save_step(f'{run}/steps', step, state(step), keep=2)
     lock.check()
   assert [e['index'] for e in ledger.ledger(run)] == [0, 1]
   assert sorted(storage.list_dir(run)) == ['ledger', 'steps']
   assert storage.list_dir(f'{run}/steps') == ['2', '3']
-  step, tree, _ = checkpoints.restore_latest(f'{run}/steps', state(0))
+  step, tree, _ = step_checkpoints.restore_latest(f'{run}/steps', state(0))
   assert step == 3 and same(tree, state(3))
 
   break_step(f'{run}/steps', 3)
-  step, tree, _ = checkpoints.restore_latest(f'{run}/steps', state(0))
+  step, tree, _ = step_checkpoints.restore_latest(f'{run}/steps', state(0))
   assert step == 2 and same(tree, state(2)) and len(logged) == 1
   assert storage.read_json(f'{run}/steps/3/CORRUPT.json')['why'] == 'digest'
   storage.remove(f'{run}/steps/2/manifest.json')
   with pytest.raises(errors.CheckpointError, match='every step is damaged: 3'):
-    checkpoints.restore_latest(f'{run}/steps', state(0))
+    step_checkpoints.restore_latest(f'{run}/steps', state(0))
 
   params = state(1).params
-  assert not checkpoints.is_finished(f'{run}/r')
-  checkpoints.finish(f'{run}/r', params, CARD)
-  assert same(checkpoints.read_params(f'{run}/r', params), params)
+  assert not finished_rounds.is_finished(f'{run}/r')
+  finished_rounds.finish(f'{run}/r', params, CARD)
+  assert same(finished_rounds.read_params(f'{run}/r', params), params)
   storage.remove_tree(f'{run}/r')
   assert storage.files(f'{run}/r') == {}
 
 
 def test_a_store_that_cannot_be_reached_is_no_damage(bucket, monkeypatch, logged):
-  checkpoints.save_step(f'{bucket}/steps', 1, state(1))
+  step_checkpoints.save_step(f'{bucket}/steps', 1, state(1))
   read = storage.read_bytes
 
   def down(p):
@@ -621,9 +623,9 @@ def test_a_store_that_cannot_be_reached_is_no_damage(bucket, monkeypatch, logged
 
   monkeypatch.setattr(storage, 'read_bytes', down)
   with pytest.raises(errors.CheckpointError, match='timed out'):
-    checkpoints.restore_latest(f'{bucket}/steps')
+    step_checkpoints.restore_latest(f'{bucket}/steps')
   monkeypatch.setattr(storage, 'read_bytes', read)
-  assert checkpoints.restore_latest(f'{bucket}/steps')[0] == 1 and not logged
+  assert step_checkpoints.restore_latest(f'{bucket}/steps')[0] == 1 and not logged
 
 
 def test_folders_may_be_named_relative_to_where_one_stands(tmp_path, monkeypatch):
@@ -633,15 +635,15 @@ def test_folders_may_be_named_relative_to_where_one_stands(tmp_path, monkeypatch
 
 
 def test_a_save_in_the_background_keeps_what_was_when_it_was_asked_for(tmp_path, monkeypatch):
-  go, inner = threading.Event(), checkpoints.save_step
+  go, inner = threading.Event(), step_checkpoints.save_step
 
   def slow(*args, **kwargs):
     assert go.wait(30)
     return inner(*args, **kwargs)
 
-  monkeypatch.setattr(checkpoints, 'save_step', slow)
+  monkeypatch.setattr(step_checkpoints, 'save_step', slow)
   state = {'a': jnp.arange(4.0)}
-  with checkpoints.Saver(tmp_path / 'steps', keep=1) as saver:
+  with step_checkpoints.Saver(tmp_path / 'steps', keep=1) as saver:
     saver.save(5, state)  # returns though nothing is written yet
     assert latest_step(tmp_path / 'steps') is None
     moved = jax.jit(lambda a: a + 100.0, donate_argnums=0)(state['a'])  # in the same memory
@@ -650,16 +652,16 @@ def test_a_save_in_the_background_keeps_what_was_when_it_was_asked_for(tmp_path,
     saver.check()
     go.set()
     saver.wait()
-    assert list(checkpoints.restore_latest(tmp_path / 'steps')[1]['a']) == [0.0, 1.0, 2.0, 3.0]
+    assert list(step_checkpoints.restore_latest(tmp_path / 'steps')[1]['a']) == [0.0, 1.0, 2.0, 3.0]
     saver.save(6, state)
-  step, found, _ = checkpoints.restore_latest(tmp_path / 'steps')
+  step, found, _ = step_checkpoints.restore_latest(tmp_path / 'steps')
   assert step == 6 and list(found['a']) == [100.0, 101.0, 102.0, 103.0]
   assert sorted(p.name for p in (tmp_path / 'steps').iterdir()) == ['6']
 
 
 @pytest.mark.parametrize('ask', ['check', 'wait', 'save'])
 def test_a_save_that_failed_in_the_background_is_raised_by_whatever_comes_next(tmp_path, ask):
-  with checkpoints.Saver(tmp_path / 'steps', keep=1) as saver:
+  with step_checkpoints.Saver(tmp_path / 'steps', keep=1) as saver:
     saver.save(7, {'a': np.array([1.0, np.nan])})
     saver._thread.submit(lambda: None).result()  # the one thread has ended the save before
     with pytest.raises(errors.NumericsError, match=r'steps/7: leaf .a. is not finite'):
@@ -669,7 +671,7 @@ def test_a_save_that_failed_in_the_background_is_raised_by_whatever_comes_next(t
 
 
 def test_a_save_that_fails_once_is_tried_once_more(tmp_path, monkeypatch):
-  monkeypatch.setattr(checkpoints, '_RETRY', 0.0)
+  monkeypatch.setattr(step_checkpoints, '_RETRY', 0.0)
   faults, inner = iter([True, False, True, True]), checkpoints._write_arrays
 
   def write(*args):
@@ -678,25 +680,25 @@ def test_a_save_that_fails_once_is_tried_once_more(tmp_path, monkeypatch):
     inner(*args)
 
   monkeypatch.setattr(checkpoints, '_write_arrays', write)
-  with checkpoints.Saver(tmp_path / 'steps', keep=1) as saver:
+  with step_checkpoints.Saver(tmp_path / 'steps', keep=1) as saver:
     saver.save(3, {'a': np.ones(2)})
   assert latest_step(tmp_path / 'steps') == 3
   with (
     pytest.raises(errors.CheckpointError, match=r'steps/4 could not be saved: no space left'),
-    checkpoints.Saver(tmp_path / 'steps', keep=1) as saver,
+    step_checkpoints.Saver(tmp_path / 'steps', keep=1) as saver,
   ):
     saver.save(4, {'a': np.ones(2)})  # and nobody asks before the end
   assert latest_step(tmp_path / 'steps') == 3
 
 
 def test_who_lost_its_lock_completes_no_step_and_removes_none(tmp_path):
-  checkpoints.save_step(tmp_path / 'steps', 1, {'a': np.ones(2)})
+  step_checkpoints.save_step(tmp_path / 'steps', 1, {'a': np.ones(2)})
 
   def lost():
     raise errors.ConfigError('another run has the lock')
 
   with pytest.raises(errors.ConfigError, match='has the lock'):  # noqa: SIM117
-    with checkpoints.Saver(tmp_path / 'steps', 1, lost) as saver:
+    with step_checkpoints.Saver(tmp_path / 'steps', 1, lost) as saver:
       saver.save(2, {'a': np.ones(2)})
   assert latest_step(tmp_path / 'steps') == 1
   assert (tmp_path / 'steps' / '2' / 'arrays').exists()  # which is the other one's by now
@@ -704,16 +706,16 @@ def test_who_lost_its_lock_completes_no_step_and_removes_none(tmp_path):
 
 def test_a_step_is_not_half_because_its_store_cannot_be_asked(tmp_path, monkeypatch):
   for s in (1, 2, 3):
-    checkpoints.save_step(tmp_path / 'steps', s, {'a': np.ones(2)})
+    step_checkpoints.save_step(tmp_path / 'steps', s, {'a': np.ones(2)})
   exists = storage.exists
   monkeypatch.setattr(storage, 'exists', lambda p: 'manifest' not in str(p) and exists(p))
-  checkpoints._prune(storage.path(tmp_path / 'steps'), 4, 3)
+  step_checkpoints._prune(storage.path(tmp_path / 'steps'), 4, 3)
   monkeypatch.undo()
   assert sorted(p.name for p in (tmp_path / 'steps').iterdir()) == ['1', '2', '3']
 
 
 def test_a_failed_save_does_not_hide_what_ended_the_run(tmp_path, logged):
-  with pytest.raises(errors.Preempted), checkpoints.Saver(tmp_path / 'steps', keep=1) as saver:
+  with pytest.raises(errors.Preempted), step_checkpoints.Saver(tmp_path / 'steps', keep=1) as saver:
     saver.save(7, {'a': np.array([np.nan])})
     raise errors.Preempted('SIGTERM')
   assert 'a save failed as well' in logged[0] and 'not finite' in logged[0]

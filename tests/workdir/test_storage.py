@@ -8,7 +8,7 @@ import pytest
 from etils.epath import backend
 
 from gdistill import errors
-from gdistill import storage
+from gdistill.workdir import storage
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from absl import logging
 from etils import epath
 
 from gdistill import errors
-from gdistill import storage
+from gdistill.workdir import storage
 
 try:
   import fcntl
