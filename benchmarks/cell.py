@@ -13,9 +13,9 @@ from jax import numpy as jnp
 
 from gdistill import evaluate
 from gdistill import grid
-from gdistill import interrupt
 from gdistill.evaluation import extractors
 from gdistill.models import efficientnet
+from gdistill.process import interrupt
 
 
 def main() -> None:

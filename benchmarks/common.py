@@ -25,7 +25,6 @@ import numpy as np
 from gdistill import encode
 from gdistill import evaluate
 from gdistill import grid
-from gdistill import interrupt
 from gdistill import model
 from gdistill import pipeline
 from gdistill import recipe as recipes
@@ -34,6 +33,7 @@ from gdistill import train
 from gdistill.cli import edge
 from gdistill.devices import mesh as meshes
 from gdistill.devices import sharding
+from gdistill.process import interrupt
 from gdistill.stages import rounds
 from gdistill.workdir import ledger
 from gdistill.workdir import state as states

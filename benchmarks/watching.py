@@ -16,9 +16,9 @@ import common
 import jax
 from jax import numpy as jnp
 
-from gdistill import interrupt
 from gdistill import train
-from gdistill import watchdog
+from gdistill.process import interrupt
+from gdistill.process import watchdog
 from gdistill.workdir import ledger
 from gdistill.workdir import state as states
 

@@ -9,10 +9,10 @@ from jax.sharding import Mesh
 from gdistill import encode
 from gdistill import errors
 from gdistill import model
-from gdistill import progress
 from gdistill import recipe as recipes
 from gdistill.devices import mesh as meshes
 from gdistill.devices import sharding
+from gdistill.process import progress
 from gdistill.stages import rounds
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage

@@ -8,7 +8,6 @@ import numpy as np
 
 from gdistill import encode
 from gdistill import errors
-from gdistill import interrupt
 from gdistill import model
 from gdistill import sampling
 from gdistill.apps import edit
@@ -17,6 +16,7 @@ from gdistill.apps import style_transfer
 from gdistill.core import masks
 from gdistill.core import pixels as core_pixels
 from gdistill.devices import mesh as meshes
+from gdistill.process import interrupt
 from gdistill.samplers import noise as image_noise
 
 # Arrays [n, ...] by name: 'pixels' [n, H, W, C] uint8, 'seeds', and of what is drawn 'labels',

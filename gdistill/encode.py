@@ -15,9 +15,7 @@ import jax
 import numpy as np
 
 from gdistill import errors
-from gdistill import interrupt
 from gdistill import model
-from gdistill import progress
 from gdistill import recipe as recipes
 from gdistill.convert import autoencoder as autoencoders
 from gdistill.convert import text as texts
@@ -30,6 +28,8 @@ from gdistill.data import records
 from gdistill.data import source
 from gdistill.devices import mesh as meshes
 from gdistill.devices import processes
+from gdistill.process import interrupt
+from gdistill.process import progress
 from gdistill.workdir import ledger
 from gdistill.workdir import storage
 

@@ -14,9 +14,7 @@ from gdistill import cells as keeping
 from gdistill import encode
 from gdistill import errors
 from gdistill import grid as grids
-from gdistill import interrupt
 from gdistill import model
-from gdistill import progress
 from gdistill import recipe as recipes
 from gdistill import sampling
 from gdistill import train
@@ -30,6 +28,8 @@ from gdistill.evaluation import protocol
 from gdistill.evaluation import reference
 from gdistill.evaluation import report
 from gdistill.evaluation import statistics
+from gdistill.process import interrupt
+from gdistill.process import progress
 from gdistill.stages import rounds
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage

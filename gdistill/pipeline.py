@@ -17,9 +17,7 @@ from jax.sharding import Mesh
 from gdistill import checks
 from gdistill import encode
 from gdistill import errors
-from gdistill import interrupt
 from gdistill import model
-from gdistill import progress
 from gdistill import recipe as recipes
 from gdistill import train
 from gdistill.core import guidance as core_guidance
@@ -29,6 +27,8 @@ from gdistill.data import pipeline as data
 from gdistill.data import source
 from gdistill.devices import processes
 from gdistill.devices import sharding
+from gdistill.process import interrupt
+from gdistill.process import progress
 from gdistill.stages import draw
 from gdistill.stages import encoder
 from gdistill.stages import guidance

@@ -10,7 +10,6 @@ from jax import numpy as jnp
 
 from gdistill import encode
 from gdistill import errors
-from gdistill import interrupt
 from gdistill import model
 from gdistill.core import condition
 from gdistill.core import guidance
@@ -18,6 +17,7 @@ from gdistill.core import masks
 from gdistill.core import pixels as core_pixels
 from gdistill.core import types
 from gdistill.devices import mesh as meshes
+from gdistill.process import interrupt
 from gdistill.samplers import ancestral
 from gdistill.samplers import ddim
 from gdistill.samplers import dpm_solver

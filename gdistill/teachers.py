@@ -17,7 +17,6 @@ from flax import traverse_util
 
 from gdistill import errors
 from gdistill import model
-from gdistill import progress
 from gdistill import recipe as recipes
 from gdistill.convert import adm
 from gdistill.convert import autoencoder as autoencoders
@@ -27,6 +26,7 @@ from gdistill.convert import folding
 from gdistill.convert import text as texts
 from gdistill.convert import unet2d
 from gdistill.models import latent_unet
+from gdistill.process import progress
 
 KINDS = ('stable_diffusion', 'cin256', 'dit', 'sit', 'adm64', 'adm256')
 _WEIGHTS = 'diffusion_pytorch_model.safetensors'

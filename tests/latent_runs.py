@@ -11,13 +11,13 @@ from jax import numpy as jnp
 from PIL import Image
 
 from gdistill import evaluate
-from gdistill import interrupt
 from gdistill import pipeline
 from gdistill import recipe as recipes
 from gdistill import train
 from gdistill.cli import edge
 from gdistill.convert import autoencoder as autoencoders
 from gdistill.models import vae
+from gdistill.process import interrupt
 from gdistill.workdir import storage
 
 SIZE, CLASSES = 16, ('big_cat', 'dog', 'eel, conger')

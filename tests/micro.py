@@ -2,9 +2,9 @@
 
 import threading
 
-from gdistill import interrupt
 from gdistill import recipe as recipes
 from gdistill.cli import edge
+from gdistill.process import interrupt
 
 
 def config(**sections):

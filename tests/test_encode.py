@@ -14,10 +14,10 @@ from PIL import Image
 
 from gdistill import encode
 from gdistill import errors
-from gdistill import interrupt
 from gdistill.convert import autoencoder as autoencoders
 from gdistill.data import latents
 from gdistill.data import records
+from gdistill.process import interrupt
 from gdistill.workdir import ledger
 from gdistill.workdir import storage
 

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from gdistill import evaluate
-from gdistill import interrupt
 from gdistill import pipeline
 from gdistill import recipe as recipes
 from gdistill import train
+from gdistill.process import interrupt
 from gdistill.workdir import storage
 
 ROOT = pathlib.Path(__file__).parent.parent

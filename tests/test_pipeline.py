@@ -20,13 +20,13 @@ from gdistill import errors
 from gdistill import evaluate
 from gdistill import exporting
 from gdistill import grid
-from gdistill import interrupt
 from gdistill import model
 from gdistill import pipeline
 from gdistill import show
 from gdistill import train
 from gdistill.cli import sample
 from gdistill.core import projections
+from gdistill.process import interrupt
 from gdistill.stages import rounds
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import ledger

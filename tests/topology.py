@@ -8,7 +8,6 @@ import sys
 
 import numpy as np
 
-from gdistill import interrupt
 from gdistill import pipeline
 from gdistill import recipe as recipes
 from gdistill import train
@@ -16,6 +15,7 @@ from gdistill.cli import edge
 from gdistill.devices import mesh as meshes
 from gdistill.devices import processes
 from gdistill.devices import sharding
+from gdistill.process import interrupt
 
 
 def noise(recipe: recipes.Recipe) -> np.ndarray:

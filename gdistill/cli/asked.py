@@ -71,7 +71,7 @@ def strength(args) -> float:
 
 def check_strength(folder: str, card: dict, flag: str, w: float) -> None:
   """ConfigError where a round cannot be asked for this w, a warning where it was not taught it."""
-  from gdistill import progress
+  from gdistill.process import progress
 
   if card.get('null') == 'none' and w:
     raise errors.ConfigError(
@@ -87,7 +87,7 @@ def check_strength(folder: str, card: dict, flag: str, w: float) -> None:
 
 def negative(args, card) -> str | None:
   """The negative prompt, where there is a network that it changes; a warning otherwise."""
-  from gdistill import progress
+  from gdistill.process import progress
 
   if args.negative_prompt is None:
     return None

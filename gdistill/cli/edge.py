@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from gdistill import errors
-from gdistill import interrupt
+from gdistill.process import interrupt
 
 
 class Parser(argparse.ArgumentParser):
@@ -157,9 +157,9 @@ def owned(workdir: Any, seconds: Any, stall_seconds: float) -> Iterator[Any]:
   """
   import jax
 
-  from gdistill import interrupt
-  from gdistill import watchdog
   from gdistill.devices import processes
+  from gdistill.process import interrupt
+  from gdistill.process import watchdog
   from gdistill.workdir import ledger
 
   writer = jax.process_index() == 0
@@ -181,7 +181,7 @@ def owned(workdir: Any, seconds: Any, stall_seconds: float) -> Iterator[Any]:
 def _account(workdir, seconds) -> None:
   """Notes where the time went; a full disk or a damaged note changes nothing of how it ended."""
   from gdistill import pipeline
-  from gdistill import progress
+  from gdistill.process import progress
 
   try:
     pipeline.account(workdir, seconds)

@@ -34,8 +34,8 @@ def main(argv: Sequence[str]) -> int:
 
 def _run(args) -> int:
   from gdistill import editing
-  from gdistill import progress
   from gdistill.apps import edit
+  from gdistill.process import progress
 
   if not 0 < args.strength <= 1:
     raise errors.ConfigError(

@@ -33,10 +33,10 @@ def _run(args, overrides) -> int:
 
   from gdistill import encode
   from gdistill import errors
-  from gdistill import interrupt
   from gdistill import recipe as recipes
   from gdistill.devices import mesh as meshes
   from gdistill.devices import processes
+  from gdistill.process import interrupt
   from gdistill.workdir import storage
 
   recipe = recipes.from_config(edge.load_config(args.config, overrides))

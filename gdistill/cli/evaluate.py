@@ -176,12 +176,12 @@ def _images(args) -> int:
   import sys
 
   from gdistill import errors
-  from gdistill import progress
   from gdistill import samples
   from gdistill.data import images as data
   from gdistill.devices import mesh as meshes
   from gdistill.evaluation import clip_score
   from gdistill.evaluation import presets
+  from gdistill.process import progress
   from gdistill.workdir import storage
 
   if not args.reference:

@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _run(args) -> int:
   from gdistill import editing
-  from gdistill import progress
+  from gdistill.process import progress
 
   of = apps.check(args)
   negative, masks = asked.negative(args, of.card), results.Sources(args.mask, '--mask')
@@ -76,7 +76,7 @@ class _Masks:
     """[H, W, 1] of 0 and 1 at working size; DataError where it cannot be the mask of picture i."""
     import numpy as np
 
-    from gdistill import progress
+    from gdistill.process import progress
 
     k, picture = self._of[i], self._sources.files[i]
     file, found = self._masks.files[k], self._masks.read(k, 1, 'black')

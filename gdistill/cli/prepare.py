@@ -45,9 +45,9 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(args) -> int:
-  from gdistill import interrupt
-  from gdistill import progress
   from gdistill.data import prepare
+  from gdistill.process import interrupt
+  from gdistill.process import progress
   from gdistill.workdir import ledger
   from gdistill.workdir import storage
 

@@ -133,9 +133,9 @@ def run(job: Job, out: str, request: Mapping[str, Any], scale: int | None) -> in
 
   Without a `scale` the sheet's pictures are enlarged to some 64 pixels.
   """
-  from gdistill import interrupt
-  from gdistill import progress
   from gdistill import show
+  from gdistill.process import interrupt
+  from gdistill.process import progress
   from gdistill.workdir import storage
 
   out = storage.path(out)
@@ -177,9 +177,9 @@ def _tell(job: Job, out: Any, scale: int, stop: Any) -> None:
   """Writes figures and the sheet of results that are all there, and says so."""
   import numpy as np
 
-  from gdistill import progress
   from gdistill import show
   from gdistill.data import pictures
+  from gdistill.process import progress
   from gdistill.workdir import storage
 
   changed, figures, sheet = 0, [], []

@@ -38,12 +38,12 @@ def _run(args) -> int:
   import numpy as np
 
   from gdistill import encode
-  from gdistill import interrupt
   from gdistill import model
-  from gdistill import progress
   from gdistill import sampling
   from gdistill import show
   from gdistill.devices import mesh as meshes
+  from gdistill.process import interrupt
+  from gdistill.process import progress
   from gdistill.workdir import finished as finished_rounds
   from gdistill.workdir import storage
 

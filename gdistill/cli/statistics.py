@@ -33,11 +33,11 @@ def main(argv: Sequence[str]) -> int:
 def _run(args, overrides) -> int:
   from gdistill import encode
   from gdistill import errors
-  from gdistill import progress
   from gdistill import recipe as recipes
   from gdistill import samples
   from gdistill.data import images as pictures
   from gdistill.devices import mesh as meshes
+  from gdistill.process import progress
   from gdistill.workdir import storage
 
   if bool(args.source) == bool(args.config):

@@ -18,7 +18,6 @@ import gdistill.cli
 from gdistill import errors
 from gdistill import evaluate
 from gdistill import grid as grids
-from gdistill import interrupt
 from gdistill import pipeline
 from gdistill import show
 from gdistill import train
@@ -28,6 +27,7 @@ from gdistill.cli import sample
 from gdistill.cli import statistics as statistics_command
 from gdistill.cli import table
 from gdistill.evaluation import extractors
+from gdistill.process import interrupt
 from gdistill.workdir import ledger
 
 ROOT = pathlib.Path(__file__).parent.parent.parent

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from gdistill import interrupt
-from gdistill import watchdog
+from gdistill.process import interrupt
+from gdistill.process import watchdog
 
 ROOT = pathlib.Path(__file__).parents[1]
 STUCK = """

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gdistill import errors
-from gdistill import watchdog
+from gdistill.process import watchdog
 
 # The thread that the program's end does not wait for: a compile takes minutes.
 COMPILING = 'gdistill-compile'

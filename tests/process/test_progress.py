@@ -2,7 +2,7 @@
 
 import pytest
 
-from gdistill import progress
+from gdistill.process import progress
 
 
 @pytest.fixture

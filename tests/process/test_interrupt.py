@@ -8,7 +8,7 @@ import disturbed
 import pytest
 
 from gdistill import errors
-from gdistill import interrupt
+from gdistill.process import interrupt
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
