@@ -27,13 +27,14 @@ from gdistill import evaluate
 from gdistill import grid
 from gdistill import model
 from gdistill import pipeline
-from gdistill import recipe as recipes
 from gdistill import sampling
 from gdistill import train
 from gdistill.cli import edge
 from gdistill.devices import mesh as meshes
 from gdistill.devices import sharding
 from gdistill.process import interrupt
+from gdistill.recipe import reading
+from gdistill.recipe import settings as recipes
 from gdistill.stages import rounds
 from gdistill.workdir import ledger
 from gdistill.workdir import state as states
@@ -234,7 +235,7 @@ def recipe(network: str, batch_size: int = 64, **sections: Any) -> recipes.Recip
       config[name].update(values)
     else:
       config[name] = values
-  return recipes.from_config(config)
+  return reading.from_config(config)
 
 
 def mesh_of(devices: int) -> jax.sharding.Mesh:

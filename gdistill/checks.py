@@ -9,10 +9,12 @@ from jax.sharding import Mesh
 from gdistill import encode
 from gdistill import errors
 from gdistill import model
-from gdistill import recipe as recipes
 from gdistill.devices import mesh as meshes
 from gdistill.devices import sharding
 from gdistill.process import progress
+from gdistill.recipe import identity
+from gdistill.recipe import reading
+from gdistill.recipe import settings as recipes
 from gdistill.stages import rounds
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
@@ -161,8 +163,8 @@ def _same_networks(recipe: recipes.Recipe, card: dict, where: str, first: str) -
         f'latents.{name} is {mine!r}, and {where} was trained with {theirs[name]!r}; name what is '
         'in it or beside it'
       )
-  theirs = recipes.flat({'model': card['model'], 'noise': card['noise']})
-  mine = recipes.flat(recipes.to_dict(recipe))
+  theirs = identity.flat({'model': card['model'], 'noise': card['noise']})
+  mine = identity.flat(reading.to_dict(recipe))
   free = {'model.dropout', 'model.dtype', *(('model.predict',) if first == 'teacher' else ())}
   if first == 'teacher' and not card['model'].get('extra_channels', 0):
     free.add('model.extra_channels')  # it learns to read a mask
@@ -181,8 +183,8 @@ def same_run(recipe: recipes.Recipe, workdir: storage.epath.Path) -> None:
     if not isinstance(old, dict):
       raise errors.CheckpointError(f'{file} is damaged: it holds no config; restore it from a copy')
     with contextlib.suppress(errors.ConfigError):
-      old = recipes.to_dict(recipes.from_config(old))  # with the keys that came since
-    changed = recipes.differences(old, recipes.to_dict(recipe))
+      old = reading.to_dict(reading.from_config(old))  # with the keys that came since
+    changed = identity.differences(old, reading.to_dict(recipe))
     if changed:
       raise errors.ConfigError(
         f'--workdir={workdir} holds a run with another config ({_some(changed)}); '

@@ -16,7 +16,6 @@ import numpy as np
 
 from gdistill import errors
 from gdistill import model
-from gdistill import recipe as recipes
 from gdistill.convert import autoencoder as autoencoders
 from gdistill.convert import text as texts
 from gdistill.core import masks
@@ -30,6 +29,7 @@ from gdistill.devices import mesh as meshes
 from gdistill.devices import processes
 from gdistill.process import interrupt
 from gdistill.process import progress
+from gdistill.recipe import settings as recipes
 from gdistill.workdir import ledger
 from gdistill.workdir import storage
 

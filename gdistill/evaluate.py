@@ -15,7 +15,6 @@ from gdistill import encode
 from gdistill import errors
 from gdistill import grid as grids
 from gdistill import model
-from gdistill import recipe as recipes
 from gdistill import sampling
 from gdistill import train
 from gdistill.data import source
@@ -30,6 +29,8 @@ from gdistill.evaluation import report
 from gdistill.evaluation import statistics
 from gdistill.process import interrupt
 from gdistill.process import progress
+from gdistill.recipe import reading
+from gdistill.recipe import settings as recipes
 from gdistill.stages import rounds
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
@@ -95,15 +96,15 @@ def read_recipe(
   if not storage.exists(workdir / 'config.json'):
     raise errors.ConfigError(f'--workdir={workdir} holds no run (no config.json); train one first')
   try:
-    recipe = recipes.from_config(storage.read_json(workdir / 'config.json'))
+    recipe = reading.from_config(storage.read_json(workdir / 'config.json'))
   except errors.ConfigError as e:
     raise errors.ConfigError(
       f'{workdir}/config.json: {e}; if another version of gdistill wrote it, use that one'
     ) from e
   if change is not None:
-    config = recipes.to_dict(recipe)
+    config = reading.to_dict(recipe)
     change(config)
-    recipe = recipes.from_config(config)
+    recipe = reading.from_config(config)
   return encode.from_workdir(recipe, workdir)  # last: its paths may be what a config may not name
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from gdistill import errors
-from gdistill import recipe as recipes
 from gdistill import sampling
+from gdistill.recipe import settings as recipes
 from gdistill.stages import rounds
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage

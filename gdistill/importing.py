@@ -11,10 +11,10 @@ from gdistill import encode
 from gdistill import errors
 from gdistill import exporting
 from gdistill import pipeline
-from gdistill import recipe as recipes
 from gdistill import teachers
 from gdistill.convert import autoencoder as autoencoders
 from gdistill.convert import text as texts
+from gdistill.recipe import settings as recipes
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
 

@@ -10,7 +10,6 @@ import numpy as np
 from jax import numpy as jnp
 
 from gdistill import errors
-from gdistill import recipe as recipes
 from gdistill.core import predict
 from gdistill.core import projections
 from gdistill.core import schedule
@@ -19,6 +18,7 @@ from gdistill.models import dit
 from gdistill.models import embeddings
 from gdistill.models import latent_unet
 from gdistill.models import unet
+from gdistill.recipe import settings as recipes
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
 

@@ -18,7 +18,6 @@ from gdistill import checks
 from gdistill import encode
 from gdistill import errors
 from gdistill import model
-from gdistill import recipe as recipes
 from gdistill import train
 from gdistill.core import guidance as core_guidance
 from gdistill.core import projections
@@ -29,6 +28,9 @@ from gdistill.devices import processes
 from gdistill.devices import sharding
 from gdistill.process import interrupt
 from gdistill.process import progress
+from gdistill.recipe import identity
+from gdistill.recipe import reading
+from gdistill.recipe import settings as recipes
 from gdistill.stages import draw
 from gdistill.stages import encoder
 from gdistill.stages import guidance
@@ -70,9 +72,9 @@ def run(
   workdir = storage.path(workdir)
   mesh = checks.everything(recipe, workdir)
   checks.warn_of_eps(recipe)
-  processes.agree('config', recipes.digest_together(recipe))
+  processes.agree('config', identity.digest_together(recipe))
   plan = rounds.plan(recipe)
-  resolved, config_file = recipes.to_dict(recipe), workdir / 'config.json'
+  resolved, config_file = reading.to_dict(recipe), workdir / 'config.json'
   if jax.process_index() == 0:
     if not storage.exists(config_file) or storage.read_json(config_file) != resolved:
       storage.write_json(config_file, resolved)
@@ -348,7 +350,7 @@ def _fresh_state(recipe, r, where, key, mesh) -> states.TrainState:
 def _card(recipe, r, state, examples, seconds) -> dict:
   """What a reader of the folder must know, and what it is good to know."""
   params = states.handed_on(state)
-  plain = recipes.to_dict(recipe)
+  plain = reading.to_dict(recipe)
   teacher = r.stage == 'teacher'
   samplers = {'progressive': recipe.progressive.sampler, 'encoder': 'deterministic'}
   return {
@@ -377,7 +379,7 @@ def _card(recipe, r, state, examples, seconds) -> dict:
     'parameters': sum(a.size for a in jax.tree.leaves(params)),
     'seconds': round(seconds, 3),
     'config': plain,
-    'config_digest': recipes.digest(recipe),
+    'config_digest': identity.digest(recipe),
     'versions': versions(),
   }
 

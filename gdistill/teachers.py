@@ -17,7 +17,6 @@ from flax import traverse_util
 
 from gdistill import errors
 from gdistill import model
-from gdistill import recipe as recipes
 from gdistill.convert import adm
 from gdistill.convert import autoencoder as autoencoders
 from gdistill.convert import dit
@@ -27,6 +26,8 @@ from gdistill.convert import text as texts
 from gdistill.convert import unet2d
 from gdistill.models import latent_unet
 from gdistill.process import progress
+from gdistill.recipe import checks as recipe_checks
+from gdistill.recipe import settings as recipes
 
 KINDS = ('stable_diffusion', 'cin256', 'dit', 'sit', 'adm64', 'adm256')
 _WEIGHTS = 'diffusion_pytorch_model.safetensors'
@@ -460,8 +461,8 @@ def _size(config: Mapping[str, Any], default: int) -> int:
 
 def _network(settings: recipes.Model, noise: recipes.Noise) -> model.Network:
   """The network of these settings; ConfigError where a recipe could not have them."""
-  recipes.check_model(settings)
-  recipes.check_noise(noise)
+  recipe_checks.check_model(settings)
+  recipe_checks.check_noise(noise)
   return model.build(settings, False, noise_settings=noise)
 
 

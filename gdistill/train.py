@@ -17,12 +17,12 @@ from jax import numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from gdistill import errors
-from gdistill import recipe as recipes
 from gdistill.devices import mesh as meshes
 from gdistill.devices import processes
 from gdistill.devices import sharding
 from gdistill.process import interrupt
 from gdistill.process import progress
+from gdistill.recipe import settings as recipes
 from gdistill.workdir import state as states
 from gdistill.workdir import step_checkpoints
 from gdistill.workdir import storage

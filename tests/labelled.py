@@ -6,8 +6,8 @@ import os
 import numpy as np
 from PIL import Image
 
-from gdistill import recipe as recipes
 from gdistill.data import prepare
+from gdistill.recipe import settings as recipes
 
 CLASSES = ('ape', 'bee', 'cat')
 SIZE = 12

@@ -12,12 +12,13 @@ from PIL import Image
 
 from gdistill import evaluate
 from gdistill import pipeline
-from gdistill import recipe as recipes
 from gdistill import train
 from gdistill.cli import edge
 from gdistill.convert import autoencoder as autoencoders
 from gdistill.models import vae
 from gdistill.process import interrupt
+from gdistill.recipe import reading
+from gdistill.recipe import settings as recipes
 from gdistill.workdir import storage
 
 SIZE, CLASSES = 16, ('big_cat', 'dog', 'eel, conger')
@@ -124,7 +125,7 @@ def config(name: str, given: pathlib.Path, **sections) -> dict:
 
 
 def recipe(name: str, given: pathlib.Path, **sections) -> recipes.Recipe:
-  return recipes.from_config(config(name, given, **sections))
+  return reading.from_config(config(name, given, **sections))
 
 
 def trained(

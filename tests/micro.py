@@ -2,9 +2,9 @@
 
 import threading
 
-from gdistill import recipe as recipes
 from gdistill.cli import edge
 from gdistill.process import interrupt
+from gdistill.recipe import reading
 
 
 def config(**sections):
@@ -29,7 +29,7 @@ def config(**sections):
 
 
 def recipe(**sections):
-  return recipes.from_config(config(**sections))
+  return reading.from_config(config(**sections))
 
 
 class StopAfter(interrupt.Interrupt):

@@ -11,13 +11,14 @@ from jax import numpy as jnp
 
 from gdistill import encode
 from gdistill import model
-from gdistill import recipe as recipes
 from gdistill.convert import adm
 from gdistill.convert import autoencoder as autoencoders
 from gdistill.convert import text
 from gdistill.convert import unet2d
 from gdistill.models import unet
 from gdistill.models import vae
+from gdistill.recipe import reading
+from gdistill.recipe import settings as recipes
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
 
@@ -95,7 +96,7 @@ def finished(path, settings, noise, kind='', template='', takes_w=True, **card):
       'template': template,
     }
   params = params_of(settings, noise, takes_w)
-  plain = recipes.to_dict(settings), recipes.to_dict(noise)
+  plain = reading.to_dict(settings), reading.to_dict(noise)
   card = {
     'stage': 'progressive', 'num_steps': 4, 'sampler': 'deterministic', 'takes_w': takes_w,
     'guided': False, 'p_uncond': 0.0, 'null_label': -1, 'w_min': 0.0, 'w_max': 14.0,

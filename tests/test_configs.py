@@ -10,8 +10,10 @@ import jax
 import pytest
 
 from gdistill import model
-from gdistill import recipe as recipes
 from gdistill.cli import edge
+from gdistill.recipe import identity
+from gdistill.recipe import reading
+from gdistill.recipe import settings as recipes
 from gdistill.stages import rounds
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -47,8 +49,8 @@ def parameters(recipe, takes_w):
 
 @pytest.mark.parametrize(('name', 'variant'), ALL)
 def test_every_variant_resolves_survives_json_and_is_explained(name, variant):
-  recipe = recipes.from_config(load(name, variant))
-  assert recipes.from_config(json.loads(json.dumps(recipes.to_dict(recipe)))) == recipe
+  recipe = reading.from_config(load(name, variant))
+  assert reading.from_config(json.loads(json.dumps(reading.to_dict(recipe)))) == recipe
   text = (ROOT / 'configs' / f'{name}.py').read_text().split('"""')[1]
   assert f'`{variant}`' in text if variant else f'--config=configs/{name}.py' in text
   assert 'Hardware assumed' in text and 'Result' in text
@@ -56,7 +58,7 @@ def test_every_variant_resolves_survives_json_and_is_explained(name, variant):
 
 @pytest.mark.parametrize(('name', 'variant'), ALL)
 def test_students_without_w_are_the_naive_and_the_single_w_ones(name, variant):
-  recipe = recipes.from_config(load(name, variant))
+  recipe = reading.from_config(load(name, variant))
   assert recipe.takes_w == (variant not in ('naive', 'single_w'))
   assert ('w_proj' in shapes_of(recipe, recipe.takes_w)) == recipe.takes_w
 
@@ -64,7 +66,7 @@ def test_students_without_w_are_the_naive_and_the_single_w_ones(name, variant):
 @pytest.mark.parametrize('name', CONFIGS)
 def test_tiny_changes_sizes_and_never_the_method(name):
   whole, tiny = (
-    recipes.flat(recipes.to_dict(recipes.from_config(load(name, v)))) for v in ('', 'tiny')
+    identity.flat(reading.to_dict(reading.from_config(load(name, v)))) for v in ('', 'tiny')
   )
   changed = {k for k in whole if whole[k] != tiny[k]}
   method = {
@@ -91,7 +93,7 @@ PAPER = {
 
 @pytest.mark.parametrize('name', PAPER)
 def test_the_papers_runs_have_the_papers_settings(name):
-  paper, recipe = PAPER[name], recipes.from_config(load(name))
+  paper, recipe = PAPER[name], reading.from_config(load(name))
   plan = rounds.plan(recipe)
   assert [r.num_steps for r in plan] == [0, 0, *(2**k for k in range(9, -1, -1))]
   assert [r.steps for r in plan[2:]] == [50_000] * 8 + [100_000] * 2
@@ -119,7 +121,7 @@ def test_the_papers_runs_have_the_papers_settings(name):
 @pytest.mark.parametrize('name', ['cifar10', 'imagenet64', 'photos64'])
 def test_the_stochastic_variant_changes_the_sampler_alone(name):
   a, b = (
-    recipes.flat(recipes.to_dict(recipes.from_config(load(name, v)))) for v in ('', 'stochastic')
+    identity.flat(reading.to_dict(reading.from_config(load(name, v)))) for v in ('', 'stochastic')
   )
   assert {k for k in a if a[k] != b[k]} == {'progressive.sampler'}
 
@@ -138,7 +140,7 @@ LATENT = {
 
 @pytest.mark.parametrize('name', LATENT)
 def test_the_latent_runs_have_the_published_networks_and_the_papers_settings(name):
-  paper, recipe = LATENT[name], recipes.from_config(load(name))
+  paper, recipe = LATENT[name], reading.from_config(load(name))
   m = recipe.model
   assert (m.image_size, m.image_channels) == (64, paper['channels'])
   assert (m.context, m.context_dim, m.predict, m.time) == (*paper['context'], 'eps', 'index')
@@ -155,20 +157,20 @@ def test_the_latent_runs_have_the_published_networks_and_the_papers_settings(nam
 
 
 def test_stable_diffusions_stages_are_as_long_as_the_papers():
-  plan = rounds.plan(recipes.from_config(load('stable_diffusion')))
+  plan = rounds.plan(reading.from_config(load('stable_diffusion')))
   assert [r.steps for r in plan] == [3000, *[2000] * 7, *[20_000] * 2]
-  ten = rounds.plan(recipes.from_config(load('stable_diffusion', 'ten')))
+  ten = rounds.plan(reading.from_config(load('stable_diffusion', 'ten')))
   assert [r.num_steps for r in ten] == [0, 20, 10, 5] and {r.steps for r in ten[1:]} == {2000}
 
 
 @pytest.mark.parametrize('name', LATENT)
 def test_the_v_variant_only_begins_with_a_teacher_of_v(name):
-  a, b = (recipes.flat(recipes.to_dict(recipes.from_config(load(name, v)))) for v in ('', 'v'))
+  a, b = (identity.flat(reading.to_dict(reading.from_config(load(name, v)))) for v in ('', 'v'))
   assert {k for k in a if a[k] != b[k]} == {'stages', 'model.predict'}
   assert b['stages'] == ['teacher', *a['stages']] and b['model.predict'] == 'v'
 
 
 def test_second_versions_of_stable_diffusion_have_heads_of_64_and_another_text_encoder():
-  recipe = recipes.from_config(load('stable_diffusion', 'sd2'))
+  recipe = reading.from_config(load('stable_diffusion', 'sd2'))
   # 865.9 million, in print
   assert math.isclose(parameters(recipe, True) / 1e6, 865.9, abs_tol=0.05)

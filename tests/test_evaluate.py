@@ -8,7 +8,7 @@ import pytest
 from gdistill import errors
 from gdistill import evaluate
 from gdistill import grid as grids
-from gdistill import recipe as recipes
+from gdistill.recipe import reading
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
 
@@ -64,7 +64,7 @@ def test_a_report_keeps_the_full_grid_while_all_of_it_is_there(tmp_path, monkeyp
   names = {'cell 1': 'a', 'cell 2': 'b'}
   monkeypatch.setattr(grids, 'plan', lambda recipe, workdir, grid: list(names))
   monkeypatch.setattr(grids, 'names', lambda cells, images: names)
-  storage.write_json(workdir / 'config.json', recipes.to_dict(recipe))
+  storage.write_json(workdir / 'config.json', reading.to_dict(recipe))
   full = [{'grid': 'full', 'cell': name} for name in 'ab']
   assert evaluate._full_rows(recipe, workdir) == []  # no report yet
   storage.write_json(workdir / 'report' / 'metrics.json', full)

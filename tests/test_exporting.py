@@ -13,7 +13,8 @@ from gdistill import errors
 from gdistill import exporting
 from gdistill import importing
 from gdistill import model
-from gdistill import recipe as recipes
+from gdistill.recipe import reading
+from gdistill.recipe import settings as recipes
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
 
@@ -114,7 +115,7 @@ def test_steps_that_do_not_divide_a_thousand_are_noted(text_round, tmp_path):
 )  # fmt: skip
 def test_the_scheduler_of_an_export_is_read_as_the_noise_it_was(noise, text_round, tmp_path):
   found = exporting.scheduler(
-    with_card(text_round, tmp_path, noise=recipes.to_dict(noise), predict='v')
+    with_card(text_round, tmp_path, noise=reading.to_dict(noise), predict='v')
   )
   read, predict = importing.teachers.noise_from(found)
   np.testing.assert_allclose(model.betas(read), model.betas(noise), rtol=1e-12)
@@ -229,7 +230,7 @@ def test_a_round_of_an_earlier_version_whose_card_knows_no_latents_comes_back(
 def test_texts_that_diffusers_would_read_otherwise_are_refused(text_round, tmp_path):
   about = dict(model.read_folder(text_round).card['latents'])
   short = dict(about, text_length=16)
-  fields = recipes.to_dict(recipes.Model(**dict(published.TEXT, context_length=16)))
+  fields = reading.to_dict(recipes.Model(**dict(published.TEXT, context_length=16)))
   cut = tmp_path / 'cut'
   settings = recipes.Model(**dict(published.TEXT, context_length=16))
   published.finished(cut, settings, published.SD_NOISE, 'kl')

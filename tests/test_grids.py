@@ -15,9 +15,9 @@ import pytest
 
 from gdistill import evaluate
 from gdistill import pipeline
-from gdistill import recipe as recipes
 from gdistill import train
 from gdistill.process import interrupt
+from gdistill.recipe import reading
 from gdistill.workdir import storage
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -62,9 +62,9 @@ def test_pictures_may_leave_the_devices_or_stay_there(workdir, capsys):
   assert {len(pixels) for pixels in cells.values()} == {20}
   for made in ('cells', 'measured', 'figures'):
     shutil.rmtree(workdir / 'evaluation' / made)
-  config = recipes.to_dict(evaluate.read_recipe(storage.path(workdir)))
+  config = reading.to_dict(evaluate.read_recipe(storage.path(workdir)))
   config['evaluation']['keep_images'] = 3
-  recipe = recipes.from_config(config)
+  recipe = reading.from_config(config)
   few = evaluate.run(workdir, 'quick', interrupt.Interrupt(), train.Seconds(), recipe=recipe)
   for p in (workdir / 'evaluation' / 'cells').iterdir():
     np.testing.assert_array_equal(np.load(p)['pixels'], cells[p.name][:3])
@@ -72,7 +72,7 @@ def test_pictures_may_leave_the_devices_or_stay_there(workdir, capsys):
   unlike = dict.fromkeys(('rms_teacher', 'rms_images'))
   compare([{**r, **unlike} for r in few], [{**r, **unlike} for r in whole])
   config['evaluation']['bank'] = 7  # what was measured has another
-  recipe, run = recipes.from_config(config), (interrupt.Interrupt(), train.Seconds())
+  recipe, run = reading.from_config(config), (interrupt.Interrupt(), train.Seconds())
   capsys.readouterr()
   again = evaluate.run(workdir, 'quick', *run, recipe=recipe)
   assert f'{len(again)} cells keep fewer than their 20 pictures' in capsys.readouterr().err

@@ -16,7 +16,6 @@ from gdistill import encode
 from gdistill import errors
 from gdistill import importing
 from gdistill import model
-from gdistill import recipe as recipes
 from gdistill import sampling
 from gdistill import teachers
 from gdistill.cli import edge
@@ -26,6 +25,8 @@ from gdistill.convert import dit
 from gdistill.convert import unet2d
 from gdistill.core import schedule
 from gdistill.models import latent_unet
+from gdistill.recipe import reading
+from gdistill.recipe import settings as recipes
 from gdistill.samplers import noise as image_noise
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
@@ -361,7 +362,7 @@ def recipe_from(folder):
   config.update(stages=('guidance', 'progressive'), initial=str(folder.path))
   config['model'] = {**folder.card['model'], 'dropout': 0.0, 'dtype': 'bfloat16'}
   config['noise'] = dict(folder.card['noise'])
-  return recipes.from_config(config)
+  return reading.from_config(config)
 
 
 @pytest.mark.parametrize(
@@ -379,12 +380,12 @@ def test_the_configs_of_imported_teachers_are_of_what_is_imported(config, fields
   card = {
     'stage': 'teacher', 'p_uncond': None, 'null': 'trained', 'num_steps': 0, 'takes_w': False,
     'sampler': 'any',
-    'model': recipes.to_dict(settings), 'noise': recipes.to_dict(noise), 'guided': True,
+    'model': reading.to_dict(settings), 'noise': reading.to_dict(noise), 'guided': True,
     'w_min': 0.0, 'w_max': 0.0,
   }  # fmt: skip
   given = edge.load_config(f'configs/{config}', ["--config.initial='somewhere'"])
   given['latents'].update(autoencoder='a')
-  checks.initial(recipes.from_config(given), card)
+  checks.initial(reading.from_config(given), card)
 
 
 @pytest.mark.parametrize(

@@ -20,11 +20,11 @@ from gdistill import evaluate
 from gdistill import grid
 from gdistill import model
 from gdistill import pipeline
-from gdistill import recipe as recipes
 from gdistill import sampling
 from gdistill.cli import evaluate as evaluate_command
 from gdistill.cli import statistics as statistics_command
 from gdistill.evaluation import extractors
+from gdistill.recipe import reading
 from gdistill.stages import guidance
 from gdistill.stages import progressive
 from gdistill.stages import rounds
@@ -317,7 +317,7 @@ def test_a_teacher_of_other_frozen_networks_is_refused(given):
   recipe = latent_runs.recipe(SD, given, stages=('guidance', 'progressive'), initial='sd')
   card = {
     'stage': 'teacher', 'p_uncond': 0.1, 'takes_w': False, 'latents': encode.networks(recipe),
-    **{name: recipes.to_dict(getattr(recipe, name)) for name in ('model', 'noise')},
+    **{name: reading.to_dict(getattr(recipe, name)) for name in ('model', 'noise')},
   }  # fmt: skip
   checks.initial(recipe, card)
   assert card['latents']['text_length'] == 9

@@ -11,11 +11,11 @@ import safetensors.numpy
 
 from gdistill import errors
 from gdistill import model
-from gdistill import recipe as recipes
 from gdistill import teachers
 from gdistill.convert import autoencoder as autoencoders
 from gdistill.convert import unet2d
 from gdistill.models import latent_unet
+from gdistill.recipe import settings as recipes
 
 DDIM = dict(_class_name='DDIMScheduler')
 

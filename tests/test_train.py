@@ -14,12 +14,12 @@ import pytest
 from jax import numpy as jnp
 
 from gdistill import errors
-from gdistill import recipe as recipes
 from gdistill import train
 from gdistill.cli import edge
+from gdistill.recipe import reading
 from gdistill.workdir import state as states
 
-BASE = recipes.from_config(edge.load_config('configs/digits.py', [])).teacher
+BASE = reading.from_config(edge.load_config('configs/digits.py', [])).teacher
 KEY = jax.random.key(0)
 
 

@@ -9,13 +9,14 @@ import sys
 import numpy as np
 
 from gdistill import pipeline
-from gdistill import recipe as recipes
 from gdistill import train
 from gdistill.cli import edge
 from gdistill.devices import mesh as meshes
 from gdistill.devices import processes
 from gdistill.devices import sharding
 from gdistill.process import interrupt
+from gdistill.recipe import reading
+from gdistill.recipe import settings as recipes
 
 
 def noise(recipe: recipes.Recipe) -> np.ndarray:
@@ -39,7 +40,7 @@ def noise(recipe: recipes.Recipe) -> np.ndarray:
 
 def main(out: str, config: str, workdir: str, *join: str) -> None:
   sharding._SMALL = 0
-  recipe = recipes.from_config(edge.load_config(config, []))
+  recipe = reading.from_config(edge.load_config(config, []))
   meshes.make_cpu_devices(recipe.mesh.cpu_devices)
   if join:
     processes.start(join[0], int(join[1]), int(join[2]))

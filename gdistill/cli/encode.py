@@ -33,13 +33,13 @@ def _run(args, overrides) -> int:
 
   from gdistill import encode
   from gdistill import errors
-  from gdistill import recipe as recipes
   from gdistill.devices import mesh as meshes
   from gdistill.devices import processes
   from gdistill.process import interrupt
+  from gdistill.recipe import reading
   from gdistill.workdir import storage
 
-  recipe = recipes.from_config(edge.load_config(args.config, overrides))
+  recipe = reading.from_config(edge.load_config(args.config, overrides))
   if not recipe.latent:
     raise errors.ConfigError('latents.autoencoder is empty: this config trains on pixels')
   out = args.out or recipe.latents.cache

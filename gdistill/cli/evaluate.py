@@ -131,10 +131,10 @@ def _grid(args, overrides) -> int:
   import jax
 
   from gdistill import evaluate
-  from gdistill import recipe as recipes
   from gdistill import train
   from gdistill.devices import mesh as meshes
   from gdistill.devices import processes
+  from gdistill.recipe import identity
   from gdistill.workdir import storage
 
   workdir = storage.path(args.workdir)
@@ -143,7 +143,7 @@ def _grid(args, overrides) -> int:
   meshes.use_compile_cache()
   meshes.make_cpu_devices(recipe.mesh.cpu_devices)
   processes.start(args.coordinator, args.num_processes, args.process_id)
-  processes.agree('config', recipes.digest_together(recipe))
+  processes.agree('config', identity.digest_together(recipe))
   names = ('model', 'sampler', 'num_steps', 'w')
   again = {k: getattr(args, k) for k in names if getattr(args, k) is not None}
   seconds = train.Seconds()

@@ -33,11 +33,11 @@ def main(argv: Sequence[str]) -> int:
 def _run(args, overrides) -> int:
   from gdistill import encode
   from gdistill import errors
-  from gdistill import recipe as recipes
   from gdistill import samples
   from gdistill.data import images as pictures
   from gdistill.devices import mesh as meshes
   from gdistill.process import progress
+  from gdistill.recipe import reading
   from gdistill.workdir import storage
 
   if bool(args.source) == bool(args.config):
@@ -57,7 +57,7 @@ def _run(args, overrides) -> int:
   if args.source:
     images = pictures.load(args.source, '--source', args.size or 0)
   else:
-    recipe = recipes.from_config(edge.load_config(args.config, overrides))
+    recipe = reading.from_config(edge.load_config(args.config, overrides))
     held_out = args.split == 'held_out'
     images = encode.pictures(recipe)[held_out]
     if args.most:

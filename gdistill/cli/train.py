@@ -41,14 +41,15 @@ def main(argv: Sequence[str], prog: str = 'python -m gdistill.main', plan: bool 
 
 def _run(args, overrides, plan: bool) -> int:
   from gdistill import errors
-  from gdistill import recipe as recipes
+  from gdistill.recipe import identity
+  from gdistill.recipe import reading
 
   config = edge.load_config(args.config, overrides)
   _check_devices(args, plan)
   initial = config.get('initial') if isinstance(config, dict) else None
   if isinstance(initial, str) and initial and '://' not in initial:
     config['initial'] = os.path.abspath(initial)  # found again from any folder
-  recipe = recipes.from_config(config)
+  recipe = reading.from_config(config)
   if not args.workdir and not plan:
     raise errors.ConfigError('--workdir is missing; name a folder for the run')
 
@@ -72,7 +73,7 @@ def _run(args, overrides, plan: bool) -> int:
   evaluate.check(recipe)
   if recipe.initial:
     grid.teacher_folder(recipe, workdir)  # the report will need it
-  processes.agree('config', recipes.digest_together(recipe))
+  processes.agree('config', identity.digest_together(recipe))
 
   from gdistill import train as training
 

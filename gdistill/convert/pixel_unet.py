@@ -22,9 +22,9 @@ import numpy as np
 from jax import numpy as jnp
 
 from gdistill import errors
-from gdistill import recipe
 from gdistill.convert import folding
 from gdistill.core import types
+from gdistill.recipe import settings as recipes
 
 _OF = 'our pixel U-Net in diffusers'
 _DOWN = ('ResnetDownsampleBlock2D', 'SimpleCrossAttnDownBlock2D')
@@ -43,7 +43,7 @@ _IN_ATTENTION = {'norm': 'group_norm', 'q': 'to_q', 'k': 'to_k', 'v': 'to_v', 'o
 
 
 def state_from(
-  params: Mapping[str, Any], settings: recipe.Model
+  params: Mapping[str, Any], settings: recipes.Model
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
   """(config, {'conv_in.weight': ...}) of the network. Whether it takes w is read off `params`.
 
@@ -104,7 +104,7 @@ def logsnr_at(index: types.PerExample) -> types.PerExample:
   return -2.0 * (jnp.log(jnp.sin(phi)) - jnp.log(jnp.sin(rest)))
 
 
-def _config(settings: recipe.Model, takes_w: bool) -> dict[str, Any]:
+def _config(settings: recipes.Model, takes_w: bool) -> dict[str, Any]:
   if settings.multipliers[0] != 1:
     raise errors.ConfigError(
       f'model.multipliers={settings.multipliers} begin with another number than 1: '
@@ -144,7 +144,7 @@ def _config(settings: recipe.Model, takes_w: bool) -> dict[str, Any]:
   )
 
 
-def _head_dims(settings: recipe.Model, attends: list[bool]) -> list[int]:
+def _head_dims(settings: recipes.Model, attends: list[bool]) -> list[int]:
   """The width of a head, in the order that diffusers reads it.
 
   It reads entry i for level i going down and, unreversed, for the i-th from the bottom going up.

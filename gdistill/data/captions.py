@@ -11,12 +11,12 @@ from typing import Any, Literal
 import numpy as np
 
 from gdistill import errors
-from gdistill import recipe as recipes
 from gdistill.data import images
 from gdistill.data import pictures
 from gdistill.data import source
 from gdistill.data import tfds
 from gdistill.data import webdataset
+from gdistill.recipe import settings as recipes
 
 Kind = Literal['folder', 'webdataset', 'tfds']
 _TABLES = ('metadata.jsonl', 'metadata.csv', 'captions.csv')

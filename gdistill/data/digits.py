@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from gdistill import recipe as recipes
 from gdistill.data import source
+from gdistill.recipe import settings as recipes
 
 CLASS_NAMES = tuple('0123456789')
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from gdistill import errors
-from gdistill import recipe as recipes
 from gdistill.data import pictures
 from gdistill.data import source
+from gdistill.recipe import settings as recipes
 
 _ARCHIVES = ('.zip', '.tar', '.tar.gz', '.tgz', '.tar.bz2', '.tar.xz', '.txz')
 _MOST_MEMBERS, _MOST_BYTES = 2_000_000, 16 * 2**30

@@ -9,7 +9,6 @@ from collections.abc import Callable
 import numpy as np
 
 from gdistill import errors
-from gdistill import recipe as recipes
 from gdistill.data import captions
 from gdistill.data import digits
 from gdistill.data import folder
@@ -17,6 +16,7 @@ from gdistill.data import records
 from gdistill.data import source
 from gdistill.data import tfds
 from gdistill.data import worker
+from gdistill.recipe import settings as recipes
 
 # name -> load(settings, shape of an image) -> (training, held out)
 _LOAD = {

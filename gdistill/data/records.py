@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from gdistill import errors
-from gdistill import recipe as recipes
 from gdistill.data import source
+from gdistill.recipe import settings as recipes
 
 FORMAT, VERSION = 'gdistill-records', 1
 INDEX, LABELS = 'index.json', 'labels.int32'

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from gdistill import errors
-from gdistill import recipe as recipes
 from gdistill.data import pictures
 from gdistill.data import source
+from gdistill.recipe import settings as recipes
 
 
 def load(

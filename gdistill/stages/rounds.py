@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from gdistill import recipe as recipes
+from gdistill.recipe import settings as recipes
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,6 @@ from gdistill import editing
 from gdistill import errors
 from gdistill import model
 from gdistill import pipeline
-from gdistill import recipe as recipes
 from gdistill import train
 from gdistill.cli import apps
 from gdistill.cli import inpaint
@@ -25,6 +24,7 @@ from gdistill.cli import results
 from gdistill.core import pixels as core_pixels
 from gdistill.core import process
 from gdistill.process import interrupt
+from gdistill.recipe import settings as recipes
 from gdistill.samplers import noise as image_noise
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage

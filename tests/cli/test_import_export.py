@@ -11,10 +11,10 @@ from PIL import Image
 import gdistill.cli
 from gdistill import errors
 from gdistill import model
-from gdistill import recipe as recipes
 from gdistill import teachers
 from gdistill.cli import edge
 from gdistill.convert import autoencoder as autoencoders
+from gdistill.recipe import settings as recipes
 
 COSINE = recipes.Noise('cosine')
 

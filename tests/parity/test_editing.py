@@ -10,12 +10,12 @@ import gdistill.cli
 from gdistill import editing
 from gdistill import encode
 from gdistill import model
-from gdistill import recipe as recipes
 from gdistill import sampling
 from gdistill.apps import edit
 from gdistill.apps import inpaint
 from gdistill.core import masks
 from gdistill.core import pixels as core_pixels
+from gdistill.recipe import settings as recipes
 from gdistill.samplers import noise as image_noise
 
 torch = pytest.importorskip('torch', reason='bash launch/test.sh parity installs torch')

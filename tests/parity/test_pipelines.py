@@ -14,8 +14,8 @@ import texts
 
 import gdistill.cli
 from gdistill import model
-from gdistill import recipe as recipes
 from gdistill import sampling
+from gdistill.recipe import settings as recipes
 from gdistill.samplers import noise as image_noise
 from gdistill.stages import rounds
 

@@ -7,11 +7,11 @@ import pytest
 from jax import numpy as jnp
 
 from gdistill import errors
-from gdistill import recipe
 from gdistill.convert import pixel_unet as convert
 from gdistill.core import schedule
 from gdistill.models import embeddings
 from gdistill.models import unet
+from gdistill.recipe import settings as recipes
 
 torch = pytest.importorskip('torch', reason='bash launch/test.sh parity installs torch')
 diffusers = pytest.importorskip('diffusers', reason='bash launch/test.sh parity installs diffusers')
@@ -27,7 +27,7 @@ WS = np.array([0.0, 0.5, 4.0, 2.0, 1.0], np.float32)
 
 
 def settings(**changed):
-  return recipe.Model(
+  return recipes.Model(
     image_size=8, image_channels=3, dropout=0.0, w_features=16, dtype='float32', predict='v',
     **{**FIELDS, **changed},
   )  # fmt: skip

@@ -13,9 +13,10 @@ import numpy as np
 
 from gdistill import exporting
 from gdistill import model
-from gdistill import recipe as recipes
 from gdistill import train
 from gdistill.cli import edge
+from gdistill.recipe import reading
+from gdistill.recipe import settings as recipes
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import state as states
 from gdistill.workdir import step_checkpoints
@@ -43,7 +44,7 @@ def recipe() -> recipes.Recipe:
   config['model'].update(
     channels=4, multipliers=(1,), emb_channels=16, w_features=4, groups=2, w_scale=1000.0
   )
-  return recipes.from_config(config)
+  return reading.from_config(config)
 
 
 def state():
@@ -57,7 +58,7 @@ def state():
 def card():
   """What a finished round of one step says of itself."""
   made = recipe()
-  plain = recipes.to_dict(made)
+  plain = reading.to_dict(made)
   return {
     'stage': 'progressive', 'num_steps': 1, 'sampler': 'deterministic', 'takes_w': True,
     'guided': False, 'p_uncond': 0.0, 'null_label': -1, 'w_min': 0.0, 'w_max': 4.0,

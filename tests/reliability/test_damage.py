@@ -14,9 +14,9 @@ from absl import logging
 
 from gdistill import errors
 from gdistill import model
-from gdistill import recipe as recipes
 from gdistill import train
 from gdistill.cli import edge
+from gdistill.recipe import reading
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import state as states
 from gdistill.workdir import step_checkpoints
@@ -68,7 +68,7 @@ class Steps:
 def recipe_of(size):
   if size == 'micro':
     return micro.recipe()
-  return recipes.from_config(edge.load_config('configs/digits.py', []))
+  return reading.from_config(edge.load_config('configs/digits.py', []))
 
 
 @pytest.fixture

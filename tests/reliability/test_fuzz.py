@@ -10,7 +10,6 @@ import safetensors.numpy
 
 from gdistill import cells
 from gdistill import checks
-from gdistill import recipe as recipes
 from gdistill import samples
 from gdistill import teachers
 from gdistill.cli import edge
@@ -19,6 +18,7 @@ from gdistill.evaluation import extractors
 from gdistill.evaluation import measure
 from gdistill.evaluation import reference
 from gdistill.evaluation import report
+from gdistill.recipe import reading
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import ledger
 from gdistill.workdir import storage
@@ -79,12 +79,12 @@ def test_damaged_cards_and_manifests(tmp_path, name, cases):
 
 @pytest.mark.parametrize('cases', damage.CASES)
 def test_damaged_configs(tmp_path, cases):
-  data = json.dumps(recipes.to_dict(micro.recipe()), indent=1).encode()
+  data = json.dumps(reading.to_dict(micro.recipe()), indent=1).encode()
   (tmp_path / 'run').mkdir()
 
   def read(bad):
     config = edge.load_config(str(written(tmp_path / 'config.json', bad)), [])
-    assert recipes.to_dict(recipes.from_config(config))
+    assert reading.to_dict(reading.from_config(config))
 
   assert damage.fuzz(data, cases, read) > cases // 2
 

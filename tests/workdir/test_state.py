@@ -3,12 +3,12 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
-from gdistill import recipe as recipes
 from gdistill import train
 from gdistill.cli import edge
+from gdistill.recipe import reading
 from gdistill.workdir import state as states
 
-SETTINGS = recipes.from_config(edge.load_config('configs/digits.py', [])).teacher
+SETTINGS = reading.from_config(edge.load_config('configs/digits.py', [])).teacher
 
 
 def fresh(with_ema=True):

@@ -6,8 +6,10 @@ import re
 import pytest
 
 from gdistill import errors
-from gdistill import recipe as recipes
 from gdistill.cli import edge
+from gdistill.recipe import identity
+from gdistill.recipe import reading
+from gdistill.recipe import settings as recipes
 
 DIGITS = edge.load_config('configs/digits.py', [])
 SD = edge.load_config('configs/stable_diffusion.py', [])
@@ -108,7 +110,7 @@ WRONG = [
 @pytest.mark.parametrize(('field', 'value', 'words'), WRONG)
 def test_wrong_values_are_named_with_their_remedy(field, value, words):
   with pytest.raises(errors.ConfigError, match=re.escape(words)) as e:
-    recipes.from_config(changed(**{field: value}))
+    reading.from_config(changed(**{field: value}))
   line = str(e.value)
   assert '\n' not in line
   assert field.split('__')[-1] in line
@@ -134,36 +136,36 @@ def test_wrong_values_are_named_with_their_remedy(field, value, words):
 )
 def test_wrong_values_in_latent_space_are_named_too(field, value, words):
   with pytest.raises(errors.ConfigError, match=re.escape(words)) as e:
-    recipes.from_config(changed(SD, **{field: value}))
+    reading.from_config(changed(SD, **{field: value}))
   assert '\n' not in str(e.value)
 
 
 def test_a_teacher_may_begin_from_another_and_an_old_config_has_no_latents():
-  assert recipes.from_config(changed(initial='somewhere')).initial == 'somewhere'
-  old = recipes.from_config(DIGITS)
+  assert reading.from_config(changed(initial='somewhere')).initial == 'somewhere'
+  old = reading.from_config(DIGITS)
   assert 'latents' not in DIGITS and old.latents == recipes.Latents() and not old.latent
-  assert recipes.from_config(SD).latent
+  assert reading.from_config(SD).latent
 
 
 def test_where_frozen_networks_and_latents_lie_may_change_but_not_what_they_make():
-  base = recipes.from_config(SD)
+  base = reading.from_config(SD)
   for key, value in (('autoencoder', 'a'), ('text', 'b'), ('cache', 'c'), ('batch_size', 8)):
-    assert recipes.digest(recipes.from_config(changed(SD, **{f'latents__{key}': value}))) == (
-      recipes.digest(base)
+    assert identity.digest(reading.from_config(changed(SD, **{f'latents__{key}': value}))) == (
+      identity.digest(base)
     )
   for key, value in (('template', 'the {}'), ('text_length', 20), ('shard_size', 8)):
-    other = recipes.from_config(changed(SD, **{f'latents__{key}': value}))
-    assert recipes.digest(other) != recipes.digest(base)
+    other = reading.from_config(changed(SD, **{f'latents__{key}': value}))
+    assert identity.digest(other) != identity.digest(base)
 
 
 @pytest.mark.parametrize(('key', 'value'), [('clip_x_hat', True), ('w_power', 2.0)])
 def test_the_naive_baseline_refuses_what_its_guided_students_cannot_bear(key, value):
   given = changed(stages=('teacher', 'progressive'))
   given['progressive'].update(clip_x_hat=False, w_power=0.0)
-  recipes.from_config(given)
+  reading.from_config(given)
   given['progressive'][key] = value
   with pytest.raises(errors.ConfigError, match=f'progressive.{key}={value} must be'):
-    recipes.from_config(given)
+    reading.from_config(given)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +198,7 @@ def test_the_naive_baseline_refuses_what_its_guided_students_cannot_bear(key, va
 )  # fmt: skip
 def test_encoders_that_have_nothing_to_learn_from_are_refused(given, words):
   with pytest.raises(errors.ConfigError, match=re.escape(words)) as e:
-    recipes.from_config(changed(encoder=True, **given))
+    reading.from_config(changed(encoder=True, **given))
   assert '\n' not in str(e.value)
 
 
@@ -210,17 +212,17 @@ def test_encoders_that_have_nothing_to_learn_from_are_refused(given, words):
   ],
 )
 def test_an_encoder_has_the_decoders_settings(stages, sections):
-  recipe = recipes.from_config(changed(encoder=True, stages=stages, initial='somewhere'))
+  recipe = reading.from_config(changed(encoder=True, stages=stages, initial='somewhere'))
   assert recipe.sections == sections
   assert recipe.settings('encoder') is recipe.settings('progressive') is recipe.progressive
   assert recipe.settings('guidance') is recipe.guidance
 
 
 def test_an_encoder_may_come_and_go_but_processes_agree_on_it():
-  base, more = recipes.from_config(DIGITS), recipes.from_config(changed(encoder=True))
-  assert not base.encoder and recipes.digest(base) == recipes.digest(more)
-  assert recipes.differences(recipes.to_dict(base), recipes.to_dict(more)) == []
-  assert recipes.digest_together(base) != recipes.digest_together(more)
+  base, more = reading.from_config(DIGITS), reading.from_config(changed(encoder=True))
+  assert not base.encoder and identity.digest(base) == identity.digest(more)
+  assert identity.differences(reading.to_dict(base), reading.to_dict(more)) == []
+  assert identity.digest_together(base) != identity.digest_together(more)
 
 
 @pytest.mark.parametrize(
@@ -233,33 +235,33 @@ def test_an_encoder_may_come_and_go_but_processes_agree_on_it():
 )
 def test_unknown_keys_suggest_the_nearest_or_the_right_section(section, key, hint):
   with pytest.raises(errors.ConfigError, match=hint):
-    recipes.from_config(changed(**{f'{section}__{key}': 1}))
+    reading.from_config(changed(**{f'{section}__{key}': 1}))
 
 
 def test_a_missing_key_is_named():
   config = copy.deepcopy(DIGITS)
   del config['teacher']['lr']
   with pytest.raises(errors.ConfigError, match=r'teacher\.lr is missing'):
-    recipes.from_config(config)
+    reading.from_config(config)
 
 
 def test_the_digest_sees_what_reaches_the_parameters_and_nothing_else():
-  base = recipes.from_config(DIGITS)
-  same = recipes.from_config(changed(train__log_every=40, train__checkpoint_every=100))
-  other = recipes.from_config(changed(teacher__lr=1e-3))
-  assert recipes.digest(base) == recipes.digest(same) != recipes.digest(other)
-  assert recipes.differences(recipes.to_dict(base), recipes.to_dict(other)) == [
+  base = reading.from_config(DIGITS)
+  same = reading.from_config(changed(train__log_every=40, train__checkpoint_every=100))
+  other = reading.from_config(changed(teacher__lr=1e-3))
+  assert identity.digest(base) == identity.digest(same) != identity.digest(other)
+  assert identity.differences(reading.to_dict(base), reading.to_dict(other)) == [
     'teacher.lr: 0.002 -> 0.001'
   ]
-  assert recipes.differences(recipes.to_dict(base), recipes.to_dict(same)) == []
+  assert identity.differences(reading.to_dict(base), reading.to_dict(same)) == []
 
 
 def test_processes_of_one_start_agree_on_all_but_how_they_read():
-  base = recipes.from_config(DIGITS)
-  told = recipes.digest_together(base)
-  reads = recipes.from_config(changed(data__path='elsewhere', data__workers=3, data__threads=1))
-  assert recipes.digest_together(reads) == told
+  base = reading.from_config(DIGITS)
+  told = identity.digest_together(base)
+  reads = reading.from_config(changed(data__path='elsewhere', data__workers=3, data__threads=1))
+  assert identity.digest_together(reads) == told
   for change in ({'train__log_every': 40}, {'mesh__cpu_devices': 1}, {'train__remat': 'blocks'}):
-    other = recipes.from_config(changed(**change))
-    assert recipes.digest(other) == recipes.digest(base)
-    assert recipes.digest_together(other) != told
+    other = reading.from_config(changed(**change))
+    assert identity.digest(other) == identity.digest(base)
+    assert identity.digest_together(other) != told

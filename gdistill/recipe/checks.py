@@ -1,0 +1,335 @@
+"""Every check of a recipe that needs neither data nor devices."""
+
+from typing import Any
+
+from gdistill import errors
+from gdistill.recipe import settings as recipes
+
+
+def _need(ok: bool, name: str, value: Any, remedy: str) -> None:
+  if not ok:
+    raise errors.ConfigError(f'{name}={value!r} {remedy}')
+
+
+def check_recipe(recipe: recipes.Recipe) -> None:
+  _need(0 <= recipe.seed < 2**32, 'seed', recipe.seed, 'must be from 0 to 2**32 - 1')
+  _check_stages(recipe)
+  _check_data(recipe.data)
+  _check_latents(recipe)
+  check_noise(recipe.noise)
+  check_model(recipe.model)
+  for name in recipes.STAGES:
+    _check_training(name, getattr(recipe, name), recipe.train)
+  _check_distillation(recipe)
+  _check_mesh(recipe.mesh)
+  _check_loop(recipe.train)
+  _check_evaluation(recipe.evaluation)
+
+
+def _check_stages(recipe: recipes.Recipe) -> None:
+  stages, allowed = recipe.stages, [recipes.STAGES[a:b] for a in range(3) for b in range(a + 1, 4)]
+  allowed.append(('teacher', 'progressive'))
+  choices = '; '.join(', '.join(a) for a in allowed)
+  _need(
+    stages in allowed or (recipe.encoder and not stages), 'stages', stages,
+    f'must be one of: {choices}; with encoder=True also ()',
+  )  # fmt: skip
+  if stages[:1] != ('teacher',):
+    why = f'begins with {stages[0]}' if stages else 'is empty'
+    _need(
+      bool(recipe.initial), 'initial', recipe.initial,
+      f'must name the folder of a finished round, because stages {why}',
+    )  # fmt: skip
+  elif recipe.encoder:
+    _need(
+      'guidance' in stages, 'encoder', recipe.encoder,
+      f'needs a student of stage one, which stages={stages} has not; put guidance among them or '
+      'set encoder=False',
+    )  # fmt: skip
+
+
+def _check_data(data: recipes.Data) -> None:
+  share = data.held_out
+  _need(0 <= share < 1, 'data.held_out', share, 'must be at least 0 and below 1')
+  if data.name == 'digits':
+    _need(share > 0, 'data.held_out', share, 'must be above 0: the digits have no second split')
+  if data.name in ('folder', 'records', 'captions', 'webdataset'):
+    _need(bool(data.path), 'data.path', data.path, f'must be given with data.name={data.name!r}')
+    _need('://' not in data.path, 'data.path', data.path, 'must be a local path; copy or mount it')
+  if data.name in ('tfds', 'tfds_captions'):
+    _need(bool(data.dataset), 'data.dataset', data.dataset, 'must be a TensorFlow Datasets name')
+  for name, low, high in (('workers', 0, 256), ('threads', 1, 256), ('prefetch', 1, 1024)):
+    value = getattr(data, name)
+    _need(low <= value <= high, f'data.{name}', value, f'must be from {low} to {high}')
+
+
+def _check_latents(recipe: recipes.Recipe) -> None:
+  latents = recipe.latents
+  for name in ('autoencoder', 'text', 'cache'):
+    value = getattr(latents, name)
+    _need('://' not in value, f'latents.{name}', value, 'must be a local path; copy or mount it')
+  for name, low in (('batch_size', 1), ('shard_size', 1), ('text_length', 0), ('masks', 1)):
+    value = getattr(latents, name)
+    _need(low <= value < 2**20, f'latents.{name}', value, f'must be from {low} to {2**20 - 1}')
+  _need(
+    not (recipe.latent and recipe.data.name == 'digits'), 'data.name', recipe.data.name,
+    'must be of coloured pictures with latents.autoencoder',
+  )  # fmt: skip
+  text = recipe.model.context == 'text'
+  _need(
+    not text or latents.template.count('{}') == 1, 'latents.template', latents.template,
+    'must have one {} where the name of a class goes',
+  )  # fmt: skip
+  _need(
+    not latents.text or recipe.latent, 'latents.text', latents.text,
+    'needs latents.autoencoder: text-conditional networks work on latents here',
+  )  # fmt: skip
+  _need(
+    bool(latents.text) == (recipe.latent and text), 'latents.text', latents.text,
+    f"must {'name the text encoder' if text else 'be empty'} with model.context="
+    f'{recipe.model.context!r}',
+  )  # fmt: skip
+  for stage in ('guidance', 'progressive'):
+    clip = getattr(recipe, stage).clip_x_hat
+    _need(
+      not (clip and recipe.latent), f'{stage}.clip_x_hat', clip,
+      'must be False with latents.autoencoder: latents have no range to be clipped to',
+    )  # fmt: skip
+
+
+def check_noise(noise: recipes.Noise) -> None:
+  """ConfigError names what cannot be a schedule."""
+  _need(
+    noise.logsnr_min < noise.logsnr_max, 'noise.logsnr_min', noise.logsnr_min,
+    f'must be below noise.logsnr_max={noise.logsnr_max}',
+  )  # fmt: skip
+  for name in ('beta_start', 'beta_end'):
+    value = getattr(noise, name)
+    _need(0 < value < 1, f'noise.{name}', value, 'must lie between 0 and 1')
+
+
+def check_model(model: recipes.Model) -> None:
+  """ConfigError names what cannot be a network."""
+  for name in ('image_size', 'image_channels', 'num_classes', 'num_blocks', 'groups', 'patch'):
+    _need(getattr(model, name) >= 1, f'model.{name}', getattr(model, name), 'must be at least 1')
+  for name in ('channels', 'emb_channels', 'w_features'):
+    value = getattr(model, name)
+    _need(value >= 4 and value % 2 == 0, f'model.{name}', value, 'must be even and at least 4')
+  one = (model.heads is None) != (model.head_dim is None)
+  _need(
+    one, 'model.heads', model.heads, f'or model.head_dim={model.head_dim} must be None, not both'
+  )
+  if model.network == 'dit':
+    _check_heads(model, model.channels)
+    _need(
+      model.image_size % model.patch == 0, 'model.patch', model.patch,
+      f'must divide model.image_size={model.image_size}',
+    )  # fmt: skip
+  else:
+    _check_levels(model)
+  _check_context(model)
+  _need(0 <= model.dropout < 1, 'model.dropout', model.dropout, 'must be at least 0 and below 1')
+  for name in ('w_scale', 'epsilon'):
+    _need(getattr(model, name) > 0, f'model.{name}', getattr(model, name), 'must be above 0')
+
+
+def _check_levels(model: recipes.Model) -> None:
+  """What a U-Net's resolutions and widths ask for."""
+  _need(
+    bool(model.multipliers) and min(model.multipliers) >= 1, 'model.multipliers',
+    model.multipliers, 'must list a width multiplier of at least 1 for every resolution',
+  )  # fmt: skip
+  step = 2 ** (len(model.multipliers) - 1)
+  _need(
+    model.image_size % step == 0, 'model.image_size', model.image_size,
+    f'must be divisible by {step}: {len(model.multipliers)} multipliers halve it '
+    f'{len(model.multipliers) - 1} times',
+  )  # fmt: skip
+  reached = [model.image_size // 2**i for i in range(len(model.multipliers))]
+  for resolution in model.attention_resolutions:
+    _need(
+      resolution in reached, 'model.attention_resolutions', model.attention_resolutions,
+      f'names {resolution}, which is never reached; the network works at {reached}',
+    )  # fmt: skip
+  widths = [model.channels, *(model.channels * m for m in model.multipliers)]
+  for width in widths:
+    _need(
+      width % model.groups == 0, 'model.groups', model.groups,
+      f'must divide the width {width} of every resolution ({widths})',
+    )  # fmt: skip
+    _check_heads(model, width)
+
+
+def _check_heads(model: recipes.Model, width: int) -> None:
+  for name in ('heads', 'head_dim'):
+    value = getattr(model, name)
+    if value is not None:
+      _need(value >= 1, f'model.{name}', value, 'must be at least 1, or None')
+      _need(width % value == 0, f'model.{name}', value, f'must divide the width {width}')
+
+
+def _check_context(model: recipes.Model) -> None:
+  only = model.network == 'latent_unet'
+  _need(
+    model.context == 'none' or only, 'model.context', model.context,
+    f"must be 'none' with model.network={model.network!r}: only 'latent_unet' attends to one",
+  )  # fmt: skip
+  needed = {'context_dim': model.context != 'none', 'context_length': model.context == 'text'}
+  for name, need in needed.items():
+    value = getattr(model, name)
+    _need(
+      (value >= 1) if need else (value == 0), f'model.{name}', value,
+      f'must be {"at least 1" if need else "0"} with model.context={model.context!r}',
+    )  # fmt: skip
+  _need(model.transformer_depth >= 1, 'model.transformer_depth', model.transformer_depth,
+        'must be at least 1')  # fmt: skip
+  inpainting = model.image_channels + 1
+  _need(
+    model.extra_channels in (0, inpainting), 'model.extra_channels', model.extra_channels,
+    f'must be 0, or {inpainting} for inpainting: a mask and model.image_channels='
+    f'{model.image_channels}',
+  )  # fmt: skip
+  _need(
+    model.network != 'dit' or not model.extra_channels, 'model.extra_channels',
+    model.extra_channels, "must be 0 with model.network='dit', which has no such input",
+  )  # fmt: skip
+
+
+def _check_training(section: str, t: recipes.Training, train: recipes.Train) -> None:
+  for name in ('steps', 'batch_size', 'accumulation'):
+    _need(getattr(t, name) >= 1, f'{section}.{name}', getattr(t, name), 'must be at least 1')
+  _need(
+    t.batch_size % t.accumulation == 0, f'{section}.batch_size', t.batch_size,
+    f'must be divisible by {section}.accumulation={t.accumulation}',
+  )  # fmt: skip
+  _need(t.lr > 0, f'{section}.lr', t.lr, 'must be above 0')
+  _need(
+    0 <= t.warmup <= t.steps, f'{section}.warmup', t.warmup,
+    f'must be from 0 to {section}.steps={t.steps}',
+  )  # fmt: skip
+  for name in ('ema', 'beta1', 'beta2'):
+    value = getattr(t, name)
+    _need(0 <= value < 1, f'{section}.{name}', value, 'must be at least 0 and below 1')
+  for name in ('adam_eps', 'grad_clip'):
+    _need(getattr(t, name) > 0, f'{section}.{name}', getattr(t, name), 'must be above 0')
+  _need(t.weight_decay >= 0, f'{section}.weight_decay', t.weight_decay, 'must be at least 0')
+  counts = {f'{section}.steps': t.steps}
+  if isinstance(t, recipes.Progressive):
+    counts[f'{section}.last_steps'] = t.last_steps
+    _need(t.last_lr > 0, f'{section}.last_lr', t.last_lr, 'must be above 0')
+    _need(t.last_steps >= 1, f'{section}.last_steps', t.last_steps, 'must be at least 1')
+    _need(
+      t.warmup <= t.last_steps, f'{section}.warmup', t.warmup,
+      f'must be from 0 to {section}.last_steps={t.last_steps}',
+    )  # fmt: skip
+  for name, steps in counts.items():
+    _need(
+      train.substeps >= 1 and steps % train.substeps == 0, 'train.substeps', train.substeps,
+      f'must be at least 1 and divide {name}={steps}',
+    )  # fmt: skip
+
+
+def _check_distillation(recipe: recipes.Recipe) -> None:
+  teacher, guidance, progressive = recipe.teacher, recipe.guidance, recipe.progressive
+  p = teacher.p_uncond
+  _need(0 <= p < 1, 'teacher.p_uncond', p, 'must be at least 0 and below 1')
+  if {'guidance', 'teacher'} <= set(recipe.stages) or recipe.naive:
+    _need(p > 0, 'teacher.p_uncond', p, 'must be above 0: guidance needs a trained null class')
+  _need(guidance.w_min >= 0, 'guidance.w_min', guidance.w_min, 'must be at least 0')
+  _need(
+    guidance.w_min <= guidance.w_max, 'guidance.w_min', guidance.w_min,
+    f'must not be above guidance.w_max={guidance.w_max}',
+  )  # fmt: skip
+  for section in (s for s in ('guidance', 'progressive') if s in recipe.sections):
+    name, value = f'{section}.w_power', getattr(recipe, section).w_power
+    _need(0 <= value <= 8, name, value, 'must be from 0 to 8')
+    _need(
+      recipe.takes_w or not value,
+      name,
+      value,
+      'must be 0 where students take no w: the naive baseline, and guidance.w_min = guidance.w_max',
+    )
+  for name in ('ws_per_pass', 'trajectory_steps'):
+    value = getattr(guidance, name)
+    _need(value >= 1, f'guidance.{name}', value, 'must be at least 1')
+  _need(
+    not (recipe.naive and progressive.clip_x_hat), 'progressive.clip_x_hat', progressive.clip_x_hat,
+    'must be False for the naive baseline: guiding its students reaches beyond the edges',
+  )  # fmt: skip
+  if {'guidance', 'progressive'} <= set(recipe.sections) and guidance.clip_x_hat:
+    _need(
+      progressive.clip_x_hat, 'progressive.clip_x_hat', progressive.clip_x_hat,
+      'must be True where guidance.clip_x_hat is: beyond the edges its student was taught nothing',
+    )  # fmt: skip
+  _need(
+    not recipe.encoder or recipe.model.predict != 'x', 'model.predict', recipe.model.predict,
+    'must be another with encoder=True: encoding begins at t = 0, where an estimate of x says '
+    'nothing about noise',
+  )  # fmt: skip
+  start, end = progressive.start_steps, progressive.end_steps
+  _need(end >= 1, 'progressive.end_steps', end, 'must be at least 1')
+  ratio = start // end if start % end == 0 else 0
+  _need(
+    ratio >= 2 and ratio & (ratio - 1) == 0, 'progressive.start_steps', start,
+    f'must be progressive.end_steps={end} times a power of two (at least 2)',
+  )  # fmt: skip
+  _need(
+    recipe.model.time != 'index' or recipe.noise.name != 'cosine', 'model.time', recipe.model.time,
+    "must be 'phi' with noise.name='cosine', which has no indices",
+  )  # fmt: skip
+  if recipe.noise.name != 'cosine':
+    _need(start <= 512, 'progressive.start_steps', start, f'must be at most 512 with noise.name='
+          f'{recipe.noise.name!r}: its thousand steps have no half steps below that')  # fmt: skip
+
+
+def _check_mesh(mesh: recipes.Mesh) -> None:
+  count = mesh.cpu_devices
+  _need(1 <= count <= 64, 'mesh.cpu_devices', count, 'must be from 1 to 64')
+  _need(mesh.slices >= 1, 'mesh.slices', mesh.slices, 'must be at least 1')
+  for name in ('data', 'fsdp'):
+    value = getattr(mesh, name)
+    _need(
+      value >= 1 or value == -1, f'mesh.{name}', value, 'must be at least 1, or -1 for the rest'
+    )
+  _need(
+    (mesh.data, mesh.fsdp) != (-1, -1), 'mesh.data', mesh.data,
+    'and mesh.fsdp=-1 cannot both be -1; give one of them a size',
+  )  # fmt: skip
+
+
+def _check_loop(train: recipes.Train) -> None:
+  for name in ('checkpoint_every', 'max_to_keep', 'log_every', 'max_skipped_in_a_row'):
+    _need(getattr(train, name) >= 1, f'train.{name}', getattr(train, name), 'must be at least 1')
+  stall = train.stall_seconds
+  _need(
+    stall == 0 or stall >= 1, 'train.stall_seconds', stall, 'must be at least 1, or 0 for never'
+  )
+  percent = train.max_skipped_percent
+  _need(0 < percent <= 100, 'train.max_skipped_percent', percent, 'must be above 0, at most 100')
+  for name in ('checkpoint_every', 'log_every'):
+    _need(
+      getattr(train, name) % train.substeps == 0, f'train.{name}', getattr(train, name),
+      f'must be a multiple of train.substeps={train.substeps}',
+    )  # fmt: skip
+
+
+def _check_evaluation(e: recipes.Evaluation) -> None:
+  for name in ('quick_images', 'full_images'):
+    value = getattr(e, name)
+    _need(
+      4 <= value < 2**31, f'evaluation.{name}', value,
+      'must be at least 4: precision and recall look at 3 neighbours',
+    )  # fmt: skip
+  _need(4 <= e.real_images < 2**31, 'evaluation.real_images', e.real_images, 'must be at least 4')
+  _need(e.batch_size >= 1, 'evaluation.batch_size', e.batch_size, 'must be at least 1')
+  for name in ('keep_images', 'bank'):
+    value = getattr(e, name)
+    _need(0 <= value < 2**31, f'evaluation.{name}', value, 'must be at least 0')
+  for name in ('quick_reference_steps', 'full_reference_steps'):
+    value = getattr(e, name)
+    _need(1 <= value <= 100_000, f'evaluation.{name}', value, 'must be from 1 to 100000')
+  _need(bool(e.ws) and min(e.ws) >= 0, 'evaluation.ws', e.ws, 'must list strengths of at least 0')
+  _need(
+    bool(e.num_steps) and min(e.num_steps) >= 1 and max(e.num_steps) <= 100_000,
+    'evaluation.num_steps', e.num_steps, 'must list step counts from 1 to 100000',
+  )  # fmt: skip

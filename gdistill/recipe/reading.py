@@ -1,0 +1,88 @@
+"""From a config to a checked Recipe, and back to plain JSON."""
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from gdistill import errors
+from gdistill.recipe import checks as recipe_checks
+from gdistill.recipe import settings as recipes
+
+
+def from_config(config: Mapping[str, Any]) -> recipes.Recipe:
+  """A checked Recipe from a ConfigDict or a plain dict; ConfigError names what is wrong."""
+  plain = config.to_dict() if hasattr(config, 'to_dict') else config
+  recipe = _build(recipes.Recipe, plain, '')
+  recipe_checks.check_recipe(recipe)
+  return recipe
+
+
+def to_dict(recipe: recipes.Recipe) -> dict:
+  """The resolved config: plain JSON types, every key."""
+  return json.loads(json.dumps(dataclasses.asdict(recipe)))
+
+
+def _build(kind: type, values: Any, prefix: str) -> Any:
+  where = prefix[:-1] or 'config'
+  if not isinstance(values, Mapping):
+    raise errors.ConfigError(f'{where}={values!r} must be a section of keys')
+  fields = {f.name: f for f in dataclasses.fields(kind)}
+  hints = typing.get_type_hints(kind)
+  for key in values:
+    if key not in fields:
+      raise errors.ConfigError(_unknown(key, prefix, fields))
+  out = {}
+  for name, field in fields.items():
+    if name in values:
+      if dataclasses.is_dataclass(hints[name]):
+        out[name] = _build(hints[name], values[name], f'{prefix}{name}.')
+      else:
+        out[name] = _typed(hints[name], values[name], prefix + name)
+    elif field.default is dataclasses.MISSING:
+      raise errors.ConfigError(f'{prefix}{name} is missing; configs/digits.py shows every key')
+  return kind(**out)
+
+
+def _unknown(key: str, prefix: str, fields: Mapping[str, Any]) -> str:
+  homes = [
+    f'{f.name}.{key}'
+    for f in dataclasses.fields(recipes.Recipe)
+    if dataclasses.is_dataclass(f.type) and key in {g.name for g in dataclasses.fields(f.type)}
+  ]
+  if homes:
+    return f'unknown key {prefix}{key}; did you mean {" or ".join(homes)}?'
+  near = difflib.get_close_matches(str(key), fields, 1, 0.4)
+  hint = f'did you mean {prefix}{near[0]}?' if near else f'known keys: {", ".join(fields)}'
+  return f'unknown key {prefix}{key}; {hint}'
+
+
+def _typed(hint: Any, value: Any, name: str) -> Any:
+  origin = typing.get_origin(hint)
+  if origin is Literal:
+    choices = typing.get_args(hint)
+    if value not in choices or isinstance(value, bool):
+      raise errors.ConfigError(f'{name}={value!r} must be one of {", ".join(map(str, choices))}')
+    return value
+  if origin is types.UnionType:
+    inner = next(a for a in typing.get_args(hint) if a is not type(None))
+    return None if value is None else _typed(inner, value, name)
+  if origin is tuple:
+    if not isinstance(value, (tuple, list)):
+      raise errors.ConfigError(f'{name}={value!r} must be a list')
+    inner = typing.get_args(hint)[0]
+    return tuple(_typed(inner, v, f'{name}[{i}]') for i, v in enumerate(value))
+  if hint is float:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not abs(value) < 1e300:  # also nan, inf and integers no float can hold
+      raise errors.ConfigError(f'{name}={value!r} must be a finite number')
+    return float(value)
+  if hint is int and (isinstance(value, bool) or not isinstance(value, int)):
+    raise errors.ConfigError(f'{name}={value!r} must be a whole number')
+  if hint in (bool, str) and not isinstance(value, hint):
+    kind = 'True or False' if hint is bool else 'a string'
+    raise errors.ConfigError(f'{name}={value!r} must be {kind}')
+  return value
