@@ -25,7 +25,6 @@ import numpy as np
 from gdistill import encode
 from gdistill import evaluate
 from gdistill import grid
-from gdistill import model
 from gdistill import pipeline
 from gdistill import sampling
 from gdistill import train
@@ -35,7 +34,9 @@ from gdistill.devices import sharding
 from gdistill.process import interrupt
 from gdistill.recipe import reading
 from gdistill.recipe import settings as recipes
-from gdistill.stages import rounds
+from gdistill.rounds import folder as folders
+from gdistill.rounds import network as networks
+from gdistill.rounds import plan as plans
 from gdistill.workdir import ledger
 from gdistill.workdir import state as states
 from gdistill.workdir import step_checkpoints
@@ -249,8 +250,8 @@ def takes_w(r: recipes.Recipe, stage: str) -> tuple[bool, bool]:
 
 
 def param_shapes(settings: recipes.Model, with_w: bool) -> Any:
-  net = model.build(settings, with_w, noise_settings=recipes.Noise('scaled_linear'))
-  return model.initial_shapes(net, settings)
+  net = networks.build(settings, with_w, noise_settings=recipes.Noise('scaled_linear'))
+  return networks.initial_shapes(net, settings)
 
 
 def random_params(settings: recipes.Model, with_w: bool) -> Any:
@@ -277,10 +278,10 @@ def count(params: Any) -> int:
 
 def network(settings: recipes.Model, with_w: bool) -> Callable:
   """(params, z, logsnr, label, w) -> v of a bare network."""
-  net, noise = model.build(settings, with_w), model.noise(recipes.Noise('cosine'))
+  net, noise = networks.build(settings, with_w), networks.noise(recipes.Noise('cosine'))
 
   def forward(params, z, logsnr, label, w):
-    return model.as_v_fn(net, params, settings, noise)(z, logsnr, {'label': label}, w)
+    return networks.as_v_fn(net, params, settings, noise)(z, logsnr, {'label': label}, w)
 
   return forward
 
@@ -288,7 +289,7 @@ def network(settings: recipes.Model, with_w: bool) -> Callable:
 def inputs(settings: recipes.Model, batch: int) -> tuple:
   """(z, logsnr, label, w) for `network`."""
   rng = np.random.default_rng(1)
-  z = rng.normal(size=(batch, *model.image_shape(settings))).astype(np.float32)
+  z = rng.normal(size=(batch, *networks.image_shape(settings))).astype(np.float32)
   logsnr, w = rng.uniform(-5, 5, batch), rng.uniform(0, 4, batch)
   label = rng.integers(0, settings.num_classes, batch).astype(np.int32)
   return z, logsnr.astype(np.float32), label, w.astype(np.float32)
@@ -313,7 +314,7 @@ class Step:
     self.params = random_params(self.recipe.model, student_w)
     self.teacher = None
     if self.stage != 'teacher':
-      teacher = model.as_teacher(self.recipe.model, random_params(self.recipe.model, teacher_w))
+      teacher = networks.as_teacher(self.recipe.model, random_params(self.recipe.model, teacher_w))
       self.teacher = sharding.put_like(sharding.tree_shardings(self.mesh, teacher), teacher)
     self.batch = self.put(self.host_batch())
     given = train.numbers(1_000_000, 1e-4, 4, jax.random.key(0))
@@ -342,7 +343,7 @@ class Step:
   def host_batch(self) -> dict:
     """uint8 pictures as the data pipeline hands them over, [1 update, rows, ...]."""
     rng, size = np.random.default_rng(2), self.settings.batch_size
-    shape = model.image_shape(self.recipe.model)
+    shape = networks.image_shape(self.recipe.model)
     return {
       'pixels': rng.integers(0, 256, (1, size, *shape), np.uint8),
       'label': rng.integers(0, self.recipe.model.num_classes, (1, size)).astype(np.int32),
@@ -410,39 +411,39 @@ def save_async(folder: pathlib.Path, step: int, state: Any) -> float:
   return blocked
 
 
-def folder(r: recipes.Recipe, stage: str) -> model.Folder:
+def folder(r: recipes.Recipe, stage: str) -> folders.Folder:
   """What reading a finished round would return, with random parameters."""
   with_w = takes_w(r, stage)[0]
   card = {'takes_w': with_w, 'guided': stage == 'teacher', 'num_steps': 0, 'sampler': 'any'}
   card['class_names'] = []
-  net = model.build(r.model, with_w, noise_settings=r.noise)
+  net = networks.build(r.model, with_w, noise_settings=r.noise)
   params = random_params(r.model, with_w)
-  return model.Folder(storage.path('.'), card, r.model, r.noise, net, params)
+  return folders.Folder(storage.path('.'), card, r.model, r.noise, net, params)
 
 
-def finished(workdir: str, num_steps: int) -> tuple[dict[str, model.Folder], list[int]]:
+def finished(workdir: str, num_steps: int) -> tuple[dict[str, folders.Folder], list[int]]:
   """Teacher and student of a run ({} where none has so many steps), and what students there are."""
   root = storage.path(workdir)
   r = evaluate.read_recipe(root)
-  students = {one.num_steps: one.name for one in rounds.plan(r) if one.num_steps}
+  students = {one.num_steps: one.name for one in plans.plan(r) if one.num_steps}
   if num_steps not in students:
     return {}, sorted(students)
   teacher, student = grid.teacher_folder(r, root), root / students[num_steps]
-  read = {'teacher': model.read_folder(teacher), 'student': model.read_folder(student)}
+  read = {'teacher': folders.read_folder(teacher), 'student': folders.read_folder(student)}
   return read, sorted(students)
 
 
-def text_sampler(read: model.Folder, batch: int, frozen: encode.Frozen) -> sampling.Sampler:
+def text_sampler(read: folders.Folder, batch: int, frozen: encode.Frozen) -> sampling.Sampler:
   """From prompts to pixels, with these frozen networks."""
   return sampling.Sampler(read, 'ddim', batch, frozen)
 
 
-def sampler(read: model.Folder, batch: int) -> sampling.Sampler:
+def sampler(read: folders.Folder, batch: int) -> sampling.Sampler:
   """The compiled sampler of a round, of the kind it was distilled for."""
   kind = sampling.own_sampler(read.card) if read.num_steps else 'ddim'
   return sampling.Sampler(read, kind, batch)
 
 
-def calls_a_step(read: model.Folder) -> int:
+def calls_a_step(read: folders.Folder) -> int:
   """Of the network."""
   return 2 if read.guided else 1

@@ -20,11 +20,11 @@ import numpy as np
 from gdistill import editing
 from gdistill import encode
 from gdistill import evaluate
-from gdistill import model
 from gdistill.core import masks
 from gdistill.devices import mesh as meshes
 from gdistill.evaluation import extractors
 from gdistill.evaluation import statistics
+from gdistill.rounds import folder as folders
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
 
@@ -62,11 +62,11 @@ class _Rounds:
     cards = [(path, finished_rounds.read_card(path)) for path in found]
     self._paths = {(card['stage'], card['num_steps']): path for path, card in cards}
 
-  def folder(self, stage: str, num_steps: int = 0) -> model.Folder:
+  def folder(self, stage: str, num_steps: int = 0) -> folders.Folder:
     """The round of a stage, for so many steps."""
     if (stage, num_steps) not in self._paths:
       raise SystemExit(f'{self.workdir} has no finished round of {stage} for {num_steps} steps')
-    return model.read_folder(self._paths[stage, num_steps])
+    return folders.read_folder(self._paths[stage, num_steps])
 
   def ladder(self, stage: str) -> list[int]:
     """The steps its rounds are for, most first."""

@@ -17,11 +17,12 @@ import numpy as np
 from jax import numpy as jnp
 
 from gdistill import encode
-from gdistill import model
 from gdistill.convert import autoencoder as autoencoders
 from gdistill.convert import text as texts
 from gdistill.models import clip
 from gdistill.models import vae
+from gdistill.rounds import folder as folders
+from gdistill.rounds import network as networks
 
 
 def main() -> None:
@@ -43,7 +44,7 @@ def main() -> None:
     return lambda: jax.block_until_ready(drawn.draw(seeds, labels, w, args.num_steps))
 
   ids, mask = (np.repeat(a, n, 0) for a in frozen.tokens(['a photo']))
-  z = jnp.zeros((n, *model.image_shape(folder.settings)))
+  z = jnp.zeros((n, *networks.image_shape(folder.settings)))
   text = jax.jit(lambda params: frozen.text_of(params, (ids, mask))['text'])
   hidden = text(frozen.params)
   call = jax.jit(
@@ -82,7 +83,7 @@ def main() -> None:
   common.show(rows, seconds=common.medians(taken))
 
 
-def _networks(shrink: int, size: int, smoke: bool) -> tuple[model.Folder, encode.Frozen]:
+def _networks(shrink: int, size: int, smoke: bool) -> tuple[folders.Folder, encode.Frozen]:
   channels = 320 // shrink
   sizes = dict(image_size=size, channels=channels, emb_channels=4 * channels, dtype='float32')
   sizes |= dict(groups=32 // shrink, context_dim=768 // shrink // 12 * 12)

@@ -8,14 +8,15 @@ from jax.sharding import Mesh
 
 from gdistill import encode
 from gdistill import errors
-from gdistill import model
 from gdistill.devices import mesh as meshes
 from gdistill.devices import sharding
 from gdistill.process import progress
 from gdistill.recipe import identity
 from gdistill.recipe import reading
 from gdistill.recipe import settings as recipes
-from gdistill.stages import rounds
+from gdistill.rounds import folder as folders
+from gdistill.rounds import network as networks
+from gdistill.rounds import plan as plans
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
 
@@ -51,8 +52,8 @@ def mesh(recipe: recipes.Recipe, devices: int | None = None) -> Mesh:
   for section in recipe.sections:
     settings = recipe.settings(section)
     meshes.check_batch(section, settings.batch_size, settings.accumulation, found)
-  net = model.of_recipe(recipe, recipe.takes_w)
-  sharding.check_fsdp(found, model.initial_shapes(net, recipe.model))
+  net = networks.of_recipe(recipe, recipe.takes_w)
+  sharding.check_fsdp(found, networks.initial_shapes(net, recipe.model))
   return found
 
 
@@ -80,7 +81,7 @@ def data(recipe: recipes.Recipe) -> None:
 
 def grid(recipe: recipes.Recipe) -> None:
   """A grid without a single student in it would be found out only after the training."""
-  trained = [r.num_steps for r in rounds.plan(recipe) if r.stage == 'progressive']
+  trained = [r.num_steps for r in plans.plan(recipe) if r.stage == 'progressive']
   e, low, high = recipe.evaluation, recipe.guidance.w_min, recipe.guidance.w_max
   if trained and not set(trained) & set(e.num_steps):
     raise errors.ConfigError(
@@ -99,7 +100,7 @@ def initial(recipe: recipes.Recipe, card: dict) -> None:
     _initial_student(recipe, card, where, first)
   elif card['stage'] != 'teacher':
     raise errors.ConfigError(f'{where} is a round of {card["stage"]}; {first} needs a teacher')
-  elif first == 'guidance' and model.null_of(card) == 'none':
+  elif first == 'guidance' and folders.null_of(card) == 'none':
     raise errors.ConfigError(
       f'{where} has no null condition to be guided by (p_uncond=0); train the teacher with label '
       'dropout, or import it with an unconditional network beside it (--null)'
@@ -201,7 +202,7 @@ def warn_of_eps(recipe: recipes.Recipe) -> None:
   """v = (eps - sigma z) / alpha: an error of eps counts 1 / alpha times in what is learned."""
   weights = {s: recipe.settings(s).weight for s in recipe.sections if s != 'teacher'}
   stage = next((s for s, weight in weights.items() if weight != 'snr'), None)
-  times = math.sqrt(1.0 + math.exp(-float(model.noise(recipe.noise)(np.ones(1, np.float32))[0])))
+  times = math.sqrt(1.0 + math.exp(-float(networks.noise(recipe.noise)(np.ones(1, np.float32))[0])))
   if recipe.model.predict == 'eps' and stage and times > _MOST_IN_V:
     progress.say(
       f"warning: with model.predict='eps' an error at t = 1 counts {times:,.0f} times "

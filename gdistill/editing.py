@@ -8,7 +8,6 @@ import numpy as np
 
 from gdistill import encode
 from gdistill import errors
-from gdistill import model
 from gdistill import sampling
 from gdistill.apps import edit
 from gdistill.apps import inpaint
@@ -17,6 +16,8 @@ from gdistill.core import masks
 from gdistill.core import pixels as core_pixels
 from gdistill.devices import mesh as meshes
 from gdistill.process import interrupt
+from gdistill.rounds import folder as folders
+from gdistill.rounds import network as networks
 from gdistill.samplers import noise as image_noise
 
 # Arrays [n, ...] by name: 'pixels' [n, H, W, C] uint8, 'seeds', and of what is drawn 'labels',
@@ -65,10 +66,10 @@ class Editor:
 
 
 def editor(
-  folder: model.Folder,
+  folder: folders.Folder,
   frozen: encode.Frozen,
   batch_size: int,
-  encoder: model.Folder | None = None,
+  encoder: folders.Folder | None = None,
   negative: str | None = None,
 ) -> Editor:
   """rows, {'num_steps', 'start'} -> edits from t = start / num_steps on.
@@ -99,7 +100,7 @@ def editor(
 
 
 def painter(
-  folder: model.Folder,
+  folder: folders.Folder,
   frozen: encode.Frozen,
   batch_size: int,
   exact: bool,
@@ -142,9 +143,9 @@ class _Networks:
       sampling.arguments(folder, frozen),
       sampling.arguments(encoder, encode.Frozen()) if other else None,
     )
-    self.noise = model.noise(folder.noise)
+    self.noise = networks.noise(folder.noise)
     self.factor = frozen.autoencoder.factor if frozen.autoencoder else 1
-    self.project = model.projection(frozen.autoencoder is not None)
+    self.project = networks.projection(frozen.autoencoder is not None)
     self.stochastic = sampling.own_sampler(folder.card) == 'stochastic'
 
   def v_fn(self, params):
@@ -186,11 +187,11 @@ def check_pair(card: Mapping[str, Any], encoder: Mapping[str, Any], where: str) 
 
 def _of_process(card):
   """What an encoder and a decoder must have in common."""
-  settings, noise = model.settings_of(card)
+  settings, noise = folders.settings_of(card)
   latents = card.get('latents') or {}
   return {
     'noise': noise,
-    'shape of picture': model.image_shape(settings),
+    'shape of picture': networks.image_shape(settings),
     'number of classes': settings.num_classes,
     'model.extra_channels': settings.extra_channels,
     'autoencoder': latents.get('autoencoder'),

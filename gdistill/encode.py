@@ -15,7 +15,6 @@ import jax
 import numpy as np
 
 from gdistill import errors
-from gdistill import model
 from gdistill.convert import autoencoder as autoencoders
 from gdistill.convert import text as texts
 from gdistill.core import masks
@@ -30,6 +29,7 @@ from gdistill.devices import processes
 from gdistill.process import interrupt
 from gdistill.process import progress
 from gdistill.recipe import settings as recipes
+from gdistill.rounds import folder as folders
 from gdistill.workdir import ledger
 from gdistill.workdir import storage
 
@@ -250,7 +250,7 @@ class Frozen:
     return self.autoencoder.decode(params['autoencoder'], x) if self.autoencoder else x
 
 
-def class_prompts(folder: model.Folder) -> list[str]:
+def class_prompts(folder: folders.Folder) -> list[str]:
   """What a network is measured with: captions of its classes, or some that were held out."""
   about = folder.card.get('latents') or {}
   if about.get('prompts'):
@@ -267,7 +267,7 @@ def prompts(recipe: recipes.Recipe) -> list[str]:
   return _held_out_captions(recipe) or captions.of_names(train.class_names, recipe.latents.template)
 
 
-def read_frozen(folder: model.Folder, decoder: str = '') -> Frozen:
+def read_frozen(folder: folders.Folder, decoder: str = '') -> Frozen:
   """Of a finished round: they lie in its folder or in the one above. `decoder` names another."""
   about = folder.card.get('latents')
   if not about:
@@ -295,7 +295,7 @@ def read_frozen(folder: model.Folder, decoder: str = '') -> Frozen:
   return Frozen(found, text)
 
 
-def beside(folder: model.Folder, name: str) -> str:
+def beside(folder: folders.Folder, name: str) -> str:
   """The folder `name` in a round's folder or in the one above."""
   look = name or 'text_encoder'
   for at in (folder.path, folder.path.parent):

@@ -14,7 +14,6 @@ from gdistill import cells as keeping
 from gdistill import encode
 from gdistill import errors
 from gdistill import grid as grids
-from gdistill import model
 from gdistill import sampling
 from gdistill import train
 from gdistill.data import source
@@ -31,7 +30,9 @@ from gdistill.process import interrupt
 from gdistill.process import progress
 from gdistill.recipe import reading
 from gdistill.recipe import settings as recipes
-from gdistill.stages import rounds
+from gdistill.rounds import folder as folders
+from gdistill.rounds import network as networks
+from gdistill.rounds import plan as plans
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
 
@@ -53,7 +54,7 @@ def run(
   """
   workdir = storage.path(workdir)
   recipe = recipe or read_recipe(workdir)
-  for r in rounds.plan(recipe):
+  for r in plans.plan(recipe):
     if r.stage != 'encoder' and not finished_rounds.is_finished(workdir / r.name):
       raise errors.ConfigError(
         f'--workdir={workdir}: round {r.name} is not finished; repeat the training command first'
@@ -322,7 +323,7 @@ def _drawn(recipe, extractor, sampler, cell, images, stop, report) -> keeping.Pa
     return None
   sums.result()
   shape = (0, *encode.pixel_shape(recipe))
-  none = _as_latents(recipe, np.zeros((0, *model.image_shape(recipe.model))))
+  none = _as_latents(recipe, np.zeros((0, *networks.image_shape(recipe.model))))
   return keeping.Part(
     np.concatenate([np.zeros(shape, np.uint8), *kept]),
     np.concatenate([none, *kept_latents]),
@@ -368,7 +369,7 @@ def _sampler(
   before: sampling.Sampler | None, cell: grids.Cell, batch: int, prompts: list[str]
 ) -> sampling.Sampler:
   """The compiled sampler of before with this cell's parameters where it is the same program."""
-  folder = model.read_folder(cell.folder)
+  folder = folders.read_folder(cell.folder)
   if before is not None and before.serves(folder, cell.sampler):
     return before.with_params(folder)
   made = sampling.Sampler(folder, cell.sampler, batch)

@@ -19,7 +19,6 @@ from flax import traverse_util
 
 from gdistill import encode
 from gdistill import errors
-from gdistill import model
 from gdistill import sampling
 from gdistill import teachers
 from gdistill.convert import autoencoder as autoencoders
@@ -27,6 +26,8 @@ from gdistill.convert import files
 from gdistill.convert import pixel_unet
 from gdistill.convert import text as texts
 from gdistill.convert import unet2d
+from gdistill.rounds import folder as folders
+from gdistill.rounds import network as networks
 
 OWN = 'gdistill'
 _CARD, _REST = f'{OWN}/card.json', f'{OWN}/rest.safetensors'
@@ -37,7 +38,7 @@ _VAES = {'kl': 'AutoencoderKL', 'vq': 'VQModel', 'tiny': 'AutoencoderTiny'}
 _BETAS = {'linear_beta': 'linear', 'scaled_linear': 'scaled_linear'}
 
 
-def run(folder: model.Folder, out: pathlib.Path, licence: str = '') -> list[str]:
+def run(folder: folders.Folder, out: pathlib.Path, licence: str = '') -> list[str]:
   """Writes the folder; returns lines that the user should see. ConfigError where it cannot be."""
   frozen = encode.read_frozen(folder)
   _check(folder, frozen)
@@ -64,7 +65,7 @@ def read(path: pathlib.Path) -> tuple[dict[str, Any], dict, autoencoders.Autoenc
   """(card, params, autoencoder, text encoder) of a folder that `run` wrote."""
   card = teachers.read_json(path / _CARD)
   try:
-    settings, noise = model.settings_of(card)
+    settings, noise = folders.settings_of(card)
     config = teachers.read_json(path / 'unet' / 'config.json')
     state = files.weights(path / 'unet' / _WEIGHTS)
     if unet2d.CLASSES in (rest := files.weights(path / _REST)):
@@ -73,7 +74,7 @@ def read(path: pathlib.Path) -> tuple[dict[str, Any], dict, autoencoders.Autoenc
       params = pixel_unet.params_from(config, state)
     else:
       params = unet2d.params_from(
-        state, model.build(settings, card['takes_w'], noise_settings=noise)
+        state, networks.build(settings, card['takes_w'], noise_settings=noise)
       )
   except (KeyError, TypeError) as e:
     raise errors.DataError(f'{path} lacks or misnames {e}; export it again') from e
@@ -91,7 +92,7 @@ def exported(path: pathlib.Path) -> bool:
   return (path / _CARD).is_file()
 
 
-def scheduler(folder: model.Folder) -> dict[str, Any]:
+def scheduler(folder: folders.Folder) -> dict[str, Any]:
   """scheduler_config.json: DDIM over t = i/N, which is what diffusers calls trailing spacing."""
   noise = folder.noise
   betas: dict[str, Any]
@@ -104,7 +105,7 @@ def scheduler(folder: model.Folder) -> dict[str, Any]:
     betas = {'beta_schedule': 'squaredcos_cap_v2', 'trained_betas': None}
   else:
     t = np.arange(1, 1001, dtype=np.float32) / 1000
-    abar = np.asarray(jax.nn.sigmoid(model.noise(noise)(t)), np.float64)
+    abar = np.asarray(jax.nn.sigmoid(networks.noise(noise)(t)), np.float64)
     before = np.concatenate([[1.0], abar[:-1]])
     betas = {'trained_betas': (1.0 - abar / before).tolist()}
   pixels = not folder.card.get('latents')
@@ -117,7 +118,7 @@ def scheduler(folder: model.Folder) -> dict[str, Any]:
   }  # fmt: skip
 
 
-def _check(folder: model.Folder, frozen: encode.Frozen) -> None:
+def _check(folder: folders.Folder, frozen: encode.Frozen) -> None:
   settings, card = folder.settings, folder.card
   sampling.check_draws(folder.path, card)
   if settings.network == 'dit':
@@ -155,7 +156,7 @@ def _check(folder: model.Folder, frozen: encode.Frozen) -> None:
     _check_length(folder, frozen.text)
 
 
-def _check_length(folder: model.Folder, text: texts.TextEncoder) -> None:
+def _check_length(folder: folders.Folder, text: texts.TextEncoder) -> None:
   most = encode.text_encoder(encode.beside(folder, ''), 0).length
   if text.length != most:
     raise errors.ConfigError(
@@ -164,7 +165,7 @@ def _check_length(folder: model.Folder, text: texts.TextEncoder) -> None:
     )
 
 
-def _network(folder: model.Folder) -> tuple[dict[str, Any], dict[str, np.ndarray], dict]:
+def _network(folder: folders.Folder) -> tuple[dict[str, Any], dict[str, np.ndarray], dict]:
   """(config, arrays by diffusers' names, the parameters that these give back)."""
   settings = folder.settings
   params = jax.tree.map(np.asarray, folder.params)
@@ -191,7 +192,7 @@ def _equal(a: Any, b: Any) -> bool:
   return b is not None and np.array_equal(np.asarray(a), np.asarray(b))
 
 
-def _index(folder: model.Folder, frozen: encode.Frozen) -> dict[str, Any]:
+def _index(folder: folders.Folder, frozen: encode.Frozen) -> dict[str, Any]:
   """model_index.json; a network that no pipeline of diffusers runs lists its parts alone."""
   parts = {
     'unet': ['diffusers', 'UNet2DConditionModel'],
@@ -210,7 +211,7 @@ def _index(folder: model.Folder, frozen: encode.Frozen) -> dict[str, Any]:
   return index | ({'requires_safety_checker': False} if frozen.text is not None else {})
 
 
-def _readme(folder: model.Folder, frozen: encode.Frozen, licence: str) -> str:
+def _readme(folder: folders.Folder, frozen: encode.Frozen, licence: str) -> str:
   card, text = folder.card, frozen.text is not None
   steps = card['num_steps'] or 'any number of'
   scale = 1.0 + min(max(6.5, card['w_min']), card['w_max'])
@@ -245,7 +246,7 @@ def _readme(folder: model.Folder, frozen: encode.Frozen, licence: str) -> str:
   return '\n'.join([*lines, '```python', *code, '```', ''])
 
 
-def _prompting(folder: model.Folder, frozen: encode.Frozen, scale: float) -> list[str]:
+def _prompting(folder: folders.Folder, frozen: encode.Frozen, scale: float) -> list[str]:
   steps = folder.card['num_steps'] or 50
   name = _index(folder, frozen)['_class_name']
   return [
@@ -255,7 +256,7 @@ def _prompting(folder: model.Folder, frozen: encode.Frozen, scale: float) -> lis
   ]  # fmt: skip
 
 
-def _drawing(folder: model.Folder, frozen: encode.Frozen, scale: float) -> list[str]:
+def _drawing(folder: folders.Folder, frozen: encode.Frozen, scale: float) -> list[str]:
   """DDIM by class, for which diffusers has no pipeline: z [B, C, H, W] is noise, then a picture."""
   pixels = folder.settings.network == 'unet'
   given, before = ['z', 't', 'table[{}][:, None]'], []
@@ -271,7 +272,7 @@ def _drawing(folder: model.Folder, frozen: encode.Frozen, scale: float) -> list[
     given.append('timestep_cond=features')
   lines = [
     'import diffusers, safetensors.torch, torch', '',
-    f'# z: noise [B, {", ".join(map(str, np.roll(model.image_shape(folder.settings), 1)))}], '
+    f'# z: noise [B, {", ".join(map(str, np.roll(networks.image_shape(folder.settings), 1)))}], '
     'label: int64 [B]',
     "unet = diffusers.UNet2DConditionModel.from_pretrained(FOLDER, subfolder='unet')",
     "scheduler = diffusers.DDIMScheduler.from_pretrained(FOLDER, subfolder='scheduler')",
@@ -312,7 +313,7 @@ def _decoding(frozen: encode.Frozen) -> list[str]:
   ]
 
 
-def _notes(folder: model.Folder, frozen: encode.Frozen) -> list[str]:
+def _notes(folder: folders.Folder, frozen: encode.Frozen) -> list[str]:
   notes = []
   steps = folder.card['num_steps']
   if steps and 1000 % steps:

@@ -11,7 +11,7 @@ import numpy as np
 from gdistill import errors
 from gdistill import sampling
 from gdistill.recipe import settings as recipes
-from gdistill.stages import rounds
+from gdistill.rounds import plan as plans
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
 
@@ -47,7 +47,7 @@ def plan(recipe: recipes.Recipe, workdir: storage.epath.Path, grid: str) -> list
     cells += [Cell('floor', teacher, 'ddim', reference, w, first) for w in e.ws]
   own = sampling.own_sampler({'sampler': recipe.progressive.sampler})
   ws = [w for w in e.ws if recipe.guidance.w_min <= w <= recipe.guidance.w_max]
-  for r in rounds.plan(recipe):
+  for r in plans.plan(recipe):
     folder = str(workdir / r.name)
     if r.stage == 'progressive' and r.num_steps in e.num_steps:
       cells += [Cell('student', folder, own, r.num_steps, w) for w in ws]
@@ -65,7 +65,7 @@ def images(recipe: recipes.Recipe, grid: str) -> int:
 def teacher_folder(recipe: recipes.Recipe, workdir: storage.epath.Path) -> storage.epath.Path:
   """The guided teacher a run descends from, here or behind its `initial` folder."""
   if recipe.stages[:1] == ('teacher',):
-    return workdir / rounds.plan(recipe)[0].name
+    return workdir / plans.plan(recipe)[0].name
   folder = storage.path(recipe.initial)
   card = finished_rounds.read_card(folder)
   while card['stage'] != 'teacher':

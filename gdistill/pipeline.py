@@ -17,7 +17,6 @@ from jax.sharding import Mesh
 from gdistill import checks
 from gdistill import encode
 from gdistill import errors
-from gdistill import model
 from gdistill import train
 from gdistill.core import guidance as core_guidance
 from gdistill.core import projections
@@ -31,11 +30,13 @@ from gdistill.process import progress
 from gdistill.recipe import identity
 from gdistill.recipe import reading
 from gdistill.recipe import settings as recipes
+from gdistill.rounds import folder as folders
+from gdistill.rounds import network as networks
+from gdistill.rounds import plan as plans
 from gdistill.stages import draw
 from gdistill.stages import encoder
 from gdistill.stages import guidance
 from gdistill.stages import progressive
-from gdistill.stages import rounds
 from gdistill.stages import teacher as teacher_stage
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import ledger
@@ -73,7 +74,7 @@ def run(
   mesh = checks.everything(recipe, workdir)
   checks.warn_of_eps(recipe)
   processes.agree('config', identity.digest_together(recipe))
-  plan = rounds.plan(recipe)
+  plan = plans.plan(recipe)
   resolved, config_file = reading.to_dict(recipe), workdir / 'config.json'
   if jax.process_index() == 0:
     if not storage.exists(config_file) or storage.read_json(config_file) != resolved:
@@ -135,7 +136,7 @@ def _encode(recipe: recipes.Recipe, workdir: storage.epath.Path, stop: interrupt
     encode.keep(recipe, workdir)
 
 
-def _tidy(workdir: storage.epath.Path, r: rounds.Round) -> None:
+def _tidy(workdir: storage.epath.Path, r: plans.Round) -> None:
   """What a kill between a round's card and its last words may have left undone."""
   if finished_rounds.is_finished(workdir / r.name):
     told = any(
@@ -193,8 +194,8 @@ def _student_and_teacher(recipe: recipes.Recipe, stage: str) -> tuple[Any, Any]:
     return student, None
   teacher = _shapes(recipe, takes_w=recipe.takes_w and stage in ('progressive', 'encoder'))
   if stage == 'guidance' and recipe.stages[0] == 'guidance' and _has_null_network(recipe.initial):
-    teacher = model.Pair(teacher, teacher)
-  return student, jax.eval_shape(functools.partial(model.as_teacher, recipe.model), teacher)
+    teacher = networks.Pair(teacher, teacher)
+  return student, jax.eval_shape(functools.partial(networks.as_teacher, recipe.model), teacher)
 
 
 def _has_null_network(folder: str) -> bool:
@@ -217,10 +218,10 @@ def _run_round(recipe, workdir, r, examples, mesh, step, stop, seconds) -> None:
     where = r.teacher if r.outside else workdir / r.teacher
   if where is not None and r.stage != 'teacher':
     with seconds('restore'):
-      found = model.read_folder(where)
+      found = folders.read_folder(where)
       pair = r.stage == 'guidance' and found.null_params is not None
-      teacher = model.Pair(found.params, found.null_params) if pair else found.params
-      teacher = model.as_teacher(recipe.model, teacher)
+      teacher = networks.Pair(found.params, found.null_params) if pair else found.params
+      teacher = networks.as_teacher(recipe.model, teacher)
     teacher = sharding.put_like(sharding.tree_shardings(mesh, teacher), teacher)
   key = jax.random.fold_in(jax.random.fold_in(jax.random.key(recipe.seed), _ID[r.stage]), r.index)
   key_init, key_steps = jax.random.split(key)
@@ -261,13 +262,13 @@ _ID = {'teacher': 1, 'guidance': 2, 'progressive': 3, 'encoder': 4}
 
 def loss_of(recipe: recipes.Recipe, stage: str) -> train.Loss:
   """The stage's loss with everything but arrays settled: (params, teacher params, batch, ...)."""
-  noise = model.noise(recipe.noise)
+  noise = networks.noise(recipe.noise)
   takes_w = recipe.takes_w and stage != 'teacher'
-  student_net = model.of_recipe(recipe, takes_w, recipe.train.remat == 'blocks')
+  student_net = networks.of_recipe(recipe, takes_w, recipe.train.remat == 'blocks')
   settings = recipe.settings(stage)
   low, high = recipe.guidance.w_min, recipe.guidance.w_max
   shared = {'noise': noise, 'weight': settings.weight}
-  project = model.projection(recipe.latent)
+  project = networks.projection(recipe.latent)
 
   def loss(params, teacher_params, batch, key, num_steps):
     x, more, key_loss, key_dropout = _clean(recipe, batch, key)
@@ -275,17 +276,17 @@ def loss_of(recipe: recipes.Recipe, stage: str) -> train.Loss:
     examples = {'x': x, 'cond': cond, 'id': batch['id']}
     drops = stage == 'teacher' and recipe.model.dropout
     dropout = (key_dropout, batch['id']) if drops else None
-    student = model.as_v_fn(student_net, params, recipe.model, noise, dropout)
+    student = networks.as_v_fn(student_net, params, recipe.model, noise, dropout)
     if stage == 'teacher':
       return teacher_stage.loss(
         student, None, examples, key_loss, p_uncond=recipe.teacher.p_uncond, **shared
       )
     loss_project = projections.clip if settings.clip_x_hat else None
     if stage == 'guidance':
-      net = model.of_recipe(recipe, takes_w=False)
-      pair = isinstance(teacher_params, model.Pair)
+      net = networks.of_recipe(recipe, takes_w=False)
+      pair = isinstance(teacher_params, networks.Pair)
       teacher, *other = (
-        model.as_v_fn(net, p, recipe.model, noise)
+        networks.as_v_fn(net, p, recipe.model, noise)
         for p in (teacher_params if pair else (teacher_params,))
       )
       halves = core_guidance.halves(
@@ -297,8 +298,8 @@ def loss_of(recipe: recipes.Recipe, stage: str) -> train.Loss:
         w_min=low, w_max=high, w_power=settings.w_power, ws_per_pass=settings.ws_per_pass,
         trajectory_steps=steps, project=project, loss_project=loss_project, **shared,
       )  # fmt: skip
-    net = model.of_recipe(recipe, takes_w)
-    teacher = model.as_v_fn(net, teacher_params, recipe.model, noise)
+    net = networks.of_recipe(recipe, takes_w)
+    teacher = networks.as_v_fn(net, teacher_params, recipe.model, noise)
     halving = dict(
       num_steps=num_steps, w_min=low, w_max=high, w_power=settings.w_power,
       on_trajectory=settings.state == 'trajectory', project=project,
@@ -335,14 +336,14 @@ def _clean(recipe, batch, key):
 
 def _fresh_state(recipe, r, where, key, mesh) -> states.TrainState:
   """The round's first state: drawn where it will live, or the teacher's of folder `where`."""
-  net = model.of_recipe(recipe, recipe.takes_w and r.stage != 'teacher')
+  net = networks.of_recipe(recipe, recipe.takes_w and r.stage != 'teacher')
   create = _create(recipe.settings(r.stage))
   shardings = jax.tree.map(lambda a: a.sharding, state_shapes(recipe, r.stage, mesh))
   if where is None:
-    return model.drawn(
-      lambda key: create(model.initial_params(net, recipe.model, key)), key, shardings
+    return networks.drawn(
+      lambda key: create(networks.initial_params(net, recipe.model, key)), key, shardings
     )
-  params = model.grown(net, recipe.model, key, model.read_folder(where).params)
+  params = networks.grown(net, recipe.model, key, folders.read_folder(where).params)
   params = sharding.put_like(shardings.params, params)
   return jax.jit(create, out_shardings=shardings)(params)
 
@@ -403,7 +404,7 @@ def describe(recipe: recipes.Recipe, mesh: Mesh, workdir: storage.epath.Path | N
   from clu import parameter_overview
 
   shapes = _shapes(recipe, recipe.takes_w)
-  plan = rounds.plan(recipe)
+  plan = plans.plan(recipe)
   lines = [parameter_overview.get_parameter_overview(shapes, include_stats=False), '']
   lines.append(f'{"round":24}{"updates":>11}{"lr":>9}{"batch":>7}{"images seen":>15}  learns from')
   for r in plan:
@@ -439,7 +440,7 @@ def describe(recipe: recipes.Recipe, mesh: Mesh, workdir: storage.epath.Path | N
 
 
 def _shapes(recipe: recipes.Recipe, takes_w: bool) -> Any:
-  return model.initial_shapes(model.of_recipe(recipe, takes_w), recipe.model)
+  return networks.initial_shapes(networks.of_recipe(recipe, takes_w), recipe.model)
 
 
 def bytes_per_device(recipe: recipes.Recipe, stage: str, mesh: Mesh) -> tuple[int, int, int]:

@@ -10,7 +10,6 @@ from jax import numpy as jnp
 
 from gdistill import encode
 from gdistill import errors
-from gdistill import model
 from gdistill.core import condition
 from gdistill.core import guidance
 from gdistill.core import masks
@@ -18,6 +17,8 @@ from gdistill.core import pixels as core_pixels
 from gdistill.core import types
 from gdistill.devices import mesh as meshes
 from gdistill.process import interrupt
+from gdistill.rounds import folder as folders
+from gdistill.rounds import network as networks
 from gdistill.samplers import ancestral
 from gdistill.samplers import ddim
 from gdistill.samplers import dpm_solver
@@ -38,7 +39,7 @@ class Sampler:
 
   def __init__(
     self,
-    folder: model.Folder,
+    folder: folders.Folder,
     sampler: str,
     batch_size: int,
     frozen: encode.Frozen | None = None,
@@ -51,9 +52,9 @@ class Sampler:
     self._negative = None if negative is None else self._frozen.tokens([negative])
     self._whole, self._rows = meshes.over_local_devices(batch_size)
     self._params = jax.device_put(arguments(folder, self._frozen), self._whole)
-    schedule = model.noise(folder.noise)
-    shape = model.image_shape(folder.settings)
-    project = model.projection(self._frozen.autoencoder is not None)
+    schedule = networks.noise(folder.noise)
+    shape = networks.image_shape(folder.settings)
+    project = networks.projection(self._frozen.autoencoder is not None)
     walk = _walk(sampler, project)
 
     def draw(params, rows, negative, num_steps):
@@ -106,11 +107,11 @@ class Sampler:
     other._prompts = self._frozen.tokens(prompts)
     return other
 
-  def serves(self, folder: model.Folder, sampler: str) -> bool:
+  def serves(self, folder: folders.Folder, sampler: str) -> bool:
     """Whether this compiled program also draws from that folder, given its parameters."""
     return self._program == _program(folder, sampler)
 
-  def with_params(self, folder: model.Folder) -> 'Sampler':
+  def with_params(self, folder: folders.Folder) -> 'Sampler':
     """The same program with another round's parameters."""
     other = copy.copy(self)
     other._params = jax.device_put(arguments(folder, self._frozen), self._whole)
@@ -137,34 +138,34 @@ class Sampler:
     return np.concatenate(out)
 
 
-def _program(folder: model.Folder, sampler: str) -> tuple:
+def _program(folder: folders.Folder, sampler: str) -> tuple:
   about = folder.card.get('latents') or {}
   frozen = tuple(about.get(name) for name in ('autoencoder', 'text', 'text_length'))
   return folder.net, folder.settings, folder.noise, folder.guided, sampler, frozen
 
 
-def arguments(folder: model.Folder, frozen: encode.Frozen) -> tuple[Any, dict[str, Any]]:
+def arguments(folder: folders.Folder, frozen: encode.Frozen) -> tuple[Any, dict[str, Any]]:
   """(the network's parameters, those of whatever stands around it), for `as_v_fn`."""
   null = {} if folder.null_params is None else {'null': folder.null_params}
   return folder.params, frozen.params | null
 
 
 def as_v_fn(
-  folder: model.Folder, frozen: encode.Frozen, params: tuple[Any, dict[str, Any]], negative: Any
+  folder: folders.Folder, frozen: encode.Frozen, params: tuple[Any, dict[str, Any]], negative: Any
 ) -> types.VFn:
   """What a round says at w, guided where it has to be: away from `negative` tokens, or the null
   condition. To be traced; `params` are its `arguments`.
   """
   params, around = params
-  schedule = model.noise(folder.noise)
-  v_fn = model.as_v_fn(folder.net, params, folder.settings, schedule)
+  schedule = networks.noise(folder.noise)
+  v_fn = networks.as_v_fn(folder.net, params, folder.settings, schedule)
   if not folder.guided:
     return v_fn
   against = frozen.text_of(around, negative)
   null = condition.instead(against) if against else condition.null
   other = None
   if 'null' in around:
-    other = model.as_v_fn(folder.net, around['null'], folder.settings, schedule)
+    other = networks.as_v_fn(folder.net, around['null'], folder.settings, schedule)
   return guidance.guided(v_fn, null, other)
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from gdistill import errors
-from gdistill import model
 from gdistill import sampling
 from gdistill.evaluation import presets
+from gdistill.rounds import folder as folders
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
 
@@ -31,7 +31,7 @@ class Gallery:
     self._sampler_name = sampler or sampling.own_sampler(self.card)
     self.num_steps = num_steps or self.card['num_steps'] or 64
     sampling.check_steps(folder, self.card, self.num_steps, self._sampler_name)
-    read = model.read_folder(folder)
+    read = folders.read_folder(folder)
     labels = range(min(10, read.settings.num_classes)) if labels is None else labels
     self._labels, self._seeds = np.array(labels), np.array(seeds)
     self._draw = sampling.Sampler(read, self._sampler_name, len(self._labels) * len(self._seeds))

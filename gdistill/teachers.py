@@ -16,7 +16,6 @@ import numpy as np
 from flax import traverse_util
 
 from gdistill import errors
-from gdistill import model
 from gdistill.convert import adm
 from gdistill.convert import autoencoder as autoencoders
 from gdistill.convert import dit
@@ -28,6 +27,7 @@ from gdistill.models import latent_unet
 from gdistill.process import progress
 from gdistill.recipe import checks as recipe_checks
 from gdistill.recipe import settings as recipes
+from gdistill.rounds import network as networks
 
 KINDS = ('stable_diffusion', 'cin256', 'dit', 'sit', 'adm64', 'adm256')
 _WEIGHTS = 'diffusion_pytorch_model.safetensors'
@@ -459,11 +459,11 @@ def _size(config: Mapping[str, Any], default: int) -> int:
   return side
 
 
-def _network(settings: recipes.Model, noise: recipes.Noise) -> model.Network:
+def _network(settings: recipes.Model, noise: recipes.Noise) -> networks.Network:
   """The network of these settings; ConfigError where a recipe could not have them."""
   recipe_checks.check_model(settings)
   recipe_checks.check_noise(noise)
-  return model.build(settings, False, noise_settings=noise)
+  return networks.build(settings, False, noise_settings=noise)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,6 @@ import texts
 from jax import numpy as jnp
 
 from gdistill import encode
-from gdistill import model
 from gdistill.convert import adm
 from gdistill.convert import autoencoder as autoencoders
 from gdistill.convert import text
@@ -19,6 +18,7 @@ from gdistill.models import unet
 from gdistill.models import vae
 from gdistill.recipe import reading
 from gdistill.recipe import settings as recipes
+from gdistill.rounds import network as networks
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
 
@@ -68,8 +68,8 @@ def filled(shapes, seed=0):
 
 
 def params_of(settings, noise, takes_w=False, seed=0):
-  net = model.build(settings, takes_w, noise_settings=noise)
-  return filled(model.initial_shapes(net, settings), seed)
+  net = networks.build(settings, takes_w, noise_settings=noise)
+  return filled(networks.initial_shapes(net, settings), seed)
 
 
 def autoencoder(kind='kl', channels=4, width=8, groups=4):
@@ -111,7 +111,7 @@ def finished(path, settings, noise, kind='', template='', takes_w=True, **card):
 def stable_diffusion(path, **scheduler):
   """A folder of diffusers' that was written without it."""
   settings = recipes.Model(**TEXT)
-  net = model.build(settings, False, noise_settings=SD_NOISE)
+  net = networks.build(settings, False, noise_settings=SD_NOISE)
   put(path / 'unet', unet2d.config_from(net, 8), random_state(unet2d.state_shapes(net)))
   autoencoders.write(path / 'vae', autoencoder())
   texts.clip_folder(path)

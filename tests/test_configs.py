@@ -9,12 +9,12 @@ import pathlib
 import jax
 import pytest
 
-from gdistill import model
 from gdistill.cli import edge
 from gdistill.recipe import identity
 from gdistill.recipe import reading
 from gdistill.recipe import settings as recipes
-from gdistill.stages import rounds
+from gdistill.rounds import network as networks
+from gdistill.rounds import plan as plans
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = sorted(p.stem for p in (ROOT / 'configs').glob('*.py'))
@@ -36,8 +36,8 @@ def load(name, variant=''):
 
 def shapes_of(recipe, takes_w):
   """The network's; what it predicts does not count, and would be traced again."""
-  net = model.build(recipe.model, takes_w, noise_settings=recipe.noise)
-  return model.initial_shapes(net, dataclasses.replace(recipe.model, predict='v'))
+  net = networks.build(recipe.model, takes_w, noise_settings=recipe.noise)
+  return networks.initial_shapes(net, dataclasses.replace(recipe.model, predict='v'))
 
 
 def parameters(recipe, takes_w):
@@ -94,7 +94,7 @@ PAPER = {
 @pytest.mark.parametrize('name', PAPER)
 def test_the_papers_runs_have_the_papers_settings(name):
   paper, recipe = PAPER[name], reading.from_config(load(name))
-  plan = rounds.plan(recipe)
+  plan = plans.plan(recipe)
   assert [r.num_steps for r in plan] == [0, 0, *(2**k for k in range(9, -1, -1))]
   assert [r.steps for r in plan[2:]] == [50_000] * 8 + [100_000] * 2
   assert {r.lr for r in plan[2:]} == {paper['lr']} and plan[0].lr == paper['teacher_lr']
@@ -147,7 +147,7 @@ def test_the_latent_runs_have_the_published_networks_and_the_papers_settings(nam
   assert (recipe.noise.beta_start, recipe.noise.beta_end) == paper['betas']
   assert recipe.noise.name == 'scaled_linear' and recipe.latent
   assert (recipe.guidance.w_min, recipe.guidance.w_max) == paper['w']
-  plan = rounds.plan(recipe)
+  plan = plans.plan(recipe)
   assert [r.num_steps for r in plan] == [0, *(2**k for k in range(8, -1, -1))]
   assert plan[0].stage == 'guidance' and plan[0].teacher == recipe.initial != ''
   for stage in recipe.stages:
@@ -157,9 +157,9 @@ def test_the_latent_runs_have_the_published_networks_and_the_papers_settings(nam
 
 
 def test_stable_diffusions_stages_are_as_long_as_the_papers():
-  plan = rounds.plan(reading.from_config(load('stable_diffusion')))
+  plan = plans.plan(reading.from_config(load('stable_diffusion')))
   assert [r.steps for r in plan] == [3000, *[2000] * 7, *[20_000] * 2]
-  ten = rounds.plan(reading.from_config(load('stable_diffusion', 'ten')))
+  ten = plans.plan(reading.from_config(load('stable_diffusion', 'ten')))
   assert [r.num_steps for r in ten] == [0, 20, 10, 5] and {r.steps for r in ten[1:]} == {2000}
 
 

@@ -12,9 +12,10 @@ import texts
 from gdistill import errors
 from gdistill import exporting
 from gdistill import importing
-from gdistill import model
 from gdistill.recipe import reading
 from gdistill.recipe import settings as recipes
+from gdistill.rounds import folder as folders
+from gdistill.rounds import network as networks
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
 
@@ -39,10 +40,10 @@ def with_card(folder, tmp_path, **changes):
   """The round again under another card."""
   other = tmp_path / f'{folder.name}_again'
   shutil.copytree(folder, other, ignore=shutil.ignore_patterns('params', 'card.json'))
-  found = model.read_folder(folder)
+  found = folders.read_folder(folder)
   card = {k: v for k, v in found.card.items() if k != 'params_digest'}
   finished_rounds.finish(storage.path(other), found.params, {**card, **changes})
-  return model.read_folder(other)
+  return folders.read_folder(other)
 
 
 def exported(folder, tmp_path, **given):
@@ -51,7 +52,7 @@ def exported(folder, tmp_path, **given):
 
 
 def test_a_text_student_is_a_folder_of_stable_diffusions(text_round, tmp_path):
-  out, notes = exported(model.read_folder(text_round), tmp_path)
+  out, notes = exported(folders.read_folder(text_round), tmp_path)
   assert notes == []
   assert {p.name for p in out.iterdir()} == {
     'unet', 'vae', 'text_encoder', 'tokenizer', 'scheduler', 'model_index.json', 'README.md',
@@ -93,7 +94,7 @@ def test_the_example_stays_within_the_range_of_w(text_round, tmp_path, changes, 
 def test_a_network_without_w_says_how_it_is_guided(tmp_path, card, words):
   folder = tmp_path / 'round'
   published.finished(folder, recipes.Model(**published.PIXEL), COSINE, takes_w=False, **card)
-  out, _ = exported(model.read_folder(folder), tmp_path)
+  out, _ = exported(folders.read_folder(folder), tmp_path)
   readme = (out / 'README.md').read_text()
   assert words in readme and 'use_clipped_model_output=True' in readme
   config = json.loads((out / 'unet' / 'config.json').read_text())
@@ -118,12 +119,12 @@ def test_the_scheduler_of_an_export_is_read_as_the_noise_it_was(noise, text_roun
     with_card(text_round, tmp_path, noise=reading.to_dict(noise), predict='v')
   )
   read, predict = importing.teachers.noise_from(found)
-  np.testing.assert_allclose(model.betas(read), model.betas(noise), rtol=1e-12)
+  np.testing.assert_allclose(networks.betas(read), networks.betas(noise), rtol=1e-12)
   assert predict == 'v' and found['timestep_spacing'] == 'trailing' and not found['clip_sample']
 
 
 def test_the_betas_of_a_cosine_are_its_levels_at_whole_indices(pixel_round):
-  found = exporting.scheduler(model.read_folder(pixel_round))
+  found = exporting.scheduler(folders.read_folder(pixel_round))
   abar = np.cumprod(1.0 - np.array(found['trained_betas']))
   b = np.arctan(np.exp(-10.0))  # phi = b + (pi/2 - 2 b) t
   alpha = np.cos(b + (0.5 * np.pi - 2.0 * b) * np.arange(1, 1001) / 1000)
@@ -132,11 +133,11 @@ def test_the_betas_of_a_cosine_are_its_levels_at_whole_indices(pixel_round):
 
 
 def test_what_was_exported_comes_back_and_says_when_it_was_changed(pixel_round, tmp_path):
-  folder = model.read_folder(pixel_round)
+  folder = folders.read_folder(pixel_round)
   out, _ = exported(folder, tmp_path)
   card = importing.run(str(out), storage.path(tmp_path / 'again'))
   assert card == folder.card
-  again = model.read_folder(tmp_path / 'again')
+  again = folders.read_folder(tmp_path / 'again')
   jax.tree.map(np.testing.assert_array_equal, again.params, folder.params)
   with pytest.raises(errors.ConfigError, match='was exported by gdistill and needs no --tiny'):
     importing.run(str(out), storage.path(tmp_path / 'third'), tiny='x')
@@ -171,14 +172,14 @@ def test_what_was_exported_comes_back_and_says_when_it_was_changed(pixel_round, 
 def test_what_diffusers_does_not_have_is_refused(fields, noise, card, words, tmp_path):
   published.finished(tmp_path / 'round', recipes.Model(**fields), noise, **card)
   with pytest.raises(errors.ConfigError, match=words):
-    exporting.run(model.read_folder(tmp_path / 'round'), tmp_path / 'out')
+    exporting.run(folders.read_folder(tmp_path / 'round'), tmp_path / 'out')
   assert not (tmp_path / 'out').exists()
 
 
 def test_the_epsilon_of_norms_is_written(tmp_path):
   settings = recipes.Model(**dict(published.PIXEL, epsilon=1e-5))
   published.finished(tmp_path / 'round', settings, COSINE)
-  out, _ = exported(model.read_folder(tmp_path / 'round'), tmp_path)
+  out, _ = exported(folders.read_folder(tmp_path / 'round'), tmp_path)
   assert json.loads((out / 'unet' / 'config.json').read_text())['norm_eps'] == 1e-5
 
 
@@ -190,7 +191,7 @@ def test_a_text_encoder_in_half_precision_is_written_in_float32(text_round, tmp_
   published.safetensors.numpy.save_file(half, file)
   described = json.loads((mine / 'text_encoder' / 'config.json').read_text())
   texts.put(mine / 'text_encoder' / 'config.json', json.dumps({**described, 'dtype': 'float16'}))
-  about = dict(model.read_folder(text_round).card['latents'])
+  about = dict(folders.read_folder(text_round).card['latents'])
   encoder = exporting.texts.read(str(mine), 77)
   found = with_card(mine, tmp_path, latents=dict(about, text=encoder.digest))
   out, _ = exported(found, tmp_path)
@@ -205,11 +206,11 @@ def test_a_text_encoder_in_half_precision_is_written_in_float32(text_round, tmp_
 
 
 def test_a_licence_given_at_the_export_stays(pixel_round, tmp_path):
-  out, _ = exported(model.read_folder(pixel_round), tmp_path, licence='mit')
+  out, _ = exported(folders.read_folder(pixel_round), tmp_path, licence='mit')
   readme = (out / 'README.md').read_text()
   assert '- Licence: mit, said when it was exported.' in readme
   card = importing.run(str(out), storage.path(tmp_path / 'again'))
-  assert card == {**model.read_folder(pixel_round).card, 'licence': 'mit'}
+  assert card == {**folders.read_folder(pixel_round).card, 'licence': 'mit'}
   other = with_card(pixel_round, tmp_path, licence='')
   out, _ = tmp_path / 'third', exporting.run(other, tmp_path / 'third')
   readme = (out / 'README.md').read_text()
@@ -219,16 +220,16 @@ def test_a_licence_given_at_the_export_stays(pixel_round, tmp_path):
 def test_a_round_of_an_earlier_version_whose_card_knows_no_latents_comes_back(
   pixel_round, tmp_path
 ):
-  found = model.read_folder(pixel_round)
+  found = folders.read_folder(pixel_round)
   card = {k: v for k, v in found.card.items() if k not in ('latents', 'params_digest')}
   finished_rounds.finish(storage.path(tmp_path / 'old'), found.params, card)
-  old = model.read_folder(tmp_path / 'old')
+  old = folders.read_folder(tmp_path / 'old')
   out, _ = exported(old, tmp_path)
   assert importing.run(str(out), storage.path(tmp_path / 'again')) == old.card
 
 
 def test_texts_that_diffusers_would_read_otherwise_are_refused(text_round, tmp_path):
-  about = dict(model.read_folder(text_round).card['latents'])
+  about = dict(folders.read_folder(text_round).card['latents'])
   short = dict(about, text_length=16)
   fields = reading.to_dict(recipes.Model(**dict(published.TEXT, context_length=16)))
   cut = tmp_path / 'cut'

@@ -15,7 +15,6 @@ from gdistill import checks
 from gdistill import encode
 from gdistill import errors
 from gdistill import importing
-from gdistill import model
 from gdistill import sampling
 from gdistill import teachers
 from gdistill.cli import edge
@@ -27,6 +26,8 @@ from gdistill.core import schedule
 from gdistill.models import latent_unet
 from gdistill.recipe import reading
 from gdistill.recipe import settings as recipes
+from gdistill.rounds import folder as folders
+from gdistill.rounds import network as networks
 from gdistill.samplers import noise as image_noise
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
@@ -56,13 +57,13 @@ def save(file, state, licence=''):
 
 def imported(source, tmp_path, **given):
   card = importing.run(str(source), storage.path(tmp_path / 'round'), **given)
-  folder = model.read_folder(tmp_path / 'round')
+  folder = folders.read_folder(tmp_path / 'round')
   assert folder.card == card
   return folder
 
 
 def start(folder):
-  return image_noise.start(image_noise.image_keys(SEEDS), model.image_shape(folder.settings))
+  return image_noise.start(image_noise.image_keys(SEEDS), networks.image_shape(folder.settings))
 
 
 def outputs(folder, logsnr, scale=1.0):

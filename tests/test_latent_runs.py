@@ -18,16 +18,16 @@ from gdistill import encode
 from gdistill import errors
 from gdistill import evaluate
 from gdistill import grid
-from gdistill import model
 from gdistill import pipeline
 from gdistill import sampling
 from gdistill.cli import evaluate as evaluate_command
 from gdistill.cli import statistics as statistics_command
 from gdistill.evaluation import extractors
 from gdistill.recipe import reading
+from gdistill.rounds import folder as folders
+from gdistill.rounds import plan as plans
 from gdistill.stages import guidance
 from gdistill.stages import progressive
-from gdistill.stages import rounds
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
 
@@ -63,7 +63,7 @@ def undisturbed(given, tmp_path_factory):
 def test_every_config_goes_from_pictures_to_figures(given, tmp_path, name):
   recipe, workdir = run(name, given, tmp_path / 'run')
   kind, text = latent_runs.KINDS[name]
-  cards = [finished_rounds.read_card(workdir / r.name) for r in rounds.plan(recipe)]
+  cards = [finished_rounds.read_card(workdir / r.name) for r in plans.plan(recipe)]
   assert [c['num_steps'] for c in cards] == [0, 0, 2, 1]
   own = latent_runs.autoencoder(kind)
   for card in cards:
@@ -157,7 +157,7 @@ def test_a_copy_elsewhere_is_evaluated_with_its_own_networks(given, tmp_path, na
 def test_a_round_beside_another_autoencoder_or_none_is_refused(undisturbed, tmp_path):
   workdir = tmp_path / 'run'
   shutil.copytree(undisturbed / '00_teacher', workdir / '00_teacher')
-  folder = model.read_folder(workdir / '00_teacher')
+  folder = folders.read_folder(workdir / '00_teacher')
   with pytest.raises(errors.CheckpointError, match='needs autoencoder/, which is neither'):
     encode.read_frozen(folder)
   latent_runs.autoencoders.write(workdir / 'autoencoder', latent_runs.autoencoder('tiny', seed=1))
@@ -171,7 +171,7 @@ def test_a_round_beside_another_autoencoder_or_none_is_refused(undisturbed, tmp_
 
 def test_the_samplers_bounds_are_those_of_float32(undisturbed):
   """With parameters that multiply by a lot, latents come out as large as they are."""
-  folder = model.read_folder(undisturbed / '03_progressive_1')
+  folder = folders.read_folder(undisturbed / '03_progressive_1')
   last = jax.tree.map(lambda a: a + 20.0, folder.params['conv_out'])
   large = dataclasses.replace(folder, params={**folder.params, 'conv_out': last})
   sampler = sampling.Sampler(large, 'ddim', 8)
@@ -200,7 +200,7 @@ def test_all_cells_are_drawn_for_the_prompts_of_the_run(given, monkeypatch):
       return self
 
   monkeypatch.setattr(sampling, 'Sampler', Stands)
-  monkeypatch.setattr(model, 'read_folder', lambda folder: None)
+  monkeypatch.setattr(folders, 'read_folder', lambda folder: None)
   cell = grid.Cell('teacher', 'somewhere', 'ddim', 1, 2.0)
   assert evaluate._sampler(None, cell, 8, prompts).num_prompts == prompts
   assert evaluate._sampler(None, cell, 8, []).num_prompts == 1
@@ -263,9 +263,9 @@ def test_an_inpainting_run_goes_from_pictures_to_figures_and_paints(given, tmp_p
   # An ordinary network becomes one of these: the new inputs start at zero.
   _, plain = run(SD, given, tmp_path / 'plain', stages=('teacher',))
   tuned = latent_runs.recipe(SD, given, initial=str(plain / '00_teacher'), **more)
-  mesh, first = checks.everything(tuned, None), rounds.plan(tuned)[0]
+  mesh, first = checks.everything(tuned, None), plans.plan(tuned)[0]
   state = pipeline._fresh_state(tuned, first, first.teacher, jax.random.key(0), mesh)
-  kernel = model.read_folder(plain / '00_teacher').params['conv_in']['kernel']
+  kernel = folders.read_folder(plain / '00_teacher').params['conv_in']['kernel']
   np.testing.assert_array_equal(state.params['conv_in']['kernel'][:, :, :4], kernel)
   assert not np.any(state.params['conv_in']['kernel'][:, :, 4:])
   # And paints, on pictures of another shape too.
@@ -294,10 +294,10 @@ def test_a_teacher_may_start_from_one_that_predicts_something_else(given, tmp_pa
   recipe = latent_runs.recipe(PHOTOS, given, initial=initial, latents=cache)
   assert recipe.stages[0] == 'teacher' and recipe.model.predict == 'v'
   mesh = checks.everything(recipe, None)
-  plan = rounds.plan(recipe)
+  plan = plans.plan(recipe)
   assert [r.teacher for r in plan[:2]] == [initial, '00_teacher']
   state = pipeline._fresh_state(recipe, plan[0], initial, jax.random.key(0), mesh)
-  expected = model.read_folder(initial).params
+  expected = folders.read_folder(initial).params
   jax.tree.map(np.testing.assert_array_equal, state.params, expected)
   jax.tree.map(np.testing.assert_array_equal, state.ema, expected)
   # Trained, it is of this run, and says from where.
@@ -305,7 +305,7 @@ def test_a_teacher_may_start_from_one_that_predicts_something_else(given, tmp_pa
                    stages=('teacher',))  # fmt: skip
   card = finished_rounds.read_card(workdir / '00_teacher')
   assert (card['predict'], card['teacher'], card['stage']) == ('v', initial, 'teacher')
-  found = model.read_folder(workdir / '00_teacher').params
+  found = folders.read_folder(workdir / '00_teacher').params
   near = jax.tree.map(lambda a, b: np.abs(a - b).max(), found, expected)
   assert 0 < max(jax.tree.leaves(near)) < 5 * recipe.teacher.lr * 1.1  # five updates away
   with pytest.raises(errors.ConfigError, match=r"model\.predict='v' differs from"):
@@ -344,7 +344,7 @@ def test_the_evaluation_of_a_run_in_a_bucket_can_be_changed(undisturbed, monkeyp
 
 def test_a_ladder_may_go_through_forty_steps_down_to_five(given):
   recipe = latent_runs.recipe(SD, given, progressive=dict(start_steps=40, end_steps=5))
-  assert [r.num_steps for r in rounds.plan(recipe)] == [0, 0, 20, 10, 5]
+  assert [r.num_steps for r in plans.plan(recipe)] == [0, 0, 20, 10, 5]
   with pytest.raises(errors.ConfigError, match=r'start_steps=1024 must be at most 512 with noise'):
     latent_runs.recipe(SD, given, progressive=dict(start_steps=1024, end_steps=1))
   latent_runs.recipe(PHOTOS, given, progressive=dict(start_steps=1024, end_steps=1))

@@ -17,7 +17,7 @@ ALLOWED = {
   'devices': {'errors'},
   'models': {'core', 'errors'},
   'samplers': {'core'},
-  'stages': {'core', 'recipe'},
+  'stages': {'core'},
   'workdir': {'devices', 'errors'},
   'convert': {'core', 'errors', 'models', 'recipe'},
   'data': {'core', 'errors', 'recipe', 'workdir'},

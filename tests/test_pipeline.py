@@ -20,14 +20,15 @@ from gdistill import errors
 from gdistill import evaluate
 from gdistill import exporting
 from gdistill import grid
-from gdistill import model
 from gdistill import pipeline
 from gdistill import show
 from gdistill import train
 from gdistill.cli import sample
 from gdistill.core import projections
 from gdistill.process import interrupt
-from gdistill.stages import rounds
+from gdistill.rounds import folder as folders
+from gdistill.rounds import network as networks
+from gdistill.rounds import plan as plans
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import ledger
 from gdistill.workdir import step_checkpoints
@@ -43,7 +44,7 @@ def run(workdir, stop=None, compiled=COMPILED, **sections):
 
 
 def digests(workdir):
-  plan = rounds.plan(micro.recipe())
+  plan = plans.plan(micro.recipe())
   return {r.name: finished_rounds.params_digest(storage.path(workdir) / r.name) for r in plan}
 
 
@@ -55,7 +56,7 @@ def undisturbed(tmp_path_factory):
 
 
 def test_every_round_leaves_a_finished_folder(undisturbed):
-  for r in rounds.plan(micro.recipe()):
+  for r in plans.plan(micro.recipe()):
     card = finished_rounds.read_card(undisturbed / r.name)
     assert (card['stage'], card['num_steps']) == (r.stage, r.num_steps)
     assert card['takes_w'] == (r.stage != 'teacher')
@@ -68,7 +69,7 @@ def test_every_round_leaves_a_finished_folder(undisturbed):
   events = [e['event'] for e in ledger.ledger(undisturbed)]
   # One train step is compiled for each stage, over the whole ladder.
   assert events.count('compiled') <= 3
-  assert events.count('round-finished') == len(rounds.plan(micro.recipe())) == 4
+  assert events.count('round-finished') == len(plans.plan(micro.recipe())) == 4
 
 
 def test_one_compiled_step_serves_every_round_of_its_stage(tmp_path):
@@ -161,7 +162,7 @@ def test_checkpoint_cadence_does_not_reach_the_parameters(undisturbed, tmp_path)
 def test_a_run_can_begin_from_a_finished_round_elsewhere(undisturbed, tmp_path):
   given = dict(stages=('progressive',), initial=str(undisturbed / '01_guidance'))
   recipe = run(tmp_path / 'run', **given)
-  names = [r.name for r in rounds.plan(recipe)]
+  names = [r.name for r in plans.plan(recipe)]
   assert names == ['00_progressive_2', '01_progressive_1']
   # Another place in the plan is another stream of random numbers, but the same network.
   card = finished_rounds.read_card(tmp_path / 'run' / names[-1])
@@ -181,7 +182,7 @@ def test_a_finished_run_grows_an_encoders_ladder_and_may_leave_it_out_again(
   recipe = run(workdir, encoder=True, compiled=compiled)
   assert set(compiled) == {'encoder'}
   assert {p: p.stat().st_mtime_ns for p in before} == before
-  plan = rounds.plan(recipe)
+  plan = plans.plan(recipe)
   names = [r.name for r in plan]
   assert names[4:] == ['04_encoder_2', '05_encoder_1'] and names_of_finished(workdir) == names
   for r in plan[4:]:
@@ -200,7 +201,7 @@ def test_a_finished_run_grows_an_encoders_ladder_and_may_leave_it_out_again(
   with pytest.raises(errors.ConfigError, match=words):
     show.Gallery(folder)
   with pytest.raises(errors.ConfigError, match=words):
-    exporting.run(model.read_folder(folder), tmp_path / 'out')
+    exporting.run(folders.read_folder(folder), tmp_path / 'out')
   capsys.readouterr()
   assert sample.main([f'--folder={folder}', f'--out={tmp_path}/out', '--num_steps=3']) == 2
   said = capsys.readouterr().err
@@ -414,14 +415,14 @@ def test_the_single_w_student_and_the_naive_baseline_take_no_w(tmp_path):
     progressive={'w_power': 0.0},
     evaluation={'ws': (1.0,)},
   )
-  last = rounds.plan(recipe)[-1].name
+  last = plans.plan(recipe)[-1].name
   card = finished_rounds.read_card(tmp_path / 'a' / last)
   assert not card['takes_w'] and not card['guided'] and card['w_min'] == card['w_max'] == 1.0
   recipe = run(
     tmp_path / 'b', compiled={}, stages=('teacher', 'progressive'),
     progressive={'w_power': 0.0, 'clip_x_hat': False},
   )  # fmt: skip
-  names = [r.name for r in rounds.plan(recipe)]
+  names = [r.name for r in plans.plan(recipe)]
   assert names == ['00_teacher', '01_progressive_2', '02_progressive_1']
   card = finished_rounds.read_card(tmp_path / 'b' / names[-1])
   assert card['guided'] and not card['takes_w'] and card['p_uncond'] == recipe.teacher.p_uncond > 0
@@ -435,8 +436,8 @@ def test_the_settings_of_a_loss_reach_it(monkeypatch, stage):
   section = 'progressive' if stage == 'encoder' else stage
   settings = {'w_power': 1.5, 'clip_x_hat': True, 'weight': 'snr_plus_one', 'state': 'trajectory'}
   recipe = micro.recipe(**{section: settings}, encoder=True)
-  net = model.build(recipe.model, True)
-  params = model.initial_params(net, recipe.model, jax.random.key(0))
+  net = networks.build(recipe.model, True)
+  params = networks.initial_params(net, recipe.model, jax.random.key(0))
   batch = {'pixels': np.zeros((2, 8, 8, 1), np.uint8), 'label': np.zeros(2, np.int32)}
   batch['id'] = np.arange(2, dtype=np.int32)
   pipeline.loss_of(recipe, stage)(params, params, batch, jax.random.key(1), 4)
@@ -505,7 +506,7 @@ def test_where_errors_of_eps_blow_up_in_v_it_is_said(capsys, noise, weight, pred
     progressive=dict(weight='snr'),
   )  # fmt: skip
   if times:  # 1 / alpha of the last index
-    found = np.prod(1.0 - model.betas(recipe.noise)) ** -0.5
+    found = np.prod(1.0 - networks.betas(recipe.noise)) ** -0.5
     assert f'{found:,.0f}' == times
   checks.warn_of_eps(recipe)
   said = capsys.readouterr().err

@@ -10,12 +10,12 @@ import pytest
 import safetensors.numpy
 
 from gdistill import errors
-from gdistill import model
 from gdistill import teachers
 from gdistill.convert import autoencoder as autoencoders
 from gdistill.convert import unet2d
 from gdistill.models import latent_unet
 from gdistill.recipe import settings as recipes
+from gdistill.rounds import network as networks
 
 DDIM = dict(_class_name='DDIMScheduler')
 
@@ -74,7 +74,7 @@ def test_published_networks_are_the_same_by_the_recipes_section(fields, context,
   read = unet2d.settings_from(unet2d.config_from(net, 64), fields.get('num_classes', 0))
   settings = teachers.latent_settings(read, 64, 'eps')
   assert (settings.context, settings.heads, settings.head_dim) == (context, heads, head_dim)
-  again = model.build(settings, False, noise_settings=published.SD_NOISE)
+  again = networks.build(settings, False, noise_settings=published.SD_NOISE)
   for name in ('channels', 'heads', 'attention', 'linear_projection', 'context_dim', 'groups'):
     assert getattr(again, name) == getattr(net, name), name
   assert again.emb_channels == 4 * net.channels[0] and again.epsilon == 1e-5

@@ -97,7 +97,7 @@ class Asked:
 
 def check(args) -> Asked:
   """ConfigError or DataError where a flag fits neither the round nor the files."""
-  from gdistill import model
+  from gdistill.rounds import folder as folders
   from gdistill.workdir import finished as finished_rounds
 
   card = finished_rounds.read_card(args.folder)
@@ -109,7 +109,7 @@ def check(args) -> Asked:
       f'--out={args.out} lies in --image={args.image}, whose pictures results would be taken for; '
       'name a folder outside'
     )
-  return Asked(card, model.settings_of(card)[0], walk, wanted, sources)
+  return Asked(card, folders.settings_of(card)[0], walk, wanted, sources)
 
 
 def encoder(args, of: Asked) -> Encoder:
@@ -157,7 +157,7 @@ def condition(
   where: str, card: dict, label: str | None, prompt: str | None, flag: str = ''
 ) -> Condition:
   """What --label or --prompt stand for; `flag` is what their names begin with."""
-  from gdistill import model
+  from gdistill.rounds import folder as folders
 
   if (card.get('latents') or {}).get('text'):
     if label is not None:
@@ -169,11 +169,11 @@ def condition(
     raise errors.ConfigError(
       f'--{flag}prompt={prompt!r}: {where} is not conditioned on text; give --{flag}label'
     )
-  names, classes = [str(n) for n in card['class_names']], model.settings_of(card)[0].num_classes
+  names, classes = [str(n) for n in card['class_names']], folders.settings_of(card)[0].num_classes
   if label is None:
     raise errors.ConfigError(f'--{flag}label is missing: give one of {_listed(names, classes)}')
   if label == NONE and NONE not in names:
-    if card['guided'] and model.null_of(card) not in ('none', 'network'):
+    if card['guided'] and folders.null_of(card) not in ('none', 'network'):
       return Condition(-1)
     raise errors.ConfigError(
       f'--{flag}label={NONE}: {where} has learned no picture without a class; give one'
@@ -207,8 +207,8 @@ def run(
   import numpy as np
 
   from gdistill import encode
-  from gdistill import model
   from gdistill.devices import mesh as meshes
+  from gdistill.rounds import folder as folders
   from gdistill.workdir import finished as finished_rounds
 
   paths = [args.folder] + ([by.path] if by else [])
@@ -219,7 +219,7 @@ def run(
   results.check_out(args.out, request)
   meshes.use_compile_cache()
   meshes.make_cpu_devices(of.card['config']['mesh']['cpu_devices'])
-  folder = model.read_folder(args.folder)
+  folder = folders.read_folder(args.folder)
   frozen = encode.read_frozen(folder)
   size = _size(args.size, of.settings, frozen)
   row = {'w': np.array([of.walk.w], np.float32), **of.condition.row(frozen)}
@@ -228,7 +228,7 @@ def run(
     row |= {'from_w': np.array([by.w], np.float32), **by.condition.row(frozen, 'from_')}
     counts = {**counts, 'encode_steps': by.num_steps}
     same = os.path.realpath(by.path) == os.path.realpath(args.folder)
-    other = folder if same else model.read_folder(by.path)
+    other = folder if same else folders.read_folder(by.path)
   shape = (*size, 3 if frozen.autoencoder else of.settings.image_channels)
   factor = frozen.autoencoder.factor if frozen.autoencoder else 1
   job = results.Job(

@@ -28,11 +28,11 @@ def _run(args) -> int:
   import pathlib
 
   from gdistill import exporting
-  from gdistill import model
+  from gdistill.rounds import folder as folders
 
   edge.check_new_here(args.out)
   out = pathlib.Path(args.out)
-  folder = model.read_folder(args.folder)
+  folder = folders.read_folder(args.folder)
   with edge.whole(out) as temporary:
     notes = exporting.run(folder, temporary, args.licence)
   for line in notes:

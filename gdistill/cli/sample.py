@@ -38,12 +38,12 @@ def _run(args) -> int:
   import numpy as np
 
   from gdistill import encode
-  from gdistill import model
   from gdistill import sampling
   from gdistill import show
   from gdistill.devices import mesh as meshes
   from gdistill.process import interrupt
   from gdistill.process import progress
+  from gdistill.rounds import folder as folders
   from gdistill.workdir import finished as finished_rounds
   from gdistill.workdir import storage
 
@@ -52,7 +52,7 @@ def _run(args) -> int:
   edge.check_new(args.out)
   meshes.use_compile_cache()
   meshes.make_cpu_devices(card['config']['mesh']['cpu_devices'])
-  folder = model.read_folder(args.folder)
+  folder = folders.read_folder(args.folder)
   frozen = encode.read_frozen(folder, _decoder(args.decoder, folder))
   prompts = _prompts(args, folder, frozen)
   classes = len(prompts) if prompts else folder.settings.num_classes

@@ -15,7 +15,6 @@ from PIL import Image
 import gdistill.cli
 from gdistill import editing
 from gdistill import errors
-from gdistill import model
 from gdistill import pipeline
 from gdistill import train
 from gdistill.cli import apps
@@ -25,6 +24,8 @@ from gdistill.core import pixels as core_pixels
 from gdistill.core import process
 from gdistill.process import interrupt
 from gdistill.recipe import settings as recipes
+from gdistill.rounds import folder as folders
+from gdistill.rounds import network as networks
 from gdistill.samplers import noise as image_noise
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
@@ -80,9 +81,9 @@ def test_an_edit_is_the_rest_of_the_walk_from_the_noised_picture(workdir, images
   given = [f'--folder={workdir}/02_progressive_2', f'--image={images}', '--label=3', '--w=2']
   assert run('edit', *given, '--strength=0.5', '--seeds=4,9', f'--out={out}') == 0
   assert 'is no step' not in capsys.readouterr().err
-  folder = model.read_folder(workdir / '02_progressive_2')
-  noise = model.noise(folder.noise)
-  v_fn = model.as_v_fn(folder.net, folder.params, folder.settings, noise)
+  folder = folders.read_folder(workdir / '02_progressive_2')
+  noise = networks.noise(folder.noise)
+  v_fn = networks.as_v_fn(folder.net, folder.params, folder.settings, noise)
   logsnr = noise(jnp.full(3, 0.5))
   x = core_pixels.to_images(jnp.asarray(PICTURES)[..., None])
   for seed in (4, 9):

@@ -10,11 +10,11 @@ from PIL import Image
 
 import gdistill.cli
 from gdistill import errors
-from gdistill import model
 from gdistill import teachers
 from gdistill.cli import edge
 from gdistill.convert import autoencoder as autoencoders
 from gdistill.recipe import settings as recipes
+from gdistill.rounds import folder as folders
 
 COSINE = recipes.Noise('cosine')
 
@@ -56,7 +56,7 @@ def pictures(folder):
 
 
 def test_a_teacher_is_imported_and_drawn_from(source, teacher, tmp_path, capsys):
-  folder = model.read_folder(teacher)
+  folder = folders.read_folder(teacher)
   assert folder.card['imported']['kind'] == 'stable_diffusion'
   assert folder.card['imported']['source'] == 'sd'
   assert folder.card['licence'] == 'creativeml-openrail-m' and folder.card['null'] == 'trained'
@@ -107,7 +107,7 @@ def test_adm_without_a_null_condition_is_drawn_from_unguided(tmp_path, capsys, m
   code, said = run(capsys, *given, '--w=0', f'--out={tmp_path}/out')
   assert code == 0 and (tmp_path / 'out' / 'label2_seed0.png').is_file()
   config = tmp_path / 'config.py'
-  config.write_text(f'CARD = {model.read_folder(tmp_path / "round").card!r}\n' + '''
+  config.write_text(f'CARD = {folders.read_folder(tmp_path / "round").card!r}\n' + '''
 import importlib.util
 def get_config():
   spec = importlib.util.spec_from_file_location('digits', 'configs/digits.py')
@@ -196,7 +196,7 @@ def test_a_teacher_that_was_trained_here_comes_back_from_its_export(tmp_path, ca
   (tmp_path / 'link').symlink_to(tmp_path / 'empty')
   code, said = run(capsys, 'import', f'--source={tmp_path}/out', f'--out={tmp_path}/link')
   assert code == 0 and 'the teacher round that was exported' in said
-  cards = [model.read_folder(tmp_path / name).card for name in ('round', 'empty')]
+  cards = [folders.read_folder(tmp_path / name).card for name in ('round', 'empty')]
   assert cards[0] == cards[1]
 
 

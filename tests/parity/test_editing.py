@@ -9,13 +9,14 @@ from jax import numpy as jnp
 import gdistill.cli
 from gdistill import editing
 from gdistill import encode
-from gdistill import model
 from gdistill import sampling
 from gdistill.apps import edit
 from gdistill.apps import inpaint
 from gdistill.core import masks
 from gdistill.core import pixels as core_pixels
 from gdistill.recipe import settings as recipes
+from gdistill.rounds import folder as folders
+from gdistill.rounds import network as networks
 from gdistill.samplers import noise as image_noise
 
 torch = pytest.importorskip('torch', reason='bash launch/test.sh parity installs torch')
@@ -60,12 +61,12 @@ class Student:
     published.finished(tmp_path / 'round', settings, published.SD_NOISE, 'kl', num_steps=0)
     given = ['export', f'--folder={tmp_path}/round', f'--out={tmp_path}/out']
     assert gdistill.cli.main(given) == 0
-    self.folder = model.read_folder(tmp_path / 'round')
+    self.folder = folders.read_folder(tmp_path / 'round')
     self.frozen = encode.read_frozen(self.folder)
     self.params = sampling.arguments(self.folder, self.frozen)
-    self.noise = model.noise(self.folder.noise)
+    self.noise = networks.noise(self.folder.noise)
     self.keys = image_noise.image_keys(SEEDS)
-    self.shape = model.image_shape(settings)
+    self.shape = networks.image_shape(settings)
     tokens = self.frozen.tokens(PROMPTS)
     text = self.frozen.text_of(self.params[1], tokens)
     self.cond = {'label': jnp.zeros(2, jnp.int32), **text}

@@ -13,11 +13,12 @@ import pytest
 import texts
 
 import gdistill.cli
-from gdistill import model
 from gdistill import sampling
 from gdistill.recipe import settings as recipes
+from gdistill.rounds import folder as folders
+from gdistill.rounds import network as networks
+from gdistill.rounds import plan as plans
 from gdistill.samplers import noise as image_noise
-from gdistill.stages import rounds
 
 torch = pytest.importorskip('torch', reason='bash launch/test.sh parity installs torch')
 diffusers = pytest.importorskip('diffusers', reason='bash launch/test.sh parity installs diffusers')
@@ -112,13 +113,13 @@ def run(*argv):
 def test_an_imported_teacher_draws_what_stable_diffusions_pipeline_draws(predict, unet, tmp_path):
   source = stable_diffusion(tmp_path, predict, unet)
   run('import', f'--source={source}', f'--out={tmp_path}/round')
-  folder = model.read_folder(tmp_path / 'round')
+  folder = folders.read_folder(tmp_path / 'round')
   sampler = sampling.Sampler(folder, 'ddim', 2).with_prompts(PROMPTS)
   pipe = diffusers.StableDiffusionPipeline.from_pretrained(source, safety_checker=None)
   pipe.scheduler = diffusers.DDIMScheduler.from_config(
     pipe.scheduler.config, timestep_spacing='trailing', set_alpha_to_one=True, clip_sample=False
   )
-  shape = model.image_shape(folder.settings)
+  shape = networks.image_shape(folder.settings)
   for w in (0.0, 6.5):
     expected = latents(pipe, shape, 10, 1.0 + w)
     assert distance(drawn(sampler, w, 10), expected) < 1e-3
@@ -127,13 +128,13 @@ def test_an_imported_teacher_draws_what_stable_diffusions_pipeline_draws(predict
 def test_a_negative_prompt_is_what_a_teacher_is_guided_away_from(tmp_path):
   source = stable_diffusion(tmp_path, 'epsilon', SD2)
   run('import', f'--source={source}', f'--out={tmp_path}/round')
-  folder = model.read_folder(tmp_path / 'round')
+  folder = folders.read_folder(tmp_path / 'round')
   sampler = sampling.Sampler(folder, 'ddim', 2, negative='of the cat').with_prompts(PROMPTS)
   pipe = diffusers.StableDiffusionPipeline.from_pretrained(source, safety_checker=None)
   pipe.scheduler = diffusers.DDIMScheduler.from_config(
     pipe.scheduler.config, timestep_spacing='trailing', set_alpha_to_one=True, clip_sample=False
   )
-  shape, found = model.image_shape(folder.settings), drawn(sampler, 6.5, 4)
+  shape, found = networks.image_shape(folder.settings), drawn(sampler, 6.5, 4)
   expected = latents(pipe, shape, 4, 7.5, negative_prompt=['of the cat'] * 2)
   assert distance(found, expected) < 1e-3
   assert distance(found, latents(pipe, shape, 4, 7.5)) > 1e-2
@@ -144,22 +145,22 @@ def test_an_exported_student_runs_in_the_stock_pipeline_and_comes_back_whole(tmp
   mine = tmp_path / 'round'
   params = published.finished(mine, settings, published.SD_NOISE, 'kl')
   run('export', f'--folder={mine}', f'--out={tmp_path}/out')
-  sampler = sampling.Sampler(model.read_folder(mine), 'ddim', 2).with_prompts(PROMPTS)
+  sampler = sampling.Sampler(folders.read_folder(mine), 'ddim', 2).with_prompts(PROMPTS)
   pipe = diffusers.StableDiffusionPipeline.from_pretrained(tmp_path / 'out', safety_checker=None)
   found = {}
   for num_steps in (1, 2, 4, 8, 5, 10):  # two ladders
     for scale in (1.0, 3.7, 7.5):
       found[scale] = drawn(sampler, scale - 1.0, num_steps)
-      expected = latents(pipe, model.image_shape(settings), num_steps, scale)
+      expected = latents(pipe, networks.image_shape(settings), num_steps, scale)
       assert distance(found[scale], expected) < 1e-3, (num_steps, scale)
     assert distance(found[1.0], found[7.5]) > 1e-2
   pixels = pipe(PROMPTS, latents=torch.zeros(2, 4, 8, 8), num_inference_steps=1, output_type='np')
   assert pixels.images.shape == (2, 32, 32, 3)
 
   run('import', f'--source={tmp_path}/out', f'--out={tmp_path}/again')
-  again = model.read_folder(tmp_path / 'again')
+  again = folders.read_folder(tmp_path / 'again')
   jax.tree.map(np.testing.assert_array_equal, again.params, params)
-  assert again.card == model.read_folder(mine).card
+  assert again.card == folders.read_folder(mine).card
   for part in ('text_encoder', 'tokenizer', 'autoencoder'):
     files = sorted(p.name for p in (mine / part).iterdir())
     assert files == sorted(p.name for p in (tmp_path / 'again' / part).iterdir())
@@ -171,7 +172,7 @@ def test_a_published_teacher_is_distilled_and_its_students_run_in_the_stock_pipe
   """import, train, export as a user does, with captioned pictures, on two ladders; and back."""
   source = stable_diffusion(tmp_path, 'epsilon', SD2)
   run('import', f'--source={source}', f'--out={tmp_path}/teacher')
-  teacher = model.read_folder(tmp_path / 'teacher')
+  teacher = folders.read_folder(tmp_path / 'teacher')
   latent_runs.captioned(tmp_path / 'captioned.tar')
   own = {'autoencoder': f'{tmp_path}/teacher/autoencoder', 'text': f'{tmp_path}/teacher'}
   students_read, compiled = [], {}
@@ -186,8 +187,8 @@ def test_a_published_teacher_is_distilled_and_its_students_run_in_the_stock_pipe
       evaluation=dict(num_steps=(1, 5)),
     )  # fmt: skip
     workdir = latent_runs.trained(recipe, tmp_path / name, compiled=compiled)
-    students = [r for r in rounds.plan(recipe) if r.num_steps]
-    students_read.extend(model.read_folder(workdir / r.name) for r in students)
+    students = [r for r in plans.plan(recipe) if r.num_steps]
+    students_read.extend(folders.read_folder(workdir / r.name) for r in students)
 
   distilled('one', ('guidance', 'progressive'), 'teacher', 16, 1)
   distilled('two', ('progressive',), 'one/00_guidance', 20, 5)
@@ -203,13 +204,13 @@ def test_a_published_teacher_is_distilled_and_its_students_run_in_the_stock_pipe
     found = {}
     for scale in (1.0, 3.7, 7.5):
       found[scale] = drawn(sampler, scale - 1.0, folder.num_steps)
-      expected = latents(pipe, model.image_shape(folder.settings), folder.num_steps, scale)
+      expected = latents(pipe, networks.image_shape(folder.settings), folder.num_steps, scale)
       assert distance(found[scale], expected) < 1e-3, scale
     assert distance(found[1.0], found[7.5]) > 1e-5  # w reaches it, thirty times what differs above
     assert earlier is None or distance(earlier, found[7.5]) > 1e-2  # and it is another network
     earlier = found[7.5]
     run('import', f'--source={out}', f'--out={out}_again')
-    again = model.read_folder(f'{out}_again')
+    again = folders.read_folder(f'{out}_again')
     jax.tree.map(np.testing.assert_array_equal, again.params, folder.params)
     assert again.card == folder.card
 
@@ -233,12 +234,14 @@ def test_an_exported_network_of_pixels_draws_the_same_images_and_comes_back_whol
   noise = recipes.Noise('cosine', logsnr_min=logsnr_min)
   params = published.finished(mine, settings, noise)
   run('export', f'--folder={mine}', f'--out={tmp_path}/out')
-  sampler = sampling.Sampler(model.read_folder(mine), 'ddim', 2)
+  sampler = sampling.Sampler(folders.read_folder(mine), 'ddim', 2)
   for num_steps in (1, 4):
-    [expected] = by_readme(tmp_path / 'out', model.image_shape(settings), 2.5, num_steps, [2, 0])
+    [expected] = by_readme(tmp_path / 'out', networks.image_shape(settings), 2.5, num_steps, [2, 0])
     assert distance(drawn(sampler, 2.5, num_steps, (2, 0)), expected) < 1e-3
   run('import', f'--source={tmp_path}/out', f'--out={tmp_path}/again')
-  jax.tree.map(np.testing.assert_array_equal, model.read_folder(tmp_path / 'again').params, params)
+  jax.tree.map(
+    np.testing.assert_array_equal, folders.read_folder(tmp_path / 'again').params, params
+  )
 
 
 @pytest.mark.parametrize(
@@ -254,8 +257,8 @@ def test_an_exported_teacher_is_guided_as_its_readme_says(fields, noise, kind, t
   published.finished(tmp_path / 'round', settings, noise, kind, takes_w=False, **card)
   run('export', f'--folder={tmp_path}/round', f'--out={tmp_path}/out')
   run('import', f'--source={tmp_path}/out', f'--out={tmp_path}/again')
-  sampler = sampling.Sampler(model.read_folder(tmp_path / 'again'), 'ddim', 2)
-  shape = model.image_shape(settings)
+  sampler = sampling.Sampler(folders.read_folder(tmp_path / 'again'), 'ddim', 2)
+  shape = networks.image_shape(settings)
   expected, *images = by_readme(tmp_path / 'out', shape, 1.5, 5, [2, 0])
   assert distance(drawn(sampler, 1.5, 5, (2, 0)), expected) < 1e-3
   assert distance(drawn(sampler, 0.0, 5, (2, 0)), expected) > 1e-2
@@ -267,10 +270,10 @@ def test_an_exported_class_network_of_latents_draws_the_same_and_comes_back_whol
   noise = recipes.Noise('scaled_linear', beta_start=0.0015, beta_end=0.0195)
   params = published.finished(mine, settings, noise, 'vq')
   run('export', f'--folder={mine}', f'--out={tmp_path}/out')
-  sampler = sampling.Sampler(model.read_folder(mine), 'ddim', 2)
+  sampler = sampling.Sampler(folders.read_folder(mine), 'ddim', 2)
   for num_steps in (1, 4):
     expected, images = by_readme(
-      tmp_path / 'out', model.image_shape(settings), 2.5, num_steps, [2, 0]
+      tmp_path / 'out', networks.image_shape(settings), 2.5, num_steps, [2, 0]
     )
     assert distance(drawn(sampler, 2.5, num_steps, (2, 0)), expected) < 1e-3
     pixels = np.asarray(sampler.draw(SEEDS, (2, 0), np.full(2, 2.5), num_steps))
@@ -278,7 +281,9 @@ def test_an_exported_class_network_of_latents_draws_the_same_and_comes_back_whol
     # A code of the codebook may be another where two are as near.
     assert np.mean(np.abs(pixels - wanted) > 1.0) < 0.05
   run('import', f'--source={tmp_path}/out', f'--out={tmp_path}/again')
-  jax.tree.map(np.testing.assert_array_equal, model.read_folder(tmp_path / 'again').params, params)
+  jax.tree.map(
+    np.testing.assert_array_equal, folders.read_folder(tmp_path / 'again').params, params
+  )
 
 
 class Callback:

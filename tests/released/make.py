@@ -12,11 +12,12 @@ import jax
 import numpy as np
 
 from gdistill import exporting
-from gdistill import model
 from gdistill import train
 from gdistill.cli import edge
 from gdistill.recipe import reading
 from gdistill.recipe import settings as recipes
+from gdistill.rounds import folder as folders
+from gdistill.rounds import network as networks
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import state as states
 from gdistill.workdir import step_checkpoints
@@ -50,8 +51,8 @@ def recipe() -> recipes.Recipe:
 def state():
   """A round's state, as a step holds it."""
   made = recipe()
-  net = model.of_recipe(made, takes_w=True)
-  params = model.initial_params(net, made.model, jax.random.key(0))
+  net = networks.of_recipe(made, takes_w=True)
+  params = networks.initial_params(net, made.model, jax.random.key(0))
   return filled(states.create(params, train.optimizer(made.guidance), True))
 
 
@@ -72,7 +73,7 @@ def main() -> None:
   folder = pathlib.Path(sys.argv[1])
   step_checkpoints.save_step(folder / 'steps', 7, state())
   finished_rounds.finish(folder / 'round', state().params, card())
-  exporting.run(model.read_folder(folder / 'round'), folder / 'export')
+  exporting.run(folders.read_folder(folder / 'round'), folder / 'export')
 
 
 if __name__ == '__main__':

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from gdistill import importing
-from gdistill import model
 from gdistill import sampling
+from gdistill.rounds import folder as folders
 from gdistill.workdir import checkpoints
 from gdistill.workdir import state as states
 from gdistill.workdir import step_checkpoints
@@ -40,7 +40,7 @@ def test_a_step(folder, tmp_path):
 
 @pytest.mark.parametrize('folder', FORMATS, ids=lambda f: f.name)
 def test_a_finished_round(folder):
-  found = model.read_folder(folder / 'round')
+  found = folders.read_folder(folder / 'round')
   holds({'params': found.params})  # by the names that the step has
   assert found.card['num_steps'] == 1 and found.takes_w
   sampling.check_steps(folder, found.card, 1, 'ddim')
@@ -49,6 +49,6 @@ def test_a_finished_round(folder):
 @pytest.mark.parametrize('folder', FORMATS, ids=lambda f: f.name)
 def test_an_export(folder, tmp_path):
   importing.run(str(folder / 'export'), storage.path(tmp_path / 'round'))
-  found = model.read_folder(tmp_path / 'round')
+  found = folders.read_folder(tmp_path / 'round')
   assert found.card['num_steps'] == 1 and found.takes_w
   holds({'params': found.params})  # by the names that the step has

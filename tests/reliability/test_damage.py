@@ -13,10 +13,10 @@ import pytest
 from absl import logging
 
 from gdistill import errors
-from gdistill import model
 from gdistill import train
 from gdistill.cli import edge
 from gdistill.recipe import reading
+from gdistill.rounds import network as networks
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import state as states
 from gdistill.workdir import step_checkpoints
@@ -27,8 +27,8 @@ DAMAGES = ('empty', 'half', 'a byte short', 'gone', 'a bit', 'a byte more', 'the
 
 def state_of(recipe, seed):
   """A real state: parameters, their running mean, both moments, counters."""
-  net = model.of_recipe(recipe, recipe.takes_w)
-  params = model.initial_params(net, recipe.model, jax.random.key(seed))
+  net = networks.of_recipe(recipe, recipe.takes_w)
+  params = networks.initial_params(net, recipe.model, jax.random.key(seed))
   state = states.create(params, train.optimizer(recipe.guidance), True)
   moments = jax.tree.map(lambda a: a + seed, state.opt)
   return state.replace(opt=moments, step=state.step + seed)

@@ -5,9 +5,10 @@ import micro
 import numpy as np
 import pytest
 
-from gdistill import model
 from gdistill import pipeline
 from gdistill import sampling
+from gdistill.rounds import folder as folders
+from gdistill.rounds import network as networks
 
 CASES = {
   'teacher': {},
@@ -36,11 +37,13 @@ def test_a_reuse_is_found():
 def test_a_loss_uses_every_key_once(case):
   stage, recipe = case.split(',')[0], micro.recipe(**CASES[case])
   takes_w = recipe.takes_w and stage != 'teacher'
-  net = model.of_recipe(recipe, takes_w)
-  params = model.initial_params(net, recipe.model, jax.random.key(0))
+  net = networks.of_recipe(recipe, takes_w)
+  params = networks.initial_params(net, recipe.model, jax.random.key(0))
   teacher = params
   if stage == 'guidance':
-    teacher = model.initial_params(model.of_recipe(recipe, False), recipe.model, jax.random.key(0))
+    teacher = networks.initial_params(
+      networks.of_recipe(recipe, False), recipe.model, jax.random.key(0)
+    )
   size = recipe.model.image_size
   batch = {
     'pixels': np.zeros((4, size, size, 1), np.uint8), 'label': np.arange(4, dtype=np.int32),
@@ -53,7 +56,7 @@ def test_a_loss_uses_every_key_once(case):
 
 @pytest.mark.parametrize('sampler', ['ddim', 'stochastic', 'ancestral', 'dpm_solver'])
 def test_a_sampler_uses_every_key_once(undisturbed, sampler):
-  folder = model.read_folder(undisturbed / '01_guidance')
+  folder = folders.read_folder(undisturbed / '01_guidance')
   draw = sampling.Sampler(folder, sampler, 4)
   count = np.arange(4)
   pixels = draw(count.astype(np.uint32), count.astype(np.int32), np.ones(4, np.float32), 2)

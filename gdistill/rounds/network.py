@@ -1,4 +1,4 @@
-"""A network by its settings, and a finished round's folder as a model that returns v."""
+"""A network made from its settings, as a function that returns v."""
 
 import dataclasses
 import functools
@@ -19,8 +19,6 @@ from gdistill.models import embeddings
 from gdistill.models import latent_unet
 from gdistill.models import unet
 from gdistill.recipe import settings as recipes
-from gdistill.workdir import finished as finished_rounds
-from gdistill.workdir import storage
 
 Network = unet.UNet | latent_unet.LatentUNet | dit.DiT
 _MODULES = {'unet': unet, 'latent_unet': latent_unet, 'dit': dit}
@@ -221,60 +219,3 @@ def _widened(shapes: Mapping[str, Any], old: Mapping[str, Any]) -> Mapping[str, 
     return old
   kernel = jnp.pad(first['kernel'], [(0, 0), (0, 0), (0, more), (0, 0)])
   return {**old, 'conv_in': {**first, 'kernel': kernel}}
-
-
-@dataclasses.dataclass(frozen=True)
-class Folder:
-  """What a finished round's card says, checked, and its parameters."""
-
-  path: storage.epath.Path
-  card: dict
-  settings: recipes.Model
-  noise: recipes.Noise
-  net: Network
-  params: Any
-  null_params: Any = None  # of a second network, which this one is guided by
-
-  @property
-  def name(self) -> str:
-    return self.path.name
-
-  @property
-  def takes_w(self) -> bool:
-    return self.card['takes_w']
-
-  @property
-  def guided(self) -> bool:
-    """Whether sampling at w needs guidance, two network calls a step."""
-    return self.card['guided']
-
-  @property
-  def num_steps(self) -> int:
-    return self.card['num_steps']
-
-
-def settings_of(card: Mapping[str, Any]) -> tuple[recipes.Model, recipes.Noise]:
-  """(network, noise) of a card; KeyError or TypeError where it does not say them."""
-  lists = {k: tuple(card['model'][k]) for k in ('multipliers', 'attention_resolutions')}
-  return recipes.Model(**{**card['model'], **lists}), recipes.Noise(**card['noise'])
-
-
-def null_of(card: Mapping[str, Any]) -> str:
-  """Where a network's null condition comes from: 'trained', 'network' (a second one), or 'none'."""
-  return card.get('null') or ('trained' if card['p_uncond'] else 'none')  # only imports say it
-
-
-def read_folder(path: Any) -> Folder:
-  """CheckpointError or ConfigError where there is no finished round to read."""
-  folder = storage.path(path)
-  card = finished_rounds.read_card(folder)
-  try:
-    settings, noise_settings = settings_of(card)
-    net = build(settings, card['takes_w'], noise_settings=noise_settings)
-  except (KeyError, TypeError) as e:
-    raise errors.CheckpointError(f'{folder}/card.json lacks or misnames {e}') from e
-  params = finished_rounds.read_params(folder, initial_shapes(net, settings))
-  null_params = None
-  if card.get('null') == 'network':
-    null_params = finished_rounds.read_params(folder / 'null', initial_shapes(net, settings))
-  return Folder(folder, card, settings, noise_settings, net, params, null_params)

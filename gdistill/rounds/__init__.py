@@ -1,0 +1,1 @@
+"""What a round is: the plan, the network, the finished folder."""
