@@ -22,7 +22,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from gdistill import encode
 from gdistill import evaluate
 from gdistill import grid
 from gdistill import pipeline
@@ -31,6 +30,7 @@ from gdistill import train
 from gdistill.cli import edge
 from gdistill.devices import mesh as meshes
 from gdistill.devices import sharding
+from gdistill.frozen import networks as frozen_networks
 from gdistill.process import interrupt
 from gdistill.recipe import reading
 from gdistill.recipe import settings as recipes
@@ -433,7 +433,9 @@ def finished(workdir: str, num_steps: int) -> tuple[dict[str, folders.Folder], l
   return read, sorted(students)
 
 
-def text_sampler(read: folders.Folder, batch: int, frozen: encode.Frozen) -> sampling.Sampler:
+def text_sampler(
+  read: folders.Folder, batch: int, frozen: frozen_networks.Frozen
+) -> sampling.Sampler:
   """From prompts to pixels, with these frozen networks."""
   return sampling.Sampler(read, 'ddim', batch, frozen)
 

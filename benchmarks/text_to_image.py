@@ -16,9 +16,9 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
-from gdistill import encode
 from gdistill.convert import autoencoder as autoencoders
 from gdistill.convert import text as texts
+from gdistill.frozen import networks as frozen_networks
 from gdistill.models import clip
 from gdistill.models import vae
 from gdistill.rounds import folder as folders
@@ -83,7 +83,7 @@ def main() -> None:
   common.show(rows, seconds=common.medians(taken))
 
 
-def _networks(shrink: int, size: int, smoke: bool) -> tuple[folders.Folder, encode.Frozen]:
+def _networks(shrink: int, size: int, smoke: bool) -> tuple[folders.Folder, frozen_networks.Frozen]:
   channels = 320 // shrink
   sizes = dict(image_size=size, channels=channels, emb_channels=4 * channels, dtype='float32')
   sizes |= dict(groups=32 // shrink, context_dim=768 // shrink // 12 * 12)
@@ -97,7 +97,7 @@ def _networks(shrink: int, size: int, smoke: bool) -> tuple[folders.Folder, enco
   widths = tuple(c // shrink // 4 * 4 for c in (128, 256, 512, 512))
   net = vae.KL(widths=widths, layers=1 if smoke else 2, groups=4 if shrink > 1 else 32)
   kl = _autoencoder(net, 'kl', 64)
-  return folder, encode.Frozen(kl, _text(clip.Text(tower), width))
+  return folder, frozen_networks.Frozen(kl, _text(clip.Text(tower), width))
 
 
 def _autoencoder(net, kind: str, size: int) -> autoencoders.Autoencoder:

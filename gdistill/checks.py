@@ -6,10 +6,11 @@ import math
 import numpy as np
 from jax.sharding import Mesh
 
-from gdistill import encode
 from gdistill import errors
 from gdistill.devices import mesh as meshes
 from gdistill.devices import sharding
+from gdistill.frozen import encode
+from gdistill.frozen import networks as frozen_networks
 from gdistill.process import progress
 from gdistill.recipe import identity
 from gdistill.recipe import reading
@@ -158,7 +159,7 @@ def _initial_student(recipe: recipes.Recipe, card: dict, where: str, first: str)
 def _same_networks(recipe: recipes.Recipe, card: dict, where: str, first: str) -> None:
   """The frozen networks and the trained one are those of the config, but for what may be built."""
   theirs = card.get('latents') if recipe.latent else None
-  for name, mine in encode.networks(recipe).items() if theirs else ():
+  for name, mine in frozen_networks.networks(recipe).items() if theirs else ():
     if theirs[name] != mine:
       raise errors.ConfigError(
         f'latents.{name} is {mine!r}, and {where} was trained with {theirs[name]!r}; name what is '

@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from gdistill import encode
 from gdistill import errors
 from gdistill import sampling
 from gdistill.apps import edit
@@ -15,6 +14,7 @@ from gdistill.apps import style_transfer
 from gdistill.core import masks
 from gdistill.core import pixels as core_pixels
 from gdistill.devices import mesh as meshes
+from gdistill.frozen import networks as frozen_networks
 from gdistill.process import interrupt
 from gdistill.rounds import folder as folders
 from gdistill.rounds import network as networks
@@ -67,7 +67,7 @@ class Editor:
 
 def editor(
   folder: folders.Folder,
-  frozen: encode.Frozen,
+  frozen: frozen_networks.Frozen,
   batch_size: int,
   encoder: folders.Folder | None = None,
   negative: str | None = None,
@@ -101,7 +101,7 @@ def editor(
 
 def painter(
   folder: folders.Folder,
-  frozen: encode.Frozen,
+  frozen: frozen_networks.Frozen,
   batch_size: int,
   exact: bool,
   negative: str | None = None,
@@ -141,7 +141,7 @@ class _Networks:
     other = encoder is not None and encoder is not folder
     self.params = (
       sampling.arguments(folder, frozen),
-      sampling.arguments(encoder, encode.Frozen()) if other else None,
+      sampling.arguments(encoder, frozen_networks.Frozen()) if other else None,
     )
     self.noise = networks.noise(folder.noise)
     self.factor = frozen.autoencoder.factor if frozen.autoencoder else 1

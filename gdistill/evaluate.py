@@ -11,7 +11,6 @@ import jax
 import numpy as np
 
 from gdistill import cells as keeping
-from gdistill import encode
 from gdistill import errors
 from gdistill import grid as grids
 from gdistill import sampling
@@ -26,6 +25,7 @@ from gdistill.evaluation import protocol
 from gdistill.evaluation import reference
 from gdistill.evaluation import report
 from gdistill.evaluation import statistics
+from gdistill.frozen import encode
 from gdistill.process import interrupt
 from gdistill.process import progress
 from gdistill.recipe import reading

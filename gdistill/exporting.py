@@ -17,7 +17,6 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from gdistill import encode
 from gdistill import errors
 from gdistill import sampling
 from gdistill import teachers
@@ -26,6 +25,7 @@ from gdistill.convert import files
 from gdistill.convert import pixel_unet
 from gdistill.convert import text as texts
 from gdistill.convert import unet2d
+from gdistill.frozen import networks as frozen_networks
 from gdistill.rounds import folder as folders
 from gdistill.rounds import network as networks
 
@@ -40,7 +40,7 @@ _BETAS = {'linear_beta': 'linear', 'scaled_linear': 'scaled_linear'}
 
 def run(folder: folders.Folder, out: pathlib.Path, licence: str = '') -> list[str]:
   """Writes the folder; returns lines that the user should see. ConfigError where it cannot be."""
-  frozen = encode.read_frozen(folder)
+  frozen = frozen_networks.read_frozen(folder)
   _check(folder, frozen)
   config, state, back = _network(folder)
   card = {**folder.card, 'licence': licence} if licence else folder.card
@@ -118,7 +118,7 @@ def scheduler(folder: folders.Folder) -> dict[str, Any]:
   }  # fmt: skip
 
 
-def _check(folder: folders.Folder, frozen: encode.Frozen) -> None:
+def _check(folder: folders.Folder, frozen: frozen_networks.Frozen) -> None:
   settings, card = folder.settings, folder.card
   sampling.check_draws(folder.path, card)
   if settings.network == 'dit':
@@ -157,7 +157,7 @@ def _check(folder: folders.Folder, frozen: encode.Frozen) -> None:
 
 
 def _check_length(folder: folders.Folder, text: texts.TextEncoder) -> None:
-  most = encode.text_encoder(encode.beside(folder, ''), 0).length
+  most = frozen_networks.text_encoder(frozen_networks.beside(folder, ''), 0).length
   if text.length != most:
     raise errors.ConfigError(
       f'{folder.path} reads {text.length} tokens of a prompt, and diffusers fills every prompt up '
@@ -192,7 +192,7 @@ def _equal(a: Any, b: Any) -> bool:
   return b is not None and np.array_equal(np.asarray(a), np.asarray(b))
 
 
-def _index(folder: folders.Folder, frozen: encode.Frozen) -> dict[str, Any]:
+def _index(folder: folders.Folder, frozen: frozen_networks.Frozen) -> dict[str, Any]:
   """model_index.json; a network that no pipeline of diffusers runs lists its parts alone."""
   parts = {
     'unet': ['diffusers', 'UNet2DConditionModel'],
@@ -211,7 +211,7 @@ def _index(folder: folders.Folder, frozen: encode.Frozen) -> dict[str, Any]:
   return index | ({'requires_safety_checker': False} if frozen.text is not None else {})
 
 
-def _readme(folder: folders.Folder, frozen: encode.Frozen, licence: str) -> str:
+def _readme(folder: folders.Folder, frozen: frozen_networks.Frozen, licence: str) -> str:
   card, text = folder.card, frozen.text is not None
   steps = card['num_steps'] or 'any number of'
   scale = 1.0 + min(max(6.5, card['w_min']), card['w_max'])
@@ -246,7 +246,7 @@ def _readme(folder: folders.Folder, frozen: encode.Frozen, licence: str) -> str:
   return '\n'.join([*lines, '```python', *code, '```', ''])
 
 
-def _prompting(folder: folders.Folder, frozen: encode.Frozen, scale: float) -> list[str]:
+def _prompting(folder: folders.Folder, frozen: frozen_networks.Frozen, scale: float) -> list[str]:
   steps = folder.card['num_steps'] or 50
   name = _index(folder, frozen)['_class_name']
   return [
@@ -256,7 +256,7 @@ def _prompting(folder: folders.Folder, frozen: encode.Frozen, scale: float) -> l
   ]  # fmt: skip
 
 
-def _drawing(folder: folders.Folder, frozen: encode.Frozen, scale: float) -> list[str]:
+def _drawing(folder: folders.Folder, frozen: frozen_networks.Frozen, scale: float) -> list[str]:
   """DDIM by class, for which diffusers has no pipeline: z [B, C, H, W] is noise, then a picture."""
   pixels = folder.settings.network == 'unet'
   given, before = ['z', 't', 'table[{}][:, None]'], []
@@ -301,7 +301,7 @@ def _drawing(folder: folders.Folder, frozen: encode.Frozen, scale: float) -> lis
   return [*lines, f'  {step}', *_decoding(frozen)]
 
 
-def _decoding(frozen: encode.Frozen) -> list[str]:
+def _decoding(frozen: frozen_networks.Frozen) -> list[str]:
   """From latents to a picture, where diffusers has the autoencoder."""
   found = frozen.autoencoder
   if found is None or getattr(found.net, 'pool', False):
@@ -313,7 +313,7 @@ def _decoding(frozen: encode.Frozen) -> list[str]:
   ]
 
 
-def _notes(folder: folders.Folder, frozen: encode.Frozen) -> list[str]:
+def _notes(folder: folders.Folder, frozen: frozen_networks.Frozen) -> list[str]:
   notes = []
   steps = folder.card['num_steps']
   if steps and 1000 % steps:

@@ -7,13 +7,13 @@ from typing import Any
 
 import jax
 
-from gdistill import encode
 from gdistill import errors
 from gdistill import exporting
 from gdistill import pipeline
 from gdistill import teachers
 from gdistill.convert import autoencoder as autoencoders
 from gdistill.convert import text as texts
+from gdistill.frozen import networks as frozen_networks
 from gdistill.recipe import settings as recipes
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
@@ -37,7 +37,7 @@ def run(source: str, out: storage.epath.Path, *, tiny: str = '', **given: str) -
   if found.text is not None:
     texts.write(os.fspath(out), found.text)
   if found.autoencoder is not None:
-    autoencoders.write(os.fspath(out / encode.AUTOENCODER), found.autoencoder)
+    autoencoders.write(os.fspath(out / frozen_networks.AUTOENCODER), found.autoencoder)
   if small is not None:
     autoencoders.write(os.fspath(out / TINY), small)
   if found.null_params is not None:
@@ -51,7 +51,7 @@ def _student(source: pathlib.Path, out: storage.epath.Path) -> dict[str, Any]:
   if text is not None:
     texts.write(os.fspath(out), text)
   if autoencoder is not None:
-    autoencoders.write(os.fspath(out / encode.AUTOENCODER), autoencoder)
+    autoencoders.write(os.fspath(out / frozen_networks.AUTOENCODER), autoencoder)
   wanted = card.pop('params_digest', '')
   done = finished_rounds.finish(out, params, card)
   if done['params_digest'] != wanted:
@@ -96,7 +96,7 @@ def _card(found: teachers.Teacher) -> dict[str, Any]:
     'class_names': [] if text else [str(i) for i in range(classes)],
     'latents': found.autoencoder
     and {
-      'autoencoder': encode.encoder_digest(found.autoencoder),
+      'autoencoder': frozen_networks.encoder_digest(found.autoencoder),
       'text': text.digest if text else '',
       'text_length': text.length if text else 0,
       'template': '',

@@ -15,7 +15,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from gdistill import checks
-from gdistill import encode
 from gdistill import errors
 from gdistill import train
 from gdistill.core import guidance as core_guidance
@@ -25,6 +24,7 @@ from gdistill.data import pipeline as data
 from gdistill.data import source
 from gdistill.devices import processes
 from gdistill.devices import sharding
+from gdistill.frozen import encode
 from gdistill.process import interrupt
 from gdistill.process import progress
 from gdistill.recipe import identity

@@ -8,7 +8,6 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
-from gdistill import encode
 from gdistill import errors
 from gdistill.core import condition
 from gdistill.core import guidance
@@ -16,6 +15,8 @@ from gdistill.core import masks
 from gdistill.core import pixels as core_pixels
 from gdistill.core import types
 from gdistill.devices import mesh as meshes
+from gdistill.frozen import encode
+from gdistill.frozen import networks as frozen_networks
 from gdistill.process import interrupt
 from gdistill.rounds import folder as folders
 from gdistill.rounds import network as networks
@@ -42,11 +43,11 @@ class Sampler:
     folder: folders.Folder,
     sampler: str,
     batch_size: int,
-    frozen: encode.Frozen | None = None,
+    frozen: frozen_networks.Frozen | None = None,
     negative: str | None = None,
   ):
     self.batch_size = batch_size
-    self._frozen = frozen or encode.read_frozen(folder)
+    self._frozen = frozen or frozen_networks.read_frozen(folder)
     self._program = _program(folder, sampler)
     self._prompts = self._frozen.tokens(encode.class_prompts(folder) or [''], warn=False)
     self._negative = None if negative is None else self._frozen.tokens([negative])
@@ -144,14 +145,17 @@ def _program(folder: folders.Folder, sampler: str) -> tuple:
   return folder.net, folder.settings, folder.noise, folder.guided, sampler, frozen
 
 
-def arguments(folder: folders.Folder, frozen: encode.Frozen) -> tuple[Any, dict[str, Any]]:
+def arguments(folder: folders.Folder, frozen: frozen_networks.Frozen) -> tuple[Any, dict[str, Any]]:
   """(the network's parameters, those of whatever stands around it), for `as_v_fn`."""
   null = {} if folder.null_params is None else {'null': folder.null_params}
   return folder.params, frozen.params | null
 
 
 def as_v_fn(
-  folder: folders.Folder, frozen: encode.Frozen, params: tuple[Any, dict[str, Any]], negative: Any
+  folder: folders.Folder,
+  frozen: frozen_networks.Frozen,
+  params: tuple[Any, dict[str, Any]],
+  negative: Any,
 ) -> types.VFn:
   """What a round says at w, guided where it has to be: away from `negative` tokens, or the null
   condition. To be traced; `params` are its `arguments`.
@@ -170,7 +174,7 @@ def as_v_fn(
 
 
 def nothing_known(
-  frozen: encode.Frozen, params: dict[str, Any], shape: tuple[int, ...]
+  frozen: frozen_networks.Frozen, params: dict[str, Any], shape: tuple[int, ...]
 ) -> types.Images:
   """cond['extra'] of an inpainting network that paints whole pictures: to be traced."""
   factor = frozen.autoencoder.factor if frozen.autoencoder else 1

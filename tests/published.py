@@ -9,11 +9,11 @@ import safetensors.numpy
 import texts
 from jax import numpy as jnp
 
-from gdistill import encode
 from gdistill.convert import adm
 from gdistill.convert import autoencoder as autoencoders
 from gdistill.convert import text
 from gdistill.convert import unet2d
+from gdistill.frozen import networks as frozen_networks
 from gdistill.models import unet
 from gdistill.models import vae
 from gdistill.recipe import reading
@@ -85,12 +85,12 @@ def finished(path, settings, noise, kind='', template='', takes_w=True, **card):
   about = None
   if kind:
     found, encoder = autoencoder(kind, settings.image_channels), None
-    autoencoders.write(path / encode.AUTOENCODER, found)
+    autoencoders.write(path / frozen_networks.AUTOENCODER, found)
     if settings.context == 'text':
       texts.clip_folder(path)
       encoder = text.read(str(path))
     about = {
-      'autoencoder': encode.encoder_digest(found),
+      'autoencoder': frozen_networks.encoder_digest(found),
       'text': encoder.digest if encoder else '',
       'text_length': encoder.length if encoder else 0,
       'template': template,

@@ -12,7 +12,6 @@ import pytest
 import safetensors.numpy
 
 from gdistill import checks
-from gdistill import encode
 from gdistill import errors
 from gdistill import importing
 from gdistill import sampling
@@ -23,6 +22,7 @@ from gdistill.convert import autoencoder as autoencoders
 from gdistill.convert import dit
 from gdistill.convert import unet2d
 from gdistill.core import schedule
+from gdistill.frozen import networks as frozen_networks
 from gdistill.models import latent_unet
 from gdistill.recipe import reading
 from gdistill.recipe import settings as recipes
@@ -115,7 +115,7 @@ def test_latent_diffusion_is_read_by_its_own_names_from_one_file(tmp_path, monke
   folder = imported(save(tmp_path / 'a' / 'model.safetensors', whole, 'mit'), tmp_path)
   jax.tree.map(np.testing.assert_array_equal, folder.params, unet2d.params_from(state, net))
   jax.tree.map(
-    np.testing.assert_array_equal, encode.read_frozen(folder).autoencoder.params, vq.params
+    np.testing.assert_array_equal, frozen_networks.read_frozen(folder).autoencoder.params, vq.params
   )
   about = folder.card['imported']
   assert about == {

@@ -14,7 +14,6 @@ from PIL import Image
 
 import gdistill.cli
 from gdistill import checks
-from gdistill import encode
 from gdistill import errors
 from gdistill import evaluate
 from gdistill import grid
@@ -23,6 +22,8 @@ from gdistill import sampling
 from gdistill.cli import evaluate as evaluate_command
 from gdistill.cli import statistics as statistics_command
 from gdistill.evaluation import extractors
+from gdistill.frozen import encode
+from gdistill.frozen import networks as frozen_networks
 from gdistill.recipe import reading
 from gdistill.rounds import folder as folders
 from gdistill.rounds import plan as plans
@@ -67,7 +68,7 @@ def test_every_config_goes_from_pictures_to_figures(given, tmp_path, name):
   assert [c['num_steps'] for c in cards] == [0, 0, 2, 1]
   own = latent_runs.autoencoder(kind)
   for card in cards:
-    assert card['latents']['autoencoder'] == encode.encoder_digest(own)
+    assert card['latents']['autoencoder'] == frozen_networks.encoder_digest(own)
     assert bool(card['latents']['text']) == text and card['class_names'] == (
       ['pictures'] if name == SD else list(latent_runs.CLASSES)
     )
@@ -145,8 +146,8 @@ def test_a_copy_elsewhere_is_evaluated_with_its_own_networks(given, tmp_path, na
   elsewhere = workdir.rename(tmp_path / 'elsewhere')
   shutil.rmtree(tmp_path / 'inputs' / latent_runs.KINDS[name][0])
   shutil.rmtree(tmp_path / 'inputs' / 'text')
-  encode.autoencoder.cache_clear()
-  encode.text_encoder.cache_clear()
+  frozen_networks.autoencoder.cache_clear()
+  frozen_networks.text_encoder.cache_clear()
   found = latent_runs.evaluated(elsewhere)
   for a, b in zip(found, expected, strict=True):
     for key in a.keys() - {'seconds_per_image'}:
@@ -159,14 +160,14 @@ def test_a_round_beside_another_autoencoder_or_none_is_refused(undisturbed, tmp_
   shutil.copytree(undisturbed / '00_teacher', workdir / '00_teacher')
   folder = folders.read_folder(workdir / '00_teacher')
   with pytest.raises(errors.CheckpointError, match='needs autoencoder/, which is neither'):
-    encode.read_frozen(folder)
+    frozen_networks.read_frozen(folder)
   latent_runs.autoencoders.write(workdir / 'autoencoder', latent_runs.autoencoder('tiny', seed=1))
   with pytest.raises(errors.CheckpointError, match='on the latents of another autoencoder'):
-    encode.read_frozen(folder)
+    frozen_networks.read_frozen(folder)
   # Beside the parameters themselves it counts more than one above.
   own = latent_runs.autoencoder('tiny')
   latent_runs.autoencoders.write(workdir / '00_teacher' / 'autoencoder', own)
-  assert encode.read_frozen(folder).autoencoder.digest == own.digest
+  assert frozen_networks.read_frozen(folder).autoencoder.digest == own.digest
 
 
 def test_the_samplers_bounds_are_those_of_float32(undisturbed):
@@ -316,7 +317,7 @@ def test_a_teacher_may_start_from_one_that_predicts_something_else(given, tmp_pa
 def test_a_teacher_of_other_frozen_networks_is_refused(given):
   recipe = latent_runs.recipe(SD, given, stages=('guidance', 'progressive'), initial='sd')
   card = {
-    'stage': 'teacher', 'p_uncond': 0.1, 'takes_w': False, 'latents': encode.networks(recipe),
+    'stage': 'teacher', 'p_uncond': 0.1, 'takes_w': False, 'latents': frozen_networks.networks(recipe),
     **{name: reading.to_dict(getattr(recipe, name)) for name in ('model', 'noise')},
   }  # fmt: skip
   checks.initial(recipe, card)

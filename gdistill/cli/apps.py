@@ -206,8 +206,8 @@ def run(
   """
   import numpy as np
 
-  from gdistill import encode
   from gdistill.devices import mesh as meshes
+  from gdistill.frozen import networks as frozen_networks
   from gdistill.rounds import folder as folders
   from gdistill.workdir import finished as finished_rounds
 
@@ -220,7 +220,7 @@ def run(
   meshes.use_compile_cache()
   meshes.make_cpu_devices(of.card['config']['mesh']['cpu_devices'])
   folder = folders.read_folder(args.folder)
-  frozen = encode.read_frozen(folder)
+  frozen = frozen_networks.read_frozen(folder)
   size = _size(args.size, of.settings, frozen)
   row = {'w': np.array([of.walk.w], np.float32), **of.condition.row(frozen)}
   other = None

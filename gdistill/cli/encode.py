@@ -31,10 +31,10 @@ def main(argv: Sequence[str]) -> int:
 def _run(args, overrides) -> int:
   import jax
 
-  from gdistill import encode
   from gdistill import errors
   from gdistill.devices import mesh as meshes
   from gdistill.devices import processes
+  from gdistill.frozen import encode
   from gdistill.process import interrupt
   from gdistill.recipe import reading
   from gdistill.workdir import storage

@@ -105,10 +105,10 @@ def _settings(args) -> list[str]:
 
 
 def _of_preset(args) -> dict:
-  from gdistill import encode
   from gdistill import errors
   from gdistill import evaluate
   from gdistill.evaluation import presets
+  from gdistill.frozen import encode
   from gdistill.workdir import storage
 
   preset = presets.get(args.preset)

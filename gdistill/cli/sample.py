@@ -37,10 +37,10 @@ def main(argv: Sequence[str]) -> int:
 def _run(args) -> int:
   import numpy as np
 
-  from gdistill import encode
   from gdistill import sampling
   from gdistill import show
   from gdistill.devices import mesh as meshes
+  from gdistill.frozen import networks as frozen_networks
   from gdistill.process import interrupt
   from gdistill.process import progress
   from gdistill.rounds import folder as folders
@@ -53,7 +53,7 @@ def _run(args) -> int:
   meshes.use_compile_cache()
   meshes.make_cpu_devices(card['config']['mesh']['cpu_devices'])
   folder = folders.read_folder(args.folder)
-  frozen = encode.read_frozen(folder, _decoder(args.decoder, folder))
+  frozen = frozen_networks.read_frozen(folder, _decoder(args.decoder, folder))
   prompts = _prompts(args, folder, frozen)
   classes = len(prompts) if prompts else folder.settings.num_classes
   labels = asked.numbers(
@@ -90,8 +90,8 @@ def _run(args) -> int:
 
 def _decoder(name: str, folder) -> str:
   """The folder of another decoder, '' for the network's own."""
-  from gdistill import encode
   from gdistill import importing
+  from gdistill.frozen import networks as frozen_networks
 
   if not name:
     return ''
@@ -100,7 +100,7 @@ def _decoder(name: str, folder) -> str:
   if name != 'tiny':
     return name
   try:
-    return encode.beside(folder, importing.TINY)
+    return frozen_networks.beside(folder, importing.TINY)
   except errors.CheckpointError as e:
     raise errors.ConfigError(
       f'--decoder=tiny: {folder.path} has no {importing.TINY}/ in it or beside it; name a folder, '
@@ -110,7 +110,7 @@ def _decoder(name: str, folder) -> str:
 
 def _prompts(args, folder, frozen) -> list[str]:
   """What the columns stand for; [] where they stand for labels."""
-  from gdistill import encode
+  from gdistill.frozen import encode
 
   if frozen.text is None:
     if args.prompt:

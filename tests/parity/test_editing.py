@@ -8,12 +8,12 @@ from jax import numpy as jnp
 
 import gdistill.cli
 from gdistill import editing
-from gdistill import encode
 from gdistill import sampling
 from gdistill.apps import edit
 from gdistill.apps import inpaint
 from gdistill.core import masks
 from gdistill.core import pixels as core_pixels
+from gdistill.frozen import networks as frozen_networks
 from gdistill.recipe import settings as recipes
 from gdistill.rounds import folder as folders
 from gdistill.rounds import network as networks
@@ -62,7 +62,7 @@ class Student:
     given = ['export', f'--folder={tmp_path}/round', f'--out={tmp_path}/out']
     assert gdistill.cli.main(given) == 0
     self.folder = folders.read_folder(tmp_path / 'round')
-    self.frozen = encode.read_frozen(self.folder)
+    self.frozen = frozen_networks.read_frozen(self.folder)
     self.params = sampling.arguments(self.folder, self.frozen)
     self.noise = networks.noise(self.folder.noise)
     self.keys = image_noise.image_keys(SEEDS)

@@ -12,11 +12,12 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
-from gdistill import encode
 from gdistill import errors
 from gdistill.convert import autoencoder as autoencoders
 from gdistill.data import latents
 from gdistill.data import records
+from gdistill.frozen import encode
+from gdistill.frozen import networks as frozen_networks
 from gdistill.process import interrupt
 from gdistill.workdir import ledger
 from gdistill.workdir import storage
@@ -65,7 +66,7 @@ def test_captions_are_those_of_the_pictures_and_embedded_by_the_text_encoder(giv
   batch = latents.load(str(tmp_path), (8, 8, recipe.model.image_channels)).gather(range(len(train)))
   words = [train.read.caption(i) for i in range(len(train))]
   assert len(set(words)) == 7
-  text = encode.text_encoder(str(given / 'text'), 9)
+  text = frozen_networks.text_encoder(str(given / 'text'), 9)
   hidden = jax.jit(text.encode)(text.params, *text.tokens(words)[:2])
   np.testing.assert_allclose(batch['text'].astype(np.float32), hidden, rtol=2**-7, atol=1e-5)
   assert batch['text_mask'].all()  # CLIP's padding counts
@@ -131,7 +132,9 @@ def test_a_cache_of_another_autoencoder_is_refused_and_both_are_named(given, tmp
   recipe = latent_runs.recipe(PHOTOS, given)
   run(recipe, tmp_path / 'cache')
   before = {f: f.stat().st_mtime_ns for f in (tmp_path / 'cache').iterdir()}
-  digests = [encode.encoder_digest(latent_runs.autoencoder('tiny', seed=seed)) for seed in range(2)]
+  digests = [
+    frozen_networks.encoder_digest(latent_runs.autoencoder('tiny', seed=seed)) for seed in range(2)
+  ]
   another = latent_runs.recipe(PHOTOS, given, latents=other(given, tmp_path))
   words = rf'of another autoencoder \({digests[0]}\) than this one \({digests[1]}\)'
   for verify in (False, True):
@@ -143,7 +146,7 @@ def test_a_cache_of_another_autoencoder_is_refused_and_both_are_named(given, tmp
 def test_the_scale_of_latents_is_part_of_what_made_them():
   found = latent_runs.autoencoder('kl')
   names = {
-    encode.encoder_digest(dataclasses.replace(found, **more))
+    frozen_networks.encoder_digest(dataclasses.replace(found, **more))
     for more in ({}, {'scale': 1.0}, {'shift': 0.5})
   }
   assert len(names) == 3
@@ -214,7 +217,7 @@ def test_a_run_keeps_copies_of_its_networks_and_is_told_by_them(given, tmp_path)
 
 
 def test_of_many_prompts_that_are_cut_a_few_are_said(given, capsys):
-  frozen = encode.Frozen(text=encode.text_encoder(str(given / 'text'), 5))
+  frozen = frozen_networks.Frozen(text=frozen_networks.text_encoder(str(given / 'text'), 5))
   ids, mask = frozen.tokens(['the cat of the cat'] * 8 + ['the cat'])
   lines = capsys.readouterr().err.splitlines()
   assert ids.shape == mask.shape == (9, 5) and len(lines) == 6

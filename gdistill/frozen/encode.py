@@ -1,14 +1,12 @@
-"""What a run in latent space needs besides its pictures: frozen encoders, and what they made."""
+"""Encoding the pictures and captions of a run once, before its training."""
 
-import atexit
 import contextlib
 import dataclasses
 import functools
 import os
-import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -26,6 +24,7 @@ from gdistill.data import records
 from gdistill.data import source
 from gdistill.devices import mesh as meshes
 from gdistill.devices import processes
+from gdistill.frozen import networks as frozen_networks
 from gdistill.process import interrupt
 from gdistill.process import progress
 from gdistill.recipe import settings as recipes
@@ -33,32 +32,7 @@ from gdistill.rounds import folder as folders
 from gdistill.workdir import ledger
 from gdistill.workdir import storage
 
-AUTOENCODER = 'autoencoder'  # folder of a run, and of an imported network
-_MOST_SAID = 5  # prompts that are cut
 _PROMPTS = 200  # that a round's card keeps, to be measured with
-
-
-@functools.lru_cache(maxsize=2)
-def autoencoder(path: str) -> autoencoders.Autoencoder:
-  return autoencoders.read(_on_disk(path))
-
-
-@functools.lru_cache(maxsize=2)
-def text_encoder(path: str, length: int) -> texts.TextEncoder:
-  return texts.read(_on_disk(path, ('text_encoder', 'tokenizer')), length)
-
-
-def _on_disk(path: str, parts: tuple[str, ...] = ('',)) -> str:
-  """The path, or a copy of the parts of a folder in an object store, for as long as we run."""
-  if storage.is_local(path):
-    return path
-  folder = tempfile.mkdtemp(prefix='gdistill-')
-  atexit.register(shutil.rmtree, folder, ignore_errors=True)
-  for part in parts:
-    for name in storage.files(storage.path(path) / part):
-      data = storage.read_bytes(storage.path(path) / part / name)
-      storage.write_bytes(os.path.join(folder, part, name), data)
-  return folder
 
 
 def pixel_shape(recipe: recipes.Recipe) -> tuple[int, int, int]:
@@ -66,7 +40,7 @@ def pixel_shape(recipe: recipes.Recipe) -> tuple[int, int, int]:
   m = recipe.model
   if not recipe.latent:
     return (m.image_size, m.image_size, m.image_channels)
-  size = m.image_size * autoencoder(recipe.latents.autoencoder).factor
+  size = m.image_size * frozen_networks.autoencoder(recipe.latents.autoencoder).factor
   return (size, size, 3)
 
 
@@ -78,7 +52,7 @@ def pictures(recipe: recipes.Recipe) -> tuple[source.Source, source.Source]:
     if not recipe.latent:
       raise
     height, _, channels = e.found
-    factor = autoencoder(recipe.latents.autoencoder).factor
+    factor = frozen_networks.autoencoder(recipe.latents.autoencoder).factor
     fits = channels == 3 and height % factor == 0
     raise errors.DataError(
       f'model.image_size={recipe.model.image_size}: {recipe.data.path} holds pictures of height, '
@@ -93,9 +67,9 @@ def check(recipe: recipes.Recipe) -> None:
   if not recipe.latent:
     return
   m, where = recipe.model, recipe.latents
-  wanted = {'image_channels': autoencoder(where.autoencoder).latent_channels}
+  wanted = {'image_channels': frozen_networks.autoencoder(where.autoencoder).latent_channels}
   if where.text:
-    found = text_encoder(where.text, where.text_length)
+    found = frozen_networks.text_encoder(where.text, where.text_length)
     wanted |= {'context_dim': found.width, 'context_length': found.length}
   for name, size in wanted.items():
     if getattr(m, name) != size:
@@ -146,12 +120,14 @@ def run(
     folder, where.batch_size, where.shard_size, where.skip_corrupt,
     jax.process_index(), jax.process_count(),
   )  # fmt: skip
-  counter = _Texts(text_encoder(where.text, where.text_length)) if where.text else None
+  counter = (
+    _Texts(frozen_networks.text_encoder(where.text, where.text_length)) if where.text else None
+  )
   words = _captions(train, where.template) if where.text else ()
   for line in getattr(train.read, 'notes', ()):
     progress.say(line)
   job = latents.Job(
-    settings, train, _encoder(recipe, autoencoder(where.autoencoder)),
+    settings, train, _encoder(recipe, frozen_networks.autoencoder(where.autoencoder)),
     counter and counter.described, words,
   )  # fmt: skip
   job.check()
@@ -199,57 +175,6 @@ def _all_or_none(failed: errors.GdistillError | None) -> None:
     raise errors.Preempted('another process was stopped; repeat the command to go on')
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Frozen:
-  """What stands around a network: a text encoder before it and a decoder behind, or neither.
-
-  `params` holds the parameters of both, {} of neither.
-  """
-
-  autoencoder: autoencoders.Autoencoder | None = None
-  text: texts.TextEncoder | None = None
-
-  @property
-  def params(self) -> dict[str, Any]:
-    return {
-      name: found.params
-      for name, found in (('autoencoder', self.autoencoder), ('text', self.text))
-      if found is not None
-    }
-
-  def tokens(
-    self, prompts: Sequence[str], warn: bool = True
-  ) -> tuple[np.ndarray, np.ndarray] | None:
-    """(ids [n, length], mask [n, length]), and lines of prompts that are cut if we `warn`."""
-    if self.text is None:
-      return None
-    ids, mask, warnings = self.text.tokens(prompts)
-    warnings = warnings if warn else []
-    for line in warnings[:_MOST_SAID]:
-      progress.say(f'warning: {line}')
-    if more := len(warnings[_MOST_SAID:]):
-      progress.say(f'warning: {more:,} more prompts are too long and cut')
-    return ids, mask
-
-  def text_of(self, params: dict[str, Any], tokens: Any) -> dict[str, jax.Array]:
-    """The 'text' and 'text_mask' of a batch's cond, {} without tokens; to be traced.
-
-    CLIP's padding counts, so its networks are given no mask.
-    """
-    if tokens is None:
-      return {}
-    hidden = self.text.encode(params['text'], *tokens)
-    return {'text': hidden} | ({} if self.text.kind == 'clip' else {'text_mask': tokens[1]})
-
-  def encode(self, params: dict[str, Any], x: jax.Array) -> jax.Array:
-    """What a network works on, of images: the mean of their latents. To be traced."""
-    return self.autoencoder.encode(params['autoencoder'], x)[0] if self.autoencoder else x
-
-  def decode(self, params: dict[str, Any], x: jax.Array) -> jax.Array:
-    """Images of what a network drew, not clipped; to be traced."""
-    return self.autoencoder.decode(params['autoencoder'], x) if self.autoencoder else x
-
-
 def class_prompts(folder: folders.Folder) -> list[str]:
   """What a network is measured with: captions of its classes, or some that were held out."""
   about = folder.card.get('latents') or {}
@@ -265,50 +190,6 @@ def prompts(recipe: recipes.Recipe) -> list[str]:
     return []
   train = pictures(recipe)[0]
   return _held_out_captions(recipe) or captions.of_names(train.class_names, recipe.latents.template)
-
-
-def read_frozen(folder: folders.Folder, decoder: str = '') -> Frozen:
-  """Of a finished round: they lie in its folder or in the one above. `decoder` names another."""
-  about = folder.card.get('latents')
-  if not about:
-    return Frozen()
-  found = autoencoder(decoder or beside(folder, AUTOENCODER))
-  if not decoder and encoder_digest(found) != about['autoencoder']:
-    raise errors.CheckpointError(
-      f'{folder.path} was trained on the latents of another autoencoder ({about["autoencoder"]}) '
-      f'than {beside(folder, AUTOENCODER)} is ({encoder_digest(found)}); copy that of its run'
-    )
-  m = folder.settings
-  if found.latent_channels != m.image_channels:
-    raise errors.ConfigError(
-      f'--decoder={decoder} reads latents of {found.latent_channels} channels, and {folder.path} '
-      f'draws {m.image_channels}; name one for these latents'
-    )
-  if not about['text']:
-    return Frozen(found)
-  text = text_encoder(beside(folder, ''), about['text_length'])
-  if text.digest != about['text']:
-    raise errors.CheckpointError(
-      f'{folder.path} was trained with another text encoder ({about["text"]}) than '
-      f'{beside(folder, "text_encoder")} is ({text.digest}); copy that of its run'
-    )
-  return Frozen(found, text)
-
-
-def beside(folder: folders.Folder, name: str) -> str:
-  """The folder `name` in a round's folder or in the one above."""
-  look = name or 'text_encoder'
-  for at in (folder.path, folder.path.parent):
-    if storage.exists(at / look / 'config.json'):
-      return os.fspath(at / name if name else at)
-  raise errors.CheckpointError(
-    f'{folder.path} needs {look}/, which is neither in it nor beside it; copy it from the run'
-  )
-
-
-def encoder_digest(found: autoencoders.Autoencoder) -> str:
-  """Names an autoencoder's parameters and what is made of its latents."""
-  return f'{found.kind}-{found.digest}-{found.scale:.6g}-{found.shift:.6g}'
 
 
 def _encoder(recipe: recipes.Recipe, found: autoencoders.Autoencoder) -> latents.Encoder:
@@ -333,7 +214,7 @@ def _encoder(recipe: recipes.Recipe, found: autoencoders.Autoencoder) -> latents
     lambda batch: encode(params, jax.device_put(batch, rows)),
     (m.image_size, m.image_size, m.image_channels),
     found.kind == 'kl',
-    encoder_digest(found),
+    frozen_networks.encoder_digest(found),
     recipe.latents.masks if m.extra_channels else 0,
     lambda *given: masked(params, *(jax.device_put(a, rows) for a in given)),
   )
@@ -360,10 +241,13 @@ def keep(recipe: recipes.Recipe, workdir: Any) -> None:
   where = recipe.latents
   with tempfile.TemporaryDirectory() as folder:
     if where.text:
-      texts.write(folder, text_encoder(where.text, where.text_length))
-    autoencoders.write(os.path.join(folder, AUTOENCODER), autoencoder(where.autoencoder))
+      texts.write(folder, frozen_networks.text_encoder(where.text, where.text_length))
+    autoencoders.write(
+      os.path.join(folder, frozen_networks.AUTOENCODER),
+      frozen_networks.autoencoder(where.autoencoder),
+    )
     # That of the autoencoder says that all are there.
-    last = f'{AUTOENCODER}/config.json'
+    last = f'{frozen_networks.AUTOENCODER}/config.json'
     for name in sorted(storage.files(folder), key=lambda name: name == last):
       data = storage.read_bytes(os.path.join(folder, name))
       storage.write_bytes(storage.path(workdir) / name, data)
@@ -371,12 +255,12 @@ def keep(recipe: recipes.Recipe, workdir: Any) -> None:
 
 def kept(workdir: Any) -> bool:
   """Whether the run has its copies."""
-  return storage.exists(storage.path(workdir) / AUTOENCODER / 'config.json')
+  return storage.exists(storage.path(workdir) / frozen_networks.AUTOENCODER / 'config.json')
 
 
 def autoencoded(recipe: recipes.Recipe) -> Callable[[np.ndarray], np.ndarray]:
   """pixels -> pixels [B, H, W, 3] uint8, of any number of pictures: through latents and back."""
-  found, size = autoencoder(recipe.latents.autoencoder), recipe.latents.batch_size
+  found, size = frozen_networks.autoencoder(recipe.latents.autoencoder), recipe.latents.batch_size
 
   @jax.jit
   def back(params, batch):
@@ -396,21 +280,10 @@ def from_workdir(recipe: recipes.Recipe, workdir: Any) -> recipes.Recipe:
   if not recipe.latent or not kept(workdir):
     return recipe
   workdir = storage.path(workdir)
-  where = {'autoencoder': os.fspath(workdir / AUTOENCODER)}
+  where = {'autoencoder': os.fspath(workdir / frozen_networks.AUTOENCODER)}
   if recipe.latents.text:
     where['text'] = os.fspath(workdir)
   return dataclasses.replace(recipe, latents=dataclasses.replace(recipe.latents, **where))
-
-
-def networks(recipe: recipes.Recipe) -> dict[str, Any]:
-  """Which frozen networks a recipe trains with."""
-  where = recipe.latents
-  text = text_encoder(where.text, where.text_length) if where.text else None
-  return {
-    'autoencoder': encoder_digest(autoencoder(where.autoencoder)),
-    'text': text.digest if text else '',
-    'text_length': text.length if text else 0,
-  }
 
 
 def about(recipe: recipes.Recipe) -> dict[str, Any] | None:
@@ -418,7 +291,7 @@ def about(recipe: recipes.Recipe) -> dict[str, Any] | None:
   if not recipe.latent:
     return None
   return {
-    **networks(recipe),
+    **frozen_networks.networks(recipe),
     'template': recipe.latents.template,
     'prompts': _held_out_captions(recipe) if recipe.latents.text else [],
   }

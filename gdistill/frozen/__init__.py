@@ -1,0 +1,1 @@
+"""The frozen networks around a latent network."""
