@@ -25,11 +25,11 @@ import numpy as np
 from gdistill import evaluate
 from gdistill import grid
 from gdistill import pipeline
-from gdistill import sampling
 from gdistill import train
 from gdistill.cli import edge
 from gdistill.devices import mesh as meshes
 from gdistill.devices import sharding
+from gdistill.drawing import sampling
 from gdistill.frozen import networks as frozen_networks
 from gdistill.process import interrupt
 from gdistill.recipe import reading

@@ -17,10 +17,10 @@ import sys
 import jax
 import numpy as np
 
-from gdistill import editing
 from gdistill import evaluate
 from gdistill.core import masks
 from gdistill.devices import mesh as meshes
+from gdistill.drawing import editor
 from gdistill.evaluation import extractors
 from gdistill.evaluation import statistics
 from gdistill.frozen import encode
@@ -144,7 +144,7 @@ def _trips(run: _Run, steps: int) -> list[dict]:
   kinds += [('distilled', n, run.folder('encoder', n), run.folder('progressive', n)) for n in few]
   rows = []
   for kind, n, encoder, decoder in kinds:
-    draw = editing.editor(decoder, frozen_networks.Frozen(), 256, encoder)
+    draw = editor.editor(decoder, frozen_networks.Frozen(), 256, encoder)
     for source_w, w in ((0.0, 0.0), (0.0, 1.0), (1.0, 1.0), (0.0, 3.0)):
       for what, label in (('round trip', run.labels), ('transfer', run.other)):
         if what == 'round trip' and source_w != w:
@@ -165,7 +165,7 @@ def _edits(run: _Run, teacher_steps: int) -> list[dict]:
   kinds = [('teacher', teacher_steps, run.folder('teacher'))]
   kinds += [('student', n, run.folder('progressive', n)) for n in (4, 2)]
   for kind, n, folder in kinds:
-    draw = editing.editor(folder, frozen_networks.Frozen(), 256)
+    draw = editor.editor(folder, frozen_networks.Frozen(), 256)
     for strength in _STRENGTHS:
       if strength * n % 1:
         continue
@@ -197,7 +197,7 @@ def _paintings(run: _Run, painting: _Rounds, teacher_steps: int) -> list[dict]:
     'random': np.asarray(jax.jit(masks.random, static_argnums=(1, 2))(keys, height, width)),
   }
   for kind, n, folder in kinds:
-    draw = editing.painter(folder, frozen_networks.Frozen(), 256, exact=True)
+    draw = editor.painter(folder, frozen_networks.Frozen(), 256, exact=True)
     for name, mask in covers.items():
       for w in (0.0, 1.0):
         drawn = draw(run.rows(run.labels, w, mask=mask), {'num_steps': n})

@@ -13,10 +13,10 @@ import numpy as np
 from gdistill import cells as keeping
 from gdistill import errors
 from gdistill import grid as grids
-from gdistill import sampling
 from gdistill import train
 from gdistill.data import source
 from gdistill.devices import processes
+from gdistill.drawing import sampling
 from gdistill.evaluation import classifier
 from gdistill.evaluation import extractors
 from gdistill.evaluation import measure

@@ -18,13 +18,13 @@ import numpy as np
 from flax import traverse_util
 
 from gdistill import errors
-from gdistill import sampling
 from gdistill import teachers
 from gdistill.convert import autoencoder as autoencoders
 from gdistill.convert import files
 from gdistill.convert import pixel_unet
 from gdistill.convert import text as texts
 from gdistill.convert import unet2d
+from gdistill.drawing import sampling
 from gdistill.frozen import networks as frozen_networks
 from gdistill.rounds import folder as folders
 from gdistill.rounds import network as networks

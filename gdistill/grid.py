@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gdistill import errors
-from gdistill import sampling
+from gdistill.drawing import sampling
 from gdistill.recipe import settings as recipes
 from gdistill.rounds import plan as plans
 from gdistill.workdir import finished as finished_rounds

@@ -14,7 +14,6 @@ import safetensors.numpy
 from gdistill import checks
 from gdistill import errors
 from gdistill import importing
-from gdistill import sampling
 from gdistill import teachers
 from gdistill.cli import edge
 from gdistill.convert import adm
@@ -22,6 +21,7 @@ from gdistill.convert import autoencoder as autoencoders
 from gdistill.convert import dit
 from gdistill.convert import unet2d
 from gdistill.core import schedule
+from gdistill.drawing import sampling
 from gdistill.frozen import networks as frozen_networks
 from gdistill.models import latent_unet
 from gdistill.recipe import reading

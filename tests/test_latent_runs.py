@@ -18,9 +18,9 @@ from gdistill import errors
 from gdistill import evaluate
 from gdistill import grid
 from gdistill import pipeline
-from gdistill import sampling
 from gdistill.cli import evaluate as evaluate_command
 from gdistill.cli import statistics as statistics_command
+from gdistill.drawing import sampling
 from gdistill.evaluation import extractors
 from gdistill.frozen import encode
 from gdistill.frozen import networks as frozen_networks

@@ -20,8 +20,8 @@ from gdistill import errors
 from gdistill import evaluate
 from gdistill import exporting
 from gdistill import grid
+from gdistill import notebook
 from gdistill import pipeline
-from gdistill import show
 from gdistill import train
 from gdistill.cli import sample
 from gdistill.core import projections
@@ -199,7 +199,7 @@ def test_a_finished_run_grows_an_encoders_ladder_and_may_leave_it_out_again(
   # Nothing is drawn by it.
   folder, words = workdir / names[-1], 'is an encoder of N = 1, which turns pictures into noise'
   with pytest.raises(errors.ConfigError, match=words):
-    show.Gallery(folder)
+    notebook.Gallery(folder)
   with pytest.raises(errors.ConfigError, match=words):
     exporting.run(folders.read_folder(folder), tmp_path / 'out')
   capsys.readouterr()

@@ -114,7 +114,7 @@ def check(args) -> Asked:
 
 def encoder(args, of: Asked) -> Encoder:
   """What encodes, of its own flags; ConfigError where nothing does."""
-  from gdistill import editing
+  from gdistill.drawing import editor
   from gdistill.workdir import finished as finished_rounds
 
   where = args.encoder or args.folder
@@ -136,7 +136,7 @@ def encoder(args, of: Asked) -> Encoder:
       f'--encoder={where} predicts x, which says nothing about the noise at t = 0; name a network '
       'that predicts v or eps'
     )
-  editing.check_pair(of.card, card, where)
+  editor.check_pair(of.card, card, where)
   steps = args.encode_steps if args.encode_steps is not None else card['num_steps'] or 64
   if card['num_steps'] and steps != card['num_steps']:
     raise errors.ConfigError(

@@ -18,7 +18,7 @@ class Walk:
 
 def walk(args, card: dict) -> Walk:
   """What the flags say, checked against the card; ConfigError where that round cannot."""
-  from gdistill import sampling
+  from gdistill.drawing import sampling
 
   sampler = getattr(args, 'sampler', None) or sampling.own_sampler(card)
   num_steps = args.num_steps if args.num_steps is not None else card['num_steps'] or 64

@@ -33,8 +33,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(args) -> int:
-  from gdistill import editing
-  from gdistill.apps import edit
+  from gdistill.drawing import edit
+  from gdistill.drawing import editor
   from gdistill.process import progress
 
   if not 0 < args.strength <= 1:
@@ -70,6 +70,6 @@ def _run(args) -> int:
     )
 
   def make(folder, frozen, encoder, batch_size):
-    return editing.editor(folder, frozen, batch_size, encoder, negative)
+    return editor.editor(folder, frozen, batch_size, encoder, negative)
 
   return apps.run(args, of, make, counts, 'editing', by)

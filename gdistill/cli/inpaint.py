@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(args) -> int:
-  from gdistill import editing
+  from gdistill.drawing import editor
   from gdistill.process import progress
 
   of = apps.check(args)
@@ -48,7 +48,7 @@ def _run(args) -> int:
   masked = _Masks(of.sources, masks, bool(of.settings.extra_channels))
 
   def make(folder, frozen, encoder, batch_size):
-    return editing.painter(folder, frozen, batch_size, args.keep == 'exact', negative)
+    return editor.painter(folder, frozen, batch_size, args.keep == 'exact', negative)
 
   counts = {'num_steps': of.walk.num_steps}
   return apps.run(args, of, make, counts, 'painting', None, masks, masked)

@@ -133,7 +133,7 @@ def run(job: Job, out: str, request: Mapping[str, Any], scale: int | None) -> in
 
   Without a `scale` the sheet's pictures are enlarged to some 64 pixels.
   """
-  from gdistill import show
+  from gdistill.drawing import sheets
   from gdistill.process import interrupt
   from gdistill.process import progress
   from gdistill.workdir import storage
@@ -150,7 +150,7 @@ def run(job: Job, out: str, request: Mapping[str, Any], scale: int | None) -> in
       drawn = edit(rows, job.counts)
       storage.write_json(out / _REQUEST, request)  # before the first result
       for one, pixels in zip(some, drawn, strict=True):
-        storage.write_bytes(out / job.name(*one), show.png(pixels))
+        storage.write_bytes(out / job.name(*one), sheets.png(pixels))
       done += len(some)
       bar.update(done)
       stop.check()
@@ -177,8 +177,8 @@ def _tell(job: Job, out: Any, scale: int, stop: Any) -> None:
   """Writes figures and the sheet of results that are all there, and says so."""
   import numpy as np
 
-  from gdistill import show
   from gdistill.data import pictures
+  from gdistill.drawing import sheets
   from gdistill.process import progress
   from gdistill.workdir import storage
 
@@ -199,7 +199,7 @@ def _tell(job: Job, out: Any, scale: int, stop: Any) -> None:
     if i < _MOST_ON_SHEET:
       sheet.append(np.stack(tiles))
   storage.write_json(out / _FIGURES, figures)
-  storage.write_bytes(out / _SHEET, show.png(show.sheet(np.stack(sheet), scale)))
+  storage.write_bytes(out / _SHEET, sheets.png(sheets.sheet(np.stack(sheet), scale)))
   height, width = job.shape[:2]
   if changed:
     progress.say(f'{changed} brought to {width} x {height}: centre crop, then resized')

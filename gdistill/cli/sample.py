@@ -37,9 +37,9 @@ def main(argv: Sequence[str]) -> int:
 def _run(args) -> int:
   import numpy as np
 
-  from gdistill import sampling
-  from gdistill import show
   from gdistill.devices import mesh as meshes
+  from gdistill.drawing import sampling
+  from gdistill.drawing import sheets
   from gdistill.frozen import networks as frozen_networks
   from gdistill.process import interrupt
   from gdistill.process import progress
@@ -74,9 +74,9 @@ def _run(args) -> int:
     )
   kind = 'prompt' if prompts else 'label'
   for (label, seed), picture in zip(pairs, pixels, strict=True):
-    storage.write_bytes(out / f'{kind}{label}_seed{seed}.png', show.png(picture))
+    storage.write_bytes(out / f'{kind}{label}_seed{seed}.png', sheets.png(picture))
   rows = pixels.reshape(len(walk.seeds), len(labels), *pixels.shape[1:])
-  storage.write_bytes(out / 'grid.png', show.png(show.sheet(rows, args.scale)))
+  storage.write_bytes(out / 'grid.png', sheets.png(sheets.sheet(rows, args.scale)))
   calls = walk.num_steps * (2 if card['guided'] else 1)
   print(
     f'{len(pairs)} picture{"s" if pairs[1:] else ""} in {out}, grid.png has a column a {kind} '

@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(args) -> int:
-  from gdistill import editing
+  from gdistill.drawing import editor
 
   of = apps.check(args)
   if len(of.walk.seeds) > 1:
@@ -39,6 +39,6 @@ def _run(args) -> int:
   }  # fmt: skip
 
   def make(folder, frozen, encoder, batch_size):
-    return editing.editor(folder, frozen, batch_size, encoder)
+    return editor.editor(folder, frozen, batch_size, encoder)
 
   return apps.run(args, of, make, counts, 'transferring', by)

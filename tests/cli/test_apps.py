@@ -13,7 +13,6 @@ from jax import numpy as jnp
 from PIL import Image
 
 import gdistill.cli
-from gdistill import editing
 from gdistill import errors
 from gdistill import pipeline
 from gdistill import train
@@ -22,6 +21,7 @@ from gdistill.cli import inpaint
 from gdistill.cli import results
 from gdistill.core import pixels as core_pixels
 from gdistill.core import process
+from gdistill.drawing import editor
 from gdistill.process import interrupt
 from gdistill.recipe import settings as recipes
 from gdistill.rounds import folder as folders
@@ -163,7 +163,7 @@ def recorded(monkeypatch, name):
 
     return draw
 
-  monkeypatch.setattr(editing, name, make)
+  monkeypatch.setattr(editor, name, make)
   return asked
 
 

@@ -18,8 +18,8 @@ import gdistill.cli
 from gdistill import errors
 from gdistill import evaluate
 from gdistill import grid as grids
+from gdistill import notebook
 from gdistill import pipeline
-from gdistill import show
 from gdistill import train
 from gdistill.cli import edge
 from gdistill.cli import evaluate as evaluate_command
@@ -59,7 +59,7 @@ def test_sample_writes_a_picture_for_every_label_and_seed(workdir, tmp_path, cap
   one, many = (Image.open(p / 'label7_seed5.png') for p in (tmp_path / 'one', out))
   np.testing.assert_array_equal(one, many)
   # And as a notebook shows it.
-  gallery = show.Gallery(workdir / '02_progressive_2', labels=[7], seeds=[3, 5])
+  gallery = notebook.Gallery(workdir / '02_progressive_2', labels=[7], seeds=[3, 5])
   shown = gallery.pixels(1.0)[1, 0]
   np.testing.assert_array_equal(shown.squeeze(), many)
   assert gallery.num_steps == gallery.network_calls == 2

@@ -7,12 +7,12 @@ import pytest
 from jax import numpy as jnp
 
 import gdistill.cli
-from gdistill import editing
-from gdistill import sampling
-from gdistill.apps import edit
-from gdistill.apps import inpaint
 from gdistill.core import masks
 from gdistill.core import pixels as core_pixels
+from gdistill.drawing import edit
+from gdistill.drawing import editor
+from gdistill.drawing import inpaint
+from gdistill.drawing import sampling
 from gdistill.frozen import networks as frozen_networks
 from gdistill.recipe import settings as recipes
 from gdistill.rounds import folder as folders
@@ -108,7 +108,7 @@ def test_edits_are_those_of_the_image_to_image_pipeline(tmp_path, monkeypatch):
   assert distance(found[4, 0.5, 1.0], found[4, 0.5, 7.5]) > 1e-2
   assert distance(found[4, 0.5, 1.0], found[4, 0.75, 1.0]) > 1e-2
   # And as the command does it, from pixels to pixels.
-  edited = editing.editor(s.folder, s.frozen, 2)
+  edited = editor.editor(s.folder, s.frozen, 2)
   drawn = edited({**s.rows, 'w': np.full(2, 6.5, np.float32)}, {'num_steps': 4, 'start': 2})
   images = s.pipe(
     PROMPTS, image=chw(x), output_type='np', num_inference_steps=4, strength=0.5, guidance_scale=7.5
@@ -140,11 +140,11 @@ def test_inpainting_students_are_those_of_the_inpainting_pipeline(tmp_path):
       found[scale] = np.asarray(ours(jnp.full(2, scale - 1.0), num_steps))
       assert distance(found[scale], hwc(theirs(num_steps, scale, 'latent'))) < 1e-3
   assert distance(found[1.0], found[7.5]) > 1e-2
-  painter = editing.painter(s.folder, s.frozen, 2, exact=False)
+  painter = editor.painter(s.folder, s.frozen, 2, exact=False)
   rows = {**s.rows, 'mask': MASK, 'w': np.full(2, 6.5, np.float32)}
   drawn = painter(rows, {'num_steps': 4})
   assert np.abs(drawn - 255 * theirs(4, 7.5, 'np')).max() < 1.0
-  exact = editing.painter(s.folder, s.frozen, 2, exact=True)(rows, {'num_steps': 4})
+  exact = editor.painter(s.folder, s.frozen, 2, exact=True)(rows, {'num_steps': 4})
   known = np.broadcast_to(MASK == 0, exact.shape)
   np.testing.assert_array_equal(exact[known], PIXELS[known])
   np.testing.assert_array_equal(exact[~known], drawn[~known])

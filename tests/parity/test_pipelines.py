@@ -13,7 +13,7 @@ import pytest
 import texts
 
 import gdistill.cli
-from gdistill import sampling
+from gdistill.drawing import sampling
 from gdistill.recipe import settings as recipes
 from gdistill.rounds import folder as folders
 from gdistill.rounds import network as networks

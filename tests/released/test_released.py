@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gdistill import importing
-from gdistill import sampling
+from gdistill.drawing import sampling
 from gdistill.rounds import folder as folders
 from gdistill.workdir import checkpoints
 from gdistill.workdir import state as states

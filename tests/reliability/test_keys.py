@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gdistill import pipeline
-from gdistill import sampling
+from gdistill.drawing import sampling
 from gdistill.rounds import folder as folders
 from gdistill.rounds import network as networks
 

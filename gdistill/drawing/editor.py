@@ -7,13 +7,13 @@ import jax
 import numpy as np
 
 from gdistill import errors
-from gdistill import sampling
-from gdistill.apps import edit
-from gdistill.apps import inpaint
-from gdistill.apps import style_transfer
 from gdistill.core import masks
 from gdistill.core import pixels as core_pixels
 from gdistill.devices import mesh as meshes
+from gdistill.drawing import edit
+from gdistill.drawing import inpaint
+from gdistill.drawing import sampling
+from gdistill.drawing import style_transfer
 from gdistill.frozen import networks as frozen_networks
 from gdistill.process import interrupt
 from gdistill.rounds import folder as folders

@@ -6,11 +6,11 @@ import pytest
 from conftest import COSINE
 from jax import numpy as jnp
 
-from gdistill.apps import inpaint
 from gdistill.core import masks
 from gdistill.core import process
 from gdistill.core import projections
 from gdistill.core import schedule
+from gdistill.drawing import inpaint
 from gdistill.samplers import ddim
 from gdistill.samplers import noise
 from gdistill.samplers import stochastic as stochastic_sampler

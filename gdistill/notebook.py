@@ -1,19 +1,17 @@
 """For notebooks: pictures of a finished round, a dial for w, tables beside published figures."""
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from gdistill import errors
-from gdistill import sampling
+from gdistill.drawing import sampling
+from gdistill.drawing import sheets
 from gdistill.evaluation import presets
 from gdistill.rounds import folder as folders
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
-
-_GREY = 128
 
 
 class Gallery:
@@ -50,7 +48,7 @@ class Gallery:
 
   def picture(self, w: float, scale: int = 6) -> Any:
     """One PIL image with a column a label and a row a seed."""
-    return picture(sheet(self.pixels(w), scale))
+    return sheets.picture(sheets.sheet(self.pixels(w), scale))
 
   def dial(self, scale: int = 6, step: float = 0.25) -> Any:
     """A slider for w over the range it was trained for, and the pictures under it."""
@@ -76,30 +74,6 @@ def rounds(folder: Any) -> dict[str, Any]:
   if not found:
     raise errors.ConfigError(f'{folder} holds no finished round (no card.json); train a run first')
   return found
-
-
-def sheet(tiles: np.ndarray, scale: int) -> np.ndarray:
-  """uint8 [rows, columns, H, W, C] in one picture, enlarged, with grey lines between them."""
-  gap = max(1, tiles.shape[2] // 16)
-  padded = np.pad(tiles, [(0, 0), (0, 0), (gap, 0), (gap, 0), (0, 0)], constant_values=_GREY)
-  rows, columns, height, width, channels = padded.shape
-  out = padded.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, channels)
-  out = np.pad(out, [(0, gap), (0, gap), (0, 0)], constant_values=_GREY)
-  return out.repeat(scale, axis=0).repeat(scale, axis=1)
-
-
-def picture(pixels: np.ndarray) -> Any:
-  """A PIL image of uint8 [H, W, C], grey where there is one channel."""
-  from PIL import Image
-
-  return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-
-
-def png(pixels: np.ndarray) -> bytes:
-  """The file of uint8 [H, W, C]."""
-  buffer = io.BytesIO()
-  picture(pixels).save(buffer, 'PNG')
-  return buffer.getvalue()
 
 
 def published_table(rows: Sequence[Mapping[str, Any]], preset: str) -> str:

@@ -3,10 +3,10 @@
 import jax
 from jax import numpy as jnp
 
-from gdistill.apps import edit
 from gdistill.core import process
 from gdistill.core import schedule
 from gdistill.core import types
+from gdistill.drawing import edit
 from gdistill.samplers import ddim
 from gdistill.samplers import noise as image_noise
 

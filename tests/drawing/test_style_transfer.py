@@ -6,8 +6,8 @@ import pytest
 from conftest import COSINE
 from jax import numpy as jnp
 
-from gdistill.apps import style_transfer
 from gdistill.core import projections
+from gdistill.drawing import style_transfer
 
 
 def sides(gaussians):

@@ -6,10 +6,10 @@ import pytest
 from conftest import COSINE
 from jax import numpy as jnp
 
-from gdistill.apps import edit
-from gdistill.apps import style_transfer
 from gdistill.core import projections
 from gdistill.core import schedule
+from gdistill.drawing import edit
+from gdistill.drawing import style_transfer
 from gdistill.samplers import noise
 
 KEYS = noise.image_keys(jnp.array([5, 17]))

@@ -1,1 +1,0 @@
-"""What finished models are used for: editing, inpainting, style transfer (v_fn in, images out)."""
