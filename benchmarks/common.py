@@ -24,19 +24,22 @@ import numpy as np
 
 from gdistill import evaluate
 from gdistill import grid
-from gdistill import pipeline
-from gdistill import train
 from gdistill.cli import edge
 from gdistill.devices import mesh as meshes
 from gdistill.devices import sharding
 from gdistill.drawing import sampling
 from gdistill.frozen import networks as frozen_networks
 from gdistill.process import interrupt
+from gdistill.process import timing
 from gdistill.recipe import reading
 from gdistill.recipe import settings as recipes
 from gdistill.rounds import folder as folders
 from gdistill.rounds import network as networks
 from gdistill.rounds import plan as plans
+from gdistill.training import loop
+from gdistill.training import losses as stage_losses
+from gdistill.training import run as training_run
+from gdistill.training import step as train_step
 from gdistill.workdir import ledger
 from gdistill.workdir import state as states
 from gdistill.workdir import step_checkpoints
@@ -317,7 +320,7 @@ class Step:
       teacher = networks.as_teacher(self.recipe.model, random_params(self.recipe.model, teacher_w))
       self.teacher = sharding.put_like(sharding.tree_shardings(self.mesh, teacher), teacher)
     self.batch = self.put(self.host_batch())
-    given = train.numbers(1_000_000, 1e-4, 4, jax.random.key(0))
+    given = train_step.numbers(1_000_000, 1e-4, 4, jax.random.key(0))
     self.given = sharding.put_like(jax.tree.map(lambda _: self.whole, given), given)
     self.state = self.fresh()
     self.metrics = None
@@ -325,19 +328,19 @@ class Step:
   @property
   def function(self) -> Callable:
     """(state, teacher, batches, given) -> (state, metrics), not yet compiled."""
-    loss = pipeline.loss_of(self.recipe, self.stage)
-    return train.make_step(loss, self.settings, jax.default_backend() == 'cpu', self.mesh)
+    loss = stage_losses.loss_of(self.recipe, self.stage)
+    return train_step.make_step(loss, self.settings, jax.default_backend() == 'cpu', self.mesh)
 
   @functools.cached_property
   def compiled(self) -> Any:
     arguments = (self.state, self.teacher, self.batch, self.given)
-    return train.compile_step(self.function, *arguments)
+    return train_step.compile_step(self.function, *arguments)
 
   def fresh(self) -> states.TrainState:
     make = functools.partial(
-      states.create, tx=train.optimizer(self.settings), with_ema=self.settings.ema > 0
+      states.create, tx=train_step.optimizer(self.settings), with_ema=self.settings.ema > 0
     )
-    shardings = train.state_shardings(self.mesh, jax.eval_shape(make, self.params))
+    shardings = train_step.state_shardings(self.mesh, jax.eval_shape(make, self.params))
     return sharding.put_like(shardings, make(self.params))
 
   def host_batch(self) -> dict:
@@ -367,12 +370,12 @@ class Step:
 
 def fit(
   r: recipes.Recipe, workdir: pathlib.Path, compiled: dict
-) -> tuple[list[float], train.Seconds]:
+) -> tuple[list[float], timing.Seconds]:
   """A run of the pipeline: the seconds inside train.fit of each round, and where they went.
 
   `compiled` is filled with the stages' steps, and used when it is filled.
   """
-  taken, seconds, original = [], train.Seconds(), train.fit
+  taken, seconds, original = [], timing.Seconds(), loop.fit
 
   def timed(*args, **kwargs):
     began = time.perf_counter()
@@ -381,11 +384,11 @@ def fit(
     taken.append(time.perf_counter() - began)
     return state
 
-  train.fit = timed
+  loop.fit = timed
   try:
-    pipeline.run(r, workdir, interrupt.Interrupt(), seconds, compiled)
+    training_run.run(r, workdir, interrupt.Interrupt(), seconds, compiled)
   finally:
-    train.fit = original
+    loop.fit = original
   return taken, seconds
 
 

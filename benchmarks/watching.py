@@ -16,9 +16,9 @@ import common
 import jax
 from jax import numpy as jnp
 
-from gdistill import train
 from gdistill.process import interrupt
 from gdistill.process import watchdog
+from gdistill.training import loop
 from gdistill.workdir import ledger
 from gdistill.workdir import state as states
 
@@ -67,7 +67,7 @@ def look_seconds(step: common.Step, recipe) -> float:
   with tempfile.TemporaryDirectory() as folder, ledger.Lock(folder) as lock:
     dog = watchdog.Watchdog(pathlib.Path(folder), 300.0)
     with dog, interrupt.Interrupt(lock.check, dog) as stop, stop.steady():
-      finite = train.Finite(recipe.train, names)
+      finite = loop.Finite(recipe.train, names)
       began = time.perf_counter()
       for _ in range(_LOOKS):
         finite.check(jax.device_get(step.metrics), 1)

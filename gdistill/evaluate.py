@@ -13,7 +13,6 @@ import numpy as np
 from gdistill import cells as keeping
 from gdistill import errors
 from gdistill import grid as grids
-from gdistill import train
 from gdistill.data import source
 from gdistill.devices import processes
 from gdistill.drawing import sampling
@@ -28,6 +27,7 @@ from gdistill.evaluation import statistics
 from gdistill.frozen import encode
 from gdistill.process import interrupt
 from gdistill.process import progress
+from gdistill.process import timing
 from gdistill.recipe import reading
 from gdistill.recipe import settings as recipes
 from gdistill.rounds import folder as folders
@@ -41,7 +41,7 @@ def run(
   workdir: Any,
   grid: str,
   stop: interrupt.Interrupt,
-  seconds: train.Seconds,
+  seconds: timing.Seconds,
   again: dict[str, Any] | None = None,
   recipe: recipes.Recipe | None = None,
 ) -> list[dict]:

@@ -9,12 +9,12 @@ import jax
 
 from gdistill import errors
 from gdistill import exporting
-from gdistill import pipeline
 from gdistill import teachers
 from gdistill.convert import autoencoder as autoencoders
 from gdistill.convert import text as texts
 from gdistill.frozen import networks as frozen_networks
 from gdistill.recipe import settings as recipes
+from gdistill.training import card as cards
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
 
@@ -106,5 +106,5 @@ def _card(found: teachers.Teacher) -> dict[str, Any]:
     'licence': found.about['licence'],
     'parameters': sum(a.size for a in jax.tree.leaves(found.params)),
     'config': {'mesh': {'cpu_devices': recipes.Mesh(1, 1).cpu_devices}},
-    'versions': pipeline.versions(),
+    'versions': cards.versions(),
   }

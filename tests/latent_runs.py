@@ -11,14 +11,14 @@ from jax import numpy as jnp
 from PIL import Image
 
 from gdistill import evaluate
-from gdistill import pipeline
-from gdistill import train
 from gdistill.cli import edge
 from gdistill.convert import autoencoder as autoencoders
 from gdistill.models import vae
 from gdistill.process import interrupt
+from gdistill.process import timing
 from gdistill.recipe import reading
 from gdistill.recipe import settings as recipes
+from gdistill.training import run as training_run
 from gdistill.workdir import storage
 
 SIZE, CLASSES = 16, ('big_cat', 'dog', 'eel, conger')
@@ -131,10 +131,10 @@ def recipe(name: str, given: pathlib.Path, **sections) -> recipes.Recipe:
 def trained(
   one: recipes.Recipe, workdir: pathlib.Path, stop=None, compiled: dict | None = None
 ) -> pathlib.Path:
-  pipeline.run(one, workdir, stop or interrupt.Interrupt(), train.Seconds(), compiled)
+  training_run.run(one, workdir, stop or interrupt.Interrupt(), timing.Seconds(), compiled)
   return workdir
 
 
 def evaluated(workdir: pathlib.Path) -> list[dict]:
-  rows = evaluate.run(workdir, 'quick', interrupt.Interrupt(), train.Seconds())
+  rows = evaluate.run(workdir, 'quick', interrupt.Interrupt(), timing.Seconds())
   return storage.jsonable(rows)

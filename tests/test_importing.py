@@ -11,7 +11,6 @@ import published
 import pytest
 import safetensors.numpy
 
-from gdistill import checks
 from gdistill import errors
 from gdistill import importing
 from gdistill import teachers
@@ -29,6 +28,7 @@ from gdistill.recipe import settings as recipes
 from gdistill.rounds import folder as folders
 from gdistill.rounds import network as networks
 from gdistill.samplers import noise as image_noise
+from gdistill.training import checks as run_checks
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
 
@@ -353,9 +353,9 @@ def test_adm_alone_has_no_null_condition_and_a_stage_one_is_refused(tmp_path, mo
   assert folder.card['null'] == 'none' and folder.noise.name == 'squared_cosine'
   assert folder.card['imported']['head_order'] == 'q, k, v in thirds'
   with pytest.raises(errors.ConfigError, match=r'no null condition .* \(--null\)'):
-    checks.initial(recipe_from(folder), folder.card)
+    run_checks.initial(recipe_from(folder), folder.card)
   # With one it would be taken.
-  checks.initial(recipe_from(folder), {**folder.card, 'null': 'network'})
+  run_checks.initial(recipe_from(folder), {**folder.card, 'null': 'network'})
 
 
 def recipe_from(folder):
@@ -386,7 +386,7 @@ def test_the_configs_of_imported_teachers_are_of_what_is_imported(config, fields
   }  # fmt: skip
   given = edge.load_config(f'configs/{config}', ["--config.initial='somewhere'"])
   given['latents'].update(autoencoder='a')
-  checks.initial(reading.from_config(given), card)
+  run_checks.initial(reading.from_config(given), card)
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,9 @@ import stand_in
 from PIL import Image
 
 import gdistill.cli
-from gdistill import checks
 from gdistill import errors
 from gdistill import evaluate
 from gdistill import grid
-from gdistill import pipeline
 from gdistill.cli import evaluate as evaluate_command
 from gdistill.cli import statistics as statistics_command
 from gdistill.drawing import sampling
@@ -29,6 +27,9 @@ from gdistill.rounds import folder as folders
 from gdistill.rounds import plan as plans
 from gdistill.stages import guidance
 from gdistill.stages import progressive
+from gdistill.training import checks as run_checks
+from gdistill.training import losses as stage_losses
+from gdistill.training import run as training_run
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
 
@@ -218,7 +219,7 @@ def test_no_loss_projects_latents(given, monkeypatch, stage):
     'text': np.ones((2, 9, 32), np.float32), 'text_mask': np.ones((2, 9), bool),
     'id': np.arange(2, dtype=np.int32),
   }  # fmt: skip
-  pipeline.loss_of(recipe, stage)({}, {}, batch, jax.random.key(1), 4)
+  stage_losses.loss_of(recipe, stage)({}, {}, batch, jax.random.key(1), 4)
   assert seen['project'] is None and seen['loss_project'] is None
   np.testing.assert_array_equal(seen['x'], np.full((2, 8, 8, 32), 3.0))
   assert seen['cond'].keys() == {'label', 'text', 'text_mask'}
@@ -237,7 +238,7 @@ def test_what_is_known_belongs_to_the_flip_that_is_drawn(given, monkeypatch):
     'latents': latents, 'masked': masked, 'label': np.zeros(count, np.int32),
     'id': np.arange(count, dtype=np.int32), 'text': np.ones((count, 9, 32), np.float32),
   }  # fmt: skip
-  pipeline.loss_of(recipe, 'progressive')({}, {}, batch, jax.random.key(1), 4)
+  stage_losses.loss_of(recipe, 'progressive')({}, {}, batch, jax.random.key(1), 4)
   x, extra = np.asarray(seen['x']), np.asarray(seen['cond']['extra'])
   np.testing.assert_array_equal(extra[..., 1:], x)
   flips = [(x == latents[:, flip, 0]).all((1, 2, 3)) for flip in (0, 1)]
@@ -264,8 +265,8 @@ def test_an_inpainting_run_goes_from_pictures_to_figures_and_paints(given, tmp_p
   # An ordinary network becomes one of these: the new inputs start at zero.
   _, plain = run(SD, given, tmp_path / 'plain', stages=('teacher',))
   tuned = latent_runs.recipe(SD, given, initial=str(plain / '00_teacher'), **more)
-  mesh, first = checks.everything(tuned, None), plans.plan(tuned)[0]
-  state = pipeline._fresh_state(tuned, first, first.teacher, jax.random.key(0), mesh)
+  mesh, first = run_checks.everything(tuned, None), plans.plan(tuned)[0]
+  state = training_run._fresh_state(tuned, first, first.teacher, jax.random.key(0), mesh)
   kernel = folders.read_folder(plain / '00_teacher').params['conv_in']['kernel']
   np.testing.assert_array_equal(state.params['conv_in']['kernel'][:, :, :4], kernel)
   assert not np.any(state.params['conv_in']['kernel'][:, :, 4:])
@@ -294,10 +295,10 @@ def test_a_teacher_may_start_from_one_that_predicts_something_else(given, tmp_pa
   cache = dict(cache=str(first / 'latents'))
   recipe = latent_runs.recipe(PHOTOS, given, initial=initial, latents=cache)
   assert recipe.stages[0] == 'teacher' and recipe.model.predict == 'v'
-  mesh = checks.everything(recipe, None)
+  mesh = run_checks.everything(recipe, None)
   plan = plans.plan(recipe)
   assert [r.teacher for r in plan[:2]] == [initial, '00_teacher']
-  state = pipeline._fresh_state(recipe, plan[0], initial, jax.random.key(0), mesh)
+  state = training_run._fresh_state(recipe, plan[0], initial, jax.random.key(0), mesh)
   expected = folders.read_folder(initial).params
   jax.tree.map(np.testing.assert_array_equal, state.params, expected)
   jax.tree.map(np.testing.assert_array_equal, state.ema, expected)
@@ -311,7 +312,7 @@ def test_a_teacher_may_start_from_one_that_predicts_something_else(given, tmp_pa
   assert 0 < max(jax.tree.leaves(near)) < 5 * recipe.teacher.lr * 1.1  # five updates away
   with pytest.raises(errors.ConfigError, match=r"model\.predict='v' differs from"):
     later = dataclasses.replace(recipe, stages=('guidance', 'progressive'))
-    checks.initial(later, finished_rounds.read_card(initial))
+    run_checks.initial(later, finished_rounds.read_card(initial))
 
 
 def test_a_teacher_of_other_frozen_networks_is_refused(given):
@@ -320,13 +321,13 @@ def test_a_teacher_of_other_frozen_networks_is_refused(given):
     'stage': 'teacher', 'p_uncond': 0.1, 'takes_w': False, 'latents': frozen_networks.networks(recipe),
     **{name: reading.to_dict(getattr(recipe, name)) for name in ('model', 'noise')},
   }  # fmt: skip
-  checks.initial(recipe, card)
+  run_checks.initial(recipe, card)
   assert card['latents']['text_length'] == 9
   for name, value in (('autoencoder', 'kl-x-1-0'), ('text', 'y'), ('text_length', 77)):
     with pytest.raises(
       errors.ConfigError, match=rf"latents\.{name} is .* initial='sd' was trained with '?{value}'?;"
     ):
-      checks.initial(recipe, {**card, 'latents': {**card['latents'], name: value}})
+      run_checks.initial(recipe, {**card, 'latents': {**card['latents'], name: value}})
 
 
 def test_the_evaluation_of_a_run_in_a_bucket_can_be_changed(undisturbed, monkeypatch):

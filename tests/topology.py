@@ -8,15 +8,15 @@ import sys
 
 import numpy as np
 
-from gdistill import pipeline
-from gdistill import train
 from gdistill.cli import edge
 from gdistill.devices import mesh as meshes
 from gdistill.devices import processes
 from gdistill.devices import sharding
 from gdistill.process import interrupt
+from gdistill.process import timing
 from gdistill.recipe import reading
 from gdistill.recipe import settings as recipes
+from gdistill.training import run as training_run
 
 
 def noise(recipe: recipes.Recipe) -> np.ndarray:
@@ -44,7 +44,7 @@ def main(out: str, config: str, workdir: str, *join: str) -> None:
   meshes.make_cpu_devices(recipe.mesh.cpu_devices)
   if join:
     processes.start(join[0], int(join[1]), int(join[2]))
-  pipeline.run(recipe, workdir, interrupt.Interrupt(), train.Seconds())
+  training_run.run(recipe, workdir, interrupt.Interrupt(), timing.Seconds())
   np.save(pathlib.Path(out) / 'noise.npy', noise(recipe))
 
 

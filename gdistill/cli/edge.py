@@ -180,11 +180,11 @@ def owned(workdir: Any, seconds: Any, stall_seconds: float) -> Iterator[Any]:
 
 def _account(workdir, seconds) -> None:
   """Notes where the time went; a full disk or a damaged note changes nothing of how it ended."""
-  from gdistill import pipeline
   from gdistill.process import progress
+  from gdistill.training import run as training_run
 
   try:
-    pipeline.account(workdir, seconds)
+    training_run.account(workdir, seconds)
   except errors.GdistillError as e:
     progress.say(f'warning: where the seconds went was not noted: {e}')
 

@@ -131,9 +131,9 @@ def _grid(args, overrides) -> int:
   import jax
 
   from gdistill import evaluate
-  from gdistill import train
   from gdistill.devices import mesh as meshes
   from gdistill.devices import processes
+  from gdistill.process import timing
   from gdistill.recipe import identity
   from gdistill.workdir import storage
 
@@ -146,7 +146,7 @@ def _grid(args, overrides) -> int:
   processes.agree('config', identity.digest_together(recipe))
   names = ('model', 'sampler', 'num_steps', 'w')
   again = {k: getattr(args, k) for k in names if getattr(args, k) is not None}
-  seconds = train.Seconds()
+  seconds = timing.Seconds()
   with edge.owned(workdir, seconds, recipe.train.stall_seconds) as stop:
     rows = evaluate.run(workdir, args.grid or 'quick', stop, seconds, again, recipe)
     if not jax.process_index():

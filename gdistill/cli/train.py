@@ -53,10 +53,10 @@ def _run(args, overrides, plan: bool) -> int:
   if not args.workdir and not plan:
     raise errors.ConfigError('--workdir is missing; name a folder for the run')
 
-  from gdistill import checks
-  from gdistill import pipeline
   from gdistill.devices import mesh as meshes
   from gdistill.devices import processes
+  from gdistill.training import checks as run_checks
+  from gdistill.training import run as training_run
   from gdistill.workdir import storage
 
   workdir = storage.path(args.workdir) if args.workdir else None
@@ -66,7 +66,7 @@ def _run(args, overrides, plan: bool) -> int:
   meshes.use_compile_cache()
   meshes.make_cpu_devices(recipe.mesh.cpu_devices)
   processes.start(args.coordinator, args.num_processes, args.process_id)
-  checks.everything(recipe, workdir)
+  run_checks.everything(recipe, workdir)
   from gdistill import evaluate
   from gdistill import grid
 
@@ -75,11 +75,11 @@ def _run(args, overrides, plan: bool) -> int:
     grid.teacher_folder(recipe, workdir)  # the report will need it
   processes.agree('config', identity.digest_together(recipe))
 
-  from gdistill import train as training
+  from gdistill.process import timing
 
-  seconds = training.Seconds()
+  seconds = timing.Seconds()
   with edge.owned(workdir, seconds, recipe.train.stall_seconds) as stop:
-    pipeline.run(recipe, workdir, stop, seconds)
+    training_run.run(recipe, workdir, stop, seconds)
     _evaluate(workdir, stop, seconds)
   return 0
 
@@ -103,25 +103,25 @@ def _check_devices(args, plan: bool) -> None:
 
 def _plan(recipe, workdir, devices: int | None) -> str:
   """What would happen, and in a last line what is missing of the data, which may lie elsewhere."""
-  from gdistill import checks
   from gdistill import errors
   from gdistill import grid
-  from gdistill import pipeline
   from gdistill.devices import mesh as meshes
+  from gdistill.training import checks as run_checks
+  from gdistill.training import plan_text
   from gdistill.workdir import finished as finished_rounds
 
   meshes.make_cpu_devices(1 if devices else recipe.mesh.cpu_devices)
   there = not recipe.initial or finished_rounds.is_finished(recipe.initial)
   if there:
-    checks.rest(recipe, workdir)
-  mesh = checks.mesh(recipe, devices)
+    run_checks.rest(recipe, workdir)
+  mesh = run_checks.mesh(recipe, devices)
   if recipe.initial and there:
     grid.teacher_folder(recipe, workdir)
-  text = pipeline.describe(recipe, mesh, workdir)
+  text = plan_text.describe(recipe, mesh, workdir)
   if not there:
     text += f'\ninitial: {recipe.initial} is no finished round yet; import or train it first'
   try:
-    checks.data(recipe)
+    run_checks.data(recipe)
   except errors.DataError as e:
     text += f'\ndata: {e}'
   return text

@@ -14,8 +14,6 @@ from PIL import Image
 
 import gdistill.cli
 from gdistill import errors
-from gdistill import pipeline
-from gdistill import train
 from gdistill.cli import apps
 from gdistill.cli import inpaint
 from gdistill.cli import results
@@ -23,10 +21,12 @@ from gdistill.core import pixels as core_pixels
 from gdistill.core import process
 from gdistill.drawing import editor
 from gdistill.process import interrupt
+from gdistill.process import timing
 from gdistill.recipe import settings as recipes
 from gdistill.rounds import folder as folders
 from gdistill.rounds import network as networks
 from gdistill.samplers import noise as image_noise
+from gdistill.training import run as training_run
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
 
@@ -37,7 +37,7 @@ PICTURES = RNG.integers(0, 256, (3, 8, 8), dtype=np.uint8)
 @pytest.fixture(scope='module')
 def workdir(tmp_path_factory):
   folder = tmp_path_factory.mktemp('apps') / 'run'
-  pipeline.run(micro.recipe(encoder=True), folder, interrupt.Interrupt(), train.Seconds())
+  training_run.run(micro.recipe(encoder=True), folder, interrupt.Interrupt(), timing.Seconds())
   return folder
 
 
@@ -45,7 +45,7 @@ def workdir(tmp_path_factory):
 def painting(tmp_path_factory):
   folder = tmp_path_factory.mktemp('apps') / 'painting'
   recipe = micro.recipe(model=dict(extra_channels=2))
-  pipeline.run(recipe, folder, interrupt.Interrupt(), train.Seconds())
+  training_run.run(recipe, folder, interrupt.Interrupt(), timing.Seconds())
   return folder
 
 

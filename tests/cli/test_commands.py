@@ -19,8 +19,6 @@ from gdistill import errors
 from gdistill import evaluate
 from gdistill import grid as grids
 from gdistill import notebook
-from gdistill import pipeline
-from gdistill import train
 from gdistill.cli import edge
 from gdistill.cli import evaluate as evaluate_command
 from gdistill.cli import sample
@@ -28,6 +26,8 @@ from gdistill.cli import statistics as statistics_command
 from gdistill.cli import table
 from gdistill.evaluation import extractors
 from gdistill.process import interrupt
+from gdistill.process import timing
+from gdistill.training import run as training_run
 from gdistill.workdir import ledger
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -37,7 +37,7 @@ ROOT = pathlib.Path(__file__).parent.parent.parent
 def workdir(tmp_path_factory):
   folder = tmp_path_factory.mktemp('cli') / 'run'
   recipe = micro.recipe()
-  pipeline.run(recipe, folder, interrupt.Interrupt(), train.Seconds())
+  training_run.run(recipe, folder, interrupt.Interrupt(), timing.Seconds())
   return folder
 
 
@@ -142,9 +142,9 @@ def test_evaluation_stops_between_batches_and_goes_on(workdir, tmp_path):
   assert len(cells) == len(set(cells))
   stop = micro.StopAfter(3)
   with pytest.raises(Exception, match='repeat the command'):
-    evaluate.run(workdir, 'quick', stop, train.Seconds())
+    evaluate.run(workdir, 'quick', stop, timing.Seconds())
   kept = {p: p.stat().st_mtime_ns for p in (workdir / 'evaluation' / 'cells').iterdir()}
-  evaluate.run(workdir, 'quick', interrupt.Interrupt(), train.Seconds())
+  evaluate.run(workdir, 'quick', interrupt.Interrupt(), timing.Seconds())
   assert all(p.stat().st_mtime_ns == t for p, t in kept.items())
 
 
@@ -197,7 +197,7 @@ def test_drawing_anew_forgets_what_was_measured_of_the_old_pictures(workdir, mon
 
 
 def test_a_damaged_cell_is_named(workdir):
-  evaluate.run(workdir, 'quick', interrupt.Interrupt(), train.Seconds())
+  evaluate.run(workdir, 'quick', interrupt.Interrupt(), timing.Seconds())
   recipe = micro.recipe()  # of the quick grid: another test may have drawn the full one, too
   cells = grids.plan(recipe, workdir, 'quick')
   ids = grids.names(cells, recipe.evaluation.quick_images).values()

@@ -12,12 +12,12 @@ import jax
 import numpy as np
 
 from gdistill import exporting
-from gdistill import train
 from gdistill.cli import edge
 from gdistill.recipe import reading
 from gdistill.recipe import settings as recipes
 from gdistill.rounds import folder as folders
 from gdistill.rounds import network as networks
+from gdistill.training import step as train_step
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import state as states
 from gdistill.workdir import step_checkpoints
@@ -53,7 +53,7 @@ def state():
   made = recipe()
   net = networks.of_recipe(made, takes_w=True)
   params = networks.initial_params(net, made.model, jax.random.key(0))
-  return filled(states.create(params, train.optimizer(made.guidance), True))
+  return filled(states.create(params, train_step.optimizer(made.guidance), True))
 
 
 def card():

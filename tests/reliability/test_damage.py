@@ -13,10 +13,10 @@ import pytest
 from absl import logging
 
 from gdistill import errors
-from gdistill import train
 from gdistill.cli import edge
 from gdistill.recipe import reading
 from gdistill.rounds import network as networks
+from gdistill.training import step as train_step
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import state as states
 from gdistill.workdir import step_checkpoints
@@ -29,7 +29,7 @@ def state_of(recipe, seed):
   """A real state: parameters, their running mean, both moments, counters."""
   net = networks.of_recipe(recipe, recipe.takes_w)
   params = networks.initial_params(net, recipe.model, jax.random.key(seed))
-  state = states.create(params, train.optimizer(recipe.guidance), True)
+  state = states.create(params, train_step.optimizer(recipe.guidance), True)
   moments = jax.tree.map(lambda a: a + seed, state.opt)
   return state.replace(opt=moments, step=state.step + seed)
 

@@ -9,7 +9,6 @@ import pytest
 import safetensors.numpy
 
 from gdistill import cells
-from gdistill import checks
 from gdistill import samples
 from gdistill import teachers
 from gdistill.cli import edge
@@ -19,6 +18,7 @@ from gdistill.evaluation import measure
 from gdistill.evaluation import reference
 from gdistill.evaluation import report
 from gdistill.recipe import reading
+from gdistill.training import checks as run_checks
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import ledger
 from gdistill.workdir import storage
@@ -90,7 +90,7 @@ def test_damaged_configs(tmp_path, cases):
 
   def of_a_run(bad):
     written(tmp_path / 'run' / 'config.json', bad)
-    checks.same_run(micro.recipe(), storage.path(tmp_path / 'run'))
+    run_checks.same_run(micro.recipe(), storage.path(tmp_path / 'run'))
 
   assert damage.fuzz(data, cases, of_a_run) > cases // 2
 

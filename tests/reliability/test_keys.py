@@ -5,10 +5,10 @@ import micro
 import numpy as np
 import pytest
 
-from gdistill import pipeline
 from gdistill.drawing import sampling
 from gdistill.rounds import folder as folders
 from gdistill.rounds import network as networks
+from gdistill.training import losses as stage_losses
 
 CASES = {
   'teacher': {},
@@ -49,7 +49,7 @@ def test_a_loss_uses_every_key_once(case):
     'pixels': np.zeros((4, size, size, 1), np.uint8), 'label': np.arange(4, dtype=np.int32),
     'id': np.arange(4, dtype=np.int32),
   }  # fmt: skip
-  loss = pipeline.loss_of(recipe, stage)
+  loss = stage_losses.loss_of(recipe, stage)
   found = jax.jit(lambda key: loss(params, teacher, batch, key, 4))(jax.random.key(1))
   assert found.shape == (4,) and np.isfinite(found).all()
 

@@ -3,9 +3,9 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
-from gdistill import train
 from gdistill.cli import edge
 from gdistill.recipe import reading
+from gdistill.training import step as train_step
 from gdistill.workdir import state as states
 
 SETTINGS = reading.from_config(edge.load_config('configs/digits.py', [])).teacher
@@ -13,7 +13,7 @@ SETTINGS = reading.from_config(edge.load_config('configs/digits.py', [])).teache
 
 def fresh(with_ema=True):
   params = {'a': jnp.arange(4.0), 'b': {'c': jnp.ones((2, 3))}}
-  return params, states.create(params, train.optimizer(SETTINGS), with_ema)
+  return params, states.create(params, train_step.optimizer(SETTINGS), with_ema)
 
 
 def test_every_leaf_has_its_own_buffer_because_the_step_donates_them_all():

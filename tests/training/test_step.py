@@ -14,9 +14,10 @@ import pytest
 from jax import numpy as jnp
 
 from gdistill import errors
-from gdistill import train
 from gdistill.cli import edge
 from gdistill.recipe import reading
+from gdistill.training import loop
+from gdistill.training import step as train_step
 from gdistill.workdir import state as states
 
 BASE = reading.from_config(edge.load_config('configs/digits.py', [])).teacher
@@ -29,13 +30,13 @@ def loss(params, teacher, batch, key, num_steps):
 
 
 def run(settings, xs, steps=10, unrolled=True, a=1.0):
-  state = states.create({'a': jnp.float32(a)}, train.optimizer(settings), settings.ema > 0)
-  step = train.make_step(loss, settings, unrolled)
-  given = train.numbers(steps, settings.lr, 1, KEY)
+  state = states.create({'a': jnp.float32(a)}, train_step.optimizer(settings), settings.ema > 0)
+  step = train_step.make_step(loss, settings, unrolled)
+  given = train_step.numbers(steps, settings.lr, 1, KEY)
   compiled, metrics = None, []
   for x in xs:
     batch = {'x': jnp.asarray(x, jnp.float32)}
-    compiled = compiled or train.compile_step(step, state, None, batch, given)
+    compiled = compiled or train_step.compile_step(step, state, None, batch, given)
     state, m = compiled(state, None, batch, given)
     metrics.append(jax.device_get(m))
   return state, metrics
@@ -63,7 +64,7 @@ def test_two_updates_are_adam_by_hand():
 
 def test_all_that_is_learned_decays_and_what_a_network_is_given_does_not():
   params = {'a': jnp.full(3, 2.0), 'null_text': jnp.full((2, 2), 5.0)}
-  tx = train.optimizer(changed(weight_decay=0.25))
+  tx = train_step.optimizer(changed(weight_decay=0.25))
   still = jax.tree.map(jnp.zeros_like, params)
   updates, _ = tx.update(still, tx.init(params), params)
   np.testing.assert_array_equal(updates['a'], np.full(3, 0.5))  # 0.25 of 2, and no gradient
@@ -113,9 +114,9 @@ def test_the_first_leaf_whose_gradient_breaks_is_named():
     broken = jnp.sqrt(jnp.abs(p['b']['c'] - 1)).sum() + jnp.sqrt(jnp.abs(p['b']['d'] - 1)).sum()
     return p['a'].sum() + broken + batch['x']
 
-  step = train.make_step(loss, BASE, True)
-  state = states.create(params, train.optimizer(BASE), False)
-  given = train.numbers(10, 1.0, 1, jax.random.key(0))
+  step = train_step.make_step(loss, BASE, True)
+  state = states.create(params, train_step.optimizer(BASE), False)
+  given = train_step.numbers(10, 1.0, 1, jax.random.key(0))
   state, metrics = step(state, None, {'x': jnp.ones((1, 4))}, given)
   names = states.names(params)
   assert names == ['a', 'b/c', 'b/d'] and int(metrics['broken']) == 1
@@ -124,17 +125,17 @@ def test_the_first_leaf_whose_gradient_breaks_is_named():
   with pytest.raises(
     errors.NumericsError, match=r"in a row \(the first leaf is 'b/c', at a loss of"
   ):
-    train.Finite(settings, names).check(jax.device_get(metrics), 1)
+    loop.Finite(settings, names).check(jax.device_get(metrics), 1)
   fine, metrics = step(
     states.create({'a': jnp.ones(2), 'b': {'c': jnp.ones(2) * 2, 'd': jnp.ones(2) * 2}},
-                  train.optimizer(BASE), False), None, {'x': jnp.ones((1, 4))}, given)  # fmt: skip
+                  train_step.optimizer(BASE), False), None, {'x': jnp.ones((1, 4))}, given)  # fmt: skip
   assert int(metrics['broken']) == -1 and int(fine.skipped) == 0
 
 
 @pytest.mark.parametrize(('step', 'enough'), [(399, True), (400, False)])
 def test_more_than_a_share_of_all_updates_ends_a_run(step, enough):
   settings = micro.recipe(train={'max_skipped_in_a_row': 20, 'max_skipped_percent': 5.0}).train
-  finite = train.Finite(settings, ['a', 'b'])
+  finite = loop.Finite(settings, ['a', 'b'])
   row = {'skipped': 20, 'skipped_in_a_row': 0, 'broken': -1, 'loss': 1.0}
   finite.check({**row, 'skipped': 19, 'broken': 1, 'loss': np.nan}, step)  # too few to judge by
   if enough:  # the leaf is of the last that broke, long ago
@@ -148,11 +149,11 @@ def test_more_than_a_share_of_all_updates_ends_a_run(step, enough):
 
 def test_warm_up_and_decay_are_within_the_round():
   rates = [
-    float(train.learning_rate(jnp.int32(k), jnp.float32(2.0), jnp.float32(100.0), 4, True))
+    float(train_step.learning_rate(jnp.int32(k), jnp.float32(2.0), jnp.float32(100.0), 4, True))
     for k in (0, 1, 3, 50, 99)
   ]
   np.testing.assert_allclose(rates, [0.5, 0.99, 1.94, 1.0, 0.02], rtol=1e-5)
-  flat = train.learning_rate(jnp.int32(70), jnp.float32(2.0), jnp.float32(100.0), 0, False)
+  flat = train_step.learning_rate(jnp.int32(70), jnp.float32(2.0), jnp.float32(100.0), 0, False)
   np.testing.assert_allclose(flat, 2.0)
 
 

@@ -1,34 +1,18 @@
-"""The only training loop: a compiled step, checkpoints, logs, preemption. It knows no diffusion."""
+"""The compiled train step: gradients over microbatches, their reduction over the mesh, the update."""
 
-import contextlib
-import dataclasses
 import functools
-import json
-import pathlib
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 from jax import numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from gdistill import errors
 from gdistill.devices import mesh as meshes
-from gdistill.devices import processes
 from gdistill.devices import sharding
-from gdistill.process import interrupt
-from gdistill.process import progress
 from gdistill.recipe import settings as recipes
 from gdistill.workdir import state as states
-from gdistill.workdir import step_checkpoints
-from gdistill.workdir import storage
-
-_RESTORING = 0.25  # hours that one process waits for the others to have read their checkpoint
-_ASK_EVERY = 10  # updates; machines that are taken away give half a minute's notice
 
 # (params, teacher_params, batch, key, num_steps) -> [B]
 Loss = Callable[[Any, Any, Any, jax.Array, jax.Array], jax.Array]
@@ -197,181 +181,3 @@ def state_shardings(mesh: Mesh, state: states.TrainState) -> states.TrainState:
   """Where each leaf of a state lies, from its shape."""
   held = jax.tree.map(lambda leaf: sharding.held_sharding(mesh, leaf.shape), state)
   return held.replace(params=sharding.tree_shardings(mesh, state.params))
-
-
-@dataclasses.dataclass
-class Seconds:
-  """Where the time went: `with seconds('save'): ...`."""
-
-  spent: dict[str, float] = dataclasses.field(default_factory=dict)
-
-  @contextlib.contextmanager
-  def __call__(self, name: str) -> Iterator[None]:
-    start = time.monotonic()
-    try:
-      yield
-    finally:
-      self.spent[name] = self.spent.get(name, 0.0) + time.monotonic() - start
-
-
-def fit(
-  folder: storage.epath.Path,
-  fresh: Callable[[], states.TrainState],
-  like: states.TrainState,
-  run: Callable,
-  teacher: Any,
-  batches: Callable[[int, int], Any],
-  given: dict,
-  steps: int,
-  settings: recipes.Train,
-  substeps: int,
-  stop: interrupt.Interrupt,
-  seconds: Seconds,
-) -> states.TrainState:
-  """Trains one round from `fresh()`, or from its newest checkpoint, to `steps` updates.
-
-  `like` is the state's shapes with their shardings.
-
-  `run(state, teacher, batches(step, substeps), given)` is the compiled step. Raises Preempted
-  after saving when asked to stop, NumericsError when too many updates were skipped.
-  """
-  steps_folder = folder / 'steps'
-  with seconds('restore'):
-    shardings = jax.tree.map(lambda a: a.sharding, like)
-    found = step_checkpoints.restore_latest(steps_folder, like, shardings)
-    # Its own buffers: the step donates them. Nothing else may hold on to a state, which is large.
-    step, state = (0, fresh()) if found is None else (found[0], jax.tree.map(jnp.copy, found[1]))
-    del found
-    stop.moved()
-    processes.barrier(f'{folder.name} begins at {step}', hours=_RESTORING)
-  log, watch = Log(folder, step), Finite(settings, states.names(state.params))
-
-  def check(metrics, step):
-    watch.check(jax.device_get(metrics), step)
-
-  def save(step):
-    stop.watch()
-    with seconds('save'), stop.patient():
-      saver.save(step, state)
-      log.flush()
-
-  metrics, since, start = None, step, time.monotonic()
-  with (
-    step_checkpoints.Saver(steps_folder, settings.max_to_keep, stop.watch) as saver,
-    progress.Progress(folder.name, steps, step) as bar,
-    stop.steady(),
-  ):
-    while step < steps:
-      saver.check()
-      with seconds('data'):
-        batch = batches(step, substeps)
-      with seconds('productive'):
-        before, (state, metrics) = metrics, run(state, teacher, batch, given)
-        step += substeps
-        # At most one step ahead of the devices: virtual CPU devices die of a longer queue.
-        if before is not None:
-          check(before, step - substeps)
-      if step % settings.log_every == 0 or step == steps:
-        with seconds('productive'):
-          row = {k: float(v) for k, v in jax.device_get(metrics).items() if k != 'broken'}
-        now = time.monotonic()
-        row['updates_per_second'] = (step - since) / max(now - start, 1e-9)
-        since, start = step, now
-        log.add(step, row)
-        bar.update(step, loss=row['loss'], lr=row['lr'])
-      else:
-        bar.update(step)
-      if step < steps and _asked_to_stop(stop, step, settings):
-        check(metrics, step)
-        save(step)
-        with seconds('save'), stop.patient():
-          saver.wait()
-        raise errors.Preempted(
-          f'{stop.requested or "a signal"}: {folder.name} is saved at step {step}; '
-          'repeat the command to go on'
-        )
-      if step % settings.checkpoint_every == 0 and step < steps:
-        check(metrics, step)
-        save(step)
-    with seconds('save'), stop.patient():
-      saver.wait()
-  if metrics is not None:
-    check(metrics, step)
-  log.flush()
-  return state
-
-
-def _asked_to_stop(stop: interrupt.Interrupt, step: int, settings: recipes.Train) -> bool:
-  """Whether any process was signalled; several ask each other every ten updates or more."""
-  if jax.process_count() == 1:
-    return bool(stop.requested)
-  stop.moved()
-  every = settings.substeps * -(-_ASK_EVERY // settings.substeps)
-  return step % every == 0 and processes.any_process(bool(stop.requested))
-
-
-class Finite:
-  """Ends a run whose updates are not finite: too many in a row, or too large a share of all."""
-
-  def __init__(self, settings: recipes.Train, names: Sequence[str]):
-    self._settings, self._names = settings, names
-    self._first = ''
-
-  def check(self, metrics: dict, step: int) -> None:
-    """NumericsError, with the first leaf whose gradient broke last, after `step` updates."""
-    settings, broken = self._settings, int(metrics['broken'])
-    if broken >= 0:
-      loss = float(metrics['loss'])
-      self._first = f' (the first leaf is {self._names[broken]!r}, at a loss of {loss:g})'
-    in_a_row, skipped = int(metrics['skipped_in_a_row']), int(metrics['skipped'])
-    many = skipped >= settings.max_skipped_in_a_row  # a share of the first few steps says little
-    share = 100 * skipped > settings.max_skipped_percent * step
-    if in_a_row >= settings.max_skipped_in_a_row or (many and share):
-      raise errors.NumericsError(
-        f'{skipped} of {step} updates were not finite, the last {in_a_row} in a row{self._first}; '
-        'lower the learning rate, or look for the first broken value with JAX_DEBUG_NANS=1'
-      )
-
-
-class Log:
-  """Training metrics as JSON lines and TensorBoard events, written whole: stores cannot append."""
-
-  def __init__(self, folder: storage.epath.Path, step: int):
-    self._file = folder / 'metrics.jsonl'
-    self._events = folder / 'events'
-    self._lines = []
-    if storage.exists(self._file):
-      lines = storage.read_text(self._file).splitlines()
-      self._lines = [a for a in lines if _step_of(a) <= step]
-    self._new: list[tuple[int, dict]] = []
-    self._name = f'events.out.tfevents.{int(time.time())}.{step:08d}'
-
-  def add(self, step: int, row: dict) -> None:
-    if jax.process_index() == 0:
-      self._lines.append(json.dumps(storage.jsonable({'step': step, **row})))
-      self._new.append((step, row))
-
-  def flush(self) -> None:
-    if not self._new:
-      return
-    storage.write_bytes(self._file, ('\n'.join(self._lines) + '\n').encode())
-    storage.write_bytes(self._events / self._name, _tensorboard(self._new))
-
-
-def _step_of(line: str) -> int:
-  try:
-    return int(json.loads(line)['step'])
-  except (ValueError, KeyError, TypeError):
-    return np.iinfo(np.int64).max  # a damaged line is dropped, not repeated
-
-
-def _tensorboard(rows: list[tuple[int, dict]]) -> bytes:
-  """An event file's bytes; written beside nothing, because workdirs may be object stores."""
-  import tensorboardX
-
-  with tempfile.TemporaryDirectory() as folder:
-    with tensorboardX.SummaryWriter(folder) as writer:
-      for step, row in rows:
-        for name, value in row.items():
-          writer.add_scalar(name, value, step)
-    return next(pathlib.Path(folder).glob('events*')).read_bytes()

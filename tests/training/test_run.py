@@ -15,20 +15,22 @@ import micro
 import numpy as np
 import pytest
 
-from gdistill import checks
 from gdistill import errors
 from gdistill import evaluate
 from gdistill import exporting
 from gdistill import grid
 from gdistill import notebook
-from gdistill import pipeline
-from gdistill import train
 from gdistill.cli import sample
 from gdistill.core import projections
 from gdistill.process import interrupt
+from gdistill.process import timing
 from gdistill.rounds import folder as folders
 from gdistill.rounds import network as networks
 from gdistill.rounds import plan as plans
+from gdistill.training import checks as run_checks
+from gdistill.training import losses as stage_losses
+from gdistill.training import plan_text
+from gdistill.training import run as training_run
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import ledger
 from gdistill.workdir import step_checkpoints
@@ -39,7 +41,7 @@ COMPILED = {}  # executables shared by the runs of one recipe, as a long process
 
 def run(workdir, stop=None, compiled=COMPILED, **sections):
   recipe = micro.recipe(**sections)
-  pipeline.run(recipe, workdir, stop or interrupt.Interrupt(), train.Seconds(), compiled)
+  training_run.run(recipe, workdir, stop or interrupt.Interrupt(), timing.Seconds(), compiled)
   return recipe
 
 
@@ -220,11 +222,11 @@ def test_encoders_are_in_no_cell_and_no_evaluation_waits_for_them(undisturbed):
     assert grid.plan(more, workdir, which) == grid.plan(recipe, workdir, which)
   one = {'model': 'student', 'num_steps': 3}  # it gets as far as this complaint
   with pytest.raises(errors.ConfigError, match='is no cell of this grid'):
-    evaluate.run(workdir, 'quick', interrupt.Interrupt(), train.Seconds(), one, more)
+    evaluate.run(workdir, 'quick', interrupt.Interrupt(), timing.Seconds(), one, more)
   only = dataclasses.replace(more, stages=(), initial=str(undisturbed / '01_guidance'))
   assert grid.teacher_folder(only, storage.path('elsewhere')) == workdir / '00_teacher'
   assert {c.model for c in grid.plan(only, workdir, 'full')} == {'teacher', 'floor'}
-  checks.grid(dataclasses.replace(
+  run_checks.grid(dataclasses.replace(
     only, evaluation=dataclasses.replace(recipe.evaluation, num_steps=(64,))
   ))  # fmt: skip
 
@@ -303,27 +305,27 @@ def test_encoders_begin_from_a_student_of_stage_one_or_go_on_from_an_encoder(
   recipe = micro.recipe(**{'initial': str(folder), 'encoder': True, **given})
   card = {**finished_rounds.read_card(folder), 'sampler': 'deterministic', **card}
   with pytest.raises(errors.ConfigError, match=words) as e:
-    checks.initial(recipe, card)
+    run_checks.initial(recipe, card)
   assert '\n' not in str(e.value)
   fine = micro.recipe(initial=str(folder), encoder=True, stages=())
   for theirs in (dict(), dict(stage='encoder', num_steps=4)):
     own = {**finished_rounds.read_card(folder), 'sampler': 'deterministic', **theirs}
-    checks.initial(fine, own)
+    run_checks.initial(fine, own)
 
 
 def test_the_plan_lists_an_encoders_rounds_and_their_batches_are_checked(undisturbed):
   recipe = micro.recipe(
     stages=(), initial=str(undisturbed / '01_guidance'), encoder=True, progressive={'batch_size': 8}
   )
-  lines = pipeline.describe(recipe, checks.mesh(recipe)).splitlines()
+  lines = plan_text.describe(recipe, run_checks.mesh(recipe)).splitlines()
   row = next(line for line in lines if line.startswith('01_encoder_1'))
   assert row.split()[1:] == ['9', '0.0005', '8', '72', '00_encoder_2']
   assert any(line.startswith('encoder ') and line.split()[-1] == '8' for line in lines)
   assert 'compiled train steps: 1 (encoder), each once for its rounds' in lines
   with pytest.raises(errors.ConfigError, match=r'progressive\.batch_size=8'):
-    checks.mesh(recipe, devices=3)
+    run_checks.mesh(recipe, devices=3)
   with pytest.raises(errors.DataError, match='a batch needs 2048'):
-    checks.data(dataclasses.replace(
+    run_checks.data(dataclasses.replace(
       recipe, progressive=dataclasses.replace(recipe.progressive, batch_size=2048)
     ))  # fmt: skip
 
@@ -369,7 +371,7 @@ def test_a_teacher_without_label_dropout_cannot_be_guided(undisturbed, tmp_path)
   card = finished_rounds.read_card(undisturbed / '00_teacher')
   recipe = micro.recipe(stages=('guidance',), initial=str(undisturbed / '00_teacher'))
   with pytest.raises(errors.ConfigError, match='no null condition'):
-    checks.initial(recipe, {**card, 'p_uncond': 0.0})
+    run_checks.initial(recipe, {**card, 'p_uncond': 0.0})
 
 
 @pytest.mark.parametrize(
@@ -440,7 +442,7 @@ def test_the_settings_of_a_loss_reach_it(monkeypatch, stage):
   params = networks.initial_params(net, recipe.model, jax.random.key(0))
   batch = {'pixels': np.zeros((2, 8, 8, 1), np.uint8), 'label': np.zeros(2, np.int32)}
   batch['id'] = np.arange(2, dtype=np.int32)
-  pipeline.loss_of(recipe, stage)(params, params, batch, jax.random.key(1), 4)
+  stage_losses.loss_of(recipe, stage)(params, params, batch, jax.random.key(1), 4)
   assert given['w_power'] == 1.5 and given['weight'] == 'snr_plus_one'
   assert given['loss_project'] is projections.clip
   assert (given['w_min'], given['w_max']) == (0.0, 4.0)
@@ -508,6 +510,6 @@ def test_where_errors_of_eps_blow_up_in_v_it_is_said(capsys, noise, weight, pred
   if times:  # 1 / alpha of the last index
     found = np.prod(1.0 - networks.betas(recipe.noise)) ** -0.5
     assert f'{found:,.0f}' == times
-  checks.warn_of_eps(recipe)
+  run_checks.warn_of_eps(recipe)
   said = capsys.readouterr().err
   assert (f'counts {times} times in v, under guidance.weight=' in said) if times else not said

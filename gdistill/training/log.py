@@ -1,0 +1,55 @@
+"""A round's training metrics, as JSON lines and TensorBoard events."""
+
+import json
+import pathlib
+import tempfile
+import time
+
+import jax
+import numpy as np
+
+from gdistill.workdir import storage
+
+
+class Log:
+  """Training metrics as JSON lines and TensorBoard events, written whole: stores cannot append."""
+
+  def __init__(self, folder: storage.epath.Path, step: int):
+    self._file = folder / 'metrics.jsonl'
+    self._events = folder / 'events'
+    self._lines = []
+    if storage.exists(self._file):
+      lines = storage.read_text(self._file).splitlines()
+      self._lines = [a for a in lines if _step_of(a) <= step]
+    self._new: list[tuple[int, dict]] = []
+    self._name = f'events.out.tfevents.{int(time.time())}.{step:08d}'
+
+  def add(self, step: int, row: dict) -> None:
+    if jax.process_index() == 0:
+      self._lines.append(json.dumps(storage.jsonable({'step': step, **row})))
+      self._new.append((step, row))
+
+  def flush(self) -> None:
+    if not self._new:
+      return
+    storage.write_bytes(self._file, ('\n'.join(self._lines) + '\n').encode())
+    storage.write_bytes(self._events / self._name, _tensorboard(self._new))
+
+
+def _step_of(line: str) -> int:
+  try:
+    return int(json.loads(line)['step'])
+  except (ValueError, KeyError, TypeError):
+    return np.iinfo(np.int64).max  # a damaged line is dropped, not repeated
+
+
+def _tensorboard(rows: list[tuple[int, dict]]) -> bytes:
+  """An event file's bytes; written beside nothing, because workdirs may be object stores."""
+  import tensorboardX
+
+  with tempfile.TemporaryDirectory() as folder:
+    with tensorboardX.SummaryWriter(folder) as writer:
+      for step, row in rows:
+        for name, value in row.items():
+          writer.add_scalar(name, value, step)
+    return next(pathlib.Path(folder).glob('events*')).read_bytes()
