@@ -13,7 +13,7 @@ from jax import numpy as jnp
 
 from gdistill import evaluate
 from gdistill import grid
-from gdistill.evaluation import extractors
+from gdistill.evaluation.features import extractors
 from gdistill.models import efficientnet
 from gdistill.process import interrupt
 

@@ -16,7 +16,7 @@ import torch_inception
 from flax import linen as nn
 
 from gdistill.convert import inception
-from gdistill.evaluation import extractors
+from gdistill.evaluation.features import extractors
 from gdistill.models import inception as models
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 from jax import numpy as jnp
 
-from gdistill.evaluation import extractors
+from gdistill.evaluation.features import extractors
 
 
 def extractor(name='stand_in', spatial='', num_classes=3, **more):

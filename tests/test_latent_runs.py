@@ -19,7 +19,7 @@ from gdistill import grid
 from gdistill.cli import evaluate as evaluate_command
 from gdistill.cli import statistics as statistics_command
 from gdistill.drawing import sampling
-from gdistill.evaluation import extractors
+from gdistill.evaluation.features import extractors
 from gdistill.frozen import encode
 from gdistill.frozen import networks as frozen_networks
 from gdistill.recipe import reading

@@ -62,7 +62,7 @@ def _run(args) -> int:
 
   from gdistill import errors
   from gdistill.convert import files
-  from gdistill.evaluation import weights
+  from gdistill.evaluation.features import weights
   from gdistill.workdir import storage
 
   known = weights.SOURCES[args.network]

@@ -222,7 +222,7 @@ def add_extractor(parser: Parser, otherwise: str = '') -> None:
 
 def extractor(args: argparse.Namespace):
   """The feature network that the flags ask for."""
-  from gdistill.evaluation import extractors
+  from gdistill.evaluation.features import extractors
 
   name = args.extractor or 'inception'
   if args.resize and name != 'inception':

@@ -11,8 +11,8 @@ import jax
 import numpy as np
 
 from gdistill import errors
-from gdistill.evaluation import extractors
-from gdistill.evaluation import weights
+from gdistill.evaluation.features import extractors
+from gdistill.evaluation.features import weights
 from gdistill.models import clip
 
 _TOWERS = {'clip_b32': clip.TEXT_B32, 'clip_l14': clip.TEXT_L14}

@@ -24,7 +24,7 @@ from gdistill.cli import evaluate as evaluate_command
 from gdistill.cli import sample
 from gdistill.cli import statistics as statistics_command
 from gdistill.cli import table
-from gdistill.evaluation import extractors
+from gdistill.evaluation.features import extractors
 from gdistill.process import interrupt
 from gdistill.process import timing
 from gdistill.training import run as training_run

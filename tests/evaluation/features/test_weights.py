@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gdistill import errors
-from gdistill.evaluation import weights
+from gdistill.evaluation.features import weights
 
 PARAMS = {'conv': {'kernel': np.arange(6, dtype=np.float32).reshape(2, 3), 'bias': np.ones(3)}}
 

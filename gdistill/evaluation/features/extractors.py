@@ -13,8 +13,8 @@ import numpy as np
 from jax import numpy as jnp
 
 from gdistill import errors
-from gdistill.evaluation import classifier
-from gdistill.evaluation import weights
+from gdistill.evaluation.features import classifier
+from gdistill.evaluation.features import weights
 from gdistill.models import clip
 from gdistill.models import efficientnet
 from gdistill.models import inception

@@ -7,8 +7,8 @@ import pytest
 from sklearn import datasets
 
 from gdistill import errors
-from gdistill.evaluation import classifier
-from gdistill.evaluation import extractors
+from gdistill.evaluation.features import classifier
+from gdistill.evaluation.features import extractors
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from flax import linen as nn
 from flax import traverse_util
 from jax import numpy as jnp
 
-from gdistill.evaluation import weights
+from gdistill.evaluation.features import weights
 
 Params = dict[str, np.ndarray]  # {'conv0/kernel': array, ...}
 
