@@ -21,8 +21,8 @@ from gdistill import evaluate
 from gdistill.core import masks
 from gdistill.devices import mesh as meshes
 from gdistill.drawing import editor
-from gdistill.evaluation import statistics
 from gdistill.evaluation.features import extractors
+from gdistill.evaluation.figures import statistics
 from gdistill.frozen import encode
 from gdistill.frozen import networks as frozen_networks
 from gdistill.rounds import folder as folders

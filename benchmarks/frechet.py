@@ -8,7 +8,7 @@ import common
 import numpy as np
 import scipy.linalg
 
-from gdistill.evaluation import statistics
+from gdistill.evaluation.figures import statistics
 
 
 def main() -> None:

@@ -10,9 +10,9 @@ import jax
 import numpy as np
 
 from gdistill import errors
-from gdistill.evaluation import measure
 from gdistill.evaluation import protocol
 from gdistill.evaluation.features import extractors
+from gdistill.evaluation.figures import measure
 from gdistill.workdir import storage
 
 

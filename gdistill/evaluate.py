@@ -16,14 +16,14 @@ from gdistill import grid as grids
 from gdistill.data import source
 from gdistill.devices import processes
 from gdistill.drawing import sampling
-from gdistill.evaluation import measure
-from gdistill.evaluation import precision_recall
 from gdistill.evaluation import protocol
 from gdistill.evaluation import reference
 from gdistill.evaluation import report
-from gdistill.evaluation import statistics
 from gdistill.evaluation.features import classifier
 from gdistill.evaluation.features import extractors
+from gdistill.evaluation.figures import measure
+from gdistill.evaluation.figures import precision_recall
+from gdistill.evaluation.figures import statistics
 from gdistill.frozen import encode
 from gdistill.process import interrupt
 from gdistill.process import progress

@@ -9,13 +9,13 @@ import numpy as np
 from gdistill import errors
 from gdistill.data import images as data
 from gdistill.data import source
-from gdistill.evaluation import clip_score as clip_scores
-from gdistill.evaluation import measure
 from gdistill.evaluation import presets
 from gdistill.evaluation import protocol
 from gdistill.evaluation import reference
-from gdistill.evaluation import statistics
 from gdistill.evaluation.features import extractors
+from gdistill.evaluation.figures import clip_score as clip_scores
+from gdistill.evaluation.figures import measure
+from gdistill.evaluation.figures import statistics
 from gdistill.workdir import storage
 
 BANK = 10_000  # pictures whose features have neighbours

@@ -9,8 +9,8 @@ from PIL import Image
 
 from gdistill.cli import evaluate as command
 from gdistill.cli import statistics as statistics_command
-from gdistill.evaluation import statistics
 from gdistill.evaluation.features import extractors
+from gdistill.evaluation.figures import statistics
 
 
 @pytest.fixture(autouse=True)

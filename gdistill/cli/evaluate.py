@@ -179,8 +179,8 @@ def _images(args) -> int:
   from gdistill import samples
   from gdistill.data import images as data
   from gdistill.devices import mesh as meshes
-  from gdistill.evaluation import clip_score
   from gdistill.evaluation import presets
+  from gdistill.evaluation.figures import clip_score
   from gdistill.process import progress
   from gdistill.workdir import storage
 

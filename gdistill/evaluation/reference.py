@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from gdistill import errors
-from gdistill.evaluation import measure
-from gdistill.evaluation import precision_recall
 from gdistill.evaluation.features import extractors
+from gdistill.evaluation.figures import measure
+from gdistill.evaluation.figures import precision_recall
 from gdistill.workdir import storage
 
 FORMAT = 1

@@ -9,9 +9,9 @@ from PIL import Image
 
 from gdistill import errors
 from gdistill.cli import evaluate as command
-from gdistill.evaluation import clip_score
 from gdistill.evaluation import presets
 from gdistill.evaluation.features import extractors
+from gdistill.evaluation.figures import clip_score
 
 NAMES = (
   'cifar10', 'imagenet64', 'imagenet256', 'coco5k', 'coco30k', 'laion_aesthetic',

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import stand_in
 
-from gdistill.evaluation import inception_score
-from gdistill.evaluation import kernel_distance
-from gdistill.evaluation import measure
-from gdistill.evaluation import precision_recall
-from gdistill.evaluation import statistics
 from gdistill.evaluation.features import extractors
+from gdistill.evaluation.figures import inception_score
+from gdistill.evaluation.figures import kernel_distance
+from gdistill.evaluation.figures import measure
+from gdistill.evaluation.figures import precision_recall
+from gdistill.evaluation.figures import statistics
 
 torch = pytest.importorskip('torch', reason='bash launch/test.sh parity installs torch')
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / 'benchmarks'))

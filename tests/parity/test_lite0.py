@@ -11,9 +11,9 @@ from PIL import Image
 from gdistill.convert import efficientnet as convert
 from gdistill.convert import files
 from gdistill.data import images
-from gdistill.evaluation import statistics
 from gdistill.evaluation.features import extractors
 from gdistill.evaluation.features import weights
+from gdistill.evaluation.figures import statistics
 from gdistill.models import efficientnet
 
 torch = pytest.importorskip('torch', reason='bash launch/test.sh parity installs torch')

@@ -13,10 +13,10 @@ from gdistill import samples
 from gdistill import teachers
 from gdistill.cli import edge
 from gdistill.convert import files
-from gdistill.evaluation import measure
 from gdistill.evaluation import reference
 from gdistill.evaluation import report
 from gdistill.evaluation.features import extractors
+from gdistill.evaluation.figures import measure
 from gdistill.recipe import reading
 from gdistill.training import checks as run_checks
 from gdistill.workdir import finished as finished_rounds

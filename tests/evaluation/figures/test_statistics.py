@@ -5,7 +5,7 @@ import pytest
 import scipy.linalg
 
 from gdistill import errors
-from gdistill.evaluation import statistics
+from gdistill.evaluation.figures import statistics
 
 
 def moments(mean, cov):

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from gdistill.evaluation import inception_score
-from gdistill.evaluation import kernel_distance
-from gdistill.evaluation import precision_recall
-from gdistill.evaluation import statistics
 from gdistill.evaluation.features import extractors
+from gdistill.evaluation.figures import inception_score
+from gdistill.evaluation.figures import kernel_distance
+from gdistill.evaluation.figures import precision_recall
+from gdistill.evaluation.figures import statistics
 
 FORMAT = 1  # of what is kept in files: raised where a figure is computed otherwise
 _ROWS = 2048

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gdistill.evaluation import clip_score
+from gdistill.evaluation.figures import clip_score
 
 
 def test_it_is_the_mean_cosine_of_the_pairs():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gdistill.evaluation import inception_score
+from gdistill.evaluation.figures import inception_score
 
 
 def test_sure_and_even_gives_the_number_of_classes():

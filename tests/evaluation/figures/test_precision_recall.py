@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gdistill.evaluation import precision_recall
+from gdistill.evaluation.figures import precision_recall
 
 
 def by_loops(points, centres, k):

@@ -7,11 +7,11 @@ import pytest
 import scipy.linalg
 import stand_in
 
-from gdistill.evaluation import inception_score
-from gdistill.evaluation import measure
 from gdistill.evaluation import reference
-from gdistill.evaluation import statistics
 from gdistill.evaluation.features import extractors
+from gdistill.evaluation.figures import inception_score
+from gdistill.evaluation.figures import measure
+from gdistill.evaluation.figures import statistics
 
 TOTAL, BANK = 1003, 600
 

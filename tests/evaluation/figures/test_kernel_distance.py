@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from gdistill.evaluation import kernel_distance
+from gdistill.evaluation.figures import kernel_distance
 
 
 def test_it_is_the_three_means_of_the_kernel():
