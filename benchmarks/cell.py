@@ -11,9 +11,9 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
-from gdistill import evaluate
-from gdistill import grid
 from gdistill.evaluation.features import extractors
+from gdistill.evaluation.grid import cells as grid_cells
+from gdistill.evaluation.grid import draw_and_measure
 from gdistill.models import efficientnet
 from gdistill.process import interrupt
 
@@ -30,13 +30,13 @@ def main() -> None:
   recipe = common.recipe(network, evaluation=dict(batch_size=size, keep_images=0))
   folder = common.folder(recipe, 'progressive')
   sampler, extractor = common.sampler(folder, size), _extractor()
-  cell = grid.Cell('student', '', 'ddim', args.num_steps, 1.0)
+  cell = grid_cells.Cell('student', '', 'ddim', args.num_steps, 1.0)
   draw = functools.partial(
-    evaluate._drawn, recipe, extractor, sampler, cell, args.images, interrupt.Interrupt(),
+    draw_and_measure._drawn, recipe, extractor, sampler, cell, args.images, interrupt.Interrupt(),
     lambda drawn: None,
   )  # fmt: skip
   seeds, w = np.arange(args.images), np.full(args.images, cell.w)
-  labels = grid.labels(recipe, args.images)
+  labels = grid_cells.labels(recipe, args.images)
 
   def networks():
     for first in range(0, args.images, size):

@@ -22,12 +22,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from gdistill import evaluate
-from gdistill import grid
 from gdistill.cli import edge
 from gdistill.devices import mesh as meshes
 from gdistill.devices import sharding
 from gdistill.drawing import sampling
+from gdistill.evaluation.grid import cells as grid_cells
+from gdistill.evaluation.grid import run as grid_run
 from gdistill.frozen import networks as frozen_networks
 from gdistill.process import interrupt
 from gdistill.process import timing
@@ -427,11 +427,11 @@ def folder(r: recipes.Recipe, stage: str) -> folders.Folder:
 def finished(workdir: str, num_steps: int) -> tuple[dict[str, folders.Folder], list[int]]:
   """Teacher and student of a run ({} where none has so many steps), and what students there are."""
   root = storage.path(workdir)
-  r = evaluate.read_recipe(root)
+  r = grid_run.read_recipe(root)
   students = {one.num_steps: one.name for one in plans.plan(r) if one.num_steps}
   if num_steps not in students:
     return {}, sorted(students)
-  teacher, student = grid.teacher_folder(r, root), root / students[num_steps]
+  teacher, student = grid_cells.teacher_folder(r, root), root / students[num_steps]
   read = {'teacher': folders.read_folder(teacher), 'student': folders.read_folder(student)}
   return read, sorted(students)
 

@@ -17,12 +17,13 @@ import sys
 import jax
 import numpy as np
 
-from gdistill import evaluate
 from gdistill.core import masks
 from gdistill.devices import mesh as meshes
 from gdistill.drawing import editor
 from gdistill.evaluation.features import extractors
 from gdistill.evaluation.figures import statistics
+from gdistill.evaluation.grid import real_images
+from gdistill.evaluation.grid import run as grid_run
 from gdistill.frozen import encode
 from gdistill.frozen import networks as frozen_networks
 from gdistill.rounds import folder as folders
@@ -79,9 +80,9 @@ class _Run(_Rounds):
 
   def __init__(self, workdir: str, images: int):
     super().__init__(workdir)
-    recipe = evaluate.read_recipe(self.workdir)
+    recipe = grid_run.read_recipe(self.workdir)
     train, held = encode.pictures(recipe)
-    self.extractor = evaluate.extractor_of(recipe, self.workdir)
+    self.extractor = real_images.extractor_of(recipe, self.workdir)
     self.pixels, self.labels = held.some(min(images, len(held)))
     self.classes = recipe.model.num_classes
     self.train = train.some(10_000)

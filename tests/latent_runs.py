@@ -10,9 +10,9 @@ import texts
 from jax import numpy as jnp
 from PIL import Image
 
-from gdistill import evaluate
 from gdistill.cli import edge
 from gdistill.convert import autoencoder as autoencoders
+from gdistill.evaluation.grid import run as grid_run
 from gdistill.models import vae
 from gdistill.process import interrupt
 from gdistill.process import timing
@@ -136,5 +136,5 @@ def trained(
 
 
 def evaluated(workdir: pathlib.Path) -> list[dict]:
-  rows = evaluate.run(workdir, 'quick', interrupt.Interrupt(), timing.Seconds())
+  rows = grid_run.run(workdir, 'quick', interrupt.Interrupt(), timing.Seconds())
   return storage.jsonable(rows)

@@ -14,12 +14,13 @@ from PIL import Image
 
 import gdistill.cli
 from gdistill import errors
-from gdistill import evaluate
-from gdistill import grid
 from gdistill.cli import evaluate as evaluate_command
 from gdistill.cli import statistics as statistics_command
 from gdistill.drawing import sampling
 from gdistill.evaluation.features import extractors
+from gdistill.evaluation.grid import cells as grid_cells
+from gdistill.evaluation.grid import draw_and_measure
+from gdistill.evaluation.grid import run as grid_run
 from gdistill.frozen import encode
 from gdistill.frozen import networks as frozen_networks
 from gdistill.recipe import reading
@@ -203,9 +204,9 @@ def test_all_cells_are_drawn_for_the_prompts_of_the_run(given, monkeypatch):
 
   monkeypatch.setattr(sampling, 'Sampler', Stands)
   monkeypatch.setattr(folders, 'read_folder', lambda folder: None)
-  cell = grid.Cell('teacher', 'somewhere', 'ddim', 1, 2.0)
-  assert evaluate._sampler(None, cell, 8, prompts).num_prompts == prompts
-  assert evaluate._sampler(None, cell, 8, []).num_prompts == 1
+  cell = grid_cells.Cell('teacher', 'somewhere', 'ddim', 1, 2.0)
+  assert draw_and_measure._sampler(None, cell, 8, prompts).num_prompts == prompts
+  assert draw_and_measure._sampler(None, cell, 8, []).num_prompts == 1
 
 
 @pytest.mark.parametrize('stage', ['guidance', 'progressive'])
@@ -338,7 +339,7 @@ def test_the_evaluation_of_a_run_in_a_bucket_can_be_changed(undisturbed, monkeyp
     return dataclasses.replace(recipe, latents=where)
 
   monkeypatch.setattr(encode, 'from_workdir', there)
-  found = evaluate.read_recipe(
+  found = grid_run.read_recipe(
     storage.path(undisturbed), lambda config: config['evaluation'].update(bank=7)
   )
   assert found.evaluation.bank == 7 and found.latents.autoencoder.startswith('gs://')
@@ -357,7 +358,7 @@ def test_an_evaluation_needs_no_cache_and_a_finished_run_does_not_make_it(
 ):
   workdir = shutil.copytree(undisturbed, tmp_path / 'run')
   shutil.rmtree(workdir / 'latents')
-  recipe = evaluate.read_recipe(storage.path(workdir))
+  recipe = grid_run.read_recipe(storage.path(workdir))
   assert recipe.latents.autoencoder == str(workdir / 'autoencoder')
   assert latent_runs.evaluated(workdir)
   run(PHOTOS, given, workdir)

@@ -106,15 +106,15 @@ def _settings(args) -> list[str]:
 
 def _of_preset(args) -> dict:
   from gdistill import errors
-  from gdistill import evaluate
   from gdistill.evaluation import presets
+  from gdistill.evaluation.grid import run as grid_run
   from gdistill.frozen import encode
   from gdistill.workdir import storage
 
   preset = presets.get(args.preset)
   if args.grid == 'quick':
     raise errors.ConfigError(f'--grid=quick is not the protocol of --preset={preset.name}')
-  size = encode.pixel_shape(evaluate.read_recipe(storage.path(args.workdir)))[0]
+  size = encode.pixel_shape(grid_run.read_recipe(storage.path(args.workdir)))[0]
   if preset.prompts or size != preset.size:
     what = 'prompts' if preset.prompts else f'pictures of {preset.size} pixels, not {size}'
     raise errors.ConfigError(
@@ -130,16 +130,16 @@ def _of_preset(args) -> dict:
 def _grid(args, overrides) -> int:
   import jax
 
-  from gdistill import evaluate
   from gdistill.devices import mesh as meshes
   from gdistill.devices import processes
+  from gdistill.evaluation.grid import run as grid_run
   from gdistill.process import timing
   from gdistill.recipe import identity
   from gdistill.workdir import storage
 
   workdir = storage.path(args.workdir)
-  recipe = evaluate.read_recipe(workdir, lambda config: edge.override(config, overrides))
-  evaluate.check(recipe)
+  recipe = grid_run.read_recipe(workdir, lambda config: edge.override(config, overrides))
+  grid_run.check(recipe)
   meshes.use_compile_cache()
   meshes.make_cpu_devices(recipe.mesh.cpu_devices)
   processes.start(args.coordinator, args.num_processes, args.process_id)
@@ -148,9 +148,9 @@ def _grid(args, overrides) -> int:
   again = {k: getattr(args, k) for k in names if getattr(args, k) is not None}
   seconds = timing.Seconds()
   with edge.owned(workdir, seconds, recipe.train.stall_seconds) as stop:
-    rows = evaluate.run(workdir, args.grid or 'quick', stop, seconds, again, recipe)
+    rows = grid_run.run(workdir, args.grid or 'quick', stop, seconds, again, recipe)
     if not jax.process_index():
-      evaluate.write(workdir, rows)
+      grid_run.write(workdir, rows)
   return 0
 
 
@@ -176,10 +176,10 @@ def _images(args) -> int:
   import sys
 
   from gdistill import errors
-  from gdistill import samples
   from gdistill.data import images as data
   from gdistill.devices import mesh as meshes
   from gdistill.evaluation import presets
+  from gdistill.evaluation import samples
   from gdistill.evaluation.figures import clip_score
   from gdistill.process import progress
   from gdistill.workdir import storage

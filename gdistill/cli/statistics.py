@@ -32,9 +32,9 @@ def main(argv: Sequence[str]) -> int:
 
 def _run(args, overrides) -> int:
   from gdistill import errors
-  from gdistill import samples
   from gdistill.data import images as pictures
   from gdistill.devices import mesh as meshes
+  from gdistill.evaluation import samples
   from gdistill.frozen import encode
   from gdistill.process import progress
   from gdistill.recipe import reading

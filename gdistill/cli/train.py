@@ -67,12 +67,12 @@ def _run(args, overrides, plan: bool) -> int:
   meshes.make_cpu_devices(recipe.mesh.cpu_devices)
   processes.start(args.coordinator, args.num_processes, args.process_id)
   run_checks.everything(recipe, workdir)
-  from gdistill import evaluate
-  from gdistill import grid
+  from gdistill.evaluation.grid import cells as grid_cells
+  from gdistill.evaluation.grid import run as grid_run
 
-  evaluate.check(recipe)
+  grid_run.check(recipe)
   if recipe.initial:
-    grid.teacher_folder(recipe, workdir)  # the report will need it
+    grid_cells.teacher_folder(recipe, workdir)  # the report will need it
   processes.agree('config', identity.digest_together(recipe))
 
   from gdistill.process import timing
@@ -104,8 +104,8 @@ def _check_devices(args, plan: bool) -> None:
 def _plan(recipe, workdir, devices: int | None) -> str:
   """What would happen, and in a last line what is missing of the data, which may lie elsewhere."""
   from gdistill import errors
-  from gdistill import grid
   from gdistill.devices import mesh as meshes
+  from gdistill.evaluation.grid import cells as grid_cells
   from gdistill.training import checks as run_checks
   from gdistill.training import plan_text
   from gdistill.workdir import finished as finished_rounds
@@ -116,7 +116,7 @@ def _plan(recipe, workdir, devices: int | None) -> str:
     run_checks.rest(recipe, workdir)
   mesh = run_checks.mesh(recipe, devices)
   if recipe.initial and there:
-    grid.teacher_folder(recipe, workdir)
+    grid_cells.teacher_folder(recipe, workdir)
   text = plan_text.describe(recipe, mesh, workdir)
   if not there:
     text += f'\ninitial: {recipe.initial} is no finished round yet; import or train it first'
@@ -131,16 +131,16 @@ def _evaluate(workdir, stop, seconds) -> None:
   """The quick grid, which all processes draw, and the page, unless they are there."""
   import jax
 
-  from gdistill import evaluate
   from gdistill.devices import processes
+  from gdistill.evaluation.grid import run as grid_run
 
   page = workdir / 'report' / 'index.html'
-  recipe = evaluate.read_recipe(workdir)
-  idle = not evaluate.missing(recipe, workdir, 'quick') and not seconds.spent and page.exists()
+  recipe = grid_run.read_recipe(workdir)
+  idle = not grid_run.missing(recipe, workdir, 'quick') and not seconds.spent and page.exists()
   if not processes.any_process(not idle):
     if not jax.process_index():
       print(f'nothing to do: every round is finished; {page}', file=sys.stderr)
     return
-  rows = evaluate.run(workdir, 'quick', stop, seconds)
+  rows = grid_run.run(workdir, 'quick', stop, seconds)
   if not jax.process_index():
-    evaluate.write(workdir, rows)
+    grid_run.write(workdir, rows)

@@ -16,8 +16,6 @@ from PIL import Image
 
 import gdistill.cli
 from gdistill import errors
-from gdistill import evaluate
-from gdistill import grid as grids
 from gdistill import notebook
 from gdistill.cli import edge
 from gdistill.cli import evaluate as evaluate_command
@@ -25,6 +23,8 @@ from gdistill.cli import sample
 from gdistill.cli import statistics as statistics_command
 from gdistill.cli import table
 from gdistill.evaluation.features import extractors
+from gdistill.evaluation.grid import cells as grids
+from gdistill.evaluation.grid import run as grid_run
 from gdistill.process import interrupt
 from gdistill.process import timing
 from gdistill.training import run as training_run
@@ -142,9 +142,9 @@ def test_evaluation_stops_between_batches_and_goes_on(workdir, tmp_path):
   assert len(cells) == len(set(cells))
   stop = micro.StopAfter(3)
   with pytest.raises(Exception, match='repeat the command'):
-    evaluate.run(workdir, 'quick', stop, timing.Seconds())
+    grid_run.run(workdir, 'quick', stop, timing.Seconds())
   kept = {p: p.stat().st_mtime_ns for p in (workdir / 'evaluation' / 'cells').iterdir()}
-  evaluate.run(workdir, 'quick', interrupt.Interrupt(), timing.Seconds())
+  grid_run.run(workdir, 'quick', interrupt.Interrupt(), timing.Seconds())
   assert all(p.stat().st_mtime_ns == t for p, t in kept.items())
 
 
@@ -197,7 +197,7 @@ def test_drawing_anew_forgets_what_was_measured_of_the_old_pictures(workdir, mon
 
 
 def test_a_damaged_cell_is_named(workdir):
-  evaluate.run(workdir, 'quick', interrupt.Interrupt(), timing.Seconds())
+  grid_run.run(workdir, 'quick', interrupt.Interrupt(), timing.Seconds())
   recipe = micro.recipe()  # of the quick grid: another test may have drawn the full one, too
   cells = grids.plan(recipe, workdir, 'quick')
   ids = grids.names(cells, recipe.evaluation.quick_images).values()

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from gdistill import cells
-from gdistill import samples
 from gdistill import teachers
 from gdistill.cli import edge
 from gdistill.convert import files
 from gdistill.evaluation import reference
 from gdistill.evaluation import report
+from gdistill.evaluation import samples
 from gdistill.evaluation.features import extractors
 from gdistill.evaluation.figures import measure
+from gdistill.evaluation.grid import cell_store
 from gdistill.recipe import reading
 from gdistill.training import checks as run_checks
 from gdistill.workdir import finished as finished_rounds
@@ -138,10 +138,10 @@ def test_damaged_cells(tmp_path, cases):
   folder = tmp_path / 'evaluation' / 'cells'
   folder.mkdir(parents=True)
   for pack in (True, False):
-    data = cells.npz({'pixels': pixels, 'index': np.arange(20)}, pack)
+    data = cell_store.npz({'pixels': pixels, 'index': np.arange(20)}, pack)
 
     def read(bad):
-      found = cells.read(storage.path(written(folder / 'a.npz', bad)))
+      found = cell_store.read(storage.path(written(folder / 'a.npz', bad)))
       if 'pixels' in found:  # of zip's own checksum, which its names are not under
         np.testing.assert_array_equal(found['pixels'], pixels)
 

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 
 from gdistill import errors
-from gdistill import evaluate
 from gdistill import exporting
-from gdistill import grid
 from gdistill import notebook
 from gdistill.cli import sample
 from gdistill.core import projections
+from gdistill.evaluation.grid import cells as grid_cells
+from gdistill.evaluation.grid import run as grid_run
 from gdistill.process import interrupt
 from gdistill.process import timing
 from gdistill.rounds import folder as folders
@@ -219,13 +219,13 @@ def test_encoders_are_in_no_cell_and_no_evaluation_waits_for_them(undisturbed):
   recipe, workdir = micro.recipe(), storage.path(undisturbed)
   more = dataclasses.replace(recipe, encoder=True)
   for which in ('quick', 'full'):
-    assert grid.plan(more, workdir, which) == grid.plan(recipe, workdir, which)
+    assert grid_cells.plan(more, workdir, which) == grid_cells.plan(recipe, workdir, which)
   one = {'model': 'student', 'num_steps': 3}  # it gets as far as this complaint
   with pytest.raises(errors.ConfigError, match='is no cell of this grid'):
-    evaluate.run(workdir, 'quick', interrupt.Interrupt(), timing.Seconds(), one, more)
+    grid_run.run(workdir, 'quick', interrupt.Interrupt(), timing.Seconds(), one, more)
   only = dataclasses.replace(more, stages=(), initial=str(undisturbed / '01_guidance'))
-  assert grid.teacher_folder(only, storage.path('elsewhere')) == workdir / '00_teacher'
-  assert {c.model for c in grid.plan(only, workdir, 'full')} == {'teacher', 'floor'}
+  assert grid_cells.teacher_folder(only, storage.path('elsewhere')) == workdir / '00_teacher'
+  assert {c.model for c in grid_cells.plan(only, workdir, 'full')} == {'teacher', 'floor'}
   run_checks.grid(dataclasses.replace(
     only, evaluation=dataclasses.replace(recipe.evaluation, num_steps=(64,))
   ))  # fmt: skip

@@ -6,8 +6,8 @@ import micro
 import pytest
 
 from gdistill import errors
-from gdistill import evaluate
-from gdistill import grid as grids
+from gdistill.evaluation.grid import cells as grids
+from gdistill.evaluation.grid import run as grid_run
 from gdistill.recipe import reading
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
@@ -66,12 +66,12 @@ def test_a_report_keeps_the_full_grid_while_all_of_it_is_there(tmp_path, monkeyp
   monkeypatch.setattr(grids, 'names', lambda cells, images: names)
   storage.write_json(workdir / 'config.json', reading.to_dict(recipe))
   full = [{'grid': 'full', 'cell': name} for name in 'ab']
-  assert evaluate._full_rows(recipe, workdir) == []  # no report yet
+  assert grid_run._full_rows(recipe, workdir) == []  # no report yet
   storage.write_json(workdir / 'report' / 'metrics.json', full)
   storage.write_bytes(workdir / 'evaluation' / 'cells' / 'a.npz', b'')
-  assert evaluate._full_rows(recipe, workdir) == []  # the cell of a row is gone
+  assert grid_run._full_rows(recipe, workdir) == []  # the cell of a row is gone
   storage.write_bytes(workdir / 'evaluation' / 'cells' / 'b.npz', b'')
-  assert evaluate._full_rows(recipe, workdir) == full
+  assert grid_run._full_rows(recipe, workdir) == full
   names['cell 2'] = 'c'  # of another round, or at another w
   storage.write_bytes(workdir / 'evaluation' / 'cells' / 'c.npz', b'')
-  assert evaluate._full_rows(recipe, workdir) == []
+  assert grid_run._full_rows(recipe, workdir) == []

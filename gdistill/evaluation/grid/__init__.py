@@ -1,0 +1,1 @@
+"""The w x N grid of a run."""
