@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
 def _run(args) -> int:
   import pathlib
 
-  from gdistill import exporting
+  from gdistill.published import exporting
   from gdistill.rounds import folder as folders
 
   edge.check_new_here(args.out)

@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
 def _run(args) -> int:
   import pathlib
 
-  from gdistill import importing
+  from gdistill.published import importing
   from gdistill.workdir import storage
 
   edge.check_new_here(args.out)

@@ -90,8 +90,8 @@ def _run(args) -> int:
 
 def _decoder(name: str, folder) -> str:
   """The folder of another decoder, '' for the network's own."""
-  from gdistill import importing
   from gdistill.frozen import networks as frozen_networks
+  from gdistill.published import importing
 
   if not name:
     return ''

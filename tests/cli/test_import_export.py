@@ -10,9 +10,9 @@ from PIL import Image
 
 import gdistill.cli
 from gdistill import errors
-from gdistill import teachers
 from gdistill.cli import edge
 from gdistill.convert import autoencoder as autoencoders
+from gdistill.published import adm as adm_teacher
 from gdistill.recipe import settings as recipes
 from gdistill.rounds import folder as folders
 
@@ -92,8 +92,8 @@ def test_a_student_says_why_a_negative_prompt_does_nothing(tmp_path, capsys):
 
 
 def test_adm_without_a_null_condition_is_drawn_from_unguided(tmp_path, capsys, monkeypatch):
-  _, _, order, noise = teachers._ADM['adm64']
-  monkeypatch.setitem(teachers._ADM, 'adm64', (published.SMALL_ADM, 8, order, noise))
+  _, _, order, noise = adm_teacher._ADM['adm64']
+  monkeypatch.setitem(adm_teacher._ADM, 'adm64', (published.SMALL_ADM, 8, order, noise))
   state, _ = published.adm_state(8, order)
   safetensors.numpy.save_file(state, tmp_path / 'adm.safetensors')
   given = ['import', f'--source={tmp_path}/adm.safetensors', '--kind=adm64']

@@ -19,10 +19,10 @@ import texts
 
 from gdistill import cli
 from gdistill import errors
-from gdistill import teachers
 from gdistill.convert import autoencoder
 from gdistill.convert import files
 from gdistill.convert import text
+from gdistill.published import teachers
 
 USUAL = 'model.safetensors'
 STATE = {'a.weight': np.arange(6, dtype=np.float32).reshape(2, 3), 'b': np.ones(2, np.float16)}

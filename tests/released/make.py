@@ -11,8 +11,8 @@ import zlib
 import jax
 import numpy as np
 
-from gdistill import exporting
 from gdistill.cli import edge
+from gdistill.published import exporting
 from gdistill.recipe import reading
 from gdistill.recipe import settings as recipes
 from gdistill.rounds import folder as folders

@@ -8,8 +8,8 @@ import make
 import numpy as np
 import pytest
 
-from gdistill import importing
 from gdistill.drawing import sampling
+from gdistill.published import importing
 from gdistill.rounds import folder as folders
 from gdistill.workdir import checkpoints
 from gdistill.workdir import state as states

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from gdistill import teachers
 from gdistill.cli import edge
 from gdistill.convert import files
 from gdistill.evaluation import reference
@@ -17,6 +16,7 @@ from gdistill.evaluation import samples
 from gdistill.evaluation.features import extractors
 from gdistill.evaluation.figures import measure
 from gdistill.evaluation.grid import cell_store
+from gdistill.published import common
 from gdistill.recipe import reading
 from gdistill.training import checks as run_checks
 from gdistill.workdir import finished as finished_rounds
@@ -100,7 +100,7 @@ def test_damaged_settings_of_published_networks(tmp_path, cases):
   data = json.dumps({'_class_name': 'UNet2DConditionModel', 'in_channels': 4}).encode()
 
   def read(bad):
-    assert isinstance(teachers.read_json(written(tmp_path / 'config.json', bad)), dict)
+    assert isinstance(common.read_json(written(tmp_path / 'config.json', bad)), dict)
 
   assert damage.fuzz(data, cases, read) > cases // 3
 

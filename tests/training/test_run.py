@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 from gdistill import errors
-from gdistill import exporting
 from gdistill import notebook
 from gdistill.cli import sample
 from gdistill.core import projections
@@ -24,6 +23,7 @@ from gdistill.evaluation.grid import cells as grid_cells
 from gdistill.evaluation.grid import run as grid_run
 from gdistill.process import interrupt
 from gdistill.process import timing
+from gdistill.published import exporting
 from gdistill.rounds import folder as folders
 from gdistill.rounds import network as networks
 from gdistill.rounds import plan as plans

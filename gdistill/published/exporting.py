@@ -18,7 +18,6 @@ import numpy as np
 from flax import traverse_util
 
 from gdistill import errors
-from gdistill import teachers
 from gdistill.convert import autoencoder as autoencoders
 from gdistill.convert import files
 from gdistill.convert import pixel_unet
@@ -26,6 +25,7 @@ from gdistill.convert import text as texts
 from gdistill.convert import unet2d
 from gdistill.drawing import sampling
 from gdistill.frozen import networks as frozen_networks
+from gdistill.published import common
 from gdistill.rounds import folder as folders
 from gdistill.rounds import network as networks
 
@@ -63,10 +63,10 @@ def run(folder: folders.Folder, out: pathlib.Path, licence: str = '') -> list[st
 
 def read(path: pathlib.Path) -> tuple[dict[str, Any], dict, autoencoders.Autoencoder | None, Any]:
   """(card, params, autoencoder, text encoder) of a folder that `run` wrote."""
-  card = teachers.read_json(path / _CARD)
+  card = common.read_json(path / _CARD)
   try:
     settings, noise = folders.settings_of(card)
-    config = teachers.read_json(path / 'unet' / 'config.json')
+    config = common.read_json(path / 'unet' / 'config.json')
     state = files.weights(path / 'unet' / _WEIGHTS)
     if unet2d.CLASSES in (rest := files.weights(path / _REST)):
       state[unet2d.CLASSES] = rest.pop(unet2d.CLASSES)
@@ -343,7 +343,7 @@ def _as_float32(folder: pathlib.Path) -> None:
     half = {n for n, a in stored.items() if a.dtype.kind in 'fV' and a.dtype.itemsize < 4}
     if half:
       _save_arrays(file, {n: a.astype(np.float32) if n in half else a for n, a in stored.items()})
-      config = teachers.read_json(folder / 'config.json')
+      config = common.read_json(folder / 'config.json')
       wide = {k: 'float32' for k in ('dtype', 'torch_dtype') if k in config}
       _write_json(folder / 'config.json', {**config, **wide})
 

@@ -12,8 +12,6 @@ import pytest
 import safetensors.numpy
 
 from gdistill import errors
-from gdistill import importing
-from gdistill import teachers
 from gdistill.cli import edge
 from gdistill.convert import adm
 from gdistill.convert import autoencoder as autoencoders
@@ -23,6 +21,12 @@ from gdistill.core import schedule
 from gdistill.drawing import sampling
 from gdistill.frozen import networks as frozen_networks
 from gdistill.models import latent_unet
+from gdistill.published import adm as adm_teacher
+from gdistill.published import cin256 as cin256_teacher
+from gdistill.published import common
+from gdistill.published import importing
+from gdistill.published import stable_diffusion
+from gdistill.published import teachers
 from gdistill.recipe import reading
 from gdistill.recipe import settings as recipes
 from gdistill.rounds import folder as folders
@@ -119,7 +123,7 @@ def test_latent_diffusion_is_read_by_its_own_names_from_one_file(tmp_path, monke
   )
   about = folder.card['imported']
   assert about == {
-    'kind': 'cin256', 'null': 'trained', 'digest': teachers.digest(whole), 'licence': 'mit',
+    'kind': 'cin256', 'null': 'trained', 'digest': common.digest(whole), 'licence': 'mit',
     'null_rule': 'row 1000 of the class table', 'head_order': 'q, k, v apart', 'epsilon': 1e-5,
     'source': 'model.safetensors',
   }  # fmt: skip
@@ -308,8 +312,8 @@ def test_sit_is_read_where_it_is_said_so_and_predicts_a_velocity(tmp_path):
 
 
 def small_adm(monkeypatch, kind='adm64'):
-  _, _, order, noise = teachers._ADM[kind]
-  monkeypatch.setitem(teachers._ADM, kind, (published.SMALL_ADM, 8, order, noise))
+  _, _, order, noise = adm_teacher._ADM[kind]
+  monkeypatch.setitem(adm_teacher._ADM, kind, (published.SMALL_ADM, 8, order, noise))
 
 
 def test_adm_is_guided_by_the_unconditional_network_beside_it(tmp_path, monkeypatch):
@@ -324,7 +328,7 @@ def test_adm_is_guided_by_the_unconditional_network_beside_it(tmp_path, monkeypa
   null_params['label']['kernel'] = np.zeros((5, 64), np.float32)
   jax.tree.map(np.testing.assert_array_equal, folder.null_params, null_params)
   about = folder.card['imported']
-  assert about['null_rule'] == 'another network' and about['null_digest'] == teachers.digest(other)
+  assert about['null_rule'] == 'another network' and about['null_digest'] == common.digest(other)
   assert about['head_order'] == 'q, k, v of each head in turn' and about['epsilon'] == 1e-5
   assert folder.card['null'] == 'network' and folder.card['p_uncond'] is None
   close(drawn(folder), np.clip(one_step(folder, LINEAR), -1.0, 1.0))
@@ -371,13 +375,13 @@ def recipe_from(folder):
   [
     ('stable_diffusion.py', latent_unet.SD1, published.SD_NOISE),
     ('stable_diffusion.py:sd2', latent_unet.SD2, published.SD_NOISE),
-    ('imagenet256_latent.py', latent_unet.CIN256, teachers._LDM_NOISE),
+    ('imagenet256_latent.py', latent_unet.CIN256, cin256_teacher._LDM_NOISE),
   ],
 )
 def test_the_configs_of_imported_teachers_are_of_what_is_imported(config, fields, noise):
   net = latent_unet.LatentUNet(**fields)
   fields = unet2d.settings_from(unet2d.config_from(net, 64), fields.get('num_classes', 0))
-  settings = teachers.latent_settings(fields, 64, 'eps')
+  settings = stable_diffusion.latent_settings(fields, 64, 'eps')
   card = {
     'stage': 'teacher', 'p_uncond': None, 'null': 'trained', 'num_steps': 0, 'takes_w': False,
     'sampler': 'any',

@@ -10,8 +10,8 @@ import pytest
 import texts
 
 from gdistill import errors
-from gdistill import exporting
-from gdistill import importing
+from gdistill.published import exporting
+from gdistill.published import importing
 from gdistill.recipe import reading
 from gdistill.recipe import settings as recipes
 from gdistill.rounds import folder as folders

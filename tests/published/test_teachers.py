@@ -10,10 +10,13 @@ import pytest
 import safetensors.numpy
 
 from gdistill import errors
-from gdistill import teachers
 from gdistill.convert import autoencoder as autoencoders
 from gdistill.convert import unet2d
 from gdistill.models import latent_unet
+from gdistill.published import common
+from gdistill.published import schedulers
+from gdistill.published import stable_diffusion
+from gdistill.published import teachers
 from gdistill.recipe import settings as recipes
 from gdistill.rounds import network as networks
 
@@ -37,7 +40,7 @@ DDIM = dict(_class_name='DDIMScheduler')
   ],
 )  # fmt: skip
 def test_a_scheduler_says_the_noise_and_what_is_predicted(config, noise, predict):
-  assert teachers.noise_from(config) == (noise, predict)
+  assert schedulers.noise_from(config) == (noise, predict)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +62,7 @@ def test_a_scheduler_says_the_noise_and_what_is_predicted(config, noise, predict
 )
 def test_a_scheduler_that_there_is_no_place_for_is_refused_by_name(more, words):
   with pytest.raises(errors.ConfigError, match=rf'^here: .*{words}'):
-    teachers.noise_from({**DDIM, **more}, 'here')
+    schedulers.noise_from({**DDIM, **more}, 'here')
 
 
 @pytest.mark.parametrize(
@@ -72,7 +75,7 @@ def test_a_scheduler_that_there_is_no_place_for_is_refused_by_name(more, words):
 def test_published_networks_are_the_same_by_the_recipes_section(fields, context, heads, head_dim):
   net = latent_unet.LatentUNet(**fields)
   read = unet2d.settings_from(unet2d.config_from(net, 64), fields.get('num_classes', 0))
-  settings = teachers.latent_settings(read, 64, 'eps')
+  settings = stable_diffusion.latent_settings(read, 64, 'eps')
   assert (settings.context, settings.heads, settings.head_dim) == (context, heads, head_dim)
   again = networks.build(settings, False, noise_settings=published.SD_NOISE)
   for name in ('channels', 'heads', 'attention', 'linear_projection', 'context_dim', 'groups'):
@@ -83,9 +86,9 @@ def test_published_networks_are_the_same_by_the_recipes_section(fields, context,
 def test_widths_and_heads_without_a_place_are_refused():
   fields = unet2d.settings_from(unet2d.config_from(latent_unet.LatentUNet(**latent_unet.SD1), 64))
   with pytest.raises(errors.ConfigError, match='not multiples of the first'):
-    teachers.latent_settings({**fields, 'channels': (32, 48, 64, 64)}, 64, 'eps')
+    stable_diffusion.latent_settings({**fields, 'channels': (32, 48, 64, 64)}, 64, 'eps')
   with pytest.raises(errors.ConfigError, match='neither one number of heads nor one size'):
-    teachers.latent_settings({**fields, 'heads': (1, 8, 8, 8)}, 64, 'eps')
+    stable_diffusion.latent_settings({**fields, 'heads': (1, 8, 8, 8)}, 64, 'eps')
 
 
 def test_the_digest_sees_names_types_shapes_and_numbers():
@@ -94,8 +97,8 @@ def test_the_digest_sees_names_types_shapes_and_numbers():
     {**state, 'c': np.zeros(0)}, {**state, 'a': np.zeros(2, np.int32)},
     {**state, 'b': np.ones((2, 1), np.float32)}, {**state, 'a': np.array([0, 1e-45], np.float32)},
   )  # fmt: skip
-  found = {teachers.digest(s) for s in (state, *others)}
-  assert len(found) == 5 and teachers.digest(dict(reversed(state.items()))) in found
+  found = {common.digest(s) for s in (state, *others)}
+  assert len(found) == 5 and common.digest(dict(reversed(state.items()))) in found
 
 
 @pytest.fixture(scope='module')

@@ -8,11 +8,12 @@ from typing import Any
 import jax
 
 from gdistill import errors
-from gdistill import exporting
-from gdistill import teachers
 from gdistill.convert import autoencoder as autoencoders
 from gdistill.convert import text as texts
 from gdistill.frozen import networks as frozen_networks
+from gdistill.published import common
+from gdistill.published import exporting
+from gdistill.published import teachers
 from gdistill.recipe import settings as recipes
 from gdistill.training import card as cards
 from gdistill.workdir import finished as finished_rounds
@@ -61,13 +62,13 @@ def _student(source: pathlib.Path, out: storage.epath.Path) -> dict[str, Any]:
   return done
 
 
-def _check_tiny(small: autoencoders.Autoencoder, found: teachers.Teacher, tiny: str) -> None:
+def _check_tiny(small: autoencoders.Autoencoder, found: common.Teacher, tiny: str) -> None:
   big = found.autoencoder
   if big is None:
     raise errors.ConfigError(
       f'--tiny={tiny} is for latents: {found.kind} draws pixels; leave it out'
     )
-  teachers.check_finite(f'--tiny={tiny}', autoencoders.state_from(small.net, small.params))
+  common.check_finite(f'--tiny={tiny}', autoencoders.state_from(small.net, small.params))
   if (small.factor, small.latent_channels) != (big.factor, big.latent_channels):
     raise errors.ConfigError(
       f'--tiny={tiny} makes latents of {small.latent_channels} channels at 1/{small.factor}; it '
@@ -75,7 +76,7 @@ def _check_tiny(small: autoencoders.Autoencoder, found: teachers.Teacher, tiny: 
     )
 
 
-def _card(found: teachers.Teacher) -> dict[str, Any]:
+def _card(found: common.Teacher) -> dict[str, Any]:
   text = found.text
   classes = found.settings.num_classes
   return {

@@ -1,0 +1,1 @@
+"""Other people's teachers in, students out."""
