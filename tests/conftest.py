@@ -1,4 +1,4 @@
-"""Models whose answer is known, and one compile cache for every test process."""
+"""One compile cache for every test process; the fixtures and figures of all tests."""
 
 import os
 
@@ -9,105 +9,22 @@ os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 os.makedirs(os.environ['JAX_COMPILATION_CACHE_DIR'], mode=0o700, exist_ok=True)
 
 import jax  # noqa: E402
-import numpy as np  # noqa: E402
+import known_models  # noqa: E402
 import pytest  # noqa: E402
-from jax import numpy as jnp  # noqa: E402
 
 from gdistill.core import schedule  # noqa: E402
-from gdistill.core import types  # noqa: E402
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
-COSINE = schedule.cosine()
-SIZE, CLASSES, SPREAD = 3, 4, 0.4
-
-
-class Mixture:
-  """Class k is N(mean_k, spread^2 I), every class equally likely: every denoiser is closed-form.
-
-  With S = alpha^2 spread^2 + sigma^2 a class's v is
-  alpha sigma (1 - spread^2) (z - alpha mean) / S - sigma mean, and the null model's is their mean
-  weighted by the posterior of the classes, proportional to exp(-|z - alpha mean|^2 / 2S).
-  """
-
-  def __init__(self, classes: int = CLASSES, size: int = SIZE, spread: float = SPREAD):
-    self.shape, self.spread = (size, size, 1), spread
-    self.means = np.random.default_rng(7).normal(size=(classes, *self.shape)).astype(np.float32)
-
-  def v_fn(self, z, logsnr, cond, w):
-    del w
-    alpha, sigma = (types.expand_like(a, z)[:, None] for a in schedule.alpha_sigma(logsnr))
-    s = alpha**2 * self.spread**2 + sigma**2
-    away = z[:, None] - alpha * self.means[None]
-    v = alpha * sigma * (1 - self.spread**2) * away / s - sigma * self.means[None]
-    logits = -jnp.sum(away**2, axis=(2, 3, 4)) / (2 * s[:, :, 0, 0, 0])
-    one_hot = jax.nn.one_hot(cond['label'], len(self.means))
-    r = jnp.where(cond['label'][:, None] < 0, jax.nn.softmax(logits), one_hot)
-    return jnp.sum(r[:, :, None, None, None] * v, axis=1)
-
-  def guided_x(self, z, logsnr, label, w):
-    """(1 + w) E[x | z, c] - w E[x | z] in float64 numpy, from Bayes' rule and not from v."""
-    z, logsnr, w = (np.asarray(a, np.float64) for a in (z, logsnr, w))
-    alpha2 = 1 / (1 + np.exp(-logsnr))
-    alpha, s2 = np.sqrt(alpha2), 1 - alpha2
-    out = np.empty_like(z)
-    for b in range(len(z)):
-      s = alpha2[b] * self.spread**2 + s2[b]
-      gain = alpha[b] * self.spread**2 / s
-      each = self.means + gain * (z[b] - alpha[b] * self.means)
-      d2 = ((z[b] - alpha[b] * self.means) ** 2).sum((1, 2, 3))
-      r = np.exp(-(d2 - d2.min()) / (2 * s))
-      null = np.tensordot(r / r.sum(), each, 1)
-      out[b] = (1 + w[b]) * each[label[b]] - w[b] * null
-    return out
-
-  def draw(self, count: int, seed: int = 0):
-    """(x, cond, w, key): data of the mixture with labels, strengths and a key."""
-    rng = np.random.default_rng(seed)
-    label = rng.integers(0, len(self.means), count).astype(np.int32)
-    x = self.means[label] + self.spread * rng.normal(size=(count, *self.shape))
-    w = rng.uniform(0, 4, count)
-    return (
-      jnp.asarray(x, jnp.float32),
-      {'label': jnp.asarray(label)},
-      jnp.asarray(w, jnp.float32),
-      jax.random.key(seed),
-    )
-
 
 @pytest.fixture(scope='session')
-def mixture() -> Mixture:
-  return Mixture()
+def mixture() -> known_models.Mixture:
+  return known_models.Mixture()
 
 
 @pytest.fixture(scope='session')
 def cosine() -> schedule.Schedule:
-  return COSINE
-
-
-def time_of(logsnr):
-  """t of the cosine schedule: phi = a t + b, solved."""
-  b = np.arctan(np.exp(-10.0))
-  a = np.arctan(np.exp(10.0)) - b
-  return (schedule.angle(logsnr) - b) / a
-
-
-def gaussian_flow(c: float, step: float, project=None):
-  """v whose one step of length `step` is the exact flow of N(0, c^2 I): z_s = r z_t.
-
-  r^2 = (alpha_s^2 c^2 + sigma_s^2) / (alpha_t^2 c^2 + sigma_t^2); v = (cos(d) - r) / sin(d) z.
-  """
-
-  def v_fn(z, logsnr, cond, w):
-    t = time_of(logsnr)
-    logsnr_s = COSINE(jnp.maximum(jnp.round((t - step) * 4096) / 4096, 0.0))
-    alpha_t, sigma_t = schedule.alpha_sigma(logsnr)
-    alpha_s, sigma_s = schedule.alpha_sigma(logsnr_s)
-    r = jnp.sqrt((alpha_s**2 * c**2 + sigma_s**2) / (alpha_t**2 * c**2 + sigma_t**2))
-    d = schedule.angle(logsnr) - schedule.angle(logsnr_s)
-    return types.expand_like((jnp.cos(d) - r) / jnp.sin(d), z) * z
-
-  return v_fn
+  return known_models.COSINE
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -65,7 +65,8 @@ def read(
         f'--{flag}={value} is for {", ".join(kinds)}: {kind} {reason}; leave it out'
       )
   reader = {
-    'stable_diffusion': stable_diffusion.read, 'cin256': cin256_teacher.read, 'dit': dit_teacher.read, 'sit': dit_teacher.read,
+    'stable_diffusion': stable_diffusion.read, 'cin256': cin256_teacher.read,
+    'dit': dit_teacher.read, 'sit': dit_teacher.read,
     'adm64': adm_teacher.read, 'adm256': adm_teacher.read,
   }[kind]  # fmt: skip
   found = reader(path, kind, null=null, autoencoder=autoencoder, text=text)

@@ -175,8 +175,8 @@ def _run_round(recipe, workdir, r, examples, mesh, step, stop, seconds) -> None:
       stop.check(moved=False)
     step = step.result()
   state = loop.fit(
-    folder, fresh, stage_shapes.state_shapes(recipe, r.stage, mesh), step, teacher, batches, given, r.steps,
-    recipe.train, substeps, stop, seconds,
+    folder, fresh, stage_shapes.state_shapes(recipe, r.stage, mesh), step, teacher, batches,
+    given, r.steps, recipe.train, substeps, stop, seconds,
   )  # fmt: skip
   with seconds('save'):
     card = cards.make_card(recipe, r, state, examples, time.monotonic() - began)

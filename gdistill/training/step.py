@@ -1,4 +1,4 @@
-"""The compiled train step: gradients over microbatches, their reduction over the mesh, the update."""
+"""The compiled train step: gradient over microbatches, reduction over the mesh, update."""
 
 import functools
 from collections.abc import Callable

@@ -17,7 +17,7 @@ from gdistill.devices import mesh as meshes
 from gdistill.devices import processes
 from gdistill.devices import sharding
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def fake_mesh(data, fsdp, slices=1):

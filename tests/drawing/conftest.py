@@ -3,8 +3,8 @@
 import jax
 import numpy as np
 import pytest
-from conftest import gaussian_flow
 from jax import numpy as jnp
+from known_models import gaussian_flow
 
 from gdistill.core import guidance
 from gdistill.core import schedule

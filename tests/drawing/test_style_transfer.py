@@ -3,8 +3,8 @@
 import jax
 import numpy as np
 import pytest
-from conftest import COSINE
 from jax import numpy as jnp
+from known_models import COSINE
 
 from gdistill.core import projections
 from gdistill.drawing import style_transfer

@@ -32,7 +32,7 @@ WAITS = ('time.sleep(60)', "hashlib.pbkdf2_hmac('sha256', b'a', b'b', 10**9)")
 @pytest.mark.parametrize('wait', WAITS)
 def test_a_second_signal_leaves_at_once(wait):
   code = (
-    'import hashlib, os, time\nfrom gdistill import interrupt\n'
+    'import hashlib, os, time\nfrom gdistill.process import interrupt\n'
     "with interrupt.Interrupt():\n  print('here', flush=True)\n"
     f'  while True: {wait}\n'
   )

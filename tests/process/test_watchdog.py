@@ -11,7 +11,7 @@ import pytest
 from gdistill.process import interrupt
 from gdistill.process import watchdog
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 STUCK = """
 import sys, threading, time
 from gdistill import interrupt, watchdog

@@ -3,9 +3,9 @@
 import jax
 import numpy as np
 import pytest
-from conftest import COSINE
-from conftest import gaussian_flow
 from jax import numpy as jnp
+from known_models import COSINE
+from known_models import gaussian_flow
 
 from gdistill.core import projections
 from gdistill.core import schedule

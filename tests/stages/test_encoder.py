@@ -3,10 +3,10 @@
 import jax
 import numpy as np
 import pytest
-from conftest import COSINE
-from conftest import gaussian_flow
-from conftest import time_of
 from jax import numpy as jnp
+from known_models import COSINE
+from known_models import gaussian_flow
+from known_models import time_of
 
 from gdistill.core import guidance as core_guidance
 from gdistill.core import process

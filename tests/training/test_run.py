@@ -459,12 +459,12 @@ def test_told_to_stop_while_it_compiles_it_leaves_at_once(tmp_path):
   # A compile may take minutes, and an orderly end would take JAX from under it.
   script = (
     'import atexit, sys, time\n'
-    'from gdistill import pipeline\n'
+    'from gdistill.training import shapes\n'
     'from gdistill.cli import edge, train\n'
     "atexit.register(print, 'an orderly end')\n"
     'def compile(*args):\n'
     "  print('compiling', flush=True); time.sleep(600)\n"
-    'pipeline._compile = compile\n'
+    'shapes.compile_stage = compile\n'
     'edge.leave(train.main(sys.argv[1:]))\n'
   )
   child = subprocess.Popen(

@@ -126,9 +126,9 @@ def test_the_first_leaf_whose_gradient_breaks_is_named():
     errors.NumericsError, match=r"in a row \(the first leaf is 'b/c', at a loss of"
   ):
     loop.Finite(settings, names).check(jax.device_get(metrics), 1)
-  fine, metrics = step(
-    states.create({'a': jnp.ones(2), 'b': {'c': jnp.ones(2) * 2, 'd': jnp.ones(2) * 2}},
-                  train_step.optimizer(BASE), False), None, {'x': jnp.ones((1, 4))}, given)  # fmt: skip
+  params = {'a': jnp.ones(2), 'b': {'c': jnp.ones(2) * 2, 'd': jnp.ones(2) * 2}}
+  start = states.create(params, train_step.optimizer(BASE), False)
+  fine, metrics = step(start, None, {'x': jnp.ones((1, 4))}, given)
   assert int(metrics['broken']) == -1 and int(fine.skipped) == 0
 
 
@@ -214,7 +214,7 @@ print(json.dumps(out))
 def test_the_gradient_is_reduced_once_an_update_however_many_microbatches():
   done = subprocess.run(
     [sys.executable, '-c', REDUCTIONS], capture_output=True, text=True, check=False,
-    env={**os.environ, 'JAX_PLATFORMS': 'cpu'}, cwd=pathlib.Path(__file__).parents[1],
+    env={**os.environ, 'JAX_PLATFORMS': 'cpu'}, cwd=pathlib.Path(__file__).parents[2],
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
   found = json.loads(done.stdout)
@@ -233,7 +233,7 @@ def test_small_leaves_are_reduced_whole_with_the_loss_in_one_message():
   done = subprocess.run(
     [sys.executable, '-c', REDUCTIONS.replace('parallel._SMALL = 0\n', '')],
     capture_output=True, text=True, check=False,
-    env={**os.environ, 'JAX_PLATFORMS': 'cpu'}, cwd=pathlib.Path(__file__).parents[1],
+    env={**os.environ, 'JAX_PLATFORMS': 'cpu'}, cwd=pathlib.Path(__file__).parents[2],
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
   for given in json.loads(done.stdout).values():

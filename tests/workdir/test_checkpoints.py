@@ -26,7 +26,7 @@ from gdistill.workdir import ledger
 from gdistill.workdir import step_checkpoints
 from gdistill.workdir import storage
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 class State(typing.NamedTuple):

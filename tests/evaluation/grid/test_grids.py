@@ -20,7 +20,7 @@ from gdistill.recipe import reading
 from gdistill.training import run as training_run
 from gdistill.workdir import storage
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[3]
 # What depends on the machine.
 TIMES = ('seconds_per_image',)
 

@@ -13,7 +13,7 @@ import pytest
 
 from gdistill.workdir import finished as finished_rounds
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 pytestmark = pytest.mark.heavy
 
 MESHES = {  # name -> (processes, microbatches, mesh of each process)
@@ -35,7 +35,7 @@ def run(folder, sections, processes=1, **mesh):
     (folder / str(i)).mkdir()
     join = [f'127.0.0.1:{port}', str(processes), str(i)] if processes > 1 else []
     children.append(subprocess.Popen(
-      [sys.executable, 'tests/topology.py', f'{folder}/{i}', f'{folder}/config.json',
+      [sys.executable, 'tests/support/topology.py', f'{folder}/{i}', f'{folder}/config.json',
        f'{folder}/run', *join],
       cwd=ROOT, stderr=subprocess.PIPE, text=True,
     ))  # fmt: skip
@@ -146,7 +146,7 @@ def test_a_state_is_restored_to_the_bit_on_8_4_1_and_8_devices(tmp_path):
     done = subprocess.run(
       [sys.executable, '-c', RESTORE, str(tmp_path / 'steps'), str(count), str(fsdp), str(last)],
       cwd=ROOT, capture_output=True, text=True, check=False,
-      env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT / 'tests')},
+      env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT / 'tests' / 'support')},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     digests.append(done.stdout.split()[-1])

@@ -15,7 +15,7 @@ import micro
 from gdistill.cli import edge
 from gdistill.workdir import checkpoints
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 
 # (module, function, before or after it, what its first argument that is a path ends with)
 POINTS = {

@@ -1,4 +1,4 @@
-"""python tests/topology.py OUT CONFIG WORKDIR [coordinator processes id]: a run, without figures.
+"""A run without figures: python topology.py OUT CONFIG WORKDIR [coordinator processes id].
 
 Leaves of any size are split, and the noise that the devices draw is left in OUT/noise.npy.
 """

@@ -7,7 +7,7 @@ import pytest
 
 from gdistill import errors
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 FILES = sorted((ROOT / 'gdistill').rglob('*.py'))
 # Every room, and the rooms it may import beside itself. A room stands below those that import it.
 ALLOWED = {

@@ -16,7 +16,7 @@ from gdistill.evaluation import report
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 pytestmark = pytest.mark.heavy
 
 

@@ -319,7 +319,8 @@ def test_a_teacher_may_start_from_one_that_predicts_something_else(given, tmp_pa
 def test_a_teacher_of_other_frozen_networks_is_refused(given):
   recipe = latent_runs.recipe(SD, given, stages=('guidance', 'progressive'), initial='sd')
   card = {
-    'stage': 'teacher', 'p_uncond': 0.1, 'takes_w': False, 'latents': frozen_networks.networks(recipe),
+    'stage': 'teacher', 'p_uncond': 0.1, 'takes_w': False,
+    'latents': frozen_networks.networks(recipe),
     **{name: reading.to_dict(getattr(recipe, name)) for name in ('model', 'noise')},
   }  # fmt: skip
   run_checks.initial(recipe, card)

@@ -16,7 +16,7 @@ from gdistill.recipe import settings as recipes
 from gdistill.rounds import network as networks
 from gdistill.rounds import plan as plans
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 CONFIGS = sorted(p.stem for p in (ROOT / 'configs').glob('*.py'))
 
 
