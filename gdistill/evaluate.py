@@ -30,8 +30,8 @@ from gdistill.evaluation import measure
 from gdistill.evaluation import precision_recall
 from gdistill.evaluation import protocol
 from gdistill.evaluation import reference
-from gdistill.evaluation import report
 from gdistill.evaluation import statistics
+from gdistill.evaluation.report import page
 from gdistill.stages import rounds
 
 
@@ -482,7 +482,7 @@ def _median(points: np.ndarray, support: precision_recall.Support | None) -> flo
 def write(workdir: Any, rows: list[dict]) -> None:
   """The page, and a line that says where it is."""
   workdir = storage.path(workdir)
-  report.write(workdir)
+  page.write(workdir)
   progress.say(
     f'{len(rows)} rows in {workdir}/report/metrics.json, page {workdir}/report/index.html'
   )

@@ -14,7 +14,7 @@ from PIL import Image
 from gdistill import checkpoints
 from gdistill import storage
 from gdistill.cli import edge
-from gdistill.evaluation import report
+from gdistill.evaluation.report import page as report
 
 ROOT = pathlib.Path(__file__).parent.parent
 pytestmark = pytest.mark.heavy

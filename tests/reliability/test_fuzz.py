@@ -21,7 +21,7 @@ from gdistill.convert import files
 from gdistill.evaluation import extractors
 from gdistill.evaluation import measure
 from gdistill.evaluation import reference
-from gdistill.evaluation import report
+from gdistill.evaluation.report import page as report
 
 SIZE = 6
 EXTRACTOR = extractors.Extractor(

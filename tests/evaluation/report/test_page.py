@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn import datasets
 
 from gdistill import storage
-from gdistill.evaluation import report
+from gdistill.evaluation.report import page as report
 
 WS, STEPS = (0.0, 0.3, 1.0, 2.0, 4.0), (1, 2, 4, 8, 16)
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from gdistill import errors
 from gdistill import storage
-from gdistill.evaluation import plots
+from gdistill.evaluation.report import plots
 
 Row = dict[str, Any]
 Series = dict[str, dict[tuple[int, float], Row]]  # {label: {(num_steps, w): row}}
@@ -96,7 +96,8 @@ def write(workdir: epath.PathLike) -> epath.Path:
     # inside <script>, only "<" could end the element
     'data': json.dumps(data, allow_nan=False).replace('<', '\\u003c'),
   }
-  template = resources.files('gdistill.evaluation').joinpath('report.html').read_text('utf-8')
+  folder = resources.files('gdistill.evaluation.report') / 'templates'
+  template = folder.joinpath('page.html').read_text('utf-8')
   # one pass: what is put in is never read for placeholders again
   page = re.sub(r'\{\{(\w+)\}\}', lambda m: parts[m[1]], template)
   target = workdir / 'report' / 'index.html'
