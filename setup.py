@@ -22,6 +22,8 @@ setuptools.setup(
     'flax>=0.12',
     'grain>=0.2.18',
     'jax>=0.10',
+    'jinja2>=3.1',
+    'markupsafe>=2.1',
     'matplotlib>=3.9',
     'ml_collections>=1.0',
     'numpy>=2.0',

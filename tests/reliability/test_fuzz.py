@@ -21,7 +21,7 @@ from gdistill.convert import files
 from gdistill.evaluation import extractors
 from gdistill.evaluation import measure
 from gdistill.evaluation import reference
-from gdistill.evaluation.report import page as report
+from gdistill.evaluation.report import sprites
 
 SIZE = 6
 EXTRACTOR = extractors.Extractor(
@@ -147,7 +147,7 @@ def test_damaged_cells(tmp_path, cases):
 
     def draw(bad):
       written(folder / 'a.npz', bad)
-      report._pixels(storage.path(tmp_path), 'a')  # left out of the page, and no reason to end
+      sprites.pixels(storage.path(tmp_path), 'a')  # left out of the page, and no reason to end
 
     assert damage.fuzz(data, cases, read) > cases // 3
     assert damage.fuzz(data, cases, draw) == 0
