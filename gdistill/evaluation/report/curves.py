@@ -76,7 +76,7 @@ def _plots(column: Column, counts: Sequence[int]) -> dict[str, list[str]]:
   several = len(grouping.strengths(column.series)) > 1
   return {
     'steps': against_cost(column, 'num_steps', 'sampling steps'),
-    'calls': against_cost(column, 'network_calls', 'network calls a picture') if is_fd else [],
+    'calls': against_cost(column, 'network_calls', 'network calls per image') if is_fd else [],
     'seconds': against_seconds(column) if is_fd else [],
     'score': against_score(column, counts) if is_fd else [],
     'w': against_strength(column, counts) if several else [],
@@ -98,7 +98,7 @@ def against_seconds(column: Column) -> list[str]:
   for w in grouping.strengths(column.series):
     found = lines(column, 'seconds_per_image', 'w', w)
     if found:
-      label = 'seconds a picture, drawing alone'
+      label = 'seconds per image, sampling only'
       drawn.append(_at_strength(column, w, found, 'seconds', label, None))
   return drawn
 

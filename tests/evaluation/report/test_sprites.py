@@ -51,7 +51,8 @@ def test_many_large_pictures_are_made_fewer_then_smaller(tmp_path, monkeypatch):
   assert (found.down, found.side, found.shrink) == (1, 64, 4)
   storage.write_json(tmp_path / 'report' / 'metrics.json', rows)
   text = fake_run.text_of(page.write(tmp_path).read_text())
-  assert 'Images 0 to 9 of each cell, at 64 pixels, made 4 times smaller' in text
+  assert 'Images 0 to 9 of each model, sampler, number of steps and w' in text
+  assert 'at 64 pixels, made 4 times smaller' in text
 
 
 def test_a_cell_cannot_lead_out_of_its_folder(tmp_path):

@@ -2,7 +2,7 @@
 const data = JSON.parse(document.getElementById('data').textContent);
 const byId = (id) => document.getElementById(id);
 
-// Text goes in as text everywhere: a row may hold anything.
+// Children are added as text nodes, never parsed as HTML: a row may hold any string.
 function make(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
@@ -10,7 +10,7 @@ function make(tag, attributes = {}, ...children) {
   return node;
 }
 
-// As Python's _score and _num: tables and captions show the same digits.
+// Same rules as score and short in formats.py: all tables and captions print the same digits.
 function score(value) {
   if (typeof value !== 'number' || Math.abs(value) < 0.1 || Math.abs(value) >= 100) return num(value);
   return value.toFixed(Math.abs(value) < 9.995 ? 2 : 1);
@@ -147,7 +147,7 @@ function picture(cell) {
 
   function compare(a, b) {
     const [x, y] = [a[sort] ?? null, b[sort] ?? null];
-    if (x === null || y === null) return (x === null) - (y === null);  // gaps last, either way up
+    if (x === null || y === null) return (x === null) - (y === null);  // unknown values come last in both directions
     const order = typeof x === 'number' && typeof y === 'number' ? x - y : String(x).localeCompare(String(y));
     return down ? -order : order;
   }
