@@ -12,7 +12,7 @@ setuptools.setup(
   long_description_content_type='text/markdown',
   license='Apache-2.0',
   packages=setuptools.find_packages(include=['gdistill', 'gdistill.*']),
-  package_data={'gdistill.evaluation': ['*.html']},
+  package_data={'gdistill.evaluation.report': ['templates/*']},
   python_requires='>=3.11',
   install_requires=[
     'chex>=0.1.90',
@@ -22,6 +22,8 @@ setuptools.setup(
     'flax>=0.12',
     'grain>=0.2.18',
     'jax>=0.10',
+    'jinja2>=3.1',
+    'markupsafe>=2.1',
     'matplotlib>=3.9',
     'ml_collections>=1.0',
     'numpy>=2.0',

@@ -11,11 +11,11 @@ import safetensors.numpy
 from gdistill.cli import edge
 from gdistill.convert import files
 from gdistill.evaluation import reference
-from gdistill.evaluation import report
 from gdistill.evaluation import samples
 from gdistill.evaluation.features import extractors
 from gdistill.evaluation.figures import measure
 from gdistill.evaluation.grid import cell_store
+from gdistill.evaluation.report import sprites
 from gdistill.published import common
 from gdistill.recipe import reading
 from gdistill.training import checks as run_checks
@@ -147,7 +147,7 @@ def test_damaged_cells(tmp_path, cases):
 
     def draw(bad):
       written(folder / 'a.npz', bad)
-      report._pixels(storage.path(tmp_path), 'a')  # left out of the page, and no reason to end
+      sprites.pixels(storage.path(tmp_path), 'a')  # left out of the page, and no reason to end
 
     assert damage.fuzz(data, cases, read) > cases // 3
     assert damage.fuzz(data, cases, draw) == 0

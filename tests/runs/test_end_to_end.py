@@ -15,6 +15,7 @@ from gdistill.cli import edge
 from gdistill.evaluation import report
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
+from gdistill.evaluation.report import tables
 
 ROOT = pathlib.Path(__file__).parents[2]
 pytestmark = pytest.mark.heavy
@@ -49,7 +50,7 @@ def test_the_tiny_digits_run_from_data_to_report(tmp_path, change):
   assert all(np.isfinite(r['fd']) for r in rows)
   page = (tmp_path / 'run' / 'report' / 'index.html').read_text()
   assert 'http://' not in page.replace('http://www.w3.org', '') and len(page) < 3e6
-  assert '| student' in report.markdown(rows)
+  assert '| student' in tables.markdown(rows)
 
 
 def test_a_finished_tiny_run_is_given_an_encoders_ladder_and_keeps_its_report(tmp_path):

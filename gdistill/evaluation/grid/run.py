@@ -8,13 +8,13 @@ import jax
 from gdistill import errors
 from gdistill.devices import processes
 from gdistill.evaluation import protocol
-from gdistill.evaluation import report
 from gdistill.evaluation.features import extractors
 from gdistill.evaluation.grid import cell_store as keeping
 from gdistill.evaluation.grid import cells as grids
 from gdistill.evaluation.grid import draw_and_measure
 from gdistill.evaluation.grid import real_images
 from gdistill.evaluation.grid import rows as grid_rows
+from gdistill.evaluation.report import page
 from gdistill.frozen import encode
 from gdistill.process import interrupt
 from gdistill.process import progress
@@ -126,7 +126,7 @@ def _full_rows(recipe: recipes.Recipe, workdir: storage.epath.Path) -> list[dict
 def write(workdir: Any, rows: list[dict]) -> None:
   """The page, and a line that says where it is."""
   workdir = storage.path(workdir)
-  report.write(workdir)
+  page.write(workdir)
   progress.say(
     f'{len(rows)} rows in {workdir}/report/metrics.json, page {workdir}/report/index.html'
   )

@@ -1,11 +1,11 @@
-"""The report's plots as inline SVG: matplotlib draws, the page's style sheet colours."""
+"""The plots of the page: drawn by matplotlib as inline SVG, coloured by the page's style sheet."""
 
-import html
 import io
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+import markupsafe
 import matplotlib
 import numpy as np
 from matplotlib import figure
@@ -13,15 +13,15 @@ from matplotlib import ticker
 
 Line = tuple[int, Sequence[float], Sequence[float]]  # (style, xs, ys)
 
-# Okabe and Ito's colours, which the colour-blind can tell apart; each with its own mark and dash
+# Okabe and Ito's palette, which colour-blind readers can tell apart; marks and dashes differ too
 _COLOURS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9')
 _MARKS = ('o', 's', '^', 'D', 'v', 'P')
 _DASHES = ('-', '--', '-.', ':', (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
-_INK = '#0a0b0c'  # stands for the page's own text colour
-_FLAT = ('--', ':')  # levels across a plot: the reference, the floor
+_INK = '#0a0b0c'  # replaced in the SVG by currentColor, the text colour of the page
+_FLAT = ('--', ':')  # line styles of the teacher's reference and of the floor
 STYLES = len(_COLOURS)
 _RC = {
-  'svg.fonttype': 'none',  # text stays text, in the page's font
+  'svg.fonttype': 'none',  # text stays text, which the page shows in its own font
   'font.family': 'sans-serif',
   'font.size': 10,
   'text.parse_math': False,
@@ -39,7 +39,7 @@ _RC = {
 
 
 def limits(values: Sequence[float]) -> tuple[float, float]:
-  """Shared by the plots of a column, so that they compare; at least a factor of four."""
+  """Returns y limits for all plots of a column: all values and a margin, at least a factor of 4."""
   low, high = min(values) / 1.25, max(values) * 1.25
   widen = max(1.0, math.sqrt(4 * low / high))
   return low / widen, high * widen
@@ -56,10 +56,10 @@ def curves(
   limits: tuple[float, float],
   ticks: Mapping[float, str] | None,
   flat: tuple[float | None, float | None],
-) -> str:
-  """The lines, and dashed across them the levels of the reference and of the floor, if known.
+) -> markupsafe.Markup:
+  """Returns an SVG of the lines, with flat lines at the known levels of `flat`: reference, floor.
 
-  Without ticks a logarithmic axis has the powers of ten.
+  `ticks` is {x: text}. For None a logarithmic x axis has its ticks at the powers of ten.
   """
   with matplotlib.rc_context(_RC):
     fig = figure.Figure(figsize=(4.1, 2.9), layout='constrained')
@@ -83,14 +83,14 @@ def curves(
     return _svg(fig, key, f'{y} against {x}, {title}')
 
 
-def loss(name: str, points: Sequence[tuple[float, float]]) -> str:
-  """Losses at (step, loss), thin, and their running mean."""
-  # at most 240 points a curve: means of neighbours
+def loss(name: str, points: Sequence[tuple[float, float]]) -> markupsafe.Markup:
+  """Returns an SVG of the losses at (step, loss): a thin line, and a thick moving average."""
+  # at most 240 points, each the mean of neighbouring entries, keep the SVG small
   parts = np.array_split(np.asarray(points, np.float64), min(len(points), 240))
   steps, losses = np.stack([p.mean(0) for p in parts]).T
   window = max(1, len(losses) // 12)
   kernel = np.ones(window)
-  # the same window at the ends counts only what is there
+  # near both ends the window holds fewer points: divide by the number of points inside
   smooth = np.convolve(losses, kernel, 'same') / np.convolve(np.ones_like(losses), kernel, 'same')
   with matplotlib.rc_context(_RC):
     fig = figure.Figure(figsize=(4.1, 2.5), layout='constrained')
@@ -107,8 +107,8 @@ def loss(name: str, points: Sequence[tuple[float, float]]) -> str:
     return _svg(fig, f'loss-{name}', f'Training loss of {name}')
 
 
-def sample(style: int | None = None, flat: int | None = None) -> str:
-  """A legend's sample of one line style, or of one level."""
+def sample(style: int | None = None, flat: int | None = None) -> markupsafe.Markup:
+  """Returns an SVG for the legend: a short piece of a curve's line, or of a flat line."""
   dash = _DASHES[style] if flat is None else _FLAT[flat]
   fig = figure.Figure(figsize=(0.55, 0.2))
   ax = fig.add_axes((0, 0, 1, 1))
@@ -126,10 +126,10 @@ def sample(style: int | None = None, flat: int | None = None) -> str:
   return _svg(fig, f'legend-{style}-{dash}', '')
 
 
-def _svg(fig: figure.Figure, key: str, label: str) -> str:
-  """The figure as inline SVG with the page's colours and without any address in it."""
+def _svg(fig: figure.Figure, key: str, label: str) -> markupsafe.Markup:
+  """Returns the figure as inline SVG with the page's colours and without any URL."""
   file = io.StringIO()
-  # a salt of its own: ids of two drawings on a page must differ
+  # matplotlib derives ids from the salt: ids of two drawings on one page must differ
   with matplotlib.rc_context({**_RC, 'svg.hashsalt': key}):
     fig.savefig(file, format='svg', transparent=True, metadata={'Date': None})
   svg = file.getvalue()
@@ -142,5 +142,6 @@ def _svg(fig: figure.Figure, key: str, label: str) -> str:
   svg = svg.replace(_INK, 'currentColor')
   for i, colour in enumerate(_COLOURS):
     svg = svg.replace(colour, f'var(--c{i})')
-  name = f'role="img" aria-label="{html.escape(label)}"' if label else 'aria-hidden="true"'
-  return svg.replace('<svg', f'<svg {name}', 1)
+  name = f'role="img" aria-label="{markupsafe.escape(label)}"' if label else 'aria-hidden="true"'
+  # safe: matplotlib escapes the text that it draws
+  return markupsafe.Markup(svg.replace('<svg', f'<svg {name}', 1))  # noqa: S704

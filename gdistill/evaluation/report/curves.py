@@ -1,0 +1,201 @@
+"""The curves of the page: which rows share a curve, and which curves share a plot."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from gdistill.evaluation.report import formats
+from gdistill.evaluation.report import grouping
+from gdistill.evaluation.report import plots
+
+COLUMNS = {'fd': 'FD', 'fd_teacher': 'FD to the teacher'}
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+  """One column of the rows, and what all plots of this column share."""
+
+  key: str
+  name: str
+  series: grouping.Series
+  styles: Mapping[str, int]  # {label: index of a line style}
+  limits: tuple[float, float]  # of the y axis
+  floor: float | None  # FD between training and held-out images
+
+  @property
+  def y(self) -> dict[str, Any]:
+    """Label and limits of the y axis."""
+    return {'y': f'{self.name} (log)', 'limits': self.limits}
+
+
+def figures(series: grouping.Series, rows: Sequence[grouping.Row]) -> dict[str, Any] | None:
+  """Returns the values of the page's section of plots, or None if there is no row to plot.
+
+  legend: samples of the lines, see `_legend`; ws: every w that was measured;
+  images: every number of images that a row was measured on;
+  columns: key and name of each of COLUMNS, and `drawn`, its plots (see `_plots`) or None.
+  """
+  chosen = grouping.rows_of(series)
+  if not chosen:
+    return None
+  styles = {label: i % plots.STYLES for i, label in enumerate(series)}
+  floors = [r.get('fd') or r.get('fd_held_out') for r in rows if r.get('model') == 'data']
+  floor = next(filter(formats.is_positive, floors), None)
+  counts = grouping.values(grouping.rows_of(series, 'student') or chosen, 'num_steps')
+  columns = []
+  for key, name in COLUMNS.items():
+    level = floor if key == 'fd' else None
+    known = [v for v in (level, *(r.get(key) for r in chosen)) if formats.is_positive(v)]
+    shown = {'key': key, 'name': name, 'drawn': None}
+    if known:
+      shown['drawn'] = _plots(Column(key, name, series, styles, plots.limits(known), level), counts)
+    columns.append(shown)
+  return {
+    'legend': _legend(styles, floor is not None),
+    'images': grouping.values(chosen, 'images'),
+    'ws': grouping.strengths(series),
+    'columns': columns,
+  }
+
+
+def _legend(styles: Mapping[str, int], has_floor: bool) -> dict[str, Any]:
+  """Returns samples of the curves and of both flat lines; one legend serves all plots."""
+  return {
+    'curves': [{'label': label, 'svg': plots.sample(i)} for label, i in styles.items()],
+    'reference': plots.sample(flat=0),
+    'floor': plots.sample(flat=1) if has_floor else None,
+  }
+
+
+def _plots(column: Column, counts: Sequence[int]) -> dict[str, list[str]]:
+  """Returns the SVGs of one column by what lies on the x axis; some lists may be empty.
+
+  Network calls, seconds and the inception score are drawn for FD alone.
+  """
+  is_fd = column.key == 'fd'
+  several = len(grouping.strengths(column.series)) > 1
+  return {
+    'steps': against_cost(column, 'num_steps', 'sampling steps'),
+    'calls': against_cost(column, 'network_calls', 'network calls per image') if is_fd else [],
+    'seconds': against_seconds(column) if is_fd else [],
+    'score': against_score(column, counts) if is_fd else [],
+    'w': against_strength(column, counts) if several else [],
+  }
+
+
+def against_cost(column: Column, x: str, label: str) -> list[str]:
+  """Returns one plot for each w: the column against `x`, with a tick at every measured value."""
+  drawn = []
+  for w in grouping.strengths(column.series):
+    found = lines(column, x, 'w', w)
+    drawn.append(_at_strength(column, w, found, x, label, _ticks(found)))
+  return drawn
+
+
+def against_seconds(column: Column) -> list[str]:
+  """Returns one plot for each w at which seconds are known: the column against seconds."""
+  drawn = []
+  for w in grouping.strengths(column.series):
+    found = lines(column, 'seconds_per_image', 'w', w)
+    if found:
+      label = 'seconds per image, sampling only'
+      drawn.append(_at_strength(column, w, found, 'seconds', label, None))
+  return drawn
+
+
+def _at_strength(
+  column: Column,
+  w: float,
+  found: Sequence[plots.Line],
+  x: str,
+  label: str,
+  ticks: Mapping[float, str] | None,
+) -> str:
+  """Returns a plot at one w; for FD a flat line shows the level of the teacher's reference."""
+  best = (grouping.reference(column.series, w) or {}).get('fd') if column.key == 'fd' else None
+  return plots.curves(
+    f'{column.key} {x} {w}',
+    found,
+    title=f'w = {formats.short(w)}',
+    x=label,
+    log_x=True,
+    ticks=ticks,
+    flat=(best if formats.is_positive(best) else None, column.floor),
+    **column.y,
+  )
+
+
+def against_strength(column: Column, counts: Sequence[int]) -> list[str]:
+  """Returns one plot for each number of steps: the column against the guidance strength w."""
+  drawn = []
+  for n in counts:
+    found = lines(column, 'w', 'num_steps', n)
+    drawn.append(
+      plots.curves(
+        f'{column.key} w {n}',
+        found,
+        title=formats.steps(n),
+        x='guidance strength w',
+        log_x=False,
+        ticks=_ticks(found),
+        flat=(None, column.floor),
+        **column.y,
+      )
+    )
+  return drawn
+
+
+def against_score(column: Column, counts: Sequence[int]) -> list[str]:
+  """Returns one plot for each number of steps: FD against the inception score.
+
+  Each curve joins the guidance strengths w in ascending order; a single point is left out.
+  """
+  drawn = []
+  for n in counts:
+    found = []
+    for label, places in column.series.items():
+      rows = [places[n, w] for w in sorted(w for steps, w in places if steps == n)]
+      points = [
+        (r['inception_score'], r['fd'])
+        for r in rows
+        if formats.is_positive(r.get('inception_score')) and formats.is_positive(r.get('fd'))
+      ]
+      if len(points) > 1:
+        found.append((column.styles[label], *zip(*points, strict=True)))
+    if found:
+      drawn.append(
+        plots.curves(
+          f'trade {n}',
+          found,
+          title=formats.steps(n),
+          x='inception score',
+          log_x=False,
+          ticks=None,
+          flat=(None, None),
+          **column.y,
+        )
+      )
+  return drawn
+
+
+def lines(column: Column, x: str, by: str, fixed: float) -> list[plots.Line]:
+  """Returns a line for each series: points (x, column) of the rows whose `by` equals `fixed`.
+
+  Rows are left out whose x is unknown or whose value has no place on a logarithmic axis.
+  """
+  found = []
+  for label, places in column.series.items():
+    rows = [r for r in places.values() if r[by] == fixed]
+    points = sorted(
+      (r[x], r[column.key])
+      for r in rows
+      if r.get(x) is not None and formats.is_positive(r.get(column.key))
+    )
+    if points:
+      found.append((column.styles[label], *zip(*points, strict=True)))
+  return found
+
+
+def _ticks(found: Iterable[plots.Line]) -> dict[float, str]:
+  """Returns {x: its text} for every x of the lines."""
+  return {v: formats.short(v) for v in sorted({v for _, xs, _ in found for v in xs})}

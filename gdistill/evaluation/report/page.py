@@ -1,0 +1,94 @@
+"""The page of a run: values from the files of the workdir, put into the HTML templates."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import jinja2
+import markupsafe
+from etils import epath
+
+from gdistill.evaluation.report import curves
+from gdistill.evaluation.report import files
+from gdistill.evaluation.report import formats
+from gdistill.evaluation.report import grouping
+from gdistill.evaluation.report import sprites
+from gdistill.evaluation.report import summary
+from gdistill.evaluation.report import tables
+from gdistill.evaluation.report import training
+from gdistill.workdir import storage
+
+
+def write(workdir: epath.PathLike) -> epath.Path:
+  """Writes WORKDIR/report/index.html and returns its path; the page says what was not found."""
+  workdir = storage.path(workdir)
+  environment = jinja2.Environment(
+    loader=jinja2.PackageLoader('gdistill.evaluation.report'),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+  )
+  functions = ('calls', 'duration', 'indented', 'score', 'short', 'steps')
+  environment.filters |= {name: getattr(formats, name) for name in functions}
+  page = environment.get_template('page.html').render(_values(workdir))
+  target = workdir / 'report' / 'index.html'
+  storage.write_bytes(target, page.encode())
+  return target
+
+
+def _values(workdir: epath.Path) -> dict[str, Any]:
+  """Returns what the templates are filled with, read from the files of the workdir."""
+  # data.json holds the real images, measured like samples: they give the scale
+  rows = [
+    r
+    for name in ('data', 'metrics')
+    for r in grouping.clean(files.json_or_none(workdir / 'report' / f'{name}.json'))
+  ]
+  rounds = files.rounds(workdir)
+  series = grouping.series(rows)
+  pictures = sprites.sprites(workdir, series)
+  unknown = {c for r in rows for c in r} - set(grouping.COLUMNS)
+  # a column with one value for all rows is printed once, below the table of all rows
+  shared = {c: rows[0].get(c) for c in sorted(unknown) if len({str(r.get(c)) for r in rows}) == 1}
+  columns = [c for c in grouping.COLUMNS if any(c in r for r in rows)]
+  columns += sorted(unknown - shared.keys())
+  return {
+    'name': workdir.name,
+    'headline': summary.headline(series),
+    'protocol': summary.protocol_of(rows),
+    'sprites': pictures,
+    'table': tables.by_strength(series),
+    'shared': list(shared.items()),
+    'plots': curves.figures(series, rows),
+    'losses': training.losses(rounds),
+    'times': training.times(files.json_or_none(workdir / 'time.json'), rounds),
+    'config': files.json_or_none(workdir / 'config.json'),
+    'rounds': rounds,
+    'data': _script_data(rows, columns, series, pictures, rounds),
+  }
+
+
+def _script_data(
+  rows: Sequence[grouping.Row],
+  columns: Sequence[str],
+  series: grouping.Series,
+  pictures: sprites.Sprites,
+  rounds: Sequence[dict[str, Any]],
+) -> markupsafe.Markup:
+  """Returns the JSON that script.js reads from its element of the page."""
+  cells = pictures.cells
+  references = [
+    [w, sprites.index_of(cells, grouping.reference(series, w))] for w in grouping.strengths(series)
+  ]
+  data = {
+    'columns': columns,
+    'rows': rows,
+    'cells': cells,
+    'across': [sprites.ACROSS, pictures.down],
+    'references': references,
+    'rounds': sprites.of_rounds(rounds, cells),
+  }
+  text = json.dumps(data, allow_nan=False)
+  # inside <script>, only "<" could end the element
+  return markupsafe.Markup(text.replace('<', '\\u003c'))  # noqa: S704

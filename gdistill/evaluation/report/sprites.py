@@ -1,0 +1,116 @@
+"""The pictures of the page: for each measured cell one PNG with its first images side by side."""
+
+import base64
+import dataclasses
+import io
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+from PIL import Image
+
+from gdistill.evaluation.report import grouping
+from gdistill.workdir import storage
+
+ACROSS, DOWN = 10, 4  # images in a sprite
+MAX_BYTES = 1_200_000  # of the base64 text of all sprites of a page
+_SHOWN = ('label', 'model', 'sampler', 'num_steps', 'w', 'round', 'network_calls', 'images')
+_SHOWN += ('fd', 'fd_teacher', 'rms_teacher', 'inception_score', 'accuracy')
+
+
+@dataclasses.dataclass(frozen=True)
+class Sprites:
+  """The cells of a page, each with the base64 text of its sprite, or None."""
+
+  cells: list[grouping.Row]
+  down: int  # rows of images in each sprite
+  side: int  # of the largest saved image, in pixels
+  shrink: int  # the factor by which images were made smaller
+
+  @property
+  def saved(self) -> bool:
+    """Whether any cell has a sprite."""
+    return any(c['sprite'] for c in self.cells)
+
+  @property
+  def images(self) -> int:
+    """Images in each sprite."""
+    return ACROSS * self.down
+
+
+def sprites(workdir: epath.Path, series: grouping.Series) -> Sprites:
+  """Returns a sprite for every row of the series, all together at most MAX_BYTES where possible.
+
+  Sprites that are too large first get fewer rows of images, then smaller images.
+  """
+  rows = grouping.rows_of(series)
+  pictures = [pixels(workdir, r.get('cell')) for r in rows]
+  side = max((max(p.shape[1:3]) for p in pictures if p is not None), default=0)
+  for down, shrink in [(DOWN, 1), (2, 1), (1, 1), (1, 2), (1, 4), (1, 8), (1, 16), (1, 32)]:
+    found = [None if p is None else _sprite(p, down, shrink) for p in pictures]
+    if sum(len(s) for s in found if s) <= MAX_BYTES:
+      break
+  cells = [{**{k: r.get(k) for k in _SHOWN}, 'sprite': s} for r, s in zip(rows, found, strict=True)]
+  return Sprites(cells, down, side, shrink)
+
+
+def pixels(workdir: epath.Path, cell: Any) -> np.ndarray | None:
+  """Returns the first images [n, H, W, C] uint8 of a cell, or None if its file is not usable."""
+  if not isinstance(cell, str) or not re.fullmatch(r'\w[\w.,=+-]*', cell):
+    return None  # a name with a slash could lead out of the folder
+  path = workdir / 'evaluation' / 'cells' / f'{cell}.npz'
+  try:
+    if not storage.exists(path):
+      return None
+    with np.load(io.BytesIO(storage.read_bytes(path)), allow_pickle=False) as file:
+      found = file['pixels'][: ACROSS * DOWN]
+  except Exception:  # zipfile, zlib and numpy raise unrelated types for a damaged file
+    return None
+  return found if found.ndim == 4 and found.dtype == np.uint8 and found.size else None
+
+
+def _sprite(images: np.ndarray, down: int, shrink: int) -> str:
+  """Returns the base64 text of one PNG with ACROSS x `down` images between grey lines."""
+  images = images[: ACROSS * down, ..., : 3 if images.shape[-1] == 3 else 1]
+  shrink = min(shrink, *images.shape[1:3])
+  small = [Image.fromarray(p.squeeze(-1) if p.shape[-1] == 1 else p).reduce(shrink) for p in images]
+  width, height = small[0].size
+  gap = max(1, max(width, height) // 16)
+  size = ACROSS * (width + gap) + gap, down * (height + gap) + gap
+  sheet = Image.new(small[0].mode, size, 'grey')
+  for i, image in enumerate(small):
+    row, column = divmod(i, ACROSS)
+    sheet.paste(image, (gap + column * (width + gap), gap + row * (height + gap)))
+  file = io.BytesIO()
+  sheet.save(file, 'png', optimize=True)
+  return base64.b64encode(file.getvalue()).decode()
+
+
+def index_of(cells: Sequence[grouping.Row], row: grouping.Row | None) -> int | None:
+  """Returns the index of the cell that shows this row; None for no row."""
+  if row is None:
+    return None
+  keys = ('label', 'num_steps', 'w')
+  return next(i for i, c in enumerate(cells) if all(c[k] == row[k] for k in keys))
+
+
+def of_rounds(
+  rounds: Sequence[dict[str, Any]], cells: Sequence[grouping.Row]
+) -> list[dict[str, Any]]:
+  """Returns [{name, cells: [[w, index]]}]: for each round and w the index of the cell to show.
+
+  A round is shown at the number of steps on its card, or else at its largest; DDIM is preferred.
+  """
+  found = []
+  for entry in rounds:
+    own = entry['card'].get('num_steps')
+    order = sorted(
+      (c['sampler'] == 'ddim', c['num_steps'] == own, c['num_steps'], i)
+      for i, c in enumerate(cells)
+      if c['round'] == entry['name'] and c['sprite']
+    )
+    by_w = {cells[i]['w']: i for *_, i in order}  # the last of the order is the best
+    found.append({'name': entry['name'], 'cells': sorted(by_w.items())})
+  return found

@@ -1,0 +1,59 @@
+"""The head of the page: three rows that sum up the run, and how the distances were measured."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from gdistill.evaluation.report import formats
+from gdistill.evaluation.report import grouping
+
+PROTOCOL = (
+  'FD = Fréchet distance in the features of a small classifier trained on the training images: '
+  'comparable within this report only, not FID'
+)
+_OF_CLASSIFIER = ('classifier', None)  # rows without an extractor were measured by the classifier
+_SHOWN = ('w', 'num_steps', 'network_calls', 'fd')
+
+
+def headline(series: grouping.Series) -> dict[str, dict[str, Any] | None]:
+  """Returns {'student', 'reference', 'same_steps'}: w, num_steps, network_calls and fd, or None.
+
+  student: the first student of the series, as near to 4 steps as measured, at the middle w.
+  reference: the teacher's row at this w with the most steps.
+  same_steps: the teacher at this w, sampled by DDIM in the student's number of steps.
+  """
+  rows = dict(zip(('student', 'reference', 'same_steps'), _headline(series), strict=True))
+  return {k: {c: r.get(c) for c in _SHOWN} if r else None for k, r in rows.items()}
+
+
+def _headline(series: grouping.Series) -> tuple[grouping.Row | None, ...]:
+  label = next((k for k, p in series.items() if next(iter(p.values()))['model'] == 'student'), None)
+  if label is None:
+    return None, None, None
+  places = series[label]
+  num_steps = min((n for n, _ in places), key=lambda n: (abs(math.log2(n / 4)), n))
+  ws = sorted(w for n, w in places if n == num_steps)
+  w = ws[(len(ws) - 1) // 2]
+  same_steps = next(
+    (
+      r
+      for r in grouping.rows_of(series, 'teacher')
+      if (r['num_steps'], r['w'], r.get('sampler')) == (num_steps, w, 'ddim')
+    ),
+    None,
+  )
+  reference = grouping.reference(series, w)
+  return places[num_steps, w], None if reference == same_steps else reference, same_steps
+
+
+def protocol_of(rows: Sequence[grouping.Row]) -> str:
+  """Returns the sentence, without its full stop, that says how the distances were measured."""
+  row = next((r for r in rows if r.get('model') != 'data'), {})
+  if row.get('extractor') in _OF_CLASSIFIER:
+    return PROTOCOL
+  count = row.get('reference_images')
+  return (
+    f'FD = {row.get("distance")}, a Fréchet distance in the features of {row["extractor"]} '
+    f'(weights {row.get("extractor_digest")}; {row.get("resize")}) to {formats.short(count)} '
+    f'pictures of {row.get("reference_set")}'
+  )
