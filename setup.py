@@ -1,4 +1,4 @@
-"""Packaging: `pip install -e .`; requirements.txt pins the exact set that the tests pass with."""
+"""Packages gdistill for `pip install -e .`; requirements.txt pins the versions of the tests."""
 
 import pathlib
 
