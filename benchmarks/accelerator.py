@@ -1,12 +1,13 @@
-"""G: one GPU or TPU chip: ceilings, both stages and few-step sampling, the slowest convolutions.
+"""Measures one GPU or TPU chip: ceilings, training, few-step sampling, the slowest convolutions.
 
   python benchmarks/accelerator.py [--seconds=520] [--out=accelerator.json]
 
-Networks of configs/cifar10.py and configs/imagenet64.py in bfloat16, with random parameters, over
-batch sizes. What matters most is measured first; it ends by itself within the given time, and the
-file is written after every measurement. Compiling takes most of the time: with
-JAX_COMPILATION_CACHE_DIR set a second run gets further than the first. FLOPs are those of
-convolutions and matrix products alone: 5 forwards an image of either stage, one a sampling step.
+The networks are those of configs/cifar10.py and configs/imagenet64.py in bfloat16, with random
+parameters, at several batch sizes. The most important measurements come first. The script ends
+within --seconds, and writes the file after every measurement. Compiling takes most of the time:
+with JAX_COMPILATION_CACHE_DIR set, a second run gets further than the first. FLOPs are those of
+convolutions and matrix products only: 5 forwards per image and update in stage one and stage two,
+one forward per image and sampling step.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from jax import numpy as jnp
 
 from gdistill.workdir import storage
 
-# Dense bfloat16, TFLOP/s, by what jax calls the device; the first that it begins with.
+# Peak dense bfloat16 TFLOP/s by device_kind of JAX: the first name that device_kind begins with.
 PEAKS = {
   'NVIDIA H200': 989,
   'NVIDIA H100 PCIe': 756,
@@ -38,7 +39,7 @@ PEAKS = {
   'TPU v5': 459,
   'TPU v6 lite': 918,
 }
-# Batch sizes in the order in which they are tried: the first is the one that must not be missed.
+# Batch sizes in the order in which they are measured, the most important one first.
 BATCHES = {'imagenet64': (64, 128, 256, 32), 'cifar10': (128, 512, 1024, 64)}
 SAMPLED = {'imagenet64': (128, 512, 32), 'cifar10': (512, 2048, 128)}
 STAGES = ('guidance', 'progressive')
@@ -47,7 +48,7 @@ MEMORY = 'out of memory'
 
 
 class Results:
-  """Everything measured so far, in the file at any time."""
+  """Everything measured so far; the file on disk is always up to date."""
 
   def __init__(self, out: str, seconds: float, peak: float | None):
     self._out, self._lock = out, threading.Lock()
@@ -60,19 +61,19 @@ class Results:
     return self._limit - (time.monotonic() - self._began)
 
   def measure(self, kind: str, name: str, call: Callable[[], dict]) -> dict | None:
-    """Adds what the call returns; leaves out what the time or the memory does not suffice for."""
+    """Adds what `call` returns; leaves it out if the time left or the memory is too little."""
     expected = self._costs.get(kind, 0.0)
     if self.left() < 1.2 * expected:
       return self._leave_out(name, f'{self.left():.0f} s left, {expected:.0f} needed')
     began, self._now = time.monotonic(), name
     try:
       found = {'what': name, **call()}
-    except Exception as e:  # one that does not run is no reason to lose the others
+    except Exception as e:  # a failed measurement must not end the others
       text = ' '.join(str(e).split())
       memory = 'RESOURCE_EXHAUSTED' in text or 'out of memory' in text.lower()
       return self._leave_out(name, MEMORY if memory else f'{type(e).__name__}: {text[:300]}')
     finally:
-      gc.collect()  # the buffers of what was measured
+      gc.collect()  # frees the device buffers of this measurement
     took = time.monotonic() - began
     self._costs[kind] = max(took, self._costs.get(kind, 0.0))
     with self._lock:
@@ -82,7 +83,7 @@ class Results:
     return found
 
   def out_of_memory(self) -> bool:
-    """Whether that is why the last thing left out was."""
+    """Returns whether the last entry was left out for lack of memory."""
     return self.found['left_out'][-1]['why'] == MEMORY
 
   def _leave_out(self, name: str, why: str) -> None:
@@ -91,7 +92,7 @@ class Results:
     self.write()
 
   def work(self, flops: float, seconds: float) -> dict:
-    """TFLOP/s, and the share of the peak where there is one."""
+    """Returns TFLOP/s, and its share of the peak if the peak is known."""
     rate = flops / seconds / 1e12
     return {'tflops': rate, 'share': rate / self.peak if self.peak else None}
 
@@ -109,14 +110,14 @@ class Results:
     print(json.dumps(storage.jsonable(self.found), indent=2, allow_nan=False), flush=True)
 
   def stop(self) -> None:
-    """The time is over in the middle of something, a compile most likely."""
+    """Ends the program when the time is over, even during a compile, and shows the results."""
     self._leave_out(f'{self._now} and what was to follow', 'the time is over')
     self.show()
     os._exit(0)
 
 
 def timed(call: Callable[[], object], seconds: float = 1.0) -> float:
-  """The median of three turns; calls are queued, and a turn ends when all of its work has."""
+  """Returns the seconds of one call, the median of three turns; calls within a turn are queued."""
   jax.block_until_ready(call())  # compiles
   began = time.perf_counter()
   jax.block_until_ready(call())
@@ -132,7 +133,7 @@ def timed(call: Callable[[], object], seconds: float = 1.0) -> float:
 
 
 def ceilings(results: Results, smoke: bool) -> None:
-  """What a matrix product and a copy reach here."""
+  """Measures the TFLOP/s of a large matrix product and the GB/s of a copy."""
 
   def matmul():
     n = 256 if smoke else 8192
@@ -157,14 +158,14 @@ def recipe(network: str, batch: int, **sections):
 
 
 def image_flops(network: str) -> int:
-  """Of one forward of one image."""
+  """Returns the FLOPs of one forward of one image."""
   settings = recipe(network, 1).model
   params = common.param_shapes(settings, True)
   return counting.forward_flops(common.network(settings, True), params, *common.inputs(settings, 1))
 
 
 def training(results: Results, network: str, stage: str, batch: int, **settings) -> dict | None:
-  """Updates of one stage: {'guidance': {...}} are further settings of it."""
+  """Measures updates of one stage; `settings` override keys of that stage in the config."""
 
   def run():
     step = common.Step(recipe(network, batch, **({stage: settings} if settings else {})), stage)
@@ -177,7 +178,7 @@ def training(results: Results, network: str, stage: str, batch: int, **settings)
       return step.metrics
 
     seconds = timed(call)
-    # w is drawn K times an image: K student passes on one pair of teacher passes.
+    # w is drawn K times per image: K student passes share one pair of teacher passes.
     k, forward = settings.get('ws_per_pass', 1), common.network(step.recipe.model, True)
     given = common.inputs(step.recipe.model, k * batch)
     floor = counting.activation_floor(forward, step.params, *given) + 4 * common.count(step.params)
@@ -195,7 +196,7 @@ def training(results: Results, network: str, stage: str, batch: int, **settings)
 
 
 def sampling(results: Results, network: str, batch: int) -> dict | None:
-  """4-step and 1-step sampling by one program, as `gdistill sample` draws."""
+  """Measures 4-step and 1-step sampling by one compiled program, as `gdistill sample` draws."""
 
   def run():
     read = common.folder(recipe(network, 1), 'progressive')
@@ -216,9 +217,10 @@ def sampling(results: Results, network: str, batch: int) -> dict | None:
 
 
 def convolutions(results: Results, network: str, batch: int, seconds: float) -> None:
-  """Each kind of convolution alone: forward, and the gradients of its input and of its weights.
+  """Measures each kind of convolution alone, and keeps the ten that take longest in a step.
 
-  In a step a convolution runs forward three times and backward once; the ten that take longest.
+  Each is run forward, and for the gradients of its input and of its weights. A distillation step
+  runs a convolution forward three times and backward once.
   """
   settings = recipe(network, 1).model
   forward, params = common.network(settings, True), common.param_shapes(settings, True)
@@ -227,7 +229,7 @@ def convolutions(results: Results, network: str, batch: int, seconds: float) -> 
     if product.kind == 'conv':
       kinds.setdefault(product, [eqn, 0])[1] += 1
   end, found = results.left() - seconds, []
-  # The largest first, in case the time is over before the last.
+  # The largest first, because the time may be over before the last.
   for product, (eqn, count) in sorted(kinds.items(), key=lambda a: -a[0].flops * a[1][1]):
     if results.left() < max(end, 0.0):
       break
@@ -245,7 +247,7 @@ def convolutions(results: Results, network: str, batch: int, seconds: float) -> 
 
 
 def convolution(results: Results, product: counting.Product, eqn, count: int) -> dict:
-  """ms and TFLOP/s of the three directions, and what all such take of a step."""
+  """Returns ms and TFLOP/s of the three directions, and the ms of all such convolutions a step."""
 
   def conv(x, kernel):
     return eqn.primitive.bind(x, kernel, **eqn.params)
@@ -266,7 +268,7 @@ def convolution(results: Results, product: counting.Product, eqn, count: int) ->
 
 
 def jobs(results: Results, networks: list[str], smoke: bool) -> Iterator[Callable[[], None]]:
-  """What is to be measured, in order of importance."""
+  """Yields the measurements to make, the most important first."""
   batches = SMOKE if smoke else BATCHES
   sampled = SMOKE if smoke else SAMPLED
   too_large = {}
@@ -305,7 +307,7 @@ def jobs(results: Results, networks: list[str], smoke: bool) -> Iterator[Callabl
 
 
 def table(found: dict) -> str:
-  """What was measured, as Markdown."""
+  """Returns the measurements as a Markdown table."""
   lines = [
     '| what | ms | images/s | TFLOP/s | share of peak | peak memory |',
     '|---|---|---|---|---|---|',
@@ -341,11 +343,13 @@ def main() -> None:
   p = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
   )
-  p.add_argument('--seconds', type=float, default=520.0, help='after which it has ended')
+  p.add_argument('--seconds', type=float, default=520.0, help='time limit of the script')
   p.add_argument('--out', default='accelerator.json')
-  p.add_argument('--peak', type=float, help='TFLOP/s of this device, where it is not known')
-  p.add_argument('--networks', default='imagenet64,cifar10', help='in order of importance')
-  p.add_argument('--smoke', action='store_true', help='tiny sizes: shows only that it runs')
+  p.add_argument('--peak', type=float, help='peak TFLOP/s of the device, if the script has none')
+  p.add_argument(
+    '--networks', default='imagenet64,cifar10', help='networks to measure, the most important first'
+  )
+  p.add_argument('--smoke', action='store_true', help='tiny sizes: shows only that the script runs')
   args = p.parse_args()
   kind = jax.devices()[0].device_kind
   peak = args.peak or next((v for name, v in PEAKS.items() if kind.startswith(name)), None)

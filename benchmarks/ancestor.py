@@ -1,10 +1,11 @@
-"""P3: our step against one organised like the code this method came from.
+"""P3: our step against a step organised like the code that this project descends from.
 
   python benchmarks/ancestor.py
 
-There every round closes over its teacher's parameters, so that each compiles a program of its
-own, and every step waits for its metrics before the next batch is sent. Ours takes the teacher
-as an argument and runs one step ahead. Both make the same updates of the same network.
+In that code the step of a round closes over the teacher's parameters, so every round compiles its
+own program, and every step waits for its metrics before the next batch is sent. Our step takes the
+teacher as an argument, and the loop stays one step ahead. Both make the same updates of the same
+network.
 """
 
 import time
@@ -12,11 +13,11 @@ import time
 import common
 import jax
 
-UPDATES = 4  # of one timed call, which waits for the last: no work runs on into the other's turn
+UPDATES = 4  # updates of one timed call, which waits for the last one before it returns
 
 
 class Ancestor:
-  """The step of a round that closes over its teacher."""
+  """Updates by a compiled step that closes over its teacher."""
 
   def __init__(self, step: common.Step):
     self._step, self._batch, function = step, step.host_batch(), step.function
@@ -39,7 +40,7 @@ class Ancestor:
 
 
 class Ours:
-  """The same updates as the training loop makes them."""
+  """The same updates, made as our training loop makes them."""
 
   def __init__(self, step: common.Step):
     self._step, self._batch = step, step.host_batch()
@@ -53,7 +54,7 @@ class Ours:
 
 def main() -> None:
   args = common.arguments(__doc__)
-  jax.config.update('jax_enable_compilation_cache', False)  # compiles are measured
+  jax.config.update('jax_enable_compilation_cache', False)  # a cache would hide the compile times
   rows, details = [], {}
   sizes = (('tiny', 4),) if args.smoke else (('digits', 64), ('small32', 32))
   for network, batch in sizes:
@@ -76,7 +77,7 @@ def main() -> None:
         'P3', f'our step over the ancestor-like step, {network}, batch {batch}', values, '<= 0.95'
       )
     )
-    # A round of the digits ladder, its compile among it.
+    # A round of the digits ladder, including the ancestor's compile.
     updates = 260
     middle = sorted(compiles)[len(compiles) // 2]
     whole = [

@@ -1,7 +1,7 @@
 """P18: what a cell of the grid costs beyond its two networks, the sampler's and the extractor's.
 
-Draws and measures one cell as gdistill evaluate does, and in turns runs only the compiled sampler
-and the compiled extractor on the same batches.
+The script draws and measures one cell as gdistill evaluate does. In turns with that, it runs only
+the compiled sampler and the compiled extractor on the same batches.
 """
 
 import functools
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def _extractor() -> extractors.Extractor:
-  """EfficientNet-Lite0 with parameters that are all alike, which take as long."""
+  """Returns EfficientNet-Lite0 with constant parameters: the values do not change the time."""
   net = efficientnet.EfficientNetLite0()
   shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))['params']
   params = jax.tree.map(lambda s: np.full(s.shape, 1e-2, s.dtype), shapes)

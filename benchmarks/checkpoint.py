@@ -1,10 +1,11 @@
-"""P8: how long a save keeps training waiting, and what its digests cost.
+"""P8: how long a save blocks training, and what the digests of a save cost.
 
   python benchmarks/checkpoint.py
 
-The state of a stage-one student (parameters, running mean, Adam's two moments), on the disk of the
-temporary files (TMPDIR). Blocked is the time until training may go on. Digest is sha256 of every
-leaf and of every file, on a thread a core, as a save takes them; write is all else it does.
+The state is that of a stage-one student (parameters, EMA, Adam's two moments), saved on the disk
+of the temporary files (TMPDIR). "Blocked" is the time until training may continue. "Digests" is the
+time for the sha256 of every leaf and every file, on one thread per core, as in a save; "write" is
+the rest of the save.
 """
 
 import pathlib
@@ -26,8 +27,10 @@ def main() -> None:
   taken = {'sync': [], 'digest': [], 'async': []}
 
   def changed():
-    """Other values every time: what is stored already is not written again, and an array that was
-    on the host once is not copied there again.
+    """Returns the state with new values.
+
+    Equal values would not be written again, and an array that was copied to the host once would
+    not be copied again.
     """
     nonlocal state
     state = jax.block_until_ready(jax.tree.map(lambda a: a + 1, state))
@@ -39,7 +42,7 @@ def main() -> None:
       taken['sync'].append(common.save(scratch / 'sync', repeat, changed()))
       taken['digest'].append(digest_seconds(state, scratch / 'sync' / str(repeat)))
       taken['async'].append(common.save_async(scratch / 'async', repeat, changed()))
-  taken = {name: values[1:] for name, values in taken.items()}  # the first one warms up
+  taken = {name: values[1:] for name, values in taken.items()}  # the first repeat is a warm-up
   values = common.ratios(taken['async'], taken['sync'])
   text = f'blocked by an async save over a sync one, {size:,} bytes'
   rows = [common.row('P8', text, values, '<= 0.35')]
@@ -50,7 +53,7 @@ def main() -> None:
 
 
 def digest_seconds(state, folder: pathlib.Path) -> float:
-  """The leaves' digests, then those of the save's files, by the functions that a save calls."""
+  """Returns the seconds for the digests of all leaves and files, by the functions of a save."""
   leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
   began = time.perf_counter()
   checkpoints._each(checkpoints._leaf, leaves)

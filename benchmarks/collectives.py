@@ -1,11 +1,11 @@
-"""P10: what the compiled step sends to other devices: one reduction, of the gradient.
+"""P10: what the compiled step sends to other devices; the goal is one reduction, of the gradient.
 
   python benchmarks/collectives.py
 
-Read off the compiled program for 8 devices made of a CPU; exact, and no matter of time. The loss,
-one number, may travel with the gradient. Where moments and running mean are spread over the
-devices (leaves of 2^16 elements or more, which the digits' network does not have), the parameters
-are gathered again after the update.
+The counts are read from the program compiled for 8 devices made of a CPU: they are exact, and
+nothing is timed. The loss, one number, may be reduced together with the gradient. Adam's moments
+and the EMA of leaves of 2^16 elements or more are sharded over the devices; the parameters are then
+gathered again after the update. The digits' network has no leaf of that size.
 """
 
 import common
@@ -23,7 +23,7 @@ def main() -> None:
     step = common.Step(common.recipe(network, 64), stage, devices=DEVICES)
     found, parameters = counting.collectives(step.compiled.as_text()), common.count(step.params)
     reduced = [c for c in found if c['kind'] in ('all-reduce', 'reduce-scatter')]
-    # What a reduce-scatter leaves on a device is its share.
+    # The result of a reduce-scatter on one device is only that device's shard.
     sent = sum(c['bytes'] * (DEVICES if c['kind'] == 'reduce-scatter' else 1) for c in reduced)
     extra = sent - 4 * parameters
     rows += [

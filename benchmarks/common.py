@@ -1,6 +1,6 @@
-"""What the benchmarks share: timing in turns, JSON and a table, and the product's own step.
+"""Shared by the benchmarks: timing in turns, results as JSON and a table, and gdistill's own step.
 
-Everything that touches the inside of gdistill is here, so that a changed signature is one edit.
+All calls into gdistill's internals are in this file, so a changed signature is edited once.
 """
 
 import argparse
@@ -55,15 +55,15 @@ REPEATS, TURNS = 7, 4
 def interleaved(
   variants: Mapping[str, Callable[[], Any]], repeats: int, seconds: float
 ) -> dict[str, list[float]]:
-  """{name: seconds of one call, in each repeat}: the variants take turns, forwards and backwards.
+  """Returns {name: [seconds of one call, in each repeat]}, timed in turns, forwards and backwards.
 
-  In a repeat each has several short turns, of about `seconds` together, and its figure is their
-  median: what else the machine does for a moment falls on all of them, or on one turn. Calls
-  return when their work is done.
+  In a repeat each variant has several short turns, of about `seconds` together, and its figure is
+  the median of its turns: other load on the machine then slows all variants, or only one turn. A
+  call must return only when its work is done.
   """
   counts = {}
   for name, call in variants.items():
-    call()  # compiles, fills caches
+    call()  # warm-up: compiles, and fills caches
     counts[name] = max(1, round(seconds / TURNS / max(_timed(call, 1), 1e-9)))
   order, taken = list(variants), {name: [] for name in variants}
   for _ in range(repeats):
@@ -84,12 +84,12 @@ def _timed(call: Callable[[], Any], count: int) -> float:
 
 
 def ratios(over: Sequence[float], under: Sequence[float]) -> list[float]:
-  """The ratio within each repeat: what slows the machine for both cancels."""
+  """Returns the ratio within each repeat: a machine that slows both sides does not change it."""
   return [a / b for a, b in zip(over, under, strict=True)]
 
 
 def added(*lists: Sequence[float]) -> list[float]:
-  """The sums within each repeat."""
+  """Returns the sum within each repeat."""
   return [sum(a) for a in zip(*lists, strict=True)]
 
 
@@ -103,9 +103,9 @@ def medians(taken: Mapping[str, Sequence[float]]) -> dict[str, float]:
 def row(
   which: str, what: str, values: float | Sequence[float], bar: str = '', unit: str = ''
 ) -> dict:
-  """One line of the table: the median, its spread, and whether it keeps the bar.
+  """Returns one line of the table: the median, its spread, and whether the median meets the bar.
 
-  `bar` is '<= 1.05', '>= 128' or '= 3'; '' is a figure without one.
+  `bar` is such as '<= 1.05', '>= 128' or '= 3'; '' means a figure without a bar.
   """
   values = [float(v) for v in np.atleast_1d(values)]
   median = statistics.median(values)
@@ -125,7 +125,7 @@ def row(
 
 
 def table(rows: Sequence[Mapping]) -> str:
-  """The rows as a Markdown table."""
+  """Returns the rows as a Markdown table."""
   lines = ['| id | what | measured | spread | bar | |', '|---|---|---|---|---|---|']
   for r in rows:
     spread = f'{_short(r["low"])} to {_short(r["high"])}' if r['repeats'] > 1 else ''
@@ -140,14 +140,14 @@ def _short(value: float) -> str:
 
 
 def show(rows: Sequence[Mapping], **details: Any) -> None:
-  """One JSON object on stdout, the table on stderr."""
+  """Prints the results: one JSON object on stdout, the table on stderr."""
   print(table(rows), file=sys.stderr)
   found = {'rows': list(rows), **details, 'machine': machine()}
   print(json.dumps(storage.jsonable(found), indent=2, allow_nan=False))
 
 
 def machine() -> dict:
-  """What the figures were measured on."""
+  """Returns a description of the machine that the figures were measured on."""
   cpu = platform.processor() or platform.machine()
   info = pathlib.Path('/proc/cpuinfo')
   if info.exists():
@@ -163,29 +163,29 @@ def machine() -> dict:
   }
 
 
-# Of the minute before this process: whether somebody else was using the machine.
+# Load average of the minute before this process: shows whether the machine was busy.
 _LOAD = round(os.getloadavg()[0], 2) if hasattr(os, 'getloadavg') else None
 
 
 def parser(doc: str) -> argparse.ArgumentParser:
-  """What every benchmark is told."""
+  """Returns a parser with the flags of every benchmark."""
   p = argparse.ArgumentParser(
     description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
   )
   p.add_argument('--repeats', type=int, default=REPEATS)
-  p.add_argument('--seconds', type=float, default=1.0, help='of one variant in one repeat')
-  p.add_argument('--smoke', action='store_true', help='tiny sizes: shows only that it runs')
+  p.add_argument('--seconds', type=float, default=1.0, help='timed seconds per repeat')
+  p.add_argument('--smoke', action='store_true', help='tiny sizes: shows only that the script runs')
   return p
 
 
 def arguments(doc: str, devices: int = 1) -> argparse.Namespace:
-  """The parsed arguments of a benchmark that has no others; makes `devices` devices of a CPU."""
+  """Parses the flags that every benchmark has, and makes `devices` devices of a CPU."""
   args = parser(doc).parse_args()
   return settle(args, devices)
 
 
 def settle(args: argparse.Namespace, devices: int = 1) -> argparse.Namespace:
-  """Smoke sizes, and the devices of a CPU."""
+  """Applies --smoke to the repeats, and makes `devices` devices of a CPU."""
   if args.smoke:
     args.repeats, args.seconds = 1, 0.0
   meshes.make_cpu_devices(devices)
@@ -194,7 +194,7 @@ def settle(args: argparse.Namespace, devices: int = 1) -> argparse.Namespace:
 
 # ---- networks and recipes
 
-# What takes the place of the model section of a config.
+# Per network: the config, and the keys of its model section that are replaced.
 NETWORKS = {
   'digits': ('configs/digits.py', {}),
   'tiny': (
@@ -228,7 +228,7 @@ NETWORKS = {
 
 
 def recipe(network: str, batch_size: int = 64, **sections: Any) -> recipes.Recipe:
-  """The network's config with that batch size and what else is given, section by section."""
+  """Returns the recipe of a network at a batch size; `sections` override keys of the config."""
   file, settings = NETWORKS[network]
   config = edge.load_config(str(ROOT / file), [])
   config['model'].update(settings)
@@ -243,12 +243,12 @@ def recipe(network: str, batch_size: int = 64, **sections: Any) -> recipes.Recip
 
 
 def mesh_of(devices: int) -> jax.sharding.Mesh:
-  """A mesh of the first devices."""
+  """Returns a mesh of the first `devices` devices."""
   return jax.sharding.Mesh(np.array(jax.devices()[:devices]).reshape(1, -1, 1), meshes.AXES)
 
 
 def takes_w(r: recipes.Recipe, stage: str) -> tuple[bool, bool]:
-  """Whether the student and the teacher of a stage do."""
+  """Returns whether the student, and whether the teacher, of a stage has an input for w."""
   return r.takes_w and stage != 'teacher', r.takes_w and stage in ('progressive', 'encoder')
 
 
@@ -258,12 +258,12 @@ def param_shapes(settings: recipes.Model, with_w: bool) -> Any:
 
 
 def random_params(settings: recipes.Model, with_w: bool) -> Any:
-  """Numpy parameters of sensible sizes, without a compile; no layer is zero, as after training."""
+  """Returns random numpy parameters, without a compile; as after training, no layer is zero."""
   return filled(param_shapes(settings, with_w))
 
 
 def filled(shapes: Any) -> Any:
-  """Numpy parameters of these shapes, as `random_params`."""
+  """Returns random numpy parameters of the given shapes; see `random_params`."""
   block = np.random.default_rng(0).normal(size=1 << 16).astype(np.float32)
 
   def fill(path, leaf):
@@ -280,7 +280,7 @@ def count(params: Any) -> int:
 
 
 def network(settings: recipes.Model, with_w: bool) -> Callable:
-  """(params, z, logsnr, label, w) -> v of a bare network."""
+  """Returns (params, z, logsnr, label, w) -> v, a bare network."""
   net, noise = networks.build(settings, with_w), networks.noise(recipes.Noise('cosine'))
 
   def forward(params, z, logsnr, label, w):
@@ -290,7 +290,7 @@ def network(settings: recipes.Model, with_w: bool) -> Callable:
 
 
 def inputs(settings: recipes.Model, batch: int) -> tuple:
-  """(z, logsnr, label, w) for `network`."""
+  """Returns random inputs (z, logsnr, label, w) for `network`."""
   rng = np.random.default_rng(1)
   z = rng.normal(size=(batch, *networks.image_shape(settings))).astype(np.float32)
   logsnr, w = rng.uniform(-5, 5, batch), rng.uniform(0, 4, batch)
@@ -298,12 +298,12 @@ def inputs(settings: recipes.Model, batch: int) -> tuple:
   return z, logsnr.astype(np.float32), label, w.astype(np.float32)
 
 
-# ---- the product's step
+# ---- gdistill's own step
 
 
 @dataclasses.dataclass
 class Step:
-  """One stage's train step, made as the pipeline makes it, and what it is called with."""
+  """The train step of one stage, made as in the pipeline, with its state, teacher and batch."""
 
   recipe: recipes.Recipe
   stage: str
@@ -327,7 +327,7 @@ class Step:
 
   @property
   def function(self) -> Callable:
-    """(state, teacher, batches, given) -> (state, metrics), not yet compiled."""
+    """Returns the step before compilation, (state, teacher, batches, given) -> (state, metrics)."""
     loss = stage_losses.loss_of(self.recipe, self.stage)
     return train_step.make_step(loss, self.settings, jax.default_backend() == 'cpu', self.mesh)
 
@@ -344,7 +344,7 @@ class Step:
     return sharding.put_like(shardings, make(self.params))
 
   def host_batch(self) -> dict:
-    """uint8 pictures as the data pipeline hands them over, [1 update, rows, ...]."""
+    """Returns a random batch of uint8 pictures as the data pipeline yields it: [1, rows, ...]."""
     rng, size = np.random.default_rng(2), self.settings.batch_size
     shape = networks.image_shape(self.recipe.model)
     return {
@@ -357,12 +357,12 @@ class Step:
     return jax.device_put(batch, sharding.batches_sharding(self.mesh))
 
   def __call__(self) -> None:
-    """One update, until it is done."""
+    """Makes one update and waits for the result."""
     self.dispatch()
     jax.block_until_ready(self.metrics)
 
   def dispatch(self) -> None:
-    """One update, at most one ahead of the devices, as the loop of train.fit."""
+    """Dispatches one update; stays at most one update ahead of the devices, as train.fit does."""
     before = self.metrics
     self.state, self.metrics = self.compiled(self.state, self.teacher, self.batch, self.given)
     jax.block_until_ready(before)
@@ -371,9 +371,9 @@ class Step:
 def fit(
   r: recipes.Recipe, workdir: pathlib.Path, compiled: dict
 ) -> tuple[list[float], timing.Seconds]:
-  """A run of the pipeline: the seconds inside train.fit of each round, and where they went.
+  """Runs the pipeline; returns the seconds of train.fit in each round, and the run's own account.
 
-  `compiled` is filled with the stages' steps, and used when it is filled.
+  `compiled` is a cache of the stages' compiled steps: steps found in `compiled` are used again.
   """
   taken, seconds, original = [], timing.Seconds(), loop.fit
 
@@ -393,19 +393,19 @@ def fit(
 
 
 def events(workdir: pathlib.Path) -> collections.Counter:
-  """How often the ledger of a run has each event."""
+  """Returns how often each event is in the ledger of a run."""
   return collections.Counter(e['event'] for e in ledger.ledger(workdir))
 
 
 def save(folder: pathlib.Path, step: int, state: Any) -> float:
-  """The seconds of one synchronous save."""
+  """Returns the seconds of one synchronous save."""
   began = time.perf_counter()
   step_checkpoints.save_step(folder, step, state, keep=2)
   return time.perf_counter() - began
 
 
 def save_async(folder: pathlib.Path, step: int, state: Any) -> float:
-  """The seconds that a save in the background keeps its caller; it has ended on return."""
+  """Returns the seconds that a background save blocks its caller; waits for the save to end."""
   with step_checkpoints.Saver(folder, keep=2) as saver:
     began = time.perf_counter()
     saver.save(step, state)
@@ -415,7 +415,7 @@ def save_async(folder: pathlib.Path, step: int, state: Any) -> float:
 
 
 def folder(r: recipes.Recipe, stage: str) -> folders.Folder:
-  """What reading a finished round would return, with random parameters."""
+  """Returns a finished round with random parameters, as model.read_folder would."""
   with_w = takes_w(r, stage)[0]
   card = {'takes_w': with_w, 'guided': stage == 'teacher', 'num_steps': 0, 'sampler': 'any'}
   card['class_names'] = []
@@ -425,7 +425,10 @@ def folder(r: recipes.Recipe, stage: str) -> folders.Folder:
 
 
 def finished(workdir: str, num_steps: int) -> tuple[dict[str, folders.Folder], list[int]]:
-  """Teacher and student of a run ({} where none has so many steps), and what students there are."""
+  """Returns the teacher and the student of a finished run, and the step counts of its students.
+
+  The first result is {} if the run has no student for `num_steps` steps.
+  """
   root = storage.path(workdir)
   r = grid_run.read_recipe(root)
   students = {one.num_steps: one.name for one in plans.plan(r) if one.num_steps}
@@ -439,16 +442,16 @@ def finished(workdir: str, num_steps: int) -> tuple[dict[str, folders.Folder], l
 def text_sampler(
   read: folders.Folder, batch: int, frozen: frozen_networks.Frozen
 ) -> sampling.Sampler:
-  """From prompts to pixels, with these frozen networks."""
+  """Returns a sampler from prompts to pixels, with the given frozen networks."""
   return sampling.Sampler(read, 'ddim', batch, frozen)
 
 
 def sampler(read: folders.Folder, batch: int) -> sampling.Sampler:
-  """The compiled sampler of a round, of the kind it was distilled for."""
+  """Returns the compiled sampler that a round was distilled for."""
   kind = sampling.own_sampler(read.card) if read.num_steps else 'ddim'
   return sampling.Sampler(read, kind, batch)
 
 
 def calls_a_step(read: folders.Folder) -> int:
-  """Of the network."""
+  """Returns the number of network calls of one sampling step."""
   return 2 if read.guided else 1

@@ -1,9 +1,9 @@
-"""P13: how often a whole run compiles: one train step a stage, whatever the number of rounds.
+"""P13: how often a run compiles; the goal is one train step per stage, for any number of rounds.
 
   python benchmarks/compiles.py
 
-A run of every stage with three rounds of stage two, at sizes at which nothing takes time. JAX
-says itself what it compiles.
+The script runs every stage, with three rounds of stage two, at tiny sizes, and counts the compiles
+that JAX logs.
 """
 
 import collections
@@ -17,7 +17,7 @@ import jax
 
 
 class Compiles(logging.Handler):
-  """Counts by name what JAX logs as compiled."""
+  """A log handler that counts compiled functions by name."""
 
   def __init__(self):
     super().__init__()

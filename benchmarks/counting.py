@@ -1,4 +1,4 @@
-"""Counts that need no clock: products, FLOPs, activations a gradient needs, collectives."""
+"""Counts of a program without a clock: products, FLOPs, activations kept, collectives."""
 
 import dataclasses
 import math
@@ -11,7 +11,7 @@ import jax
 
 @dataclasses.dataclass(frozen=True)
 class Product:
-  """A convolution or a matrix product: its shapes, and all that tells it from another."""
+  """A convolution or a matrix product, by its shapes, dtype and settings."""
 
   kind: str  # 'conv' or 'dot'
   lhs: tuple[int, ...]
@@ -19,7 +19,7 @@ class Product:
   out: tuple[int, ...]
   dtype: str
   settings: tuple[tuple[str, Any], ...]
-  flops: int  # two a multiply-add, those with the padding among them
+  flops: int  # two per multiply-add, including multiply-adds with padding
 
   @property
   def name(self) -> str:
@@ -28,7 +28,10 @@ class Product:
 
 
 def products(function: Callable, *args: Any) -> list[tuple[Product, Any]]:
-  """Each convolution and matrix product of the function's jaxpr, with its equation; loops once."""
+  """Returns every convolution and matrix product of the function's jaxpr, with its equation.
+
+  The body of a loop counts once.
+  """
   found = []
   for eqn in _equations(jax.make_jaxpr(function)(*args).jaxpr):
     kind = {'conv_general_dilated': 'conv', 'dot_general': 'dot'}.get(eqn.primitive.name)
@@ -53,7 +56,7 @@ def products(function: Callable, *args: Any) -> list[tuple[Product, Any]]:
 
 
 def _equations(jaxpr: Any) -> list:
-  """Those of a jaxpr and of every jaxpr inside it."""
+  """Returns the equations of a jaxpr and of every jaxpr inside it."""
   out = []
   for eqn in jaxpr.eqns:
     out.append(eqn)
@@ -66,17 +69,17 @@ def _equations(jaxpr: Any) -> list:
 
 
 def forward_flops(function: Callable, *args: Any) -> int:
-  """Of the convolutions and matrix products alone."""
+  """Returns the FLOPs of the convolutions and matrix products of a function."""
   return sum(product.flops for product, _ in products(function, *args))
 
 
 def activation_floor(function: Callable, *args: Any) -> int:
-  """Bytes that the backward pass of a network cannot do without.
+  """Returns the bytes of activations that the backward pass of a network must keep.
 
-  The gradient of every weight needs the input of its convolution or matrix product, in the type
-  it was computed in; a product of two activations, as in attention, needs both. All between the
-  products (norms, activation functions, sums) follows from these elementwise, without another
-  product, so nothing else has to be kept. An input that several layers share counts once.
+  The gradient of a weight needs the input of its convolution or matrix product, in the dtype of
+  the product; the gradient of a product of two activations, as in attention, needs both. Values
+  between the products (norms, activation functions, sums) can be recomputed elementwise, without
+  another product, so they need not be kept. An input that several layers share counts once.
   """
   kept = {}
   for product, eqn in products(function, *args):
@@ -87,7 +90,7 @@ def activation_floor(function: Callable, *args: Any) -> int:
 
 
 def compiled_flops(compiled: Any) -> float:
-  """What XLA counts in a compiled program, elementwise work included; its loops count once."""
+  """Returns XLA's FLOPs of a compiled program, with elementwise work; a loop body counts once."""
   analysis = compiled.cost_analysis()
   return (analysis[0] if isinstance(analysis, list) else analysis)['flops']
 
@@ -104,10 +107,10 @@ _CALL = re.compile(r'\b(?:calls|to_apply|\w+_computation)=%?([\w.\-]+)')
 
 
 def collectives(hlo: str) -> list[dict]:
-  """[{'kind', 'leaves', 'bytes', 'loops'}]: every collective in the text of a compiled program.
+  """Returns [{'kind', 'leaves', 'bytes', 'loops'}], the collectives in the text of a program.
 
-  A combined one is one, of several leaves; bytes are those of its results. `loops` says inside
-  how many while loops it stands, where it runs more than once.
+  A combined collective counts as one, with several leaves. `bytes` is the size of its results.
+  `loops` is the number of while loops around the collective, which then runs more than once.
   """
   inside, callers, found = '', {}, []
   for line in hlo.splitlines():
@@ -120,7 +123,7 @@ def collectives(hlo: str) -> list[dict]:
     if match and match['half'] != '-done':
       leaves = _SHAPE.findall(match['shape'])
       if match['half'] and match['kind'] != 'all-reduce':
-        # (operands, results[, contexts]); of an all-reduce only results are named.
+        # The shape lists (operands, results[, contexts]); that of an all-reduce lists results only.
         leaves = [leaf for leaf in leaves if leaf != ('u32', '')]
         leaves = leaves[len(leaves) // 2 :]
       found.append((inside, match['kind'], leaves))

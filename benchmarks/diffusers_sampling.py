@@ -3,8 +3,8 @@
   pip install -e '.[parity]'
   python benchmarks/diffusers_sampling.py
 
-UNet2DModel with residual resampling and scale-shift has our layers and counts. Ours takes w on
-top of it, one small matrix product a call.
+UNet2DModel with residual resampling and scale-shift has the same layers as our U-Net, and as many
+parameters. Our network also takes w, which costs one small matrix product per call.
 """
 
 import math
@@ -19,7 +19,7 @@ STEPS = 4
 
 
 def twin(settings) -> diffusers.UNet2DModel:
-  """diffusers' network with the settings of ours."""
+  """Returns diffusers' network with the settings of our network."""
   s, levels = settings, range(len(settings.multipliers))
   attends = [s.image_size // 2**i in s.attention_resolutions for i in levels]
   width = s.channels * s.multipliers[-1]
@@ -45,7 +45,7 @@ def twin(settings) -> diffusers.UNet2DModel:
 
 @torch.inference_mode()
 def draw(net: diffusers.UNet2DModel, z: torch.Tensor, label: torch.Tensor) -> np.ndarray:
-  """The DDIM rotation in v, x_hat clipped, in as many steps; pixels."""
+  """Returns pixels drawn by DDIM rotations in v, with x_hat clipped, in STEPS steps."""
   for i in range(STEPS, 0, -1):
     phi, to = (max(1e-4, j / STEPS * math.pi / 2 - 1e-4) for j in (i, i - 1))
     to = to if i > 1 else 0.0
@@ -69,7 +69,7 @@ def main() -> None:
   variants = {'ours': lambda: ours(seeds, labels, w, STEPS)}
   theirs = twin(recipe.model)
   for name, layout in (('first', torch.contiguous_format), ('last', torch.channels_last)):
-    # A copy: the two layouts are timed side by side.
+    # A network of its own for each layout, because both layouts are timed in turns.
     net = twin(recipe.model).to(memory_format=layout)
     z = torch.randn(
       batch, 3 if network != 'tiny' else 1, recipe.model.image_size, recipe.model.image_size

@@ -1,12 +1,13 @@
-"""What few-step edits, transfers and inpaintings of digits reach, beside many undistilled steps.
+"""Quality of few-step edits, transfers and inpaintings of digits, beside many undistilled steps.
 
   python benchmarks/editing.py --workdir=runs/digits --painting=runs/painting [--out=FILE.json]
 
---workdir is a finished run of configs/digits.py with --config.encoder=True, --painting one of
-configs/digits.py:inpainting. Every figure is over the held-out digits, measured by the classifier
-of the first run, which was trained on the training digits: `accuracy` is how often it sees the
-class that was asked for, `rms` how far a result is from its source, in [-1, 1], `fd` the Fréchet
-distance in its features to the training digits. Prints tables in Markdown; no clock is read.
+--workdir is a finished run of configs/digits.py with --config.encoder=True; --painting is a
+finished run of configs/digits.py:inpainting. Every figure is over the held-out digits and is
+measured by the classifier of --workdir, which was trained on the training digits. `accuracy` is how
+often the classifier sees the class that was asked for. `rms` is the distance of a result from its
+source, with pixels in [-1, 1]. `fd` is the Fréchet distance to the training digits in the
+classifier's features. The script prints Markdown tables; nothing is timed.
 """
 
 import argparse
@@ -37,9 +38,13 @@ def main() -> None:
   p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   p.add_argument('--workdir', required=True)
   p.add_argument('--painting', default='')
-  p.add_argument('--steps', type=int, default=1024, help='of undistilled walks (default 1024)')
-  p.add_argument('--teacher_steps', type=int, default=256, help='of the teacher (default 256)')
-  p.add_argument('--images', type=int, default=10_000, help='at most so many held-out digits')
+  p.add_argument(
+    '--steps', type=int, default=1024, help='DDIM steps of undistilled networks (default 1024)'
+  )
+  p.add_argument(
+    '--teacher_steps', type=int, default=256, help='sampling steps of the teacher (default 256)'
+  )
+  p.add_argument('--images', type=int, default=10_000, help='held-out digits to use, at most')
   p.add_argument('--out')
   args = p.parse_args()
   meshes.use_compile_cache()
@@ -65,18 +70,18 @@ class _Rounds:
     self._paths = {(card['stage'], card['num_steps']): path for path, card in cards}
 
   def folder(self, stage: str, num_steps: int = 0) -> folders.Folder:
-    """The round of a stage, for so many steps."""
+    """Returns the round of a stage that was distilled for `num_steps` steps."""
     if (stage, num_steps) not in self._paths:
       raise SystemExit(f'{self.workdir} has no finished round of {stage} for {num_steps} steps')
     return folders.read_folder(self._paths[stage, num_steps])
 
   def ladder(self, stage: str) -> list[int]:
-    """The steps its rounds are for, most first."""
+    """Returns the step counts of the rounds of a stage, largest first."""
     return sorted((n for s, n in self._paths if s == stage), reverse=True)
 
 
 class _Run(_Rounds):
-  """A run with its held-out pictures, and what measures them."""
+  """A finished run with its held-out pictures, and the classifier that measures results."""
 
   def __init__(self, workdir: str, images: int):
     super().__init__(workdir)
@@ -90,11 +95,11 @@ class _Run(_Rounds):
 
   @property
   def other(self) -> np.ndarray:
-    """Another class for each picture, all others in turn."""
+    """A different class for each picture, taking all other classes in turn."""
     return (self.labels + 1 + np.arange(len(self.labels)) % (self.classes - 1)) % self.classes
 
   def rows(self, label: np.ndarray, w: float, **more) -> dict:
-    """What an editor reads of all held-out pictures."""
+    """Returns the input rows of an editor for all held-out pictures."""
     count = len(self.pixels)
     rows = {
       'pixels': self.pixels, 'seeds': np.arange(count, dtype=np.uint32),
@@ -103,12 +108,12 @@ class _Run(_Rounds):
     return rows | more
 
   def source(self, w: float) -> dict:
-    """The same of the source."""
+    """Returns the input rows that describe the source pictures."""
     count = len(self.pixels)
     return {'from_labels': self.labels.astype(np.int32), 'from_w': np.full(count, w, np.float32)}
 
   def measured(self, drawn: np.ndarray, label: np.ndarray) -> dict[str, float]:
-    """Figures of results that were asked to be of class `label`."""
+    """Returns the figures of pictures `drawn` as class `label`."""
     features, logits = self._features(drawn)
     moments = statistics.Moments.of(features)
     difference = (drawn.astype(np.float64) - self.pixels) / 127.5
@@ -124,7 +129,7 @@ class _Run(_Rounds):
 
 
 def _floors(run: _Run) -> list[dict]:
-  """What pictures that nobody drew are measured at."""
+  """Measures real pictures, as the floor of every figure."""
   rng = np.random.default_rng(0)
   pool = [np.flatnonzero(run.train[1] == k) for k in range(run.classes)]
   others = run.train[0][[rng.choice(pool[k]) for k in run.other]]
@@ -138,7 +143,7 @@ def _floors(run: _Run) -> list[dict]:
 
 
 def _trips(run: _Run, steps: int) -> list[dict]:
-  """Encoded under its class and decoded under the same, or under another."""
+  """Measures pictures encoded under their class and decoded under the same or another class."""
   one = run.folder('guidance')
   few = [n for n in run.ladder('encoder') if n <= 16]
   kinds = [('undistilled', n, one, one) for n in (steps, *few)]
@@ -161,7 +166,7 @@ def _trips(run: _Run, steps: int) -> list[dict]:
 
 
 def _edits(run: _Run, teacher_steps: int) -> list[dict]:
-  """Noised to t = strength and drawn on as another class."""
+  """Measures pictures noised to t = strength and denoised as another class."""
   rows = []
   kinds = [('teacher', teacher_steps, run.folder('teacher'))]
   kinds += [('student', n, run.folder('progressive', n)) for n in (4, 2)]
@@ -182,7 +187,7 @@ def _edits(run: _Run, teacher_steps: int) -> list[dict]:
 
 
 def _paintings(run: _Run, painting: _Rounds, teacher_steps: int) -> list[dict]:
-  """The covered part painted as the picture's own class."""
+  """Measures pictures whose masked part is painted as the picture's own class."""
   rows, (count, height, width, _) = [], run.pixels.shape
   keys = jax.vmap(jax.random.key)(np.arange(count, dtype=np.uint32))
   half, centre = np.zeros((2, height, width, 1), np.float32)

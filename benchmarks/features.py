@@ -1,9 +1,10 @@
-"""P15: pictures a second through FID's Inception-v3, against torch-fidelity's network.
+"""P15: pictures per second through FID's Inception-v3, against torch-fidelity's network.
 
   pip install -e '.[parity]'; pip install --no-deps torch-fidelity==0.4.0
   python benchmarks/features.py
 
-The same weights and pictures, resize and all; on the CPU both have the same number of threads.
+Both networks have the same weights and get the same pictures, resizing included. On the CPU both
+use the same number of threads.
 """
 
 import os
@@ -57,7 +58,7 @@ def main() -> None:
 
 
 def _convolutions(params, batch: int):
-  """(call, inputs): the network's convolutions on inputs of their shapes, and nothing else."""
+  """Returns (call, inputs) that run only the network's convolutions, on inputs of their shapes."""
   found = []
 
   def note(call, args, kwargs, context):

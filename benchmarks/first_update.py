@@ -1,10 +1,10 @@
-"""P9: how soon the first update is done, with a compile cache that has been used and without.
+"""P9: the time until the first update is done, with a filled compile cache and with an empty one.
 
   python benchmarks/first_update.py
 
-Each start is a process of its own, from its first import to the end of a run of the pipeline
-that makes one update of the teacher of configs/digits.py: data, parameters, the compiled step,
-the update and its card.
+Each start is a process of its own, timed from its first import to its end. The process runs the
+pipeline for one update of the teacher of configs/digits.py: data, parameters, the compiled step,
+the update and the card of the round.
 """
 
 import os
@@ -19,7 +19,7 @@ import common
 
 def main() -> None:
   p = common.parser(__doc__)
-  p.add_argument('--child', action='store_true', help='one start')
+  p.add_argument('--child', action='store_true', help='run one start, in a child process')
   args = common.settle(p.parse_args(), devices=2)
   if args.child:
     network, batch = ('tiny', 4) if args.smoke else ('digits', 64)
@@ -38,8 +38,8 @@ def main() -> None:
 
 
 def start(cache: str, smoke: bool) -> float:
-  """Seconds from the start of the process to its end."""
-  # Cached whatever it took to compile: the short ones are many.
+  """Returns the seconds from the start of a process to its end."""
+  # 0: even short compiles are cached, because they are many.
   environment = {
     **os.environ,
     'JAX_COMPILATION_CACHE_DIR': cache,

@@ -1,9 +1,9 @@
-"""P11: does the compiled step do more arithmetic than the method needs? Five forwards a sample.
+"""P11: does the compiled step do more arithmetic than the method needs, five forwards per example?
 
   python benchmarks/flops.py
 
 Both numbers are XLA's own count of a compiled program: the whole step, and five times the
-student's forward alone (two teacher passes; forward and twice that for the gradient).
+student's forward. The five are two teacher passes, the student's forward, and two for its gradient.
 """
 
 import common

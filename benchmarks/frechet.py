@@ -1,7 +1,7 @@
-"""P17: the Frechet distance against scipy's sqrtm, between Gaussians of known distance.
+"""P17: our Fréchet distance against scipy's sqrtm, between Gaussians of known distance.
 
-Samples x and T x + shift with a symmetric positive T have the distance
-tr((I - T) S (I - T)) + |mean's shift|^2 exactly, with S of full rank or not.
+Samples x of covariance S and T x + shift, with a symmetric positive T, have exactly the distance
+tr((I - T) S (I - T)) + |shift of the mean|^2, whether S has full rank or not.
 """
 
 import common
@@ -46,12 +46,13 @@ def _pair(d: int, n: int) -> tuple[statistics.Moments, statistics.Moments, float
 
 
 def _ours(a: statistics.Moments, b: statistics.Moments) -> float:
-  a, b = (statistics.Moments(m.count, m.mean, m.scatter) for m in (a, b))  # no root kept
+  # New objects, because Moments keeps its matrix root once computed.
+  a, b = (statistics.Moments(m.count, m.mean, m.scatter) for m in (a, b))
   return statistics.frechet_distance(a, b)
 
 
 def _theirs(a: statistics.Moments, b: statistics.Moments) -> float:
-  """As pytorch-fid computes it, without the offset it adds where this is not finite."""
+  """Returns the distance as pytorch-fid computes it, without its offset for non-finite results."""
   gap = a.mean - b.mean
   root = scipy.linalg.sqrtm(a.cov @ b.cov)
   return float(gap @ gap + np.trace(a.cov) + np.trace(b.cov) - 2 * np.trace(root).real)

@@ -1,10 +1,10 @@
-"""P7: what the real loop costs beyond the compiled step it calls.
+"""P7: what the training loop costs beyond the compiled step that it calls.
 
   python benchmarks/loop.py
 
-The loop is train.fit inside a run of the pipeline on configs/digits.py: batches, logs, progress,
-the finiteness check, and a checkpoint every 500 updates. The bare step gets one batch over and
-over.
+The loop is train.fit inside a run of the pipeline on configs/digits.py, with batches, logs,
+progress, the finiteness check, and a checkpoint every 500 updates. The bare step is called with the
+same batch every time.
 """
 
 import pathlib
@@ -20,7 +20,7 @@ def main() -> None:
   network, batch, updates = ('tiny', 4, 4) if args.smoke else ('digits', 64, 501)
   with tempfile.TemporaryDirectory() as folder:
     folder = pathlib.Path(folder)
-    # A teacher to learn from; of its quality nothing depends.
+    # A teacher to distil; its quality does not change the time.
     common.fit(recipe(network, batch, ('teacher',), 1, ''), folder / 'teacher', {})
     guided = recipe(network, batch, ('guidance',), updates, str(folder / 'teacher/00_teacher'))
     compiled, taken, spent = {}, {'loop': [], 'bare': []}, []
@@ -28,7 +28,7 @@ def main() -> None:
     for repeat in range(args.repeats + 1):
       loop, seconds = common.fit(guided, folder / f'{repeat}', compiled)
       bare = bare_seconds(step, updates)
-      if repeat:  # the first one warms up
+      if repeat:  # the first repeat is a warm-up
         taken['loop'].append(loop[0] / updates)
         taken['bare'].append(bare / updates)
         spent.append(seconds.spent)
@@ -45,7 +45,7 @@ def recipe(network: str, batch: int, stages: tuple, updates: int, initial: str):
 
 
 def bare_seconds(step: common.Step, updates: int) -> float:
-  """The same number of calls of the compiled step, one ahead of the devices like the loop."""
+  """Returns the seconds of `updates` calls of the compiled step, one ahead of the devices."""
   began = time.perf_counter()
   for _ in range(updates):
     step.dispatch()

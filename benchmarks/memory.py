@@ -1,10 +1,10 @@
-"""P12: temporary memory of the compiled step, over what its gradient cannot do without.
+"""P12: temporary memory of the compiled step, relative to the least that its gradient needs.
 
   python benchmarks/memory.py
 
-The floor is the input of every convolution and matrix product of the student (counting.py says
-why) and one gradient of the parameters, all of which exist at once because the gradient is
-clipped by its norm over all of them. The second figure is what running the teacher's two passes
+The floor is the input of every convolution and matrix product of the student (counting.py gives the
+reason) plus one gradient of all parameters. The whole gradient exists at once, because it is
+clipped by its global norm. The second figure is the memory that running the teacher's two passes
 as one batch adds.
 """
 
@@ -31,7 +31,7 @@ def main() -> None:
       found |= {f'{stage}_activation_floor': floor, 'gradient': gradient}
     both = common.Step(common.recipe(network, batch, guidance=dict(one_batch=True)), 'guidance')
     found['one_batch'] = both.compiled.memory_analysis().temp_size_in_bytes
-    # The peak holds the state, the teacher and the batch too.
+    # The peak also includes the state, the teacher and the batch.
     rest = both.compiled.memory_analysis().argument_size_in_bytes
     added = 100 * (found['one_batch'] - found['guidance']) / (found['guidance'] + rest)
     text = f'what a batched teacher adds to the peak, {network}, batch {batch}'

@@ -1,9 +1,10 @@
-"""P14: one teacher pass for several w. Time of a pair (x, w) with K of them a pass, over K = 1.
+"""P14: one teacher pass for K values of w: the time per pair (x, w), relative to K = 1.
 
   python benchmarks/reuse.py
 
-Two teacher forwards and a student step of three cost (2 + 3 K) / (5 K) of what K = 1 does, when
-the network is all that counts: 0.8 with K = 2, 0.7 with K = 4. A batch has B images and B K pairs.
+A step makes two teacher forwards, and a student step of three forwards for each w. If only the
+network's calls took time, a pair would cost (2 + 3 K) / (5 K) of a pair with K = 1: 0.8 with K = 2,
+0.7 with K = 4. A batch has B images and B K pairs.
 """
 
 import common

@@ -2,8 +2,9 @@
 
   python benchmarks/run.py [P1 P4 ...] [--smoke]
 
-Without names all of them, one after another, each a process of its own. What one prints is kept
-in benchmarks/results.json, by its script: a later run of some replaces only theirs.
+Without names the script runs all benchmarks, one after another, each in its own process. The
+output of each is kept in benchmarks/results.json under the name of its script: a later run of some
+benchmarks replaces only their results.
 """
 
 import argparse
@@ -45,8 +46,10 @@ def main() -> None:
   p = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
   )
-  p.add_argument('which', nargs='*', metavar='P1', help='all when none is named')
-  p.add_argument('--smoke', action='store_true', help='shows that they run, and writes nothing')
+  p.add_argument('which', nargs='*', metavar='P1', help='benchmarks to run; default: all')
+  p.add_argument(
+    '--smoke', action='store_true', help='tiny sizes: shows only that the benchmarks run'
+  )
   args = p.parse_args()
   known = {which: name for name, ids in SCRIPTS.items() for which in ids}
   unknown = sorted(set(args.which) - set(known))
@@ -73,7 +76,7 @@ def main() -> None:
 
 
 def write(readme: pathlib.Path, results: dict) -> None:
-  """The table, and what it was measured on, in place of the one that is there."""
+  """Replaces the table in the README, and the description of the machine above the table."""
   text = readme.read_text(encoding='utf-8')
   before, rest = text.split(BEGIN)
   readme.write_text(
@@ -82,7 +85,7 @@ def write(readme: pathlib.Path, results: dict) -> None:
 
 
 def described(results: dict) -> str:
-  """Machines, then the table in the order of the ids."""
+  """Returns the machines, then the table in the order of the ids."""
   found = [results[name] for name in SCRIPTS if name in results]
   rows = sorted((r for one in found for r in one['rows']), key=lambda r: _number(r['id']))
   machines = {}

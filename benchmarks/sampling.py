@@ -1,10 +1,10 @@
-"""P5: guided teacher at many steps against a student at few: is it faster by the ratio of calls?
+"""P5: is a student of few steps faster than the guided teacher by the ratio of network calls?
 
   python benchmarks/sampling.py [--workdir=runs/digits --teacher_steps=256 --student_steps=4]
 
-Both draw the same batch with the same compiled kind of sampler, in turns; medians over the
-repeats. Without a workdir the networks are those of configs/digits.py with random parameters,
-which takes as long.
+Teacher and student draw the same batch with the same kind of compiled sampler, in turns; figures
+are medians over the repeats. Without --workdir the networks are those of configs/digits.py with
+random parameters, which take as long.
 """
 
 import common
@@ -13,7 +13,7 @@ import numpy as np
 
 def main() -> None:
   p = common.parser(__doc__)
-  p.add_argument('--workdir', help='of a finished run')
+  p.add_argument('--workdir', help='workdir of a finished run; default: random parameters')
   p.add_argument('--teacher_steps', type=int, default=256)
   p.add_argument('--student_steps', type=int, default=4)
   p.add_argument('--images', type=int, default=250)
@@ -42,7 +42,7 @@ def main() -> None:
     sampler = common.sampler(folders[name], args.images)
     return lambda: sampler(seeds, labels, w, steps[name])
 
-  # As many student batches as make its turn long enough to be timed.
+  # `interleaved` repeats the student's short call until a turn is long enough to be timed.
   taken = common.interleaved({name: drawn(name) for name in steps}, args.repeats, args.seconds)
   taken = {name: [s / args.images for s in seconds] for name, seconds in taken.items()}
   calls = {name: n * common.calls_a_step(folders[name]) for name, n in steps.items()}

@@ -1,4 +1,4 @@
-"""P16: how long the program takes to be imported and to say --help.
+"""P16: how long an import of gdistill and `gdistill --help` take.
 
 python benchmarks/startup.py
 """
@@ -9,7 +9,7 @@ import sys
 import common
 
 COMMANDS = {
-  # By name: the commands import these when they start to work, and not for --help.
+  # Imported by name here: the commands import these modules only when they work, not for --help.
   'import of gdistill.pipeline and gdistill.evaluate': [
     '-c',
     'import sys, gdistill.pipeline, gdistill.evaluate; assert "jax" in sys.modules',

@@ -1,9 +1,9 @@
-"""P1, P2: is a distillation step as fast as its parts? Two teacher forwards, one student gradient.
+"""P1, P2: is a distillation step as fast as two teacher forwards and one student gradient?
 
   python benchmarks/step.py
 
-The parts are timed alone, each a program of its own. What a step does beyond them (noise, target,
-loss, Adam, running mean, learning rate) is what its ratio exceeds 1 by.
+These parts are timed separately, each as its own program. A ratio above 1 is the cost of the other
+work in a step: noise, target, loss, Adam, EMA, learning rate.
 """
 
 import common
@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def parts(step: common.Step, batch: int) -> dict:
-  """{'forward': one teacher pass, 'gradient': loss and gradient of the student}."""
+  """Returns {'forward': one teacher pass, 'gradient': loss and gradient of the student}."""
   settings = step.recipe.model
   student_w, teacher_w = common.takes_w(step.recipe, step.stage)
   forward = jax.jit(common.network(settings, teacher_w))

@@ -1,11 +1,12 @@
-"""P19: of a picture drawn from a prompt, which share is text, network, decoder?
+"""P19: which share of drawing a picture from a prompt is text encoder, network and decoder?
 
   python benchmarks/text_to_image.py [--full] [--num_steps=4 --images=1]
 
-The networks have Stable Diffusion 1.5's layers with random parameters: a text tower, a student of
-`num_steps` calls, the KL decoder and, in its place, the tiny one. Without --full widths are a
-quarter and pictures have 256 pixels a side, which two cores can draw; --full is for accelerators.
-The whole is one compiled call, as `gdistill sample` makes it; its parts are compiled apart.
+The networks have Stable Diffusion 1.5's layers with random parameters: a text encoder, a student
+that is called `num_steps` times, and the KL decoder or, in its place, the tiny decoder. Without
+--full the widths are a quarter and pictures have 256 pixels a side, which two cores can draw;
+--full is for accelerators. The whole is one compiled call, as in `gdistill sample`; the parts are
+compiled separately.
 """
 
 import dataclasses
@@ -88,7 +89,7 @@ def _networks(shrink: int, size: int, smoke: bool) -> tuple[folders.Folder, froz
   sizes = dict(image_size=size, channels=channels, emb_channels=4 * channels, dtype='float32')
   sizes |= dict(groups=32 // shrink, context_dim=768 // shrink // 12 * 12)
   sizes |= dict(attention_resolutions=(size, size // 2, size // 4))
-  if smoke:  # fewer layers, which is what compiling takes its time for
+  if smoke:  # fewer layers compile faster
     sizes |= dict(multipliers=(1, 2), num_blocks=1, attention_resolutions=(size,))
   recipe = common.recipe('stable_diffusion', model=sizes)
   folder = common.folder(recipe, 'progressive')
@@ -111,7 +112,7 @@ def _text(net: clip.Text, width: int) -> texts.TextEncoder:
 
 
 class _Untokenised(texts.TextEncoder):
-  """Every prompt is the same tokens: splitting words is not what is timed."""
+  """A text encoder whose tokens are the same for every prompt: tokenising is not timed."""
 
   def tokens(self, prompts):
     return np.ones((len(prompts), 77), np.int32), np.ones((len(prompts), 77), bool), []

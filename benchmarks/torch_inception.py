@@ -1,7 +1,8 @@
-"""torch-fidelity's Inception-v3 with weights that can be compared: He's, norms that saw pictures.
+"""torch-fidelity's Inception-v3 with random weights whose features differ between pictures.
 
-torch-fidelity imports torchvision at its own import, for data sets that nobody here asks it for;
-stand-ins take its place.
+Weights follow He's initialisation, and the statistics of the norms are taken from pictures.
+torch-fidelity imports torchvision, for data sets that are not used here; mocks take the place of
+torchvision.
 """
 
 import importlib
@@ -15,17 +16,17 @@ NAMES = ('64', '192', '768', '2048', 'logits_unbiased', 'logits')
 
 
 def module(name: str = 'feature_extractor_inceptionv3'):
-  """A module of torch_fidelity; ImportError where it is not installed."""
+  """Returns a module of torch_fidelity; raises ImportError if torch_fidelity is not installed."""
   absent = ('', '.datasets', '.transforms', '.transforms.functional')
   stand_ins = {f'torchvision{name}': mock.MagicMock() for name in absent}
-  for data_set in ('CIFAR10', 'STL10', 'CIFAR100'):  # which it makes classes of
+  for data_set in ('CIFAR10', 'STL10', 'CIFAR100'):  # torch_fidelity derives classes from these
     setattr(stand_ins['torchvision.datasets'], data_set, object)
   with mock.patch.dict(sys.modules, stand_ins):
     return importlib.import_module(f'torch_fidelity.{name}')
 
 
 def pictures(size: int, count: int = 4, seed: int = 0) -> np.ndarray:
-  """uint8 [count, 3, size, size]: smooth shapes and noise, or all features would be alike."""
+  """Returns uint8 [count, 3, size, size]: smooth shapes with noise, so that features differ."""
   rng = np.random.default_rng(seed)
   coarse = rng.integers(0, 256, (count, 3, 4, 4)).repeat(size // 4 + 1, 2).repeat(size // 4 + 1, 3)
   noise = rng.normal(0, 25, (count, 3, size, size))
@@ -33,7 +34,10 @@ def pictures(size: int, count: int = 4, seed: int = 0) -> np.ndarray:
 
 
 def network(names: tuple[str, ...] = NAMES) -> torch.nn.Module:
-  """Plain random weights map every picture to the same features; these do not."""
+  """Returns the network with weights for which different pictures have different features.
+
+  Plain random weights map every picture to almost the same features.
+  """
   theirs = module()
   cls = theirs.FeatureExtractorInceptionV3
   with (

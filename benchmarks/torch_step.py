@@ -3,9 +3,9 @@
   pip install -e '.[parity]'
   python benchmarks/torch_step.py
 
-The same number of threads for both. PyTorch runs eagerly and compiled, each in the memory format
-that is the faster of two; ours on one device with all threads, and as configs/digits.py asks for
-it, with a device a core and the batch split over them.
+Both use the same number of threads. PyTorch runs eagerly and compiled, each in the faster of two
+memory formats. Our step runs on one device with all threads, and, as configs/digits.py does, with
+one device per core and the batch split over the devices.
 """
 
 import copy
@@ -19,7 +19,7 @@ import torch_unet
 
 
 class TorchStep:
-  """Two teacher forwards, loss, gradient, clip, Adam and running mean of stage one."""
+  """A stage-one update in PyTorch: two teacher forwards, loss, gradient, clip, Adam and EMA."""
 
   def __init__(self, step: common.Step, compiled: bool, channels_last: bool):
     settings, self._w_max = step.recipe.model, step.recipe.guidance.w_max
@@ -91,7 +91,7 @@ def main() -> None:
     taken = common.interleaved(variants, args.repeats, args.seconds)
     for theirs in [name for name in variants if name.startswith('torch')]:
       for ours in [name for name in variants if name.startswith('ours')]:
-        # The bar is on what configs/digits.py asks for.
+        # The bar applies to one device per core, as in configs/digits.py.
         bar = '<= 1.15' if network == 'small128' and ours != 'ours, 1 device' else ''
         values = common.ratios(taken[ours], taken[theirs])
         rows.append(

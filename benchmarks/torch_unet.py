@@ -1,6 +1,6 @@
 """The U-Net of gdistill/models/unet.py in PyTorch: the same layers, names and arithmetic, NCHW.
 
-`load` copies the parameters of the Flax network; a parity test holds the two outputs together.
+`load` copies the parameters of the Flax network; a parity test compares the two outputs.
 """
 
 import math
@@ -88,7 +88,7 @@ class UNet(nn.Module):
       self.w_proj = nn.Linear(s.w_features, s.channels, bias=False)
     self.conv_in = nn.Conv2d(s.image_channels, s.channels, 3, padding=1)
     here, size, skips = s.channels, s.image_size, [s.channels]
-    self.walk = []  # what forward does: ('block' | 'attn' | 'push' | 'pop', name)
+    self.walk = []  # the steps of forward: ('block' | 'attn' | 'push' | 'pop', name)
 
     def block(name, width, resample=None, extra=0):
       nonlocal here
@@ -154,26 +154,26 @@ class UNet(nn.Module):
 
 
 def load(net: UNet, params: Any) -> UNet:
-  """The network with the parameters of the Flax one."""
+  """Copies the parameters of the Flax network into `net`, and returns `net`."""
   own = dict(net.named_parameters())
   for layer, tree in _layers(params):
     for leaf, value in tree.items():
       name = f'{layer}.{"bias" if leaf == "bias" else "weight"}'
       name = name if name in own else f'parts.{name}'
-      a = np.array(value, np.float32)  # torch wants to own what it is given
+      a = np.array(value, np.float32)  # a copy: torch needs an array that it may write to
       if leaf == 'kernel':
         a = a.transpose(3, 2, 0, 1) if a.ndim == 4 else a.T
       parameter = own.pop(name)
       if tuple(parameter.shape) != a.shape:
-        raise ValueError(f'{name} is {tuple(parameter.shape)} here and {a.shape} there')
+        raise ValueError(f'{name} is {tuple(parameter.shape)} in PyTorch and {a.shape} in Flax')
       parameter.data.copy_(torch.from_numpy(np.ascontiguousarray(a)))
   if own:
-    raise ValueError(f'the Flax network has no {sorted(own)}')
+    raise ValueError(f'the Flax network has no parameters {sorted(own)}')
   return net
 
 
 def _layers(tree: Any, prefix: str = '') -> list:
-  """[('mid_attn.q', {'kernel': ..., 'bias': ...}), ...]."""
+  """Returns [('mid_attn.q', {'kernel': ..., 'bias': ...}), ...], the layers of a Flax tree."""
   out = []
   for name, value in tree.items():
     if any(hasattr(leaf, 'shape') for leaf in value.values()):

@@ -1,10 +1,11 @@
-"""P20: what looking out for trouble costs of a training step.
+"""P20: which share of a training step the finiteness checks and the watchdog cost.
 
   python benchmarks/watching.py
 
-On the device: the compiled step against the same one that takes every loss and gradient for
-finite. On the host: what the loop does beside it in each update, the finiteness check of fetched
-metrics, the look at signals and lock that the watchdog hears of, and the watchdog's own thread.
+On the device, the compiled step is compared with the same step without finiteness checks. On the
+host, the script times what the loop does in each update: the finiteness check of fetched metrics,
+and the check for signals and for the lock, which also tells the watchdog that the loop is alive.
+The watchdog's own thread runs at the same time.
 """
 
 import contextlib
@@ -61,7 +62,7 @@ def taken_for_finite():
 
 
 def look_seconds(step: common.Step, recipe) -> float:
-  """Of one update: check and look, while the watchdog's thread ticks beside."""
+  """Returns the host seconds of the checks of one update, while the watchdog's thread runs."""
   step()
   names = states.names(step.state.params)
   with tempfile.TemporaryDirectory() as folder, ledger.Lock(folder) as lock:

@@ -1,21 +1,26 @@
-"""The whole paper on 1,797 real handwritten digits, on a laptop.
+"""The whole method on 1,797 real handwritten digits, on a laptop.
 
   python -m gdistill.main --config=configs/digits.py --workdir=runs/digits
 
-Variants, after a colon: `stochastic` (stage two for the stochastic sampler), `single_w` (one fixed
-w, no w input), `naive` (halve the unguided network, guide afterwards), `inpainting` (networks that
-are shown a mask and what it leaves of a picture, for gdistill inpaint), `tiny` (every stage in
-seconds, for tests: sizes change, never the method), `inpainting_tiny`.
+Variants, after a colon: `stochastic` (stage two distils for the stochastic sampler), `single_w`
+(students are distilled for w = 1 alone and have no input for w), `naive` (no stage one: the
+unguided teacher is halved, and guidance is applied when sampling), `inpainting` (networks take a
+mask and the masked picture as extra input, for gdistill inpaint), `tiny` (every stage takes
+seconds, for tests: sizes change, never the method), `inpainting_tiny` (both).
 
-Hardware assumed: two CPU cores, where it took 405 seconds. Result, FD to the training digits at
-w = 1 over 2,000 images: guided teacher at 256 DDIM steps 10.7; student at 4, 2, 1 steps 11.3, 11.3,
-11.4; teacher cut to 4 DDIM steps 19.6. docs/digits.md has the rest, `stochastic` and `naive` among
-it, docs/editing.md `inpainting` and the encoder's ladder; `single_w`: not run yet. Two settings are
-not the paper's, w_power and clip_x_hat of both stages: docs/digits.md says why, w_power=0 and
-clip_x_hat=False is the paper.
+Hardware assumed: two CPU cores, on which it took 405 seconds.
+Result: FD to the training digits at w = 1, over 2,000 images: guided teacher at 256 DDIM steps
+10.7; student at 4, 2, 1 steps 11.3, 11.3, 11.4; teacher at only 4 DDIM steps 19.6. docs/digits.md
+has the other figures, also for `stochastic` and `naive`. docs/editing.md has the figures for
+`inpainting` and for the encoder's ladder. `single_w`: not run yet.
+
+Two settings of stage one and stage two are not the paper's, w_power and clip_x_hat: docs/digits.md
+gives the reasons. w_power=0 and clip_x_hat=False are the paper's.
 """
 
 import ml_collections
+
+from configs import common
 
 VARIANTS = (
   '', 'stochastic', 'single_w', 'naive', 'inpainting', 'tiny', 'inpainting_tiny',
@@ -23,19 +28,15 @@ VARIANTS = (
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
-  if variant not in VARIANTS:
-    raise ValueError(f'{variant=} must be empty or one of {", ".join(VARIANTS[1:])}')
-
-  def training(steps, lr, ema, weight, **more):
-    return dict(
-      steps=steps, batch_size=64, accumulation=1, lr=lr, anneal=True, warmup=0, ema=ema,
-      beta1=0.9, beta2=0.99, adam_eps=1e-8, weight_decay=0.0, grad_clip=1.0, weight=weight, **more,
-    )  # fmt: skip
-
+  common.check(variant, VARIANTS)
+  training = dict(  # shared by the stages; a stage below may override a value
+    batch_size=64, accumulation=1, anneal=True, warmup=0, beta1=0.9, beta2=0.99, adam_eps=1e-8,
+    weight_decay=0.0, grad_clip=1.0,
+  )  # fmt: skip
   config = dict(
     seed=0,
     stages=('teacher', 'guidance', 'progressive'),
-    initial='',  # the folder of a finished round, when stages does not begin with a teacher
+    initial='',  # folder of a finished round to start from, if `stages` has no teacher first
     data=dict(name='digits', held_out=0.2),
     noise=dict(name='cosine', logsnr_min=-20.0, logsnr_max=20.0),
     model=dict(
@@ -44,17 +45,17 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
       heads=1, head_dim=None, groups=4, dropout=0.1, w_features=64, w_scale=4.0,
       dtype='float32', predict='v',
     ),
-    teacher=training(900, 2e-3, 0.995, 'snr_trunc', p_uncond=0.2),
-    guidance=training(
-      1450, 2e-3, 0.98, 'snr_trunc',
+    teacher=dict(training, steps=900, lr=2e-3, ema=0.995, weight='snr_trunc', p_uncond=0.2),
+    guidance=dict(
+      training, steps=1450, lr=2e-3, ema=0.98, weight='snr_trunc',
       w_min=0.0, w_max=4.0, w_power=1.5, clip_x_hat=True, ws_per_pass=1, state='data',
       trajectory_steps=16, one_batch=False,
     ),
-    progressive=training(
-      260, 8e-4, 0.98, 'snr_trunc',
+    progressive=dict(
+      training, steps=260, lr=8e-4, ema=0.98, weight='snr_trunc',
       start_steps=64, end_steps=1, w_power=2.0, clip_x_hat=True, sampler='deterministic',
       state='data', last_steps=420,
-      last_lr=2e-3,  # of the rounds for 2 and 1 steps; lr does not reach them
+      last_lr=2e-3,  # of the rounds for 2 and 1 sampling steps, in place of lr
     ),
     mesh=dict(data=-1, fsdp=1, cpu_devices=2),
     train=dict(
@@ -66,18 +67,18 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
       quick_images=500, quick_reference_steps=64, full_images=2000, full_reference_steps=256,
     ),
   )  # fmt: skip
+  common.method(config, variant)
   if variant == 'stochastic':
-    # Its student jumps by 2/N: N steps are as hard to learn as N/2 of the deterministic sampler.
-    config['progressive'].update(sampler='stochastic', steps=400, lr=1e-3, last_steps=1000)
+    # The stochastic sampler jumps by 2/N, so N of its steps are as hard to learn as N/2 steps of
+    # the deterministic sampler.
+    config['progressive'].update(steps=400, lr=1e-3, last_steps=1000)
   if variant == 'single_w':
-    config['guidance'].update(w_min=1.0, w_max=1.0, w_power=0.0)
+    config['guidance'].update(w_power=0.0)
     config['progressive'].update(w_power=0.0)
-    config['evaluation']['ws'] = (1.0,)
   if variant == 'naive':
-    config['stages'] = ('teacher', 'progressive')
     config['progressive'].update(w_power=0.0, clip_x_hat=False)
   if variant.startswith('inpainting'):
-    config['model'].update(extra_channels=2)  # a mask, and a picture of one channel
+    config['model'].update(extra_channels=2)  # the mask, and the masked picture of one channel
   if variant.endswith('tiny'):
     config['model'].update(channels=8, emb_channels=16, w_features=8, groups=4)
     config['teacher'].update(steps=12, batch_size=16)

@@ -1,38 +1,39 @@
-"""The paper on ImageNet 256 in latent space, from latent diffusion's published teacher.
+"""Meng et al.'s ImageNet 256 experiment in latent space, from latent diffusion's published teacher.
 
   gdistill import --source=CIN256 --out=data/cin256
   gdistill prepare --source=IMAGENET --out=data/imagenet256 --size=256
   python -m gdistill.main --config=configs/imagenet256_latent.py --workdir=gs://BUCKET/imagenet256
 
-CIN256 holds cin256-v2 in safetensors, in latent diffusion's own names or in diffusers' folder. Its
-teacher becomes the round that the run begins from (--config.initial), and its VQ autoencoder of
-64x64x3 latents encodes the pictures once, into --config.latents.cache, which every host must see.
+CIN256 holds the network cin256-v2 in safetensors, under latent diffusion's own names or as a
+diffusers folder. The run starts from the imported teacher (--config.initial). The imported VQ
+autoencoder, with latents of 64x64x3, encodes the pictures once, into --config.latents.cache, a
+folder that every host must be able to read.
 
-Variants, after a colon: `v` (first a short fine-tune of the teacher to predict v), `tiny` (every
-stage in seconds, for tests: sizes change, never the method; it trains its own teacher).
+Variants, after a colon: `v` (first fine-tunes the teacher shortly, to predict v), `tiny` (every
+stage takes seconds, for tests: sizes change, never the method, and it trains its own teacher).
 
-Hardware assumed: 32 TPU v4 chips or more. Result: not run yet.
+Hardware assumed: 32 TPU v4 chips or more.
+Result: not run yet.
 
-Network and noise are Rombach et al.'s, 2112.10752; w in [0, 14] and batch 512 Meng et al.'s,
-2210.03142, as we recall it. Learning rates and the lengths of stages are our choice, and the ladder
-starts from the 512 steps that a thousand indices can be halved to.
+Sources: network and noise schedule are Rombach et al.'s, arXiv 2112.10752. w in [0, 14] and batch
+512 are Meng et al.'s, arXiv 2210.03142, quoted from memory. Learning rates and the lengths of the
+stages are our choice. The ladder starts from 512 steps, the largest power of two below the
+teacher's thousand timesteps.
 """
 
 import ml_collections
+
+from configs import common
 
 VARIANTS = ('', 'v', 'tiny')
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
-  if variant not in VARIANTS:
-    raise ValueError(f'{variant=} must be empty or one of {", ".join(VARIANTS[1:])}')
-
-  def training(steps, lr, ema, weight, **more):
-    return dict(
-      steps=steps, batch_size=512, accumulation=1, lr=lr, anneal=False, warmup=0, ema=ema,
-      beta1=0.9, beta2=0.999, adam_eps=1e-8, weight_decay=0.0, grad_clip=1.0, weight=weight, **more,
-    )  # fmt: skip
-
+  common.check(variant, VARIANTS)
+  training = dict(  # shared by the stages; a stage below may override a value
+    batch_size=512, accumulation=1, anneal=False, warmup=0, beta1=0.9, beta2=0.999, adam_eps=1e-8,
+    weight_decay=0.0, grad_clip=1.0,
+  )  # fmt: skip
   config = dict(
     seed=0,
     stages=('guidance', 'progressive'),
@@ -50,15 +51,18 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
       context='class', context_dim=512, time='index', freq_shift=0.0, cos_first=True,
       w_features=256, w_scale=1000.0, dtype='bfloat16', predict='eps',
     ),
-    teacher=training(10_000, 1e-5, 0.9999, 'snr_trunc', p_uncond=0.1),
-    guidance=training(
-      20_000, 5e-5, 0.9999, 'snr_trunc',
+    teacher=dict(
+      training, steps=10_000, lr=1e-5, warmup=500, ema=0.9999,
+      weight='snr_trunc', p_uncond=0.1,
+    ),
+    guidance=dict(
+      training, steps=20_000, lr=5e-5, ema=0.9999, weight='snr_trunc',
       w_min=0.0, w_max=14.0, ws_per_pass=1, state='data', trajectory_steps=16, one_batch=True,
     ),
-    progressive=training(
-      10_000, 5e-5, 0.0, 'snr_trunc',
+    progressive=dict(
+      training, steps=10_000, lr=5e-5, anneal=True, ema=0.0, weight='snr_trunc',
       start_steps=512, end_steps=1, sampler='deterministic', state='data',
-      last_steps=20_000, last_lr=5e-5,  # of the rounds for 2 and 1 steps
+      last_steps=20_000, last_lr=5e-5,  # of the rounds for 2 and 1 sampling steps
     ),
     mesh=dict(data=-1, fsdp=1),
     train=dict(
@@ -70,25 +74,14 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
       quick_images=500, quick_reference_steps=128, full_images=5000, full_reference_steps=512,
     ),
   )  # fmt: skip
-  config['teacher'].update(warmup=500)
-  config['progressive'].update(anneal=True)
-  if variant == 'v':
-    config['stages'] = ('teacher', 'guidance', 'progressive')
-    config['model']['predict'] = 'v'
+  common.method(config, variant)
   if variant == 'tiny':
+    common.tiny(
+      config, image_size=8, channels=16, multipliers=(1, 2), attention_resolutions=(4,),
+      context_dim=16,
+    )  # fmt: skip
     config.update(stages=('teacher', 'guidance', 'progressive'), initial='')
     config['data'].update(name='folder', workers=0, threads=1)
     config['latents'].update(cache='')
-    config['model'].update(
-      image_size=8, channels=16, multipliers=(1, 2), num_blocks=1, attention_resolutions=(4,),
-      emb_channels=16, groups=4, context_dim=16, w_features=8, dtype='float32',
-    )  # fmt: skip
-    for stage, steps in (('teacher', 6), ('guidance', 4), ('progressive', 4)):
-      config[stage].update(steps=steps, batch_size=8, warmup=0)
-    config['progressive'].update(last_steps=4, start_steps=4)
-    config['train'].update(substeps=1, checkpoint_every=2, log_every=2)
-    config['evaluation'].update(
-      ws=(0.0, 2.0), num_steps=(1, 2), batch_size=20, real_images=200, extractor='classifier',
-      quick_images=20, quick_reference_steps=4, full_images=40, full_reference_steps=8,
-    )  # fmt: skip
+    config['evaluation'].update(extractor='classifier')
   return ml_collections.ConfigDict(config)

@@ -1,42 +1,41 @@
-"""ImageNet 64's method on any folder of class-named photographs.
+"""The method of imagenet64.py, at a smaller size, on any folder of photographs sorted by class.
 
   python -m gdistill.main --config=configs/photos64.py --workdir=runs/photos \\
     --config.data.path=FOLDER_OR_ARCHIVE --config.model.num_classes=N
 
-FOLDER_OR_ARCHIVE holds `train/<class>/<picture>` and `validation/<class>/<picture>` (JPEG, PNG or
-WebP of any size: the centre square is resized to 64x64 as it is read); a folder, or a tar or zip
-archive. `gdistill prepare` makes records of it, which are read faster: --config.data.name=records.
-Without a validation split: --config.data.held_out=0.1.
+FOLDER_OR_ARCHIVE is a folder, or a tar or zip archive, of `train/<class>/<picture>` and
+`validation/<class>/<picture>`. Pictures are JPEG, PNG or WebP of any size: the centre square is
+resized to 64x64 when a picture is read. `gdistill prepare` turns pictures into records, which are
+read faster: --config.data.name=records. For data without a validation split, give
+--config.data.held_out=0.1.
 
 Variants, after a colon: `stochastic`, `single_w`, `naive` as in imagenet64.py, `small` (network and
-budget for one small machine), `tiny` (every stage in seconds, for tests).
+training budget for one small machine), `tiny` (every stage takes seconds, for tests).
 
-Smaller than imagenet64.py: 128 channels, two blocks, batch 256, a ladder from 256 steps, shorter
-stages; stage one weighs by SNR + 1 (`small`: by the truncated SNR).
+Differences from imagenet64.py: 128 channels, two blocks, batch 256, a ladder from 256 steps and
+shorter stages. Stage one weighs the loss by SNR + 1 (`small`: by the truncated SNR).
 
-Hardware assumed: one accelerator of 80 GB; `small`: two CPU cores for a few hours.
+Hardware assumed: one accelerator of 80 GB. `small`: two CPU cores for a few hours.
 Result: not run yet.
 """
 
 import ml_collections
 
+from configs import common
+
 VARIANTS = ('', 'stochastic', 'single_w', 'naive', 'small', 'tiny')
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
-  if variant not in VARIANTS:
-    raise ValueError(f'{variant=} must be empty or one of {", ".join(VARIANTS[1:])}')
-
-  def training(steps, lr, ema, weight, **more):
-    return dict(
-      steps=steps, batch_size=256, accumulation=1, lr=lr, anneal=False, warmup=0, ema=ema,
-      beta1=0.9, beta2=0.999, adam_eps=1e-8, weight_decay=0.0, grad_clip=1.0, weight=weight, **more,
-    )  # fmt: skip
-
+  common.check(variant, VARIANTS)
+  training = dict(  # shared by the stages; a stage below may override a value
+    batch_size=256, accumulation=1, anneal=False, warmup=0, beta1=0.9, beta2=0.999, adam_eps=1e-8,
+    weight_decay=0.0, grad_clip=1.0,
+  )  # fmt: skip
   config = dict(
     seed=0,
     stages=('teacher', 'guidance', 'progressive'),
-    initial='',  # the folder of a finished round, when stages does not begin with a teacher
+    initial='',  # folder of a finished round to start from, if `stages` has no teacher first
     data=dict(
       name='folder', path='data/photos', split='train', held_out_split='validation',
       held_out=0.0, flip=True, workers=4, threads=4, prefetch=4,
@@ -48,15 +47,18 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
       emb_channels=512, heads=None, head_dim=64, groups=32, dropout=0.1,
       w_features=256, w_scale=1000.0, dtype='bfloat16', predict='v',
     ),
-    teacher=training(100_000, 3e-4, 0.9999, 'snr_trunc', p_uncond=0.1),
-    guidance=training(
-      20_000, 3e-4, 0.9999, 'snr_plus_one',
+    teacher=dict(
+      training, steps=100_000, lr=3e-4, warmup=1000, ema=0.9999,
+      weight='snr_trunc', p_uncond=0.1,
+    ),
+    guidance=dict(
+      training, steps=20_000, lr=3e-4, ema=0.9999, weight='snr_plus_one',
       w_min=0.0, w_max=4.0, ws_per_pass=1, state='data', trajectory_steps=16, one_batch=True,
     ),
-    progressive=training(
-      10_000, 1e-4, 0.0, 'snr_trunc',
+    progressive=dict(
+      training, steps=10_000, lr=1e-4, anneal=True, ema=0.0, weight='snr_trunc',
       start_steps=256, end_steps=1, sampler='deterministic', state='data',
-      last_steps=20_000, last_lr=1e-4,  # of the rounds for 2 and 1 steps
+      last_steps=20_000, last_lr=1e-4,  # of the rounds for 2 and 1 sampling steps
     ),
     mesh=dict(data=-1, fsdp=1),
     train=dict(
@@ -68,19 +70,11 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
       quick_images=500, quick_reference_steps=128, full_images=5000, full_reference_steps=1024,
     ),
   )  # fmt: skip
-  config['teacher'].update(warmup=1000)
-  config['progressive'].update(anneal=True)
-  if variant == 'stochastic':
-    config['progressive'].update(sampler='stochastic')
-  if variant == 'single_w':
-    config['guidance'].update(w_min=1.0, w_max=1.0)
-    config['evaluation']['ws'] = (1.0,)
-  if variant == 'naive':
-    config['stages'] = ('teacher', 'progressive')
+  common.method(config, variant)
   if variant == 'small':
-    # What a small budget bends: larger rates, annealed in every stage, with a faster second moment;
-    # no dropout, more dropped labels; shorter means, in the rounds too; one loss weight in all
-    # stages; rounds from 32 steps; and the two settings that docs/digits.md explains.
+    # A small budget needs larger learning rates, annealed in every stage, and a smaller beta2; no
+    # dropout, and more dropped labels; a shorter EMA, in stage two as well; one loss weight for all
+    # stages; a ladder from 32 steps; and w_power and clip_x_hat, which docs/digits.md explains.
     config['model'].update(
       channels=32, multipliers=(1, 1, 2, 2), num_blocks=1, attention_resolutions=(8,),
       emb_channels=128, heads=1, head_dim=None, groups=8, dropout=0.0, w_features=64, w_scale=4.0,
@@ -107,17 +101,6 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
       quick_images=100, quick_reference_steps=64, full_images=1000, full_reference_steps=128,
     )  # fmt: skip
   if variant == 'tiny':
-    config['model'].update(
-      channels=8, num_blocks=1, attention_resolutions=(8,), emb_channels=16, heads=1,
-      head_dim=None, w_features=8, groups=4, dtype='float32',
-    )  # fmt: skip
+    common.tiny(config, channels=8, attention_resolutions=(8,), heads=1, head_dim=None)
     config['data'].update(workers=0, threads=1)
-    for stage, steps in (('teacher', 6), ('guidance', 4), ('progressive', 4)):
-      config[stage].update(steps=steps, batch_size=8, warmup=0)
-    config['progressive'].update(last_steps=4, start_steps=4)
-    config['train'].update(substeps=1, checkpoint_every=2, log_every=2)
-    config['evaluation'].update(
-      ws=(0.0, 2.0), num_steps=(1, 2), batch_size=20, real_images=200,
-      quick_images=20, quick_reference_steps=4, full_images=40, full_reference_steps=8,
-    )  # fmt: skip
   return ml_collections.ConfigDict(config)

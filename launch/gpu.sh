@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# A run on one machine with NVIDIA GPUs, on that machine.
+# Trains a run on this machine, which has NVIDIA GPUs.
 #   bash launch/gpu.sh setup | run
 #     --run_id=ID --config=FILE [--gpus=1] [--workdir_root=runs] [--cuda=12|13] [--secrets=FILE] [--dry-run]
 #     [--config.key=value ...]
-# setup makes .venv with jax[cuda12] or jax[cuda13], as the driver allows; run trains under the
-# restart policy. The same RUN_ID goes on where it stopped.
+# setup makes .venv with jax[cuda12] or jax[cuda13], whichever the driver supports. run trains under
+# the restart policy; the same RUN_ID resumes the run.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 (($#)) || die 'a command is missing; one of setup run'
 command=$1
@@ -23,7 +23,7 @@ setup_gpu() {
   if [[ -z $CUDA ]]; then
     driver=$(timeout 60 nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -n 1) ||
       driver=''
-    [[ $driver =~ ^([0-9]+)\. ]] || die 'nvidia-smi names no driver; install one, or say --cuda=12 or --cuda=13'
+    [[ $driver =~ ^([0-9]+)\. ]] || die 'nvidia-smi names no driver; install one, or give --cuda=12 or --cuda=13'
     CUDA=12
     ((BASH_REMATCH[1] < 580)) || CUDA=13
     ((BASH_REMATCH[1] >= 525)) || die "the NVIDIA driver $driver is too old for jax[cuda12], which needs 525 or newer"
@@ -43,11 +43,11 @@ run_gpu() {
     mine=${CUDA_VISIBLE_DEVICES//[!,]/}
     mine=$((${#mine} + 1))
     [[ ${GPUS:=$mine} == "$mine" ]] ||
-      die "--gpus='$GPUS' is not the $mine that CUDA_VISIBLE_DEVICES=$CUDA_VISIBLE_DEVICES names; leave one of the two out"
+      die "--gpus='$GPUS' is not the $mine that CUDA_VISIBLE_DEVICES=$CUDA_VISIBLE_DEVICES names; leave out --gpus, or unset CUDA_VISIBLE_DEVICES"
   elif [[ $GPUS ]]; then
     these=(env "CUDA_VISIBLE_DEVICES=$(seq -s, 0 $((GPUS - 1)))")
   else
-    GPUS=$(timeout 60 nvidia-smi --list-gpus 2>/dev/null | grep -c '^GPU ') || die '--gpus is missing and nvidia-smi shows none; give --gpus=1'
+    GPUS=$(timeout 60 nvidia-smi --list-gpus 2>/dev/null | grep -c '^GPU ') || die '--gpus is missing, and nvidia-smi lists no GPU; give the number of GPUs, such as --gpus=1'
   fi
   check_plan "$GPUS" 1
   workdir=$WORKDIR_ROOT/$RUN_ID

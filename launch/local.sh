@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up and runs the whole paper on the embedded digits; further arguments go to the run.
+# Makes .venv and trains all stages on scikit-learn's digits; further arguments go to the run.
 #   bash launch/local.sh [--config.seed=1 ...]
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 setup ''

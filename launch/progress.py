@@ -1,7 +1,8 @@
-"""How far a run has come: python launch/progress.py WORKDIR prints a number that only grows.
+"""Prints how far a run has come, as one number that only grows: launch/progress.py WORKDIR.
 
-Finished rounds, then the newest complete checkpoint of the round that is under way, then cells of
-the evaluation. The ledger is no measure: a run that dies as it starts adds entries to it too.
+The number counts finished rounds first, then the newest complete checkpoint step of the unfinished
+round, then evaluated cells of the grid. Ledger entries do not count: a run that dies at its start
+writes ledger entries too.
 """
 
 import pathlib

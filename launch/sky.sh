@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A run as a SkyPilot managed job, which replaces lost machines by itself.
+# Submits a run as a SkyPilot managed job; SkyPilot replaces lost machines.
 #   bash launch/sky.sh submit | status | logs | stop
 #     --run_id=ID --bucket=gs://BUCKET --config=FILE --tpu_type=v5litepod-8 | --gpus=H100:8
 #     [--infra=gcp/us-west4] [--spot] [--secrets=FILE] [--dry-run] [--config.key=value ...]
@@ -24,13 +24,13 @@ submit() {
   check_bucket
   check_secrets
   [[ ${TPU_TYPE:-} || ${GPUS:-} ]] || die '--tpu_type is missing; give --tpu_type=v5litepod-8 or --gpus=H100:8'
-  [[ -z ${TPU_TYPE:-} || -z ${GPUS:-} ]] || die "--tpu_type='$TPU_TYPE' and --gpus='$GPUS' exclude each other"
-  [[ ! $CONFIG =~ ^/ && $CONFIG != *..* ]] || die "--config='$CONFIG' must be a path inside the repository: the machines get a copy of it"
+  [[ -z ${TPU_TYPE:-} || -z ${GPUS:-} ]] || die "--tpu_type='$TPU_TYPE' and --gpus='$GPUS' exclude each other; give one of them"
+  [[ ! $CONFIG =~ ^/ && $CONFIG != *..* ]] || die "--config='$CONFIG' must be a path inside the repository, because the machines get a copy of the repository"
   [[ -z ${INFRA:-} || $INFRA =~ ^[a-z0-9][A-Za-z0-9/_.-]*$ ]] || die "--infra='$INFRA' must be such as gcp/us-west4"
   if [[ ${TPU_TYPE:-} ]]; then
     slice_of "$TPU_TYPE"
     accelerators=tpu-$TPU_TYPE:1
-    ((HOSTS == 1)) || pause=60 # longer than a peer takes to notice that another one died
+    ((HOSTS == 1)) || pause=60 # longer than a process takes to notice that another one died
   else
     [[ $GPUS =~ ^[A-Za-z0-9-]+:([1-9][0-9]?)$ ]] || die "--gpus='$GPUS' must be NAME:COUNT such as H100:8"
     CHIPS=${BASH_REMATCH[1]} accelerators=$GPUS extra=cuda12

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Runs one command under the restart policy, on any machine.
 #   bash launch/supervise.sh --workdir=DIR [--state=FILE] [--dry-run] -- COMMAND...
-# 0 is done; 2 to 5 stop and report; 42, 134 and kills restart the command, at most MAX_RESTARTS (10)
-# times in a row without progress; other codes at most MAX_CRASHES (3) times. SIGTERM is passed on
-# and ends the loop. FILE holds one line: running, or exited CODE WHY.
+# Exit code 0 of the command means done. Codes 2 to 5 end the loop with a message. Codes 42, 134 and
+# kills restart the command, at most MAX_RESTARTS (10) times in a row without progress; other codes
+# restart it at most MAX_CRASHES (3) times. SIGTERM is passed on to the command and ends the loop.
+# FILE holds one line: `running`, or `exited CODE WHY TIME`.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 flags=()
 while (($#)) && [[ $1 != -- ]]; do
@@ -17,7 +18,7 @@ need WORKDIR
 [[ $WORKDIR == *://* || $WORKDIR == /* ]] || WORKDIR=$PWD/$WORKDIR
 PROGRAM=${GDISTILL_PYTHON:-$1}
 
-note() { # LINE: what the state file says, whole or not at all
+note() { # LINE: replaces the state file by LINE, with an atomic rename
   [[ ${STATE:-} ]] || return 0
   printf '%s\n' "$*" >"$STATE.tmp" && mv "$STATE.tmp" "$STATE"
 }

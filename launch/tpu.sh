@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# A run on a Cloud TPU slice, from your own machine.
+# Trains a run on a Cloud TPU slice, controlled from your own machine.
 #   bash launch/tpu.sh create | setup | run | status | logs | stop | delete | babysit
 #     --run_id=ID --tpu_type=v5litepod-16 --zone=ZONE --project=PROJECT --bucket=gs://BUCKET --config=FILE
 #     [--queued] [--spot] [--slices=1] [--runtime_version=V] [--valid_until=6h] [--secrets=FILE]
 #     [--tail=100] [--keep] [--dry-run] [--config.key=value ...]
-# The run's workdir is BUCKET/RUN_ID: the same RUN_ID goes on where it stopped, on any slice.
-# babysit creates, sets up, runs and watches, through preemptions, until the run ends; then it
-# deletes the slice, unless --keep. --dry-run prints what would run; only the plan is checked.
+# The workdir is BUCKET/RUN_ID: the same RUN_ID resumes the run, on any slice. babysit creates the
+# slice, sets it up, starts the run and replaces preempted slices until the run ends; then babysit
+# deletes the slice, unless --keep is given. --dry-run checks the plan and prints the commands,
+# without running them.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 (($#)) || die 'a command is missing; one of create setup run status logs stop delete babysit'
 command=$1
@@ -18,14 +19,14 @@ case $command in
 esac
 parse 'run_id tpu_type zone project bucket config slices runtime_version valid_until secrets tail queued! spot! keep!' "$@"
 : "${SLICES:=1}" "${QUEUED:=}" "${SPOT:=}" "${KEEP:=}" "${TAIL:=100}" "${RUNTIME_VERSION:=}" "${VALID_UNTIL:=}"
-: "${CLOUD_SECONDS:=120}"   # a describe
-: "${CREATE_SECONDS:=1800}" # a create or a delete
-: "${SSH_SECONDS:=300}"     # a command on the hosts
-: "${SETUP_SECONDS:=2400}"  # pip on the hosts
-: "${PEER_SECONDS:=60}"     # a survivor notices within 20
+: "${CLOUD_SECONDS:=120}"   # limit of a gcloud describe
+: "${CREATE_SECONDS:=1800}" # limit of a gcloud create or delete
+: "${SSH_SECONDS:=300}"     # limit of a command on the hosts
+: "${SETUP_SECONDS:=2400}"  # limit of pip on the hosts
+: "${PEER_SECONDS:=60}"     # a process notices within 20 s that another one died
 : "${SSH_TRIES:=3}" "${TRY_SECONDS:=20}" "${POLL_SECONDS:=60}"
-: "${BACKOFF_SECONDS:=60}" "${BACKOFF_MOST:=900}" # between creates that found no capacity
-: "${MAX_CREATES:=200}"                           # in a row without the run getting anywhere
+: "${BACKOFF_SECONDS:=60}" "${BACKOFF_MOST:=900}" # pauses between creates that found no capacity
+: "${MAX_CREATES:=200}"                           # creates in a row without progress of the run
 cd "$ROOT"
 
 # ---- checks, before anything costs money
@@ -34,10 +35,10 @@ check_run_id
 check_zone
 need PROJECT
 [[ $PROJECT =~ ^([a-z][-a-z0-9.]*:)?[a-z][-a-z0-9]{4,28}[a-z0-9]$ ]] ||
-  die "--project='$PROJECT' must be a project id: 6 to 30 of a-z 0-9 -"
+  die "--project='$PROJECT' must be a project id: 6 to 30 characters of a-z 0-9 -"
 check_positive SLICES
 NAME=$(resource_name "$RUN_ID")
-[[ ${SLICES} == 1 ]] || QUEUED=1 # several slices come only as one queued resource
+[[ ${SLICES} == 1 ]] || QUEUED=1 # gcloud creates several slices only as one queued resource
 [[ -z $VALID_UNTIL || $VALID_UNTIL =~ ^[1-9][0-9]*[smhd]$ ]] ||
   die "--valid_until='$VALID_UNTIL' must be a duration such as 6h"
 [[ -z $VALID_UNTIL || $QUEUED ]] || die "--valid_until=$VALID_UNTIL needs --queued"
@@ -48,11 +49,11 @@ check_run() {
   slice_of "$TPU_TYPE"
   check_bucket
   check_secrets
-  [[ ! $CONFIG =~ ^/ && $CONFIG != *..* ]] || die "--config='$CONFIG' must be a path inside the repository: the hosts get a copy of it"
+  [[ ! $CONFIG =~ ^/ && $CONFIG != *..* ]] || die "--config='$CONFIG' must be a path inside the repository, because the hosts get a copy of the repository"
   git ls-files --error-unmatch -- "${CONFIG%%:*}" >/dev/null 2>&1 ||
-    die "--config='$CONFIG' is not tracked by git, so that the hosts would not get it; git add ${CONFIG%%:*}"
+    die "--config='$CONFIG' is not tracked by git, and the hosts get tracked files only; run: git add ${CONFIG%%:*}"
   [[ -z $RUNTIME_VERSION || $RUNTIME_VERSION =~ ^[a-z0-9][a-z0-9.-]{0,62}$ ]] ||
-    die "--runtime_version='$RUNTIME_VERSION' is not a name of a TPU software version"
+    die "--runtime_version='$RUNTIME_VERSION' is not a valid name of a TPU software version, such as v2-alpha-tpuv5-lite"
   check_plan "$((CHIPS * SLICES))" "$SLICES"
   WORKDIR=$BUCKET/$RUN_ID
 }
@@ -63,7 +64,7 @@ POLICY=() KIND=''
 REFUSED='quota limit|quota.*exceeded|PERMISSION_DENIED|UNAUTHENTICATED|INVALID_ARGUMENT'
 WHERE=(--zone="$ZONE" --project="$PROJECT" --quiet)
 
-describe() { # KIND FIELD -> its state, or ABSENT; fails when the cloud gives no answer
+describe() { # KIND FIELD -> the value of FIELD, or ABSENT; fails when gcloud gives no answer
   local said code=0 errors
   errors=$(mktemp)
   said=$(limited "$CLOUD_SECONDS" gcloud compute tpus "$1" describe "$NAME" "${WHERE[@]}" --format="value($2)" 2>"$errors") || code=$?
@@ -79,7 +80,7 @@ describe() { # KIND FIELD -> its state, or ABSENT; fails when the cloud gives no
   return "$code"
 }
 
-look() { # sets KIND and STATE of what exists under the name
+look() { # sets KIND and STATE of the resource that exists under NAME
   local tries
   if [[ $DRY_RUN ]]; then
     KIND=tpu-vm STATE=READY
@@ -97,10 +98,10 @@ look() { # sets KIND and STATE of what exists under the name
     fi
     ((tries == 1)) || nap "$TRY_SECONDS"
   done
-  die "the state of $NAME in $ZONE is not to be had; gcloud's own line is above" 1
+  die "gcloud did not give the state of $NAME in $ZONE; its own error line is above" 1
 }
 
-create() { # one try; 0 created or there already, 10 try again later, 1 refused
+create() { # tries once; returns 0 if the slice exists now, 10 to try again later, 1 if refused
   local version=$RUNTIME_VERSION what=() code=0 errors
   if [[ -z $version ]]; then
     case $GENERATION in
@@ -128,16 +129,16 @@ create() { # one try; 0 created or there already, 10 try again later, 1 refused
   fi
   errors=$(mktemp)
   limited "$CREATE_SECONDS" gcloud compute tpus "${what[@]}" 2> >(tee "$errors" >&2) || code=$?
-  nap 0.1 # tee writes the last line
+  nap 0.1 # lets tee write the last line to the file
   if ((code == 0)); then
-    say "$NAME is created; it costs money until: bash launch/tpu.sh delete --run_id=$RUN_ID --zone=$ZONE --project=$PROJECT"
+    say "$NAME is created and costs money until you run: bash launch/tpu.sh delete --run_id=$RUN_ID --zone=$ZONE --project=$PROJECT"
   elif ((code == 124)); then
     code=10
   elif grep -qiE 'ALREADY_EXISTS|already exists' "$errors"; then
     say "$NAME exists already"
     code=0
   elif grep -qiE "$REFUSED" "$errors"; then
-    say "$NAME was refused, and would be again: see gcloud's line above (a quota is raised in the console under IAM & Admin, Quotas)"
+    say "$NAME was refused, and would be again: see gcloud's line above (to raise a quota, use the console: IAM & Admin, Quotas)"
     code=1
   elif grep -qiE 'capacity|stock.?out|RESOURCE_POOL_EXHAUSTED|RESOURCE_EXHAUSTED|requests per minute|UNAVAILABLE|INTERNAL|DEADLINE_EXCEEDED|ABORTED' "$errors"; then
     say "$NAME was not created: no capacity in $ZONE now"
@@ -165,11 +166,11 @@ delete() {
   [[ -z $DRY_RUN ]] || return 0
   look
   [[ $STATE == ABSENT || $STATE == DELETING ]] ||
-    die "$NAME in $ZONE is still $STATE (gcloud: $code) and may cost money; look at the console" 1
+    die "$NAME in $ZONE is still $STATE after delete (gcloud exit code $code) and may cost money; delete it in the console" 1
   say "$NAME is deleted"
 }
 
-hosts() { # SECONDS COMMAND: on every host; a lost connection or a hang is tried again
+hosts() { # SECONDS COMMAND: runs COMMAND on every host; retries after a lost connection or a hang
   local tries code
   if ((SLICES > 1)); then
     set -- "$1" gcloud compute tpus queued-resources ssh "$NAME" --node=all --worker=all "${WHERE[@]}" --command="$2"
@@ -181,13 +182,13 @@ hosts() { # SECONDS COMMAND: on every host; a lost connection or a hang is tried
     limited "$@" || code=$?
     ((code == 255 || code == 124)) || return "$code"
     ((tries > 1)) || break
-    say "a host of $NAME did not answer ($code): trying again"
+    say "a host of $NAME did not answer (exit code $code): trying again"
     nap "$TRY_SECONDS"
   done
   return "$code"
 }
 
-copy() { # FILE DESTINATION: to every host
+copy() { # FILE DESTINATION: copies FILE to every host
   local tries code
   if ((SLICES > 1)); then
     set -- queued-resources scp "$1" "$NAME:$2" --node=all
@@ -204,17 +205,17 @@ copy() { # FILE DESTINATION: to every host
   return "$code"
 }
 
-worker() { # COMMAND...: worker.sh on every host
+worker() { # COMMAND...: runs worker.sh COMMAND on every host
   local line
   printf -v line '%q ' ${POLICY[@]+"${POLICY[@]}"} bash gdistill/src/launch/worker.sh "$@"
   hosts "$SSH_SECONDS" "${line% }"
 }
 
-status() { # one line a host; a new one has no sources yet
+status() { # prints one line per host; a new host has no worker.sh yet and is unready
   hosts "$SSH_SECONDS" "if [ -f gdistill/src/launch/worker.sh ]; then bash gdistill/src/launch/worker.sh status $RUN_ID; else echo worker \$HOSTNAME unready; fi"
 }
 
-setup() { # the tracked files as they are, a virtual environment, secrets; safe to repeat
+setup() { # copies the tracked files as they are now, and secrets; makes the venv; safe to repeat
   local commit tree archive code=0
   commit=$(git -c user.name=launch -c user.email=launch@localhost stash create 2>/dev/null) || commit=''
   tree=$(git rev-parse "${commit:-HEAD}^{tree}") || return
@@ -228,11 +229,11 @@ setup() { # the tracked files as they are, a virtual environment, secrets; safe 
     copy "$SECRETS" gdistill/env.new || return
     hosts "$SSH_SECONDS" 'chmod 600 gdistill/env.new && mv gdistill/env.new gdistill/env' || return
   fi
-  # A running program keeps the sources it was started from.
+  # Sources are not replaced while a program that was started from them runs.
   hosts "$SETUP_SECONDS" "set -e; mkdir -p gdistill; cd gdistill
 if [ \"\$(cat src/.tree 2>/dev/null)\" != $tree ]; then
   for lock in runs/*/lock; do
-    [ ! -e \"\$lock\" ] || flock --nonblock \"\$lock\" true || { echo \"launch: \$HOSTNAME is running other sources; run: tpu.sh stop\" >&2; exit 2; }
+    [ ! -e \"\$lock\" ] || flock --nonblock \"\$lock\" true || { echo \"launch: \$HOSTNAME is running other sources; to replace them, first run: tpu.sh stop\" >&2; exit 2; }
   done
   rm -rf src.new src.old; mkdir src.new; tar -xzf ../gdistill-$tree.tar.gz -C src.new; echo $tree >src.new/.tree
   [ ! -d src ] || mv src src.old; mv src.new src
@@ -241,7 +242,7 @@ rm -rf src.old; rm -f ../gdistill-*.tar.gz; bash src/launch/worker.sh setup"
 }
 
 start() {
-  # Hosts restart one by one: a pause longer than a peer takes to notice that another one died.
+  # Each host restarts by itself, so the pause is longer than a process takes to notice a dead peer.
   local pause=$RESTART_SECONDS
   ((HOSTS * SLICES == 1 || pause > PEER_SECONDS)) || pause=$PEER_SECONDS
   local POLICY=(env MAX_RESTARTS="$MAX_RESTARTS" MAX_CRASHES="$MAX_CRASHES" RESTART_SECONDS="$pause"
@@ -255,23 +256,23 @@ tell_costs() {
   local code=$?
   trap - EXIT
   [[ -z $CHILD ]] || kill "$CHILD" 2>/dev/null || true
-  say "babysit ends; $NAME may still be there and cost money: bash launch/tpu.sh delete --run_id=$RUN_ID --zone=$ZONE --project=$PROJECT"
+  say "babysit ends; $NAME may still be there and cost money; to delete it, run: bash launch/tpu.sh delete --run_id=$RUN_ID --zone=$ZONE --project=$PROJECT"
   exit "$code"
 }
 
-finish() { # CODE LINE: the last lines of every host, the slice deleted, the code passed on
+finish() { # CODE LINE: prints the last log lines of every host, deletes the slice, exits with CODE
   say "$2"
   hosts "$SSH_SECONDS" "tail -n 20 gdistill/runs/$RUN_ID/log" >&2 || true
   if [[ $KEEP ]]; then
-    say "--keep: $NAME stays and costs money until: bash launch/tpu.sh delete --run_id=$RUN_ID --zone=$ZONE --project=$PROJECT"
+    say "--keep: $NAME stays and costs money until you run: bash launch/tpu.sh delete --run_id=$RUN_ID --zone=$ZONE --project=$PROJECT"
   else
-    (delete) || say "$NAME was not deleted: look at the console, it may cost money"
+    (delete) || say "$NAME was not deleted and may cost money; delete it in the console"
   fi
   trap - EXIT
   exit "$1"
 }
 
-judge() { # what the hosts say together: ended CODE, running, again or unknown
+judge() { # STATUS_LINES of all hosts -> ended CODE, running, again or unknown
   local lines running ended first
   lines=$(grep -E '^worker ' <<<"$1") || lines=''
   if (($(grep -c . <<<"$lines") < HOSTS * SLICES)); then
@@ -279,7 +280,7 @@ judge() { # what the hosts say together: ended CODE, running, again or unknown
     return
   fi
   running=$(grep -c ' running' <<<"$lines" || true)
-  # worker HOST exited CODE WHY TIME: the first to leave is the one that says why
+  # Lines read "worker HOST exited CODE WHY TIME". The host that ended first knows the cause.
   ended=$(grep -E '^worker [^ ]+ exited [1-9]' <<<"$lines" | sort -k6,6n || true)
   first=$(grep -E ' exited [2-5] ' <<<"$ended" | head -n 1) || first=''
   [[ $first ]] || first=$(grep -E ' used-up ' <<<"$ended" | head -n 1) || first=''
@@ -290,11 +291,11 @@ judge() { # what the hosts say together: ended CODE, running, again or unknown
   elif [[ ! $ended ]] && ! grep -qvE ' running| exited 0 ' <<<"$lines"; then
     if ((running)); then echo running; else echo 'ended 0'; fi
   else
-    echo again # not set up, never started, lost, or signalled by the machine's own shutdown
+    echo again # some host is not set up, not started, lost, or was shut down
   fi
 }
 
-anew() { # after progress the counts begin anew
+anew() { # sets the counts of tries back to 0 if the run has made progress
   local now
   now=$(progress_of "$WORKDIR")
   if [[ $now =~ ^[0-9]+$ && $best =~ ^[0-9]+$ ]]; then
@@ -317,7 +318,7 @@ babysit() {
       ABSENT)
         anew
         ((++creates <= MAX_CREATES)) ||
-          die "$NAME was created or asked for $MAX_CREATES times without progress; MAX_CREATES says how often" 1
+          die "$NAME was created or requested $MAX_CREATES times without progress of the run; see the lines above, or set MAX_CREATES" 1
         code=0
         create || code=$?
         ((code == 0 || code == 10)) || {
@@ -335,14 +336,14 @@ babysit() {
         ;;
       READY | ACTIVE) wait_seconds=$BACKOFF_SECONDS ;;
       PREEMPTED | SUSPENDED | SUSPENDING | TERMINATED | STOPPED)
-        say "$NAME is $STATE: deleting it, to ask for another"
+        say "$NAME is $STATE: deleting it and requesting another slice"
         replaced=1
         delete
         continue
         ;;
-      FAILED) # a queued resource that the cloud refused, or that was not to be had in time
+      FAILED) # the cloud refused the queued resource, or had no capacity until --valid_until
         said=$(describe queued-resources state.failedData.error.message) || said=''
-        say "$NAME is FAILED: ${said:-gcloud says no more}"
+        say "$NAME is FAILED: ${said:-gcloud gives no reason}"
         delete
         if grep -qiE "$REFUSED" <<<"$said"; then
           trap - EXIT
@@ -372,15 +373,15 @@ babysit() {
         silent=0
         anew
         ((++reruns <= MAX_RESTARTS + 1)) ||
-          finish 1 "the run was started $MAX_RESTARTS times on $NAME and got nowhere"
-        [[ $said != *running* ]] || worker stop "$RUN_ID" || true # all start together
-        if ! setup || ! start "$((reruns > 1 || replaced))"; then say 'the hosts were not set up or started; looking again'; fi
+          finish 1 "the run was started $MAX_RESTARTS times on $NAME without progress"
+        [[ $said != *running* ]] || worker stop "$RUN_ID" || true # all hosts must start together
+        if ! setup || ! start "$((reruns > 1 || replaced))"; then say 'setting up or starting the hosts failed; trying again'; fi
         ;;
       unknown)
-        # Maybe preempted just now; a slice that stays READY and silent is replaced.
+        # The slice may just have been preempted; a slice that stays READY and silent is replaced.
         ((++silent < SSH_TRIES)) || {
           ((++mute <= MAX_RESTARTS)) || finish 1 "$MAX_RESTARTS slices in a row did not answer: look at gcloud's lines above"
-          say "$NAME is $STATE and does not answer: deleting it, to ask for another"
+          say "$NAME is $STATE and does not answer: deleting it and requesting another slice"
           silent=0 replaced=1
           delete
           continue
@@ -396,7 +397,7 @@ babysit() {
 case $command in
   create)
     check_run
-    create || { (($? == 10)) && die 'try later, in another zone, with --queued, or let babysit try' 1 || exit 1; }
+    create || { (($? == 10)) && die 'no slice was created: try later, in another zone or with --queued, or let babysit try' 1 || exit 1; }
     ;;
   setup)
     check_run

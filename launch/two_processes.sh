@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
-# Two real processes on this machine train one run together.
+# Trains one run with two processes on this machine, as two hosts would.
 #   bash launch/two_processes.sh --run_id=ID --config=FILE [--workdir_root=runs] [--config.key=value ...] [--dry-run]
-# Process 0 coordinates on a free port of 127.0.0.1. When one process leaves, the other is given
-# PEER_SECONDS (60) to notice and is then killed; what the first left with decides whether both
-# start again. SIGTERM goes to both and is waited for. Their output is in WORKDIR_ROOT/.logs/RUN_ID/.
-# shellcheck disable=SC2329 # the loop calls what is defined here
+# Process 0 is the coordinator, on a free port of 127.0.0.1. When one process ends with an error,
+# the other one is killed after PEER_SECONDS (60) unless it ends by itself. The exit code of the
+# process that ended first decides whether both start again. SIGTERM is passed on to both, and the
+# script waits until both have ended. Their output is in WORKDIR_ROOT/.logs/RUN_ID/.
+# shellcheck disable=SC2329 # keep_running of common.sh calls the functions defined here
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 501)) || die "bash $BASH_VERSION is too old; 5.1 or newer is needed"
 parse 'run_id config workdir_root processes' "$@"
 : "${WORKDIR_ROOT:=runs}" "${PEER_SECONDS:=60}" "${PROCESSES:=2}"
 check_run_id
 check_positive PROCESSES
-[[ $WORKDIR_ROOT != *://* ]] || die "--workdir_root='$WORKDIR_ROOT' must be a local folder: the logs go there too"
+[[ $WORKDIR_ROOT != *://* ]] || die "--workdir_root='$WORKDIR_ROOT' must be a local folder, because the logs are written there too"
 cd "$ROOT"
 python_of_project
 export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
@@ -36,7 +37,7 @@ free_port() { "$PROGRAM" -c "import socket; s = socket.socket(); s.bind(('127.0.
 
 pass_on() { ((${#left[@]} == 0)) || kill -TERM "${left[@]}" 2>/dev/null || true; }
 
-reap() { # PID...: kills them in PEER_SECONDS, unless it is ended before
+reap() { # PID...: kills these processes after PEER_SECONDS; SIGTERM to reap cancels that
   local pid
   sleep "$PEER_SECONDS" &
   pid=$!
@@ -44,13 +45,13 @@ reap() { # PID...: kills them in PEER_SECONDS, unless it is ended before
   wait "$pid" && kill -KILL "$@" 2>/dev/null
 }
 
-attempt() { # starts the processes, waits for all; what the first unhappy one left with decides
+attempt() { # starts the processes and waits for all; returns the first exit code that is not 0
   local port i who code first=0 reaper=''
   port=$(free_port)
   left=()
   for ((i = 0; i < PROCESSES; i++)); do
     process "$i" "$port"
-    # The default is every address of the machine.
+    # Without a bind address the coordinator would listen on every address of the machine.
     JAX_COORDINATOR_BIND_ADDRESS=127.0.0.1:$port "${COMMAND[@]}" >>"$logs/process$i.log" 2>&1 &
     left+=("$!")
     say "process $i is pid $!, its output is in $logs/process$i.log"
@@ -60,8 +61,8 @@ attempt() { # starts the processes, waits for all; what the first unhappy one le
     who='' code=0
     wait -n -p who "${left[@]}" 2>/dev/null || code=$?
     if [[ -z ${who:-} ]]; then
-      ((code == 127)) || continue # a signal, passed on by the trap
-      # It ended before it was waited for: `wait -n` no longer knows it, a plain `wait` does.
+      ((code == 127)) || continue # a signal interrupted `wait`; the trap has passed it on
+      # `wait -n` does not report a process that ended before the call; plain `wait` does.
       for i in "${left[@]}"; do
         kill -0 "$i" 2>/dev/null || who=$i
       done
@@ -76,9 +77,9 @@ attempt() { # starts the processes, waits for all; what the first unhappy one le
     if ((first == 0)); then
       first=$code
     elif [[ $(verdict "$first") == crash && $(verdict "$code") == restart ]]; then
-      first=$code # the traceback of a process whose peer was killed came first
+      first=$code # the kill of this process caused the traceback that was reported first
     elif [[ $first == 134 && $code == [235] ]]; then
-      first=$code # its peers are gone because of this one; a 4 may itself come of a peer's end
+      first=$code # this error caused the peer's 134; not so for 4, which a lost peer may cause
     fi
     if ((code && ${#left[@]})) && [[ -z $reaper ]]; then
       reap "${left[@]}" &

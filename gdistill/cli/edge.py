@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import traceback
+import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -235,6 +236,7 @@ def load_config(spec: str, overrides: Sequence[str]) -> dict:
   """The plain dict of `file.py[:argument]` or a resolved `config.json`, with overrides.
 
   A .py config is code and is executed; the JSON form, which every workdir holds, is not.
+  `from configs import common` in a .py config reads the common.py of that config's own folder.
   Overrides are '--config.section.key=value' with Python literals, anything else is a string.
   """
   path, _, argument = spec.partition(':') if '.py:' in spec else (spec, '', '')
@@ -262,25 +264,70 @@ def _json_config(path: str) -> dict:
 
 
 def _python_config(path: str, argument: str) -> dict:
-  name = os.path.basename(path)
+  name, folder = os.path.basename(path), os.path.dirname(os.path.realpath(path))
   try:
-    spec = importlib.util.spec_from_file_location('gdistill_config', path)
-    if spec is None:
-      raise errors.ConfigError(f'--config={path} must be a .py or .json file')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config(argument) if argument else module.get_config()
-    return config.to_dict() if hasattr(config, 'to_dict') else dict(config)
+    with _as_configs(folder):
+      spec = importlib.util.spec_from_file_location('gdistill_config', path)
+      if spec is None:
+        raise errors.ConfigError(f'--config={path} must be a .py or .json file')
+      module = importlib.util.module_from_spec(spec)
+      spec.loader.exec_module(module)
+      if not hasattr(module, 'get_config'):
+        raise errors.ConfigError(
+          f'--config={path} has no function get_config, so it is not a config; '
+          'name another file, for example configs/digits.py'
+        )
+      config = module.get_config(argument) if argument else module.get_config()
+      return config.to_dict() if hasattr(config, 'to_dict') else dict(config)
   except errors.ConfigError:
     raise
   except SyntaxError as e:
-    raise errors.ConfigError(f'--config={path} line {e.lineno}: {e.msg}; mend the file') from e
+    imported = e.filename is not None and e.filename != path
+    at = f'{path} imports {e.filename},' if imported else path
+    raise errors.ConfigError(f'--config={at} line {e.lineno}: {e.msg}; mend the file') from e
   except ValueError as e:  # what a config has to say of its variant
     raise errors.ConfigError(f'--config={path}: {e}') from e
   except Exception as e:  # the file is the user's code: it may raise anything
+    if file := _missing(e):
+      raise errors.ConfigError(
+        f'--config={path} imports {file}, which {folder} does not have; '
+        f"copy {file} there from gdistill's configs/"
+      ) from e
     raise errors.ConfigError(
       f'--config={name} failed: {type(e).__name__}: {errors.brief(e)}'
     ) from e
+
+
+@contextlib.contextmanager
+def _as_configs(folder: str) -> Iterator[None]:
+  """Makes `from configs import ...` read the files of `folder` until the context ends.
+
+  sys.modules is restored at the end, so the next config finds the files of its own folder.
+  """
+
+  def imported():
+    return {k: v for k, v in sys.modules.items() if k.partition('.')[0] == 'configs'}
+
+  before = imported()
+  for name in before:
+    del sys.modules[name]
+  sys.modules['configs'] = types.ModuleType('configs')
+  sys.modules['configs'].__path__ = [folder]
+  try:
+    yield
+  finally:
+    for name in imported():
+      del sys.modules[name]
+    sys.modules.update(before)
+
+
+def _missing(e: Exception) -> str:
+  """Returns the name of the file that an import from `configs` did not find, or ''."""
+  if isinstance(e, ModuleNotFoundError) and (e.name or '').startswith('configs.'):
+    return e.name.removeprefix('configs.') + '.py'  # import configs.common
+  if isinstance(e, ImportError) and e.name == 'configs':  # from configs import common
+    return str(e).split("'")[1] + '.py'  # the name stands only in the message before Python 3.12
+  return ''
 
 
 def _override(config: dict, override: str) -> None:

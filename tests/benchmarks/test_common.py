@@ -1,4 +1,4 @@
-"""Timing in turns, rows and the table, the step that the benchmarks measure."""
+"""Timing in turns, rows and the table, and the parameters that the benchmarks use."""
 
 import json
 import pathlib
@@ -18,7 +18,7 @@ def test_variants_take_turns_forwards_and_backwards():
   variants = {name: (lambda name=name: calls.append(name)) for name in 'ab'}
   taken = common.interleaved(variants, repeats=2, seconds=0.0)
   assert [len(taken[name]) for name in 'ab'] == [2, 2]
-  assert ''.join(calls) == 'aa' + 'bb' + 'ab' * 2  # compiled and timed once each, then in turns
+  assert ''.join(calls) == 'aa' + 'bb' + 'ab' * 2  # one warm-up and one timed call each, then turns
 
 
 def test_ratios_are_within_a_repeat():

@@ -1,4 +1,4 @@
-"""Counts against programs small enough to be counted by hand."""
+"""Counts of programs that are small enough to be counted by hand."""
 
 import pathlib
 import sys
@@ -56,7 +56,7 @@ ENTRY main.4 {
 
 def test_a_combined_all_reduce_is_one_of_several_leaves():
   (found,) = counting.collectives(COMBINED)
-  # 90 and 7 and 1 of four bytes, 6 of two.
+  # 90 + 7 + 1 elements of four bytes, and 6 of two bytes.
   assert found == {'kind': 'all-reduce', 'leaves': 4, 'bytes': 4 * 98 + 2 * 6, 'loops': 0}
 
 
@@ -85,14 +85,14 @@ def conv(x, kernel, **more):
   [
     (lambda a, b: a @ b, ((2, 3), (3, 5)), 2 * 2 * 3 * 5),
     (conv, ((2, 4, 4, 3), (3, 3, 3, 5)), 2 * (2 * 4 * 4 * 5) * (3 * 3 * 3)),
-    # Each output sees only its own group of inputs.
+    # Each output channel sees only its own group of input channels.
     (
       lambda x, k: conv(x, k, feature_group_count=2),
       ((1, 4, 4, 6), (3, 3, 3, 8)),
       2 * (4 * 4 * 8) * (3 * 3 * 3),
     ),
     (lambda a, b: jnp.einsum('bqd,bkd->bqk', a, b), ((2, 3, 4), (2, 5, 4)), 2 * 2 * 3 * 5 * 4),
-    # Inside of another function, and of a loop, which counts once.
+    # Products inside another function, and inside a loop, whose body counts once.
     (jax.jit(lambda a, b: jnp.tanh(a @ b)), ((2, 2), (2, 2)), 16),
     (lambda a, b: jax.lax.fori_loop(0, 9, lambda i, c: c @ b, a), ((2, 2), (2, 2)), 16),
   ],
@@ -115,7 +115,7 @@ def test_equal_products_are_equal_and_others_are_not():
 def test_the_activation_floor_is_the_inputs_of_the_products():
   def network(params, x):
     h = jnp.tanh(conv(x, params['conv']))  # x: 2 x 4 x 4 x 3
-    q, k = h @ params['q'], h @ params['k']  # h once for both: 2 x 4 x 4 x 5
+    q, k = h @ params['q'], h @ params['k']  # h counts once for both: 2 x 4 x 4 x 5
     scores = jnp.einsum('bhwc,bhwd->bcd', q, k)  # q and k: 2 x 4 x 4 x 6 each
     return jnp.sum(jnp.exp(scores))
 

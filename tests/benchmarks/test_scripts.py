@@ -1,4 +1,4 @@
-"""Each benchmark runs, at sizes at which nothing takes time."""
+"""Each benchmark script runs, at tiny sizes."""
 
 import json
 import os
@@ -18,7 +18,7 @@ TORCH = ('torch_step', 'diffusers_sampling', 'features')
 
 
 def smoke(name, *more):
-  """What the script prints."""
+  """Runs a script with --smoke; returns the JSON object that the script prints."""
   done = subprocess.run(
     [sys.executable, f'benchmarks/{name}.py', '--smoke', *more],
     cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ,

@@ -108,12 +108,9 @@ def test_adm_without_a_null_condition_is_drawn_from_unguided(tmp_path, capsys, m
   assert code == 0 and (tmp_path / 'out' / 'label2_seed0.png').is_file()
   config = tmp_path / 'config.py'
   config.write_text(f'CARD = {folders.read_folder(tmp_path / "round").card!r}\n' + '''
-import importlib.util
+from gdistill.cli import edge
 def get_config():
-  spec = importlib.util.spec_from_file_location('digits', 'configs/digits.py')
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  config = module.get_config('tiny').to_dict()
+  config = edge.load_config('configs/digits.py:tiny', [])
   config['model'], config['noise'] = dict(CARD['model']), dict(CARD['noise'])
   config['stages'] = ('guidance', 'progressive')
   return config

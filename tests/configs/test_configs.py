@@ -1,14 +1,19 @@
-"""The configs say what the papers say, in every variant."""
+"""The configs say what the papers say, in every variant, and load from any folder."""
 
+import ast
 import dataclasses
-import importlib
 import json
 import math
 import pathlib
+import shutil
+import sys
+import types
 
 import jax
 import pytest
 
+import gdistill.cli
+from gdistill import errors
 from gdistill.cli import edge
 from gdistill.recipe import identity
 from gdistill.recipe import reading
@@ -17,14 +22,14 @@ from gdistill.rounds import network as networks
 from gdistill.rounds import plan as plans
 
 ROOT = pathlib.Path(__file__).parents[2]
-CONFIGS = sorted(p.stem for p in (ROOT / 'configs').glob('*.py'))
+CONFIGS = sorted(p.stem for p in (ROOT / 'configs').glob('*.py') if p.stem != 'common')
 
 
 def variants(name):
-  spec = importlib.util.spec_from_file_location('config', ROOT / 'configs' / f'{name}.py')
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module.VARIANTS
+  """Returns the VARIANTS that a config names, without executing the config."""
+  tree = ast.parse((ROOT / 'configs' / f'{name}.py').read_text())
+  named = {ast.unparse(n.targets[0]): n.value for n in tree.body if isinstance(n, ast.Assign)}
+  return ast.literal_eval(named['VARIANTS'])
 
 
 ALL = [(name, variant) for name in CONFIGS for variant in variants(name)]
@@ -35,13 +40,13 @@ def load(name, variant=''):
 
 
 def shapes_of(recipe, takes_w):
-  """The network's; what it predicts does not count, and would be traced again."""
+  """Returns the shapes of all parameters; with predict='v' always, fewer networks are traced."""
   net = networks.build(recipe.model, takes_w, noise_settings=recipe.noise)
   return networks.initial_shapes(net, dataclasses.replace(recipe.model, predict='v'))
 
 
 def parameters(recipe, takes_w):
-  """How many there are besides those of labels, of the empty prompt, and of w."""
+  """Returns the number of parameters without those of labels, of the empty prompt and of w."""
   aside = ('label', 'class_table', 'null_text', 'w_proj')
   kept = {k: v for k, v in shapes_of(recipe, takes_w).items() if k not in aside}
   return sum(a.size for a in jax.tree.leaves(kept))
@@ -76,13 +81,13 @@ def test_tiny_changes_sizes_and_never_the_method(name):
     'guidance.clip_x_hat', 'progressive.sampler', 'progressive.state', 'progressive.end_steps',
     'progressive.w_power', 'progressive.clip_x_hat',
   }  # fmt: skip
-  if whole['initial']:  # a published teacher, for which `tiny` trains one of its own
+  if whole['initial']:  # `tiny` trains a teacher instead of reading the published one
     assert tiny['stages'] == ['teacher', *whole['stages']]
     method -= {'stages', 'model.image_size', 'data.name'}
   assert method <= whole.keys() and not changed & method
 
 
-# Salimans & Ho's printed settings, and for the two stages Meng et al.'s.
+# Settings printed by Salimans & Ho, and by Meng et al. for the two stages.
 PAPER = {
   'cifar10': dict(batch=128, teacher_lr=2e-4, lr=5e-5, dropout=0.2, classes=10, millions=60.0),
   'imagenet64': dict(
@@ -113,7 +118,7 @@ def test_the_papers_runs_have_the_papers_settings(name):
   assert (recipe.noise.logsnr_min, recipe.noise.logsnr_max) == (-20.0, 20.0)
   assert recipe.model.dropout == paper['dropout'] and recipe.model.num_classes == paper['classes']
   assert recipe.data.flip
-  # In print ImageNet 64's count has its label layer, 1000 x 768 and a bias of 768.
+  # The printed count for ImageNet 64 includes the label layer, 1000 x 768 and a bias of 768.
   printed = parameters(recipe, True) + (1000 * 768 + 768 if name == 'imagenet64' else 0)
   assert math.isclose(printed / 1e6, paper['millions'], abs_tol=0.05)
 
@@ -126,8 +131,8 @@ def test_the_stochastic_variant_changes_the_sampler_alone(name):
   assert {k for k in a if a[k] != b[k]} == {'progressive.sampler'}
 
 
-# Rombach et al.'s networks, as published: 400.9 million parameters of cin256-v2 beside its table of
-# classes, 859.5 million of Stable Diffusion 1.x; w and its rounds are Meng et al.'s.
+# Rombach et al.'s published networks: cin256-v2 has 400.9 million parameters without its table of
+# classes, Stable Diffusion 1.x has 859.5 million. w and the rounds are Meng et al.'s.
 LATENT = {
   'imagenet256_latent': dict(
     millions=400.9, w=(0.0, 14.0), betas=(0.0015, 0.0195), channels=3, context=('class', 512),
@@ -172,5 +177,112 @@ def test_the_v_variant_only_begins_with_a_teacher_of_v(name):
 
 def test_second_versions_of_stable_diffusion_have_heads_of_64_and_another_text_encoder():
   recipe = reading.from_config(load('stable_diffusion', 'sd2'))
-  # 865.9 million, in print
+  # The printed count is 865.9 million.
   assert math.isclose(parameters(recipe, True) / 1e6, 865.9, abs_tol=0.05)
+
+
+OWN = """
+from configs import common, digits
+
+
+def get_config(variant=''):
+  common.check(variant, ('', 'wide'))
+  config = digits.get_config('tiny')
+  config.model.channels = 16 if variant else 8
+  return config
+"""
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+  """A folder with copies of configs/, entered by a process that cannot import the repository's."""
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(sys, 'path', [p for p in sys.path if p and pathlib.Path(p) != ROOT])
+  copies = tmp_path / 'copies'
+  shutil.copytree(ROOT / 'configs', copies, ignore=shutil.ignore_patterns('__pycache__'))
+  return copies
+
+
+def of_configs():
+  return {k: m for k, m in sys.modules.items() if k.split('.')[0] in ('configs', 'common')}
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_a_config_loads_by_its_absolute_path_from_any_folder(name, elsewhere):
+  assert load(name, 'tiny') == edge.load_config(f'{elsewhere}/{name}.py:tiny', [])
+  assert edge.load_config(f'copies/{name}.py', []) == load(name)
+
+
+def test_a_config_of_ones_own_stands_beside_ours_and_uses_them(elsewhere):
+  (elsewhere / 'own.py').write_text(OWN)
+  assert edge.load_config(f'{elsewhere}/own.py', []) == load('digits', 'tiny')
+  assert edge.load_config('copies/own.py:wide', [])['model']['channels'] == 16
+  with pytest.raises(errors.ConfigError, match="variant='huge' must be empty or one of wide"):
+    edge.load_config('copies/own.py:huge', [])
+
+
+def test_each_config_reads_the_common_file_of_its_own_folder(elsewhere):
+  other = elsewhere.parent / 'other'
+  other.mkdir()
+  (other / 'own.py').write_text(
+    'from configs import common\ndef get_config():\n  return {"seed": common.SEED}\n'
+  )
+  (other / 'common.py').write_text('SEED = 7\n')
+  (elsewhere.parent / 'link.py').symlink_to(other / 'own.py')
+  for _ in range(2):
+    assert edge.load_config(f'{other}/own.py', []) == {'seed': 7}
+    assert edge.load_config('link.py', []) == {'seed': 7}
+    assert edge.load_config('copies/digits.py', ['--config.seed=3'])['seed'] == 3
+
+
+@pytest.mark.parametrize('there', [False, True])
+def test_loading_leaves_no_trace_in_the_import_system(there, elsewhere, monkeypatch):
+  """True: the program has already imported its own package `configs` and module `common`."""
+  for name in ('configs', 'configs.common', 'common'):
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    if there:
+      monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+  (elsewhere / 'broken.py').write_text('from configs import common\n1 / 0\n')
+  paths, modules, finders = list(sys.path), of_configs(), list(sys.meta_path)
+  assert load('cifar10')['seed'] == 0
+  for name in ('broken.py', 'common.py', 'digits.py:huge'):
+    with pytest.raises(errors.ConfigError):
+      edge.load_config(f'{elsewhere}/{name}', [])
+    assert sys.path == paths and of_configs() == modules and sys.meta_path == finders
+
+
+def test_a_config_alone_in_a_folder_needs_no_common_file(elsewhere):
+  alone = elsewhere.parent / 'alone.py'
+  alone.write_text('def get_config():\n  return {"seed": 1}\n')
+  assert edge.load_config(str(alone), []) == {'seed': 1}
+
+
+@pytest.mark.parametrize('line', ['from configs import common', 'import configs.common'])
+def test_a_copied_config_without_the_common_file_says_what_to_copy(line, tmp_path, capsys):
+  text = (ROOT / 'configs' / 'digits.py').read_text().replace('from configs import common', line)
+  (tmp_path / 'digits.py').write_text(text)
+  said = refused(f'{tmp_path}/digits.py', capsys)
+  assert f'imports common.py, which {tmp_path} does not have; copy common.py there' in said
+
+
+def test_what_is_no_config_and_what_is_damaged_is_said(elsewhere, capsys):
+  for variant in ('', ':tiny'):
+    said = refused(f'{ROOT}/configs/common.py{variant}', capsys)
+    assert 'common.py has no function get_config' in said and 'name another file' in said
+  (elsewhere / 'common.py').write_text('def check(:\n')
+  said = refused(f'{elsewhere}/digits.py', capsys)
+  assert f'digits.py imports {elsewhere}/common.py, line 1: ' in said
+  (elsewhere / 'cifar10.py').write_text('import nothing_of_this_name\n')
+  assert "No module named 'nothing_of_this_name'" in refused(f'{elsewhere}/cifar10.py', capsys)
+  (elsewhere / 'cifar10.py').write_text('from configs.imagenet64 import nothing\n')
+  (elsewhere / 'imagenet64.py').write_text('')
+  said = refused(f'{elsewhere}/cifar10.py', capsys)
+  assert "cannot import name 'nothing' from 'configs.imagenet64'" in said and 'copy' not in said
+
+
+def refused(config, capsys):
+  """Returns the one line that `gdistill plan` says of a config that cannot be used."""
+  assert gdistill.cli.main(['plan', f'--config={config}']) == 2
+  said = capsys.readouterr().err
+  assert said.startswith('gdistill: --config=') and said.count('\n') == 1, said
+  return said

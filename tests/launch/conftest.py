@@ -1,4 +1,4 @@
-"""A machine without a cloud: fakes on PATH, driven by a scenario, that log what they were asked."""
+"""A machine without a cloud: fakes of the cloud commands on PATH, which log every call."""
 
 import contextlib
 import json
@@ -22,7 +22,10 @@ FAKE = pathlib.Path(__file__).with_name('fake.py').read_text()
 
 
 class Machine:
-  """Runs a launcher in a copy of the repository, with fakes in front of everything."""
+  """A copy of the launchers in a git repository, run with the fakes first on PATH.
+
+  `scenario(...)` sets the answers of the fakes.
+  """
 
   def __init__(self, folder: pathlib.Path):
     self.folder, self.root = folder, folder / 'repo'
@@ -68,7 +71,7 @@ class Machine:
     return subprocess.CompletedProcess(child.args, child.returncode, out, err)
 
   def calls(self, name: str = '', *words: str) -> list[list[str]]:
-    """What the fakes were asked: the calls of one name that hold all the words."""
+    """Returns the calls of the fakes, of one command if named, that contain all the words."""
     file = self.folder / 'calls.jsonl'
     lines = file.read_text().splitlines() if file.exists() else []
     calls = [json.loads(line) for line in lines]
@@ -82,6 +85,7 @@ class Machine:
 def machine(tmp_path):
   made = Machine(tmp_path)
   yield made
-  for file in tmp_path.glob('slice*/*/gdistill/runs/*/pid'):  # what a failed test left running
+  # A failed test may leave programs running.
+  for file in tmp_path.glob('slice*/*/gdistill/runs/*/pid'):
     with contextlib.suppress(OSError, ValueError):
       os.killpg(int(file.read_text()), signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""What stands in for gcloud, kubectl, python and the rest: one script, called by their names."""
+"""Fakes gcloud, kubectl, python and the other commands: one script, installed under each name."""
 
 import contextlib
 import fcntl
@@ -19,12 +19,12 @@ with open(home / 'calls.jsonl', 'a') as f:
 
 
 def turn(key, default=None):
-  "The next of a list of answers; the last one repeats."
+  "Returns the next answer of a list in the scenario; the last answer repeats."
   answers = scenario.get(key, [])
   if not answers:
     return default
   with open(home / f'count.{key}', 'a+') as f:
-    fcntl.flock(f, fcntl.LOCK_EX)  # two tasks take two answers
+    fcntl.flock(f, fcntl.LOCK_EX)  # two tasks at the same time must take two answers
     n = f.seek(0) or len(f.read())
     f.write('.')
   return answers[min(n, len(answers) - 1)]
@@ -53,7 +53,7 @@ def remember(state):
 
 
 def lose(state):
-  "The machines of a slice go, and all that runs on them."
+  "Takes the machines of a slice away: kills every program that runs on them."
   for pid in (home / f'slice{state["slice"]}').glob('*/gdistill/runs/*/pid'):
     with contextlib.suppress(OSError, ValueError):
       os.killpg(int(pid.read_text()), signal.SIGKILL)
@@ -144,7 +144,7 @@ def python():
   if '--plan' in argv:
     code, line = scenario.get('plan', [0, ''])
     leave(code, 'the plan\n', line)
-  # the program itself
+  # any other call is gdistill.main
   answer = turn('program-' + here if 'program-' + here in scenario else 'program', 0)
   sys.stdout.write(f'{here} runs, environment says {os.environ.get("HF_TOKEN", "nothing")}\n')
   sys.stdout.flush()

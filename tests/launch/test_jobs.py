@@ -1,4 +1,4 @@
-"""Slurm, GKE, SkyPilot and one GPU machine: what is submitted, what comes of exit codes."""
+"""Slurm, GKE, SkyPilot and one GPU machine: what is submitted, and what follows an exit code."""
 
 import json
 import signal
@@ -25,11 +25,11 @@ SUBMIT = {'slurm.sh': SLURM, 'gke.sh': GKE, 'sky.sh': SKY}
     ('slurm.sh', ['--nodes=0'], "--nodes='0' must be a whole number"),
     ('slurm.sh', ['--gpus=x'], "--gpus='x' must be a whole number"),
     ('slurm.sh', ['--time=soon'], "--time='soon' must be minutes"),
-    ('slurm.sh', ['--partition=a b'], "--partition='a b' is not a name"),
+    ('slurm.sh', ['--partition=a b'], "--partition='a b' is not a valid name"),
     ('slurm.sh', ['--config='], '--config is missing'),
     ('slurm.sh', ['--config.hub.token=1'], 'looks like a secret'),
     ('gke.sh', ['--tpu_type=h100-8'], "--tpu_type='h100-8' must be v4-N"),
-    ('gke.sh', ['--image=a b'], "--image='a b' is not a name"),
+    ('gke.sh', ['--image=a b'], "--image='a b' is not a valid name"),
     ('gke.sh', ['--topology=4x5'], "--topology='4x5' must have the 16 chips"),
     ('gke.sh', ['--topology=4*4'], "--topology='4*4' must be such as"),
     ('gke.sh', ['--tpu_type=v4-24'], 'has no usual topology; give --topology'),
@@ -115,7 +115,7 @@ def test_a_run_is_submitted_once(machine):
 
 
 def batch(machine, **environment):
-  """The batch script on its first node, as Slurm would start it."""
+  """Starts the batch script on its first node, as Slurm would."""
   words = [str(machine.root), f'{machine.root}/runs/Run_1', 'configs/digits.py']
   return machine.start(
     'slurm.sbatch', *words, SLURM_JOB_ID='17', GPUS='4', PEER_SECONDS='5', **environment
@@ -332,7 +332,7 @@ def test_a_gpu_run_counts_the_gpus_and_restarts(machine):
   assert json.dumps(machine.programs()[0]).count('--workdir=') == 1
   done = machine.run('gpu.sh', 'run', *GPU[:2], '--gpus=2', '--dry-run')
   assert done.stdout.startswith('env CUDA_VISIBLE_DEVICES=0\\,1 bash launch/supervise.sh')
-  # What the shell shows of the GPUs is what the plan is made for, and is not overridden.
+  # CUDA_VISIBLE_DEVICES gives the number of GPUs for the plan, and is not overridden.
   done = machine.run('gpu.sh', 'run', *GPU[:2], CUDA_VISIBLE_DEVICES='4,5,6')
   assert done.returncode == 0 and '--devices=3' in machine.calls('python', '--plan')[-1]
   done = machine.run('gpu.sh', 'run', *GPU[:2], CUDA_VISIBLE_DEVICES='-1')

@@ -25,7 +25,7 @@ SUBMITTERS = {
   'gpu.sh run': ['--run_id=a', '--gpus=16'],
   'two_processes.sh': ['--run_id=a', '--processes=16', '--config.mesh.cpu_devices=1'],
 }
-HEAVY = pytest.mark.heavy  # a planner each; the ordinary suite asks a fake one
+HEAVY = pytest.mark.heavy  # each runs the real planner; the ordinary suite uses a fake planner
 
 
 def test_shellcheck_finds_nothing():
@@ -53,13 +53,13 @@ def test_the_commands_of_the_readme_run(machine, line):
   done = machine.run(words[1].removeprefix('launch/'), *words[2:], '--dry-run')
   assert done.returncode == 0, done.stderr
   assert done.stdout and not done.stderr
-  assert {c[0] for c in machine.calls()} <= {'python'}  # the plan alone
+  assert {c[0] for c in machine.calls()} <= {'python'}  # only the planner was run
 
 
 @pytest.mark.parametrize('script', [s.name for s in SCRIPTS if s.name.endswith('.sh')])
 def test_help_is_the_comment_that_opens_the_script(machine, script):
   if script in ('common.sh', 'setup.sh', 'local.sh', 'test.sh', 'worker.sh', 'task.sh'):
-    pytest.skip('a part of the others, or passes its arguments on')
+    pytest.skip('part of the other scripts, or passes its arguments on')
   done = machine.run(script, '--help')
   assert done.returncode == 0 and f'bash launch/{script}' in done.stdout
   assert 'source' not in done.stdout.split('\n')[-2]

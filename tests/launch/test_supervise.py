@@ -1,4 +1,4 @@
-"""The restart policy: what each exit code asks for, how often, and what counts as progress."""
+"""The restart policy: what each exit code causes, how often, and what counts as progress."""
 
 import json
 import pathlib
@@ -148,7 +148,7 @@ def test_progress_only_grows_as_a_run_goes_on(tmp_path):
   seen = [progress(tmp_path / 'absent')]
   touch('00_teacher/steps/5/manifest.json')
   seen.append(progress(tmp_path))
-  touch('00_teacher/steps/9/arrays/x')  # a save that was cut off
+  touch('00_teacher/steps/9/arrays/x')  # an unfinished save: no manifest
   touch('00_teacher/steps/7.corrupt-digest/manifest.json')
   touch('ledger/00000001-round-entered.json')
   assert progress(tmp_path) == seen[-1]

@@ -1,4 +1,4 @@
-"""tpu.sh against a cloud that refuses, runs out, hangs, loses a host and takes slices away."""
+"""tpu.sh against a cloud that refuses, has no capacity, hangs, loses a host or preempts slices."""
 
 import re
 import signal
@@ -40,7 +40,7 @@ def verbs(machine):
     (['--slices=two'], "--slices='two'"),
     (['--config=/etc/x.py'], 'must be a path inside the repository'),
     (['--config=configs/new.py'], 'is not tracked by git'),
-    (['--runtime_version=a b'], "--runtime_version='a b' is not a name"),
+    (['--runtime_version=a b'], "--runtime_version='a b' is not a valid name"),
     (['--valid_until=6h'], 'needs --queued'),
     (['--queued', '--valid_until=soon'], 'must be a duration such as 6h'),
     (['--config.wandb.api_key=abc'], 'looks like a secret'),
@@ -145,7 +145,7 @@ def test_several_slices_are_one_queued_resource(machine):
   assert '--valid-until-duration=6h' in done.stdout
   done = machine.run('tpu.sh', 'run', *RUN, '--slices=2', '--dry-run')
   assert f'queued-resources ssh {NAME} --node=all --worker=all' in done.stdout
-  assert '--config.mesh.slices=2' in done.stdout  # or the hosts would make a mesh of one slice
+  assert '--config.mesh.slices=2' in done.stdout  # the hosts build a mesh of two slices
 
 
 # ---- create
@@ -180,7 +180,7 @@ def test_creating_what_exists_is_no_error(machine):
 
 
 def ready(machine, **answers):
-  """A slice with two hosts."""
+  """Creates a slice with two hosts."""
   machine.scenario(hosts=2, **answers)
   assert machine.run('tpu.sh', 'create', *RUN).returncode == 0
 
@@ -229,7 +229,7 @@ def test_half_a_set_up_is_done_again_and_a_whole_one_is_not(machine):
   assert done.returncode != 0
   assert 'unready' in machine.run('tpu.sh', 'status', *HERE).stdout
   done = machine.run('tpu.sh', 'run', *RUN)
-  assert done.returncode == 75 and 'not set up, or only half' in done.stderr
+  assert done.returncode == 75 and 'not set up, or only in part' in done.stderr
   assert machine.run('tpu.sh', 'setup', *RUN).returncode == 0
   assert len(machine.calls('python', 'pip')) == 3
   assert machine.run('tpu.sh', 'setup', *RUN).returncode == 0
@@ -306,7 +306,8 @@ def test_a_cloud_that_does_not_answer_is_not_an_absent_slice(machine):
   machine.scenario(describe=['UNAUTHENTICATED: log in'])
   done = machine.run('tpu.sh', 'delete', *HERE)
   assert done.returncode == 1 and 'UNAUTHENTICATED' in done.stderr
-  assert 'is not to be had' in done.stderr and 'nothing to delete' not in done.stderr
+  assert 'gcloud did not give the state of' in done.stderr
+  assert 'nothing to delete' not in done.stderr
 
 
 # ---- babysit
@@ -326,18 +327,18 @@ def test_babysit_takes_a_run_from_nothing_to_its_end_and_deletes_the_slice(machi
 def test_babysit_keeps_the_slice_when_asked(machine):
   done = babysit(machine, '--keep')
   assert done.returncode == 0 and 'delete' not in verbs(machine)
-  assert 'stays and costs money until: bash launch/tpu.sh delete' in done.stderr
+  assert 'stays and costs money until you run: bash launch/tpu.sh delete' in done.stderr
 
 
 @pytest.mark.parametrize('mode', [[], ['--queued']])
 def test_babysit_outlives_three_preemptions(machine, mode):
-  # So many looks at each slice before it is gone, with the program running.
+  # Each slice is preempted after so many describes, while the program is running.
   machine.scenario(preempted_after=[2, 3, 2], program=[*[{'seconds': 30, 'code': 9}] * 3, 0])
   done = babysit(machine, *mode)
   assert done.returncode == 0, done.stderr
   assert verbs(machine).count('create') == 4 and verbs(machine).count('delete') == 4
   assert len({tuple(c[1:]) for c in machine.programs()}) == 1  # the same command, the same workdir
-  # The first finds the workdir free, those after it wait for the lock of one that was taken away.
+  # The first slice finds the workdir free; later slices wait for the lock of the lost slice.
   counts = [re.search(r'RESTART_COUNT=(\d)', ' '.join(c)) for c in machine.calls('gcloud', 'ssh')]
   assert [c[1] for c in counts if c] == ['0', '1', '1', '1']
 
@@ -398,7 +399,7 @@ def test_babysit_starts_a_run_again_that_was_lost_with_its_host_still_there(mach
   child = machine.start('tpu.sh', 'babysit', *RUN)
   while not machine.programs():
     time.sleep(0.05)
-  subprocess.run(  # as a reboot does
+  subprocess.run(  # a reboot ends the run like this
     ['bash', '-c', 'kill -9 -- -$(cat slice1/host0/gdistill/runs/*/pid)'],
     cwd=machine.folder, check=True,
   )  # fmt: skip

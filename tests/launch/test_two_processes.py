@@ -1,4 +1,4 @@
-"""two_processes.sh: both start, both stop, both start again; and once with the real program."""
+"""two_processes.sh starts, stops and restarts both processes; one test runs the real program."""
 
 import json
 import os
@@ -18,7 +18,7 @@ RUN = ['--run_id=a', '--config=configs/digits.py:tiny']
 
 
 def ends(machine, *codes, **environment):
-  """The launcher, with a list of codes for process 0 and one for process 1."""
+  """Runs the launcher with a list of exit codes for each process."""
   machine.scenario(**{f'program-{i}': list(c) for i, c in enumerate(codes)})
   return machine.run('two_processes.sh', *RUN, **environment)
 
@@ -45,7 +45,7 @@ def test_one_that_leaves_takes_the_other_along_and_both_restart(machine, code):
 
 
 def test_the_first_to_leave_decides(machine):
-  # Process 0 has bad data; process 1 is then aborted, which alone would restart both.
+  # Process 0 has bad data; process 1 is then aborted with 134, which alone would restart both.
   machine.scenario(program=[3, {'seconds': 0.6, 'code': 134}])
   done = machine.run('two_processes.sh', *RUN, PEER_SECONDS='5')
   assert done.returncode == 3 and len(machine.programs()) == 2
@@ -102,7 +102,7 @@ STALL = 8.0  # seconds
 
 def launch(folder, root, **environment):
   file = folder / 'config.json'
-  # Long enough in training for what happens in it to be no matter of luck.
+  # 400 updates: training lasts long enough for every kill below to fall into it.
   config = micro.config(
     teacher=dict(steps=400), train=dict(stall_seconds=STALL, checkpoint_every=10)
   )
@@ -122,7 +122,7 @@ def children(pid):
 
 
 def training(child, steps, seen):
-  """The two processes, once a step is saved that was not there."""
+  """Waits until a new step is saved; returns the two processes, or None if the launcher ended."""
   while child.poll() is None:
     pair, found = children(child.pid), {str(f) for f in steps.glob('*/steps/*/manifest.json')}
     if len(pair) == 2 and found - seen:
@@ -158,7 +158,8 @@ def test_a_real_run_whose_processes_are_killed_and_stopped_ends_with_the_same_bi
     seconds = ended(killed, [other])
     record_property(f'{number.name}: the other one left after', f'{seconds:.1f} s')
     assert seconds < 2 * processes.HEARTBEAT
-    if number == signal.SIGSTOP:  # it lives and is stuck: without a watchdog a wait for ever
+    # A stopped process still lives: without the watchdog its peer would wait for ever.
+    if number == signal.SIGSTOP:
       stacks = (workdir / f'stacks-{1 - victim}.txt').read_text()
       assert 'nothing has moved for' in stacks and 'Thread' in stacks
     ended(killed, pair)
