@@ -1,4 +1,4 @@
-"""gdistill encode: a config's latents and text embeddings, made once and shared by its runs."""
+"""gdistill encode: encodes a config's pictures and captions once, for all runs that share them."""
 
 import sys
 from collections.abc import Sequence
@@ -9,14 +9,16 @@ from gdistill.cli import edge
 def parser() -> edge.Parser:
   p = edge.Parser(
     prog='gdistill encode',
-    description='Encodes the training pictures of a config, both flips, and the embeddings of '
-    'their captions, into ArrayRecord files that training reads (latents.cache). Killed or '
-    'stopped, the same command goes on and ends with the same digest. Several processes share the '
-    'work. A run does the same by itself where its latents are not there.',
-    epilog='--config.section.key=value overrides a key.',
+    description='Encodes the training pictures of a config, in both flips, and their captions, '
+    'into the ArrayRecord files that training reads from latents.cache. After a kill or a stop the '
+    'same command goes on and ends with the same digest. Several processes can share the work. A '
+    'training run encodes by itself what is missing from its cache.',
+    epilog='--config.section.key=value overrides a key of the config.',
   )
   p.add_argument('--config', required=True, help='configs/NAME.py[:VARIANT] or a config.json')
-  p.add_argument('--out', default='', help='a folder (default: latents.cache of the config)')
+  p.add_argument(
+    '--out', default='', help='the cache folder (default: latents.cache of the config)'
+  )
   edge.add_processes(p)
   return p
 
@@ -41,7 +43,9 @@ def _run(args, overrides) -> int:
 
   recipe = reading.from_config(edge.load_config(args.config, overrides))
   if not recipe.latent:
-    raise errors.ConfigError('latents.autoencoder is empty: this config trains on pixels')
+    raise errors.ConfigError(
+      'latents.autoencoder is empty: this config trains on pixels, and nothing is to be encoded'
+    )
   out = args.out or recipe.latents.cache
   if not out:
     raise errors.ConfigError('--out is missing, and latents.cache is empty; name a folder')

@@ -1,4 +1,4 @@
-"""gdistill prepare: a folder, an archive or a TensorFlow data set to records of one size."""
+"""gdistill prepare: turns a folder, an archive or a TFDS set into records of one picture size."""
 
 import contextlib
 import os
@@ -12,30 +12,39 @@ from gdistill.cli import edge
 def parser() -> edge.Parser:
   p = edge.Parser(
     prog='gdistill prepare',
-    description='Crops every picture to its centre square, resizes that by area and writes '
-    'records that data.name=records reads. Killed or stopped, the same command goes on and ends '
-    "with the same bytes. Class names are the class folders', or the TensorFlow data set's.",
+    description='Crops every picture to its centre square, resizes the square by area and writes '
+    'records, which a config with data.name=records reads. After a kill or a stop the same command '
+    'goes on and ends with the same bytes. The class names are the names of the class folders, or '
+    'those of the TensorFlow data set.',
   )
   p.add_argument(
     '--source', required=True,
-    help='a folder or archive of <split>/<class>/<picture>, or tfds:NAME for a prepared set',
+    help='a folder or an archive of <split>/<class>/<picture>, or tfds:NAME for a TensorFlow data '
+    'set that is prepared on this machine',
   )  # fmt: skip
-  p.add_argument('--out', required=True, help='a folder that is empty, new, or begun like this')
-  p.add_argument('--size', type=int, default=64, help='pixels a side (default 64)')
-  p.add_argument('--channels', type=int, default=3, help='3, or 1 for grey (default 3)')
-  p.add_argument('--split', default='train', help="default train; '': classes lie at the top")
   p.add_argument(
-    '--held_out_split', default='validation', help="default validation; '': there is none"
+    '--out', required=True, help='an empty or new folder, or one begun by the same command'
   )
-  p.add_argument('--data_dir', default='', help='where TensorFlow Datasets keeps its sets')
-  p.add_argument('--workers', type=int, help='processes (default: one a core)')
-  p.add_argument('--shard_size', type=int, default=4096, help='pictures a file (default 4096)')
+  p.add_argument('--size', type=int, default=64, help='pixels a side of the records (default 64)')
+  p.add_argument('--channels', type=int, default=3, help='3 for colour, 1 for grey (default 3)')
   p.add_argument(
-    '--skip_corrupt', action='store_true', help='leave pictures out that cannot be read'
+    '--split', default='train',
+    help="the training split (default train); '' if the class folders lie at the top",
+  )  # fmt: skip
+  p.add_argument(
+    '--held_out_split', default='validation',
+    help="the held-out split (default validation); '' if there is none",
+  )  # fmt: skip
+  p.add_argument('--data_dir', default='', help='the folder where TensorFlow Datasets has its sets')
+  p.add_argument('--workers', type=int, help='worker processes (default: one a core)')
+  p.add_argument('--shard_size', type=int, default=4096, help='pictures a shard (default 4096)')
+  p.add_argument(
+    '--skip_corrupt', action='store_true', help='leave out pictures that cannot be read'
   )
   p.add_argument(
-    '--allow_incomplete', action='store_true', help='an ImageNet of another number of pictures'
-  )
+    '--allow_incomplete', action='store_true',
+    help='prepare ImageNet even if pictures of its training set are missing',
+  )  # fmt: skip
   return p
 
 
@@ -46,6 +55,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _run(args) -> int:
   from gdistill.data import prepare
+  from gdistill.data import prepare_settings
   from gdistill.process import interrupt
   from gdistill.process import progress
   from gdistill.workdir import ledger
@@ -55,9 +65,9 @@ def _run(args) -> int:
   if args.workers is None:
     known = hasattr(os, 'sched_getaffinity')
     flags['workers'] = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
-  settings = prepare.Settings(**flags)
+  settings = prepare_settings.Settings(**flags)
   storage.check_writable('--out', settings.out)
-  prepare.check(settings)
+  prepare_settings.check(settings)
   new = not os.path.exists(settings.out)
   lock = ledger.Lock(settings.out)
   began = time.monotonic()
@@ -74,7 +84,7 @@ def _run(args) -> int:
   finally:
     if new:
       with contextlib.suppress(OSError):
-        os.rmdir(settings.out)  # if nothing was begun
+        os.rmdir(settings.out)  # only an empty folder can be removed: nothing was begun in it
   for split, index in indices.items():
     skipped = len(index['made']['skipped'])
     print(

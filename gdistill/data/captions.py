@@ -1,11 +1,10 @@
-"""Captioned pictures: a folder with captions, WebDataset shards, or TFDS; and classes in words."""
+"""Captioned pictures from a folder, WebDataset shards or TFDS; and the captions of any source."""
 
 import csv
 import dataclasses
-import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -19,118 +18,78 @@ from gdistill.data import webdataset
 from gdistill.recipe import settings as recipes
 
 Kind = Literal['folder', 'webdataset', 'tfds']
+CLASS_NAMES = ('pictures',)  # captioned pictures have no classes: all are of this class
 _TABLES = ('metadata.jsonl', 'metadata.csv', 'captions.csv')
 _FEATURES = ('captions', 'caption', 'text')
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Captioned:
-  """`read(i)` is example i: (pixels [H, W, 3] uint8, caption).
-
-  `read` also has `caption(i)`, which decodes no picture. It is called by several threads, and
-  pickled where there are workers. `fingerprint` names the examples and their order; `notes` are
-  lines that the user should see.
-  """
-
-  read: Callable[[int], tuple[np.ndarray, str]]
-  count: int
-  shape: tuple[int, int, int]
-  fingerprint: str
-  notes: tuple[str, ...] = ()
-
-  def __len__(self) -> int:
-    return self.count
-
-  def __getitem__(self, i: int) -> tuple[np.ndarray, str]:
-    return self.read(int(i))
-
-  def caption(self, i: int) -> str:
-    return self.read.caption(int(i))
-
-  def subset(self, index: np.ndarray) -> 'Captioned':
-    """The examples of `index`, in that order; of all in order, this."""
-    index = np.asarray(index, np.int64)
-    if np.array_equal(index, np.arange(self.count)):
-      return self
-    parts = [self.fingerprint, hashlib.sha256(index.tobytes()).hexdigest()]
-    return dataclasses.replace(
-      self, read=_Subset(self.read, index), count=len(index), fingerprint=source.fingerprint(parts)
-    )
-
-
-def load(path: str, kind: Kind, size: int, split: str = '', data_dir: str = '') -> Captioned:
-  """Captioned pictures, cropped and resized as pictures.square does to `size` a side.
-
-  folder      <name>.png with <name>.txt beside it, at any depth, or a table of file_name and text
-              at the top: metadata.jsonl, metadata.csv or captions.csv.
-  webdataset  a folder or a pattern of shards; see `webdataset.index`.
-  tfds        `path` is the set's name; its feature 'captions', 'caption' or 'text', the first if
-              there are several. `data_dir` is where it was prepared. With its version,
-              'coco_captions/2014:1.1.0', what was prepared needs no TensorFlow.
-
-  `split` is a subfolder, or a split of TFDS. DataError says what is missing or damaged.
-  """
-  if kind == 'tfds':
-    return _tfds(path, split or 'train', data_dir, size)
-  if split and not os.path.isdir(os.path.join(path, split)):
-    raise errors.DataError(f'{path} has no subfolder {split!r}; name the split that is there')
-  path = os.path.join(path, split) if split else path
-  if kind == 'webdataset':
-    index = webdataset.index(path)
-    return Captioned(
-      webdataset.Read(index, size), len(index.rows), (size, size, 3), index.fingerprint,
-      notes=index.notes,
-    )  # fmt: skip
-  return _folder(path, size)
-
-
-def load_pixels(
+def load(
   settings: recipes.Data, shape: tuple[int, int, int]
 ) -> tuple[source.Source, source.Source]:
-  """(training, held out) as sources, whose `read.caption(i)` is the caption of example i.
-
-  Where the pictures have no classes, all are of one.
-  """
+  """Returns (training, held out), two sources as `split` describes them."""
   kind = {'captions': 'folder', 'tfds_captions': 'tfds'}.get(settings.name, settings.name)
   path = settings.dataset or settings.path if kind == 'tfds' else settings.path
   data_dir = settings.path if kind == 'tfds' else ''
-
-  def split(name):
-    return load(path, kind, shape[0], split=name, data_dir=data_dir)
-
   if settings.held_out:
-    whole = split(settings.split if kind == 'tfds' or _has(path, settings.split) else '')
-    pair = held_out(whole, settings.held_out)
-  else:
-    pair = split(settings.split), split(settings.held_out_split)
-  return tuple(_as_source(found) for found in pair)
+    name = settings.split if kind == 'tfds' or _has(path, settings.split) else ''
+    return source.held_out(split(path, kind, shape[0], name, data_dir), settings.held_out)
+  splits = settings.split, settings.held_out_split
+  return tuple(split(path, kind, shape[0], name, data_dir) for name in splits)
 
 
 def _has(path: str, split: str) -> bool:
   return bool(split) and os.path.isdir(os.path.join(path, split))
 
 
-def _as_source(data: Captioned) -> source.Source:
-  read = _Labelled(data.read, data.notes)
-  return source.Source(read, len(data), data.shape, ('pictures',), data.fingerprint)
+def split(path: str, kind: Kind, size: int, name: str = '', data_dir: str = '') -> source.Source:
+  """Returns captioned pictures, cropped and resized by pictures.square to `size` pixels a side.
+
+  folder      <name>.png with <name>.txt beside it, at any depth, or a table with the columns
+              file_name and text at the top: metadata.jsonl, metadata.csv or captions.csv.
+  webdataset  a folder of shards or a pattern; see `webdataset.index`.
+  tfds        `path` names a TensorFlow data set with the feature 'captions', 'caption' or 'text';
+              the first of several captions counts. `data_dir` is where the set was prepared. A
+              name with its version, 'coco_captions/2014:1.1.0', needs no TensorFlow.
+
+  `name` is a subfolder, or a split of TFDS. The source's `read.caption(i)` returns the caption of
+  example i without decoding its picture. `read.notes` holds lines that the user should see.
+  Raises DataError if anything is missing or damaged.
+  """
+  if kind == 'tfds':
+    return _tfds(path, name or 'train', data_dir, size)
+  if name and not os.path.isdir(os.path.join(path, name)):
+    raise errors.DataError(f'{path} has no subfolder {name!r}; name the split that is there')
+  path = os.path.join(path, name) if name else path
+  if kind == 'webdataset':
+    index = webdataset.index(path)
+    return _source(webdataset.Read(index, size), len(index.rows), size, index.fingerprint)
+  return _folder(path, size)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Labelled:
-  """(pixels, label) of what reads (pixels, caption)."""
+def _source(read: Any, count: int, size: int, fingerprint: str) -> source.Source:
+  return source.Source(read, count, (size, size, 3), CLASS_NAMES, fingerprint)
 
-  inner: Any
-  notes: tuple[str, ...]
 
-  def __call__(self, i: int) -> tuple[np.ndarray, int]:
-    return self.inner(i)[0], 0
+def of_source(data: source.Source, template: str) -> list[str]:
+  """Returns the caption of every example: its own caption, or the template with its class name."""
+  if hasattr(data.read, 'caption'):
+    return [data.read.caption(i) for i in range(len(data))]
+  names = of_names(data.class_names, template)
+  return [names[label] for label in source.labels(data)]
 
-  def caption(self, i: int) -> str:
-    return self.inner.caption(i)
+
+def held_out(data: source.Source, most: int) -> list[str]:
+  """Returns the distinct captions of at most `most` examples, always the same examples.
+
+  Returns [] if the examples have no captions of their own.
+  """
+  if not hasattr(data.read, 'caption'):
+    return []
+  return list(dict.fromkeys(data.read.caption(int(i)) for i in data.indices(most)))
 
 
 def of_names(class_names: Sequence[str], template: str) -> list[str]:
-  """The template with each class's name."""
+  """Returns the template with each class name in the place of {}."""
   if template.count('{}') != 1:
     raise errors.ConfigError(
       f'{template=} must have one {{}} where the name of the class goes, as in "a photo of a {{}}"'
@@ -143,35 +102,21 @@ def in_words(class_name: str) -> str:
   return ' '.join(class_name.partition(',')[0].replace('_', ' ').split())
 
 
-def held_out(data: Captioned, share: float) -> tuple[Captioned, Captioned]:
-  """(training, held out), by the draw with which source.held_out divides a class."""
-  index = np.random.default_rng(0).permutation(data.count)
-  cut = round(share * data.count)
-  return tuple(data.subset(np.sort(part)) for part in (index[cut:], index[:cut]))
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Subset:
-  inner: Any
-  index: np.ndarray
-
-  def __call__(self, i: int) -> tuple[np.ndarray, str]:
-    return self.inner(int(self.index[i]))
-
-  def caption(self, i: int) -> str:
-    return self.inner.caption(int(self.index[i]))
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _File:
-  """Pictures that are files, at these paths."""
+class _Files:
+  """Reads example i from a picture file; the captions are in memory."""
 
   path: str
-  names: list[str]  # below path
+  names: list[str]  # relative to path
   captions: list[str]
   size: int
+  notes: tuple[str, ...]
 
-  def __call__(self, i: int) -> tuple[np.ndarray, str]:
+  @property
+  def labels(self) -> np.ndarray:
+    return np.zeros(len(self.names), np.int32)
+
+  def __call__(self, i: int) -> tuple[np.ndarray, int]:
     try:
       with open(self.name(i), 'rb') as f:
         data = f.read()
@@ -179,7 +124,7 @@ class _File:
       raise errors.DataError(
         f'{self.name(i)} cannot be read: {e.strerror}; mend or remove it'
       ) from e
-    return pictures.square(pictures.decode(data, self.name(i)), self.size), self.captions[i]
+    return pictures.square(pictures.decode(data, self.name(i)), self.size), 0
 
   def caption(self, i: int) -> str:
     return self.captions[i]
@@ -188,8 +133,11 @@ class _File:
     return os.path.join(self.path, self.names[i])
 
 
-def _folder(path: str, size: int) -> Captioned:
-  """A table names pictures; it is looked up among those that are there, and is no path."""
+def _folder(path: str, size: int) -> source.Source:
+  """Returns the pictures of a folder that have a caption.
+
+  The file_name of a table is compared with the names of the pictures found, and never opened.
+  """
   names = [os.path.relpath(n, path) for n in images.load(path, 'data.path', size).names]
   if not names:
     raise errors.DataError(f'data.path={path} is no folder of pictures; name one')
@@ -199,7 +147,7 @@ def _folder(path: str, size: int) -> Captioned:
   else:
     known = {n: _beside(os.path.splitext(os.path.join(path, n))[0] + '.txt') for n in names}
   without = [n for n in names if not known.get(n)]
-  away = sorted(known.keys() - set(names))
+  missing = sorted(known.keys() - set(names))
   kept = [n for n in names if known.get(n)]
   if not kept:
     raise errors.DataError(
@@ -207,22 +155,21 @@ def _folder(path: str, size: int) -> Captioned:
       f'or a {" or ".join(_TABLES)} with file_name and text at the top'
     )
   notes = ()
-  if without or away:
+  if without or missing:
     notes = (
-      f'{path}: {len(without):,} pictures without a caption and {len(away):,} captions without a '
-      f'picture are left out, the first of them {(without or away)[0]!r}',
+      f'{path}: {len(without):,} pictures without a caption and {len(missing):,} captions without '
+      f'a picture are left out, the first of them {(without or missing)[0]!r}',
     )
   captions = [known[n] for n in kept]
   parts = [
     f'{n} {os.path.getsize(os.path.join(path, n))} {c}' for n, c in zip(kept, captions, strict=True)
   ]
-  return Captioned(
-    _File(path, kept, captions, size), len(kept), (size, size, 3), source.fingerprint(parts),
-    notes=notes,
-  )  # fmt: skip
+  read = _Files(path, kept, captions, size, notes)
+  return _source(read, len(kept), size, source.fingerprint(parts))
 
 
 def _beside(file: str) -> str:
+  """Returns the caption in a text file, or '' if there is no such file."""
   try:
     with open(file, encoding='utf-8-sig') as f:
       return webdataset.first_line(f.read())
@@ -233,7 +180,7 @@ def _beside(file: str) -> str:
 
 
 def _table(file: str) -> dict[str, str]:
-  """{file_name: text}; DataError names the row that has not both, or a name that comes twice."""
+  """Returns {file_name: text}; DataError names a row that lacks a field or repeats a name."""
   found = {}
   try:
     with open(file, encoding='utf-8-sig', newline='') as f:
@@ -254,8 +201,8 @@ def _table(file: str) -> dict[str, str]:
   return found
 
 
-def _tfds(name: str, split: str, data_dir: str, size: int) -> Captioned:
-  import tensorflow_datasets  # heavy, and only these lines need it
+def _tfds(name: str, split: str, data_dir: str, size: int) -> source.Source:
+  import tensorflow_datasets  # a slow import that only this function needs
 
   shape = (size, size, 3)
   try:
@@ -265,12 +212,12 @@ def _tfds(name: str, split: str, data_dir: str, size: int) -> Captioned:
     info = data.dataset_info
     feature = next((f for f in _FEATURES if f in info.features), None)
   except Exception:
-    feature = None  # tfds.split says what is wrong
+    feature = None  # tfds.split raises the error that says what is wrong
   if feature is None:
     tfds.split(name, split, data_dir, shape)
     raise errors.DataError(
-      f"{name} has classes and no captions; take data.name='tfds', and latents.template makes them "
-      'of the names of the classes'
+      f"{name} has classes but no captions; set data.name='tfds', and latents.template makes "
+      'captions from the class names'
     )
   if 'image' not in info.features:
     raise errors.DataError(
@@ -279,24 +226,32 @@ def _tfds(name: str, split: str, data_dir: str, size: int) -> Captioned:
   data.decoders = {'image': tensorflow_datasets.decode.SkipDecoding()}
   parts = [str(info.full_name), split, str(len(data)), feature]
   read = _Tfds(data, f'{info.full_name} {split}', feature, size)
-  return Captioned(read, len(data), shape, source.fingerprint(parts))
+  return _source(read, len(data), size, source.fingerprint(parts))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Tfds:
+  """Reads example i of a TensorFlow data set, whose captions are its feature `feature`."""
+
   data: Any
-  where: str
+  where: str  # the names of the set and the split, for error lines
   feature: str
   size: int
+  notes = ()
 
-  def __call__(self, i: int) -> tuple[np.ndarray, str]:
+  @property
+  def labels(self) -> np.ndarray:
+    return np.zeros(len(self.data), np.int32)
+
+  def __call__(self, i: int) -> tuple[np.ndarray, int]:
     example = self._example(i)
+    self._caption(i, example)  # raises for an example without a caption, even if only pixels matter
     image = example['image']
     if isinstance(image, bytes):
       pixels = pictures.decode(image, self.name(i))
     else:
       pixels = pictures.convert(np.asarray(image), self.name(i), 3)
-    return pictures.square(pixels, self.size), self._caption(i, example)
+    return pictures.square(pixels, self.size), 0
 
   def caption(self, i: int) -> str:
     return self._caption(i, self._example(i))
@@ -307,13 +262,15 @@ class _Tfds:
   def _caption(self, i: int, example: dict[str, Any]) -> str:
     found = _first_text(example[self.feature])
     if not found:
-      raise errors.DataError(f'{self.name(i)} has no text in {self.feature!r}; leave the set out')
+      raise errors.DataError(
+        f'{self.name(i)} has no text in {self.feature!r}; choose another data set'
+      )
     return found
 
   def _example(self, i: int) -> dict[str, Any]:
     try:
       return self.data[i]
-    except Exception as e:  # array_record's RuntimeError, protobuf's DecodeError, ...
+    except Exception as e:  # array_record raises RuntimeError, protobuf DecodeError, ...
       reason = errors.brief(e)
       raise errors.DataError(
         f'{self.name(i)} cannot be read: {reason}; prepare the set again'
@@ -321,7 +278,7 @@ class _Tfds:
 
 
 def _first_text(value: Any) -> str:
-  """Of a text, of several, or of what has them as 'text'."""
+  """Returns the first caption in a string, a list of captions, or a dict with a field 'text'."""
   if isinstance(value, dict):
     return _first_text(value.get('text', ''))
   if isinstance(value, list | tuple | np.ndarray):

@@ -11,9 +11,9 @@ CLASS_NAMES = tuple('0123456789')
 def load(
   settings: recipes.Data, shape: tuple[int, int, int]
 ) -> tuple[source.Source, source.Source]:
-  """(training, held out); the set's 17 grey levels 0..16 become pixels round(255 level / 16)."""
-  del shape  # they are 8x8 and grey, whatever is wanted
-  from sklearn import datasets  # heavy, and only these lines need it
+  """Returns (training, held out); a grey level of 0 to 16 becomes round(255 level / 16)."""
+  del shape  # the digits are always 8x8 and grey
+  from sklearn import datasets  # a slow import that only this function needs
 
   digits = datasets.load_digits()
   pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]

@@ -1,6 +1,7 @@
-"""Files of prepared data: whole or not there, and on the disk before they have their name."""
+"""Files of prepared and encoded data: atomic writes, checksums, temporary names."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -9,10 +10,12 @@ from typing import Any
 
 from gdistill import errors
 
-TEMPORARY = '.tmp-prepare-'  # lock.json has '.tmp-' to itself
+# Longer than the '.tmp-' of storage.py, whose temporary files belong to the lock of the folder.
+TEMPORARY = '.tmp-prepare-'
 
 
 def dumps(value: Any) -> bytes:
+  """Returns JSON with sorted keys, so that equal values have equal bytes."""
   return (json.dumps(value, sort_keys=True, indent=1) + '\n').encode()
 
 
@@ -22,24 +25,32 @@ def sha256(file: str) -> str:
 
 
 def write(file: str, data: bytes) -> None:
-  """The whole file or none of it."""
+  """Writes a file by atomic rename: a reader sees the whole file or none of it."""
   temporary = os.path.join(os.path.dirname(file), f'{TEMPORARY}{secrets.token_hex(8)}')
   try:
     with open(temporary, 'wb') as f:
       f.write(data)
     publish(temporary, file)
   except OSError as e:
-    raise errors.DataError(f'{file} cannot be written: {e.strerror}; free space') from e
+    raise unwritable(file, e) from e
   finally:
     with contextlib.suppress(FileNotFoundError):
       os.unlink(temporary)
 
 
 def publish(temporary: str, file: str) -> None:
-  """Gives the file its name when its bytes are on the disk."""
+  """Renames a temporary file to its final name, after its bytes have reached the disk."""
   _fsync(temporary)
   os.replace(temporary, file)
   _fsync(os.path.dirname(file))
+
+
+def unwritable(path: str, e: Exception) -> errors.DataError:
+  """Returns the error for a file or folder that cannot be written, with advice for its cause."""
+  reason = getattr(e, 'strerror', None) or errors.brief(e)
+  full = getattr(e, 'errno', None) in (errno.ENOSPC, errno.EDQUOT) or 'No space left' in reason
+  advice = 'free space' if full else 'check the disk and the permissions of the folder'
+  return errors.DataError(f'{path} cannot be written: {reason}; {advice}')
 
 
 def _fsync(path: str) -> None:

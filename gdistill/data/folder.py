@@ -9,22 +9,26 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from gdistill import errors
+from gdistill.data import files
 from gdistill.data import pictures
 from gdistill.data import source
 from gdistill.recipe import settings as recipes
 
 _ARCHIVES = ('.zip', '.tar', '.tar.gz', '.tgz', '.tar.bz2', '.tar.xz', '.txz')
-_MOST_MEMBERS, _MOST_BYTES = 2_000_000, 16 * 2**30
-_LARGEST, _MOST_RATIO = 2**28, 200  # bytes of a picture; of all of them to the archive's
+_MOST_MEMBERS = 2_000_000  # pictures of one archive
+_MOST_BYTES = 16 * 2**30  # bytes of pictures that are kept in memory
+_LARGEST = 2**28  # bytes of one picture
+_MOST_RATIO = 200  # largest ratio of the unpacked bytes to the bytes of the archive
 
 
 def load(
   settings: recipes.Data, shape: tuple[int, int, int]
 ) -> tuple[source.Source, source.Source]:
-  """(training, held out) of data.path: its two splits, or a share of each class of the first.
+  """Returns (training, held out) of data.path.
 
-  A split of '' means that the classes lie at the top. Class names are the subfolders', sorted.
-  Pictures of another size are cropped and resized as pictures.square does.
+  The two are the two splits, or with data.held_out the first split divided class by class. With
+  the split '' the class folders lie at the top. The class names are the names of those folders,
+  sorted. Pictures of another size are cropped and resized by pictures.square.
   """
   found = listing(settings.path)
   train = split(found, settings.split, shape)
@@ -38,19 +42,23 @@ def load(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Listing:
-  """What lies at a path: {'train/cat/1.jpg': its bytes}, and the contents of an archive."""
+  """The pictures of a folder or an archive, with their sizes in bytes: {'train/cat/1.jpg': 4711}.
+
+  Archives cannot be read at random places, so the pictures of an archive are in memory, as
+  `contents`, or one after another in the file `spool`, at `offsets`.
+  """
 
   path: str
   sizes: dict[str, int]
-  contents: dict[str, bytes] | None = None  # in memory: archives cannot be read at random
-  spool: str = ''  # or one after another in this file, at these offsets
+  contents: dict[str, bytes] | None = None
+  spool: str = ''
   offsets: dict[str, int] | None = None
 
 
-def listing(path: str, spool: str = '', check: Callable[[], None] = lambda: None) -> Listing:
-  """Of a folder or an archive, whose pictures go into the file `spool`, or else into memory.
+def listing(path: str, spool: str = '', poll: Callable[[], None] = lambda: None) -> Listing:
+  """Returns the listing of a folder or an archive; an archive is unpacked to `spool` or memory.
 
-  `check` is called between pictures and may raise.
+  `poll()` is called between the pictures of an archive and may raise to stop the work.
   """
   if not os.path.isfile(path):
     return Listing(path, _folder(path))
@@ -63,30 +71,30 @@ def listing(path: str, spool: str = '', check: Callable[[], None] = lambda: None
       for name, data in _archive(path, 2**50, 'unpack'):
         where[name] = end, len(data)
         end += f.write(data)
-        check()
+        poll()
   except OSError as e:
-    raise errors.DataError(f'{spool} cannot be written: {e.strerror}; free space') from e
+    raise files.unwritable(spool, e) from e
   where = _without_one_top(where)
   sizes = {n: size for n, (_, size) in where.items()}
   return Listing(path, sizes, None, spool, {n: offset for n, (offset, _) in where.items()})
 
 
-def split(files: Listing, name: str, shape: tuple[int, int, int]) -> source.Source:
-  """The pictures of `<name>/<class>/`, or of `<class>/` where the name is ''."""
+def split(listed: Listing, name: str, shape: tuple[int, int, int]) -> source.Source:
+  """Returns the pictures in `<name>/<class>/`, or in `<class>/` if the name is ''."""
   prefix = f'{name}/' if name else ''
-  names = [n for n in files.sizes if n.startswith(prefix) and n.count('/') == bool(name) + 1]
+  names = [n for n in listed.sizes if n.startswith(prefix) and n.count('/') == bool(name) + 1]
   if not names:
-    raise errors.DataError(_nothing(files, prefix))
-  names.sort(key=lambda n: n.split('/'))  # by class first
+    raise errors.DataError(_nothing(listed, prefix))
+  names.sort(key=lambda n: n.split('/'))  # sorts by class and then by name
   classes = [n.removeprefix(prefix).partition('/')[0] for n in names]
   class_names = tuple(sorted(set(classes)))
   numbers = {c: k for k, c in enumerate(class_names)}
   labels = np.array([numbers[c] for c in classes], np.int32)
-  sizes = np.array([files.sizes[n] for n in names], np.int64)
-  contents = files.contents and [files.contents[n] for n in names]
-  offsets = files.offsets and np.array([files.offsets[n] for n in names], np.int64)
+  sizes = np.array([listed.sizes[n] for n in names], np.int64)
+  contents = listed.contents and [listed.contents[n] for n in names]
+  offsets = listed.offsets and np.array([listed.offsets[n] for n in names], np.int64)
   parts = [f'{n.removeprefix(prefix)} {size}' for n, size in zip(names, sizes, strict=True)]
-  read = _Read(files.path, names, sizes, labels, shape, contents, files.spool, offsets)
+  read = _Read(listed.path, names, sizes, labels, shape, contents, listed.spool, offsets)
   return source.Source(
     read, len(names), shape, class_names, source.fingerprint(parts), heavy=contents is not None
   )
@@ -94,10 +102,10 @@ def split(files: Listing, name: str, shape: tuple[int, int, int]) -> source.Sour
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Read:
-  """A class, because workers get it pickled."""
+  """Reads example i as (pixels, label); a class and not a closure, because workers unpickle it."""
 
   path: str
-  names: list[str]  # 'train/cat/1.jpg'
+  names: list[str]  # such as 'train/cat/1.jpg'
   sizes: np.ndarray
   labels: np.ndarray
   shape: tuple[int, int, int]
@@ -113,7 +121,7 @@ class _Read:
     return self.names[i]
 
   def part(self, i: int) -> str:
-    """What example i is made from, without where it lies."""
+    """Returns the name, size and label of example i, for a fingerprint without the data's path."""
     return f'{self.names[i]} {self.sizes[i]} {self.labels[i]}'
 
   def _data(self, i: int) -> bytes:
@@ -130,26 +138,26 @@ class _Read:
       raise errors.DataError(f'{name} cannot be read: {e.strerror}; mend or remove it') from e
 
 
-def _nothing(files: Listing, prefix: str) -> str:
-  """Why a split has no pictures."""
-  where = f'data.path={files.path}'
-  flat = sum(n.startswith(prefix) and n.count('/') == prefix.count('/') for n in files.sizes)
+def _nothing(listed: Listing, prefix: str) -> str:
+  """Returns the error line for a split without pictures."""
+  where = f'data.path={listed.path}'
+  flat = sum(n.startswith(prefix) and n.count('/') == prefix.count('/') for n in listed.sizes)
   if flat:
     return (
       f'{where}: {prefix or "its top"} has {flat:,} pictures in no class subfolder, so without '
       "labels (ImageNet's validation pictures come like that); sort them into <class>/ folders, "
-      'or hold out a share of the training ones'
+      'or hold out a share of the training pictures'
     )
-  tops = sorted({n.partition('/')[0] for n in files.sizes})
+  tops = sorted({n.partition('/')[0] for n in listed.sizes})
   return (
     f'{where} has no pictures named {prefix}<class>/<name> ending in '
-    f'{", ".join(pictures.SUFFIXES)}, but {", ".join(tops[:5]) or "none at all"}'
+    f'{", ".join(pictures.SUFFIXES)}; it holds {", ".join(tops[:5]) or "none at all"}'
     f'{", ..." if len(tops) > 5 else ""}; name the split that is there'
   )
 
 
 def _folder(path: str) -> dict[str, int]:
-  """{'train/cat/1.jpg': bytes of the file}, two levels of folders down at most."""
+  """Returns {'train/cat/1.jpg': bytes of the file}, at most two levels of folders deep."""
   if not path or not os.path.isdir(path):
     raise errors.DataError(f'data.path={path!r} is no folder or archive; name the one to train on')
   found = {}
@@ -171,7 +179,11 @@ def _folder(path: str) -> dict[str, int]:
 
 
 def _archive(path: str, most_bytes: int, too_much: str) -> Iterator[tuple[str, bytes]]:
-  """(name, contents) of every picture; names are only ever names, nothing is unpacked to them."""
+  """Yields (name, contents) of every picture; no file is ever created under a name in the archive.
+
+  Raises DataError if the archive is damaged, or too large: `most_bytes` limits the sum of the
+  pictures, and `too_much` says in the error line what would be too much.
+  """
   if not path.lower().endswith(_ARCHIVES):
     raise errors.DataError(
       f'data.path={path} is a file, but no archive ({", ".join(_ARCHIVES)}); unpack it'
@@ -184,12 +196,15 @@ def _archive(path: str, most_bytes: int, too_much: str) -> Iterator[tuple[str, b
     members, total = members + 1, total + size
     if members > _MOST_MEMBERS or size > _LARGEST or total > most:
       raise errors.DataError(
-        f'data.path={path} holds more than {_MOST_MEMBERS:,} pictures, {most / 2**30:.3g} GiB of '
-        f'them or one of over {_LARGEST / 2**30:g} GiB, too much to {too_much}'
+        f'data.path={path} holds more than {_MOST_MEMBERS:,} pictures, more than '
+        f'{most / 2**30:.3g} GiB or a picture of over {_LARGEST / 2**30:g} GiB, which is too much '
+        f'to {too_much}'
       )
-    data = read(size + 1)  # never more than it said
+    data = read(size + 1)  # one byte more than announced shows a false length
     if len(data) != size:
-      raise errors.DataError(f'{path}: {name} has another length than it says; pack it again')
+      raise errors.DataError(
+        f'{path}: {name} has another length than the archive says; pack the archive again'
+      )
     return name.removeprefix('./').lstrip('/'), data
 
   try:
@@ -206,13 +221,17 @@ def _archive(path: str, most_bytes: int, too_much: str) -> Iterator[tuple[str, b
             yield checked(member.name, member.size, t.extractfile(member).read)
   except (errors.DataError, GeneratorExit):
     raise
-  except Exception as e:  # tarfile, zipfile, lzma and zlib each have their own
+  except Exception as e:  # tarfile, zipfile, lzma and zlib each raise their own kinds
     reason = errors.brief(e)
     raise errors.DataError(f'data.path={path} cannot be read: {reason}; copy it again') from e
 
 
 class _Member(tarfile.TarInfo):
-  """tarfile takes a damaged header, or none, for the end: the rest would be missing unseen."""
+  """A tar header that raises ReadError if it is damaged.
+
+  tarfile alone takes a damaged or missing header for the end of the archive, and the pictures
+  after that header would be missing without an error.
+  """
 
   @classmethod
   def frombuf(cls, buf, encoding, errors):
@@ -225,7 +244,7 @@ class _Member(tarfile.TarInfo):
 
 
 def _visible(name: str) -> bool:
-  """Not what systems leave about: '.ipynb_checkpoints', '__MACOSX'."""
+  """Whether a name is not one of the system's, such as '.ipynb_checkpoints' or '__MACOSX'."""
   return not name.startswith('.') and name != '__MACOSX'
 
 
@@ -235,7 +254,7 @@ def _is_picture(name: str) -> bool:
 
 
 def _without_one_top(found: dict) -> dict:
-  """Archives often hold one folder, named like them, with everything in it."""
+  """Cuts a top folder off the names if all names share one, as in many archives."""
   tops = {n.partition('/')[0] for n in found}
   if len(tops) == 1 and all(n.count('/') > 2 for n in found):
     return {n.partition('/')[2]: v for n, v in found.items()}

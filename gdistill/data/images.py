@@ -1,4 +1,4 @@
-"""Pictures without labels, of one size: anybody's samples, to be measured."""
+"""Pictures without labels, of one size, from a folder or an .npz file: samples to evaluate."""
 
 import dataclasses
 import hashlib
@@ -12,12 +12,15 @@ from gdistill import errors
 from gdistill.data import pictures
 from gdistill.data import source
 
-_ARRAYS = ('arr_0', 'pixels', 'samples', 'images')  # as others name them in an .npz
+_ARRAYS = ('arr_0', 'pixels', 'samples', 'images')  # usual names of the pixels in an .npz file
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Images:
-  """`read(i)` is picture i, uint8 of `shape` [H, W, 3]; names of files where there are any."""
+  """Pictures to evaluate: `read(i)` returns picture i, uint8 of `shape` [H, W, 1 or 3].
+
+  `names` are the paths of the picture files, or () for an .npz file.
+  """
 
   read: Callable[[int], np.ndarray]
   count: int
@@ -28,32 +31,33 @@ class Images:
 
   @property
   def brought(self) -> int:
-    """How many of the pictures that were read had another size."""
+    """Returns how many of the pictures read so far were resized."""
     return len(self.square.changed) if self.square else 0
 
   @property
   def resized(self) -> str:
-    """In words, what was done to the pictures that were read."""
+    """Returns, in words, how the pictures read so far were resized; 'none' if none was."""
     return f'centre square, by area to {self.square.size}' if self.brought else 'none'
 
   def __len__(self) -> int:
     return self.count
 
   def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(index [b], pixels [b, H, W, C]) in order, decoded ahead by threads."""
+    """Yields (index [b], pixels [b, H, W, C]) in order; threads decode the next batch ahead."""
     for index, found in source.ahead(self.read, self.count, size):
       yield index, np.stack(found)
 
   def digest(self) -> Any:
-    """A hash that names pictures and their order once it is given the pixels of all."""
+    """Returns a sha256 object, to be updated with the pixels of all pictures in order."""
     return hashlib.sha256(f'{self.count} {self.shape}\n'.encode())
 
 
 def load(path: str, flag: str = '--images', size: int = 0) -> Images:
-  """Of a folder of pictures, at any depth and sorted by name, or of an .npz file of pixels.
+  """Returns the pictures of a folder, at any depth and sorted by name, or of an .npz file.
 
-  With `size`, each is cropped to its centre square and resized by area to so many pixels a side.
-  DataError names what is missing, damaged, or of another size than the first picture.
+  With `size`, each picture is cropped to its centre square and resized by area to `size` pixels a
+  side. Without `size`, all pictures must have the size of the first. DataError names a picture or
+  file that is missing, damaged or of another size; `flag` names the path in the error line.
   """
   found = _load(path, flag, bool(size))
   if not size:
@@ -64,7 +68,7 @@ def load(path: str, flag: str = '--images', size: int = 0) -> Images:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Square:
-  """Reads picture i as a square of `size`, and notes whose shape that changed."""
+  """Reads picture i as a square of `size` pixels a side, and remembers which were resized."""
 
   inner: Callable[[int], np.ndarray]
   size: int
@@ -78,7 +82,10 @@ class _Square:
 
 
 def captions(path: str, images: Images) -> list[str]:
-  """Of pictures '<folder>/<name>.png': the first line of '<name>.txt' in the folder `path`."""
+  """Returns the caption of each picture: the first line of '<name>.txt' in the folder `path`.
+
+  `<name>` is the path of the picture in its own folder, without the suffix.
+  """
   found = []
   for name in images.names:
     name = os.path.splitext(os.path.relpath(name, images.path))[0]
@@ -88,8 +95,8 @@ def captions(path: str, images: Images) -> list[str]:
         found.append(f.readline().strip())
     except (OSError, UnicodeDecodeError) as e:
       raise errors.DataError(
-        f'{file} cannot be read ({errors.brief(e)}); every picture needs its caption, in a text '
-        'file of its name'
+        f'{file} cannot be read ({errors.brief(e)}); every picture needs a caption in a text file '
+        'of the same name'
       ) from e
     if not found[-1]:
       raise errors.DataError(f'{file} is empty; it must hold the caption of its picture')
@@ -105,14 +112,14 @@ def _load(path: str, flag: str, any_size: bool) -> Images:
 
 
 def files(path: str, flag: str) -> tuple[str, ...]:
-  """The pictures of a folder, at any depth and sorted by name; DataError where it has none."""
+  """Returns the paths of a folder's pictures, at any depth and sorted; DataError if none."""
 
   def unreadable(e):
     raise errors.DataError(f'{flag}: {e.filename} cannot be read: {e.strerror}; mend it') from e
 
   names, seen = [], set()
   for folder, folders, found in os.walk(path, onerror=unreadable, followlinks=True):
-    if os.path.realpath(folder) in seen:  # a link that leads back
+    if os.path.realpath(folder) in seen:  # a symbolic link may lead back to a parent folder
       folders.clear()
       continue
     seen.add(os.path.realpath(folder))
@@ -129,7 +136,7 @@ def files(path: str, flag: str) -> tuple[str, ...]:
 
 
 def decoded(file: str, *how: Any) -> np.ndarray:
-  """`pictures.decode` of a file."""
+  """Returns `pictures.decode` of a file, with the arguments `how`."""
   try:
     with open(file, 'rb') as f:
       data = f.read()
@@ -147,7 +154,7 @@ def _folder(path: str, flag: str, any_size: bool) -> Images:
     if pixels.shape != shape and not any_size:
       raise errors.DataError(
         f'{names[i]} is {pixels.shape[1]} x {pixels.shape[0]} pixels and {names[0]} is '
-        f'{shape[1]} x {shape[0]}; pictures are measured at one size: resize them as the '
+        f'{shape[1]} x {shape[0]}; pictures are evaluated at one size: resize them as your '
         'protocol says'
       )
     return pixels
@@ -161,13 +168,14 @@ def _npz(path: str, flag: str) -> Images:
       found = [n for n in _ARRAYS if n in stored.files]
       pixels = stored[found[0]] if found else None
       has = ', '.join(stored.files)
-  except Exception as e:  # zipfile, zlib and numpy each have their own
+  except Exception as e:  # zipfile, zlib and numpy each raise their own kinds
     raise errors.DataError(
       f'{flag}={path} is not readable ({errors.brief(e)}); copy it again'
     ) from e
   if pixels is None:
     raise errors.DataError(
-      f'{flag}={path} has {has or "nothing"}; pixels are looked for as {", ".join(_ARRAYS)}'
+      f'{flag}={path} holds {has or "no array"}; the array of pixels must be named '
+      f'{" or ".join(_ARRAYS)}'
     )
   if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] not in (1, 3):
     raise errors.DataError(

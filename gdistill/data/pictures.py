@@ -1,4 +1,4 @@
-"""Encoded pictures to square uint8 pixels: decode, centre square crop, area resize."""
+"""Turns picture files into uint8 pixels: decodes, crops to the centre, resizes by area."""
 
 import functools
 import io
@@ -10,22 +10,24 @@ from gdistill import errors
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp')
 _MODES = {1: 'L', 3: 'RGB'}
-_MOST_PIXELS = 89_000_000  # a few bytes may claim more than memory holds; Pillow warns above this
+# A file of a few bytes can claim a size that fills the memory; Pillow warns above this limit.
+_MOST_PIXELS = 89_000_000
 _PNG = b'\x89PNG\r\n\x1a\n'
-_BLOCK = 512  # rows of a picture that are floats at a time
+_BLOCK = 512  # rows of a picture that are converted to floats together
 
 
 def decode(
   data: bytes, name: str, channels: int = 3, upright: bool = False, under: str = 'white'
 ) -> np.ndarray:
-  """[H, W, channels] uint8 of a JPEG, PNG or WebP, whatever its name ends in.
+  """Returns the pixels of a JPEG, PNG or WebP file, [H, W, channels] uint8.
 
-  Grey and CMYK are converted, transparency lies on `under`, 16 bits lose the lower 8, of an
-  animation the first picture counts. EXIF orientation is left alone, as TensorFlow's decoders do,
-  or with `upright` obeyed. DataError names the picture. What its format has no checksum for (JPEG,
-  WebP) may be damaged unseen.
+  The content decides the format, and not the suffix of `name`, which error lines use. Grey and
+  CMYK pictures are converted. Transparent pixels are shown on the colour `under`. Of 16 bits the
+  lower 8 are dropped. An animation gives its first picture. EXIF orientation is ignored, as in
+  TensorFlow's decoders, unless `upright` is set. DataError names a picture that cannot be decoded.
+  JPEG and WebP have no checksums, so that some damage to their pixels goes unnoticed.
   """
-  import PIL  # heavy, and only these lines need it
+  import PIL  # a slow import that only this function needs
   from PIL import Image
   from PIL import ImageOps
 
@@ -37,7 +39,7 @@ def decode(
         raise ValueError(f'it claims {picture.width} x {picture.height} pixels')
       if upright:
         picture = ImageOps.exif_transpose(picture)
-      if picture.mode.startswith('I;16'):  # which Pillow's own conversion would clip
+      if picture.mode.startswith('I;16'):  # Pillow's conversion to 8 bits would clip the values
         picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
       if picture.mode in ('RGBA', 'LA', 'PA') or 'transparency' in picture.info:
         picture = picture.convert('RGBA')
@@ -53,7 +55,7 @@ def decode(
 
 
 def convert(pixels: np.ndarray, name: str, channels: int) -> np.ndarray:
-  """[H, W, channels] uint8 of a picture that is decoded already; DataError names it."""
+  """Converts decoded pixels to grey or colour; DataError unless they are uint8 [H, W, 1 or 3]."""
   if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in _MODES:
     raise errors.DataError(
       f'{name} is {pixels.dtype}{list(pixels.shape)}, not uint8 [height, width, 1 or 3]; '
@@ -68,7 +70,7 @@ def convert(pixels: np.ndarray, name: str, channels: int) -> np.ndarray:
 
 
 def _check_png(data: bytes) -> None:
-  """Raises ValueError unless the checksums hold that Pillow skips: those of the pixels."""
+  """Raises ValueError if a checksum of a PNG is wrong; Pillow skips the checksums of the pixels."""
   start, kind = len(_PNG), b''
   while kind != b'IEND':
     if start + 12 > len(data):
@@ -77,25 +79,25 @@ def _check_png(data: bytes) -> None:
     end = start + 8 + length
     if end + 4 > len(data):
       raise ValueError('it is truncated')
-    critical = kind[:1].isupper()  # the others do not touch the pixels
+    critical = kind[:1].isupper()  # parts in lower case do not affect the pixels
     if critical and zlib.crc32(data[start + 4 : end]) != int.from_bytes(data[end : end + 4], 'big'):
       raise ValueError(f'the checksum of its {kind.decode("latin-1")} part is wrong')
     start = end + 4
 
 
 def square(pixels: np.ndarray, size: int) -> np.ndarray:
-  """[size, size, C] uint8: the centre square, each output pixel the mean of the area it covers.
+  """Returns the centre square, resized by area to [size, size, C] uint8.
 
-  The crop and the resize that Salimans & Ho, 2202.00512, give ImageNet 64.
+  This is the crop and the resize of ImageNet 64 in Salimans & Ho, 2202.00512.
   """
   return fitted(pixels, size, size)
 
 
 def fitted(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-  """[height, width, C] uint8: the largest centre part of that shape, resized by area.
+  """Returns the largest centre part of the wanted shape, resized to [height, width, C] uint8.
 
-  Each output pixel is the mean of the area it covers, rounded to nearest. Sums of integers are
-  exact in floats: the same bytes on every machine and in every thread.
+  Each output pixel is the mean of the area that it covers, rounded to nearest. The sums are sums
+  of integers, exact in floating point, so the bytes are the same on every machine.
   """
   rows, columns = pixels.shape[:2]
   if rows * width > columns * height:
@@ -107,17 +109,21 @@ def fitted(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
   if (tall, wide) == (height, width):
     return np.ascontiguousarray(pixels)
   down, across = _area(tall, height), _area(wide, width)
-  sums = np.zeros((height, wide, pixels.shape[2]), np.float32)  # at most 255 tall, below 2^24
+  # A sum is a whole number of at most 255 tall, which float32 holds exactly: it is below 2^24.
+  sums = np.zeros((height, wide, pixels.shape[2]), np.float32)
   for k in range(0, tall, _BLOCK):
     sums += np.tensordot(down[:, k : k + _BLOCK], pixels[k : k + _BLOCK].astype(np.float32), 1)
   both = np.tensordot(sums.astype(np.float64), across.astype(np.float64), (1, 1))  # [i, C, o]
-  total = both.transpose(0, 2, 1).astype(np.int64)  # tall wide times the mean
+  total = both.transpose(0, 2, 1).astype(np.int64)  # the mean, times tall wide
   return ((2 * total + tall * wide) // (2 * tall * wide)).astype(np.uint8)
 
 
 @functools.lru_cache(maxsize=64)
 def _area(side: int, size: int) -> np.ndarray:
-  """[size, side]: how far output pixel i and input pixel j overlap, in 1 / size of the latter."""
+  """Returns [size, side]: the overlap of output pixel i and input pixel j.
+
+  The unit is 1 / size of an input pixel, so that every overlap is a whole number.
+  """
   edges = np.arange(size + 1) * side
   low = np.maximum(edges[:-1, None], np.arange(side)[None] * size)
   high = np.minimum(edges[1:, None], np.arange(1, side + 1)[None] * size)

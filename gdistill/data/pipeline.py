@@ -1,4 +1,4 @@
-"""Batches as a pure function of (seed, step): there is no iterator to lose."""
+"""Batches as a pure function of (seed, step), so a run resumes without a saved iterator."""
 
 import contextlib
 import dataclasses
@@ -18,15 +18,15 @@ from gdistill.data import tfds
 from gdistill.data import worker
 from gdistill.recipe import settings as recipes
 
-# name -> load(settings, shape of an image) -> (training, held out)
+# data.name -> load(settings, shape of a picture) -> (training, held out)
 _LOAD = {
   'digits': digits.load,
   'folder': folder.load,
   'records': records.load,
   'tfds': tfds.load,
-  'captions': captions.load_pixels,
-  'webdataset': captions.load_pixels,
-  'tfds_captions': captions.load_pixels,
+  'captions': captions.load,
+  'webdataset': captions.load,
+  'tfds_captions': captions.load,
 }
 
 
@@ -34,22 +34,27 @@ _LOAD = {
 def load(
   settings: recipes.Data, shape: tuple[int, int, int]
 ) -> tuple[source.Source, source.Source]:
-  """(training, held out); lists the data and reads no picture, unless they lie in memory."""
+  """Returns (training, held out) of a recipe's data.
+
+  No picture is read yet, except the digits and the pictures of an archive, which stay in memory.
+  """
   return _LOAD[settings.name](settings, shape)
 
 
 def batch(
   data: source.Source, seed: tuple[int, ...], step: int, size: int, rows: np.ndarray | None = None
 ) -> dict:
-  """The batch of a step: 'pixels', 'label', and 'id', each example's place in the batch.
+  """Returns the batch of a step: what data.gather returns, and 'id', the places in the batch.
 
-  `rows` asks for those places alone: every host reads its own. Examples are dealt from one
-  permutation after another: place p of the endless deal is entry p mod n of permutation p div n,
-  so every example is seen equally often.
+  `rows` selects places of the batch, because every host reads only its own rows. Place r of step k
+  gets number p = k size + r of an endless deal: entry p mod n of permutation p div n of the n
+  examples. So every example is seen equally often.
   """
   n = len(data)
   if n < size:
-    raise errors.DataError(f'{n} training examples are fewer than one batch of {size}')
+    raise errors.DataError(
+      f'{n} training examples are fewer than one batch of {size}; set a smaller batch_size'
+    )
   rows = np.arange(size) if rows is None else rows
   place = step * size + rows.astype(np.int64)
   index = np.empty(len(rows), np.int64)
@@ -66,7 +71,7 @@ def _permutation(n: int, seed: tuple[int, ...], epoch: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Batches:
-  """Batch `first` + k at k, to be asked for in any order by threads and worker processes."""
+  """The batches of steps `first` to `last` - 1 as a sequence, for Grain's threads and workers."""
 
   data: source.Source
   seed: tuple[int, ...]
@@ -90,18 +95,18 @@ def reader(
   steps: int,
   settings: recipes.Data,
 ) -> Callable[[int], dict]:
-  """`read(step)` returns `batch(data, seed, step, size, rows)` for steps below `steps`.
+  """Returns a function: read(step) = batch(data, seed, step, size, rows) for steps below `steps`.
 
-  Asked for in order it has read ahead: `settings.prefetch` batches, one a thread in at most
-  `settings.threads` threads, in each of `settings.workers` processes (0: in this one).
+  For consecutive steps the batches are read ahead: `settings.prefetch` batches, each in one of at
+  most `settings.threads` threads, in each of `settings.workers` processes (0: in this process).
   """
   if data.in_memory:
     return lambda step: batch(data, seed, step, size, rows)
-  import grain  # heavy, and embedded data does without it
+  import grain  # a slow import that data in memory does not need
   from absl import flags
 
   if not flags.FLAGS.is_parsed():
-    flags.FLAGS.mark_as_parsed()  # Grain's workers ask for flags, which only absl.app parses
+    flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags, which only absl.app parses
 
   def start(step):
     threads = grain.ReadOptions(min(settings.threads, settings.prefetch), settings.prefetch)
@@ -134,11 +139,12 @@ def reader(
       if 'process was terminated' not in str(e):
         raise
       raise errors.DataError(
-        f'data.workers={settings.workers}: one of them died, by lack of memory or over a picture '
-        f'that crashed its decoder ({errors.brief(e)}); set fewer of them, or 0'
+        f'data.workers={settings.workers}: a worker process died: the machine ran out of memory '
+        f'or a picture crashed its decoder ({errors.brief(e)}); set fewer workers, or 0'
       ) from e
 
-  weakref.finalize(read, close)  # at exit, too: before what it needs is gone
+  # Also at exit: the iterator must close before Python tears down the modules that it needs.
+  weakref.finalize(read, close)
   return read
 
 

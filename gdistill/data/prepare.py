@@ -1,180 +1,91 @@
-"""Pictures of all sizes to records of one size: in parallel, shard by shard, resumable.
+"""Turns pictures of all sizes into records of one size: in parallel, shard by shard, resumable.
 
-Every shard is made under another name and renamed when it is on the disk, then its own small JSON
-says what it was made from and its digest; index.json comes last. Whoever is killed, and whenever,
-repeats the command: shards that are whole stay, and the bytes are those of an undisturbed run.
+A run that was killed at any time is resumed by the same command: finished shards stay, and the
+final bytes are those of an uninterrupted run.
 """
 
 import contextlib
 import dataclasses
-import hashlib
-import json
+import math
 import multiprocessing
 import os
-import re
-import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing import connection
 from typing import Any
 
-import numpy as np
-
 from gdistill import errors
 from gdistill.data import files
 from gdistill.data import folder
+from gdistill.data import prepare_settings
+from gdistill.data import prepared_shards
 from gdistill.data import records
 from gdistill.data import source
 from gdistill.data import tfds
 from gdistill.data import worker
 
-IMAGENET = 1_281_167  # training pictures
-SETTINGS, CORRUPT = 'prepare.json', 'corrupt.txt'
-_WNID = re.compile(r'n\d{8}')
-_SPOOL = f'{files.TEMPORARY}pictures'
-_SPLIT = re.compile(r'[A-Za-z0-9][A-Za-z0-9._-]{0,63}')
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-  """The flags of `gdistill prepare`."""
-
-  source: str  # a folder, an archive, or tfds:NAME
-  out: str
-  size: int = 64
-  channels: int = 3
-  split: str = 'train'
-  held_out_split: str = 'validation'  # '': there is none
-  data_dir: str = ''  # of TensorFlow Datasets
-  shard_size: int = 4096
-  workers: int = 1
-  skip_corrupt: bool = False
-  allow_incomplete: bool = False
-
-  @property
-  def shape(self) -> tuple[int, int, int]:
-    return self.size, self.size, self.channels
-
-  @property
-  def splits(self) -> list[str]:
-    return [self.split, *([self.held_out_split] if self.held_out_split else [])]
-
-
-@dataclasses.dataclass(frozen=True)
-class Shard:
-  """Examples `first` to `last` - 1 of a split."""
-
-  split: str
-  number: int
-  first: int
-  last: int
-  key: str  # of what it is made from
-  made: bool  # before: its digest is to be checked
-
-  @property
-  def name(self) -> str:
-    return f'{self.number:05d}.array_record'
+CORRUPT = 'corrupt.txt'  # in the output folder: the errors of all unusable pictures
+_SPOOL = f'{files.TEMPORARY}pictures'  # in the output folder: the pictures of an archive
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  settings: Settings
+  """The shards of all splits, and the sources that they are made from."""
+
+  settings: prepare_settings.Settings
   sources: dict[str, source.Source]
-  shards: list[Shard]
+  shards: list[prepared_shards.Shard]
 
   @property
   def total(self) -> int:
-    """Pictures of all splits."""
+    """Returns the number of pictures in all splits."""
     return sum(s.last - s.first for s in self.shards)
 
   @property
   def done(self) -> int:
-    """Those in shards that were made before."""
-    return sum(s.last - s.first for s in self.shards if s.made)
+    """Returns how many pictures lie in shards that earlier runs wrote."""
+    return sum(s.last - s.first for s in self.shards if s.done)
 
 
-def check(settings: Settings) -> None:
-  """ConfigError or DataError for what can be told without writing anything."""
-  for name, low, high in (('size', 1, 4096), ('workers', 1, 256), ('shard_size', 1, 10**6)):
-    value = getattr(settings, name)
-    if not low <= value <= high:
-      raise errors.ConfigError(f'--{name}={value} must be from {low} to {high}')
-  if settings.channels not in (1, 3):
-    raise errors.ConfigError(f'--channels={settings.channels} must be 1 (grey) or 3 (colour)')
-  for name in ('split', 'held_out_split'):
-    value = getattr(settings, name)
-    if value and not _SPLIT.fullmatch(value):
-      raise errors.ConfigError(
-        f'--{name}={value!r} names a folder and must be 1 to 64 of A-Z a-z 0-9 . _ -'
-      )
-  if settings.held_out_split and settings.split in ('', settings.held_out_split):
-    raise errors.ConfigError(
-      f'--held_out_split={settings.held_out_split!r} must differ from --split={settings.split!r}, '
-      "and be '' where that is ''"
-    )
-  for name in ('source', 'out'):
-    if '://' in getattr(settings, name):
-      raise errors.ConfigError(
-        f'--{name}={getattr(settings, name)} must be a local path; copy or mount it'
-      )
-  if not _tfds(settings) and not os.path.exists(settings.source):
-    raise errors.DataError(
-      f'--source={settings.source} does not exist; name a folder, an archive or tfds:NAME'
-    )
-  if _begun(settings) is None and os.path.isdir(settings.out):
-    others = [n for n in os.listdir(settings.out) if n != 'lock.json' and not n.startswith('.tmp-')]
-    if others:
-      raise errors.ConfigError(
-        f'--out={settings.out} has {others[0]} in it and was not begun by this; name another folder'
-      )
+def plan(settings: prepare_settings.Settings, poll: Callable[[], None]) -> Job:
+  """Returns the job, after removing temporary files; call it while no other process writes.
 
-
-def plan(settings: Settings, look: Callable[[], None]) -> Job:
-  """What is to be made; `look` is called often and may raise. To be called as the only writer."""
+  `poll()` is called often and may raise to stop the work.
+  """
   _clean(settings)
-  sources = _sources(settings, look)
+  sources = _sources(settings, poll)
   if settings.held_out_split:
     train, held = (sources[s] for s in settings.splits)
     source.same_classes(train, held, f'--source={settings.source}', tuple(settings.splits))
-  _check_imagenet(settings, sources[settings.split].class_names, len(sources[settings.split]))
-  begun, now = _begun(settings), _identity(settings, sources)
-  if begun is None:
-    files.write(os.path.join(settings.out, SETTINGS), files.dumps(now))
-  elif begun['classes'] != now['classes']:
-    raise errors.ConfigError(
-      f'--source={settings.source} has other classes than {settings.out} was begun with; '
-      'name another folder with --out'
-    )
+  class_names = sources[settings.split].class_names
+  prepare_settings.check_imagenet(settings, class_names, len(sources[settings.split]))
+  prepare_settings.begin(settings, class_names)
   shards = []
   for split, data in sources.items():
     os.makedirs(os.path.join(settings.out, split), exist_ok=True)
-    for number, first in enumerate(range(0, len(data), settings.shard_size)):
-      look()
-      last = min(first + settings.shard_size, len(data))
-      key = source.fingerprint(data.read.part(i) for i in range(first, last))
-      shard = Shard(split, number, first, last, key, made=False)
-      said = _said(settings, shard)
-      made = said is not None and (settings.skip_corrupt or not said['skipped'])
-      shards.append(dataclasses.replace(shard, made=made))
+    for number in range(math.ceil(len(data) / settings.shard_size)):
+      poll()
+      shards.append(prepared_shards.plan(settings, split, data, number))
   job = Job(settings, sources, shards)
   _check_disk(job)
   return job
 
 
 def work(
-  job: Job, look: Callable[[], None], update: Callable[[int, float], None]
+  job: Job, poll: Callable[[], None], update: Callable[[int, float], None]
 ) -> dict[str, dict[str, Any]]:
-  """Makes what is missing and returns {split: index}; DataError names the corrupt pictures.
+  """Writes the missing shards and the indices; returns {split: index}.
 
-  `update(done, pictures a second)` is called often, and `look` may raise: nothing is lost.
+  Raises DataError with the names of the corrupt pictures. `update(done, pictures a second)` is
+  called often. `poll()` is called often and may raise to stop the work: finished shards stay.
   """
   settings = job.settings
   for split in settings.splits if job.done < job.total else ():
     with contextlib.suppress(FileNotFoundError):
       os.unlink(os.path.join(settings.out, split, records.INDEX))
   corrupt: list[str] = []
-  with contextlib.closing(_results(job, look, update)) as results:
+  with contextlib.closing(_results(job, poll, update)) as results:
     for result in results:
       corrupt += result.get('corrupt', ())
       if 'error' in result:
@@ -188,18 +99,21 @@ def work(
       f'{f"; all are in {file}" if len(corrupt) > 20 else ""}. Mend or remove them and repeat the '
       'command, or repeat it with --skip_corrupt; the other shards are kept'
     )
-  indices = {split: _index(job, split) for split in settings.splits}
+  indices = {}
+  for split in settings.splits:
+    shards = [s for s in job.shards if s.split == split]
+    indices[split] = prepared_shards.index(settings, split, job.sources[split], shards)
   first = indices[settings.split]
-  _check_imagenet(settings, first['class_names'], first['count'])
+  prepare_settings.check_imagenet(settings, first['class_names'], first['count'])
   for split, index in indices.items():
     files.write(os.path.join(settings.out, split, records.INDEX), files.dumps(index))
   return indices
 
 
 def _results(
-  job: Job, look: Callable[[], None], update: Callable[[int, float], None]
+  job: Job, poll: Callable[[], None], update: Callable[[int, float], None]
 ) -> Iterator[dict[str, Any]]:
-  """What the worker processes say of every shard, as they finish them."""
+  """Yields {'corrupt': [line]} or {'error': line} of every shard, as worker processes finish."""
   context = multiprocessing.get_context('spawn')
   taken, stop = context.Value('q', 0), context.Event()
   made = [context.Value('q', 0, lock=False) for _ in range(job.settings.workers)]
@@ -220,7 +134,7 @@ def _results(
           yield pipe.recv()
         except EOFError:
           pipes.remove(pipe)
-      look()
+      poll()
       if count != sum(c.value for c in made):
         count = sum(c.value for c in made)
         update(job.done + count, count / (time.monotonic() - begun))
@@ -229,8 +143,8 @@ def _results(
     dead = [p.exitcode for p in processes if p.exitcode]
     if dead:
       raise errors.DataError(
-        f'a worker process died with exit code {dead[0]}, by lack of memory (-9) or over a picture '
-        'that crashed its decoder; repeat the command, with fewer --workers if it was memory'
+        f'a worker process died with exit code {dead[0]}: the machine ran out of memory (-9) or a '
+        'picture crashed its decoder; repeat the command, with fewer --workers to save memory'
       )
   finally:
     stop.set()
@@ -243,7 +157,10 @@ def _results(
 
 @contextlib.contextmanager
 def _one_thread_each() -> Iterator[None]:
-  """Processes started meanwhile multiply matrices in one thread: they are as many as the cores."""
+  """Gives each process that starts in this context one thread for matrix products.
+
+  More threads would only compete, because there are as many worker processes as cores.
+  """
   before = os.environ.get('OPENBLAS_NUM_THREADS')
   os.environ['OPENBLAS_NUM_THREADS'] = '1'
   try:
@@ -255,7 +172,7 @@ def _one_thread_each() -> Iterator[None]:
 
 
 def _process(job: Job, taken: Any, stop: Any, counter: Any, pipe: connection.Connection) -> None:
-  """One worker: takes the next shard until there is none."""
+  """Runs in a worker process: makes one shard after another until none is left."""
   worker.start()
   with pipe:
     while not stop.is_set():
@@ -265,165 +182,36 @@ def _process(job: Job, taken: Any, stop: Any, counter: Any, pipe: connection.Con
       if number >= len(job.shards):
         return
       try:
-        result = _shard(job, job.shards[number], stop, counter)
-      except (OSError, RuntimeError) as e:  # RuntimeError: array_record's, when the disk is full
-        reason = errors.brief(e)
-        result = {'error': f'{job.settings.out} cannot be written: {reason}; free space'}
+        shard = job.shards[number]
+        data = job.sources[shard.split]
+        result = {'corrupt': prepared_shards.make(job.settings, data, shard, stop, counter)}
+      except (OSError, RuntimeError) as e:  # array_record raises RuntimeError on a full disk
+        result = {'error': str(files.unwritable(job.settings.out, e))}
       with contextlib.suppress(BrokenPipeError):
         pipe.send(result)
 
 
-def _shard(job: Job, shard: Shard, stop: Any, counter: Any) -> dict[str, Any]:
-  """Makes a shard, unless it is there and whole: {'corrupt': what could not be read}."""
-  settings, data = job.settings, job.sources[shard.split]
-  at = os.path.join(settings.out, shard.split)
-  if shard.made and files.sha256(os.path.join(at, shard.name)) == _said(settings, shard)['sha256']:
-    return {}
-  from array_record.python import array_record_module  # heavy
-
-  temporary = os.path.join(at, f'{files.TEMPORARY}{secrets.token_hex(8)}')
-  corrupt, skipped, labels = [], [], []
-  writer = array_record_module.ArrayRecordWriter(temporary, records.WRITER)
-  try:
-    for i in range(shard.first, shard.last):
-      if stop.is_set():
-        return {}
-      try:
-        pixels, label = data[i]
-      except errors.DataError as e:
-        corrupt.append(str(e))
-        skipped.append(data.read.name(i))
-      else:
-        if not corrupt or settings.skip_corrupt:
-          writer.write(records.record(pixels, label, shard.number, len(labels)))
-          labels.append(label)
-      counter.value += not shard.made
-    writer.close()
-    if corrupt and not settings.skip_corrupt:
-      return {'corrupt': corrupt}
-    said = {
-      'key': shard.key, 'count': len(labels), 'bytes': os.path.getsize(temporary),
-      'sha256': files.sha256(temporary), 'labels': labels, 'skipped': skipped,
-    }  # fmt: skip
-    files.publish(temporary, os.path.join(at, shard.name))
-    files.write(
-      os.path.join(at, f'{shard.number:05d}.json'),
-      files.dumps({**said, 'digest': records.digest(said)}),
-    )
-    return {'corrupt': corrupt}
-  finally:
-    with contextlib.suppress(FileNotFoundError):
-      os.unlink(temporary)
-
-
-def _index(job: Job, split: str) -> dict[str, Any]:
-  """What index.json will say; writes the labels."""
-  settings, data = job.settings, job.sources[split]
-  shards = [s for s in job.shards if s.split == split]
-  said = [_said(settings, s) for s in shards]
-  at = os.path.join(settings.out, split)
-  if None in said:
-    raise errors.DataError(f'{at} was changed while it was prepared; repeat the command')
-  kept = {s.name for s in shards} | {f'{s.number:05d}.json' for s in shards}
-  for name in os.listdir(at):
-    if re.fullmatch(r'\d{5}\.(array_record|json)', name) and name not in kept:
-      os.unlink(os.path.join(at, name))  # the source had more when this was begun
-  labels = np.concatenate([np.array(s['labels'], '<i4') for s in said]).tobytes()
-  if not labels:
-    raise errors.DataError(f'--source={settings.source}: no picture of {split!r} can be read')
-  files.write(os.path.join(at, records.LABELS), labels)
-  index = {
-    'format': records.FORMAT,
-    'version': records.VERSION,
-    'shape': list(settings.shape),
-    'count': sum(s['count'] for s in said),
-    'class_names': list(data.class_names),
-    'labels': hashlib.sha256(labels).hexdigest(),
-    'shards': [
-      {'name': shard.name, **{k: s[k] for k in ('count', 'bytes', 'sha256')}}
-      for shard, s in zip(shards, said, strict=True)
-    ],
-    'made': {
-      'crop': 'centre square',
-      'resize': 'area, rounded to nearest',
-      'source': settings.source if _tfds(settings) else 'class folders',
-      'split': split,
-      'fingerprint': data.fingerprint,
-      'skipped': [name for s in said for name in s['skipped']],
-    },
-  }
-  return {**index, 'digest': records.digest(index)}
-
-
-def _said(settings: Settings, shard: Shard) -> dict[str, Any] | None:
-  """What the shard's JSON says of it, if it speaks of these pictures and the file is there."""
-  at = os.path.join(settings.out, shard.split)
-  try:
-    with open(os.path.join(at, f'{shard.number:05d}.json'), 'rb') as f:
-      said = json.load(f)
-    file = os.path.join(at, shard.name)
-    same = said['key'] == shard.key and said['digest'] == records.digest(said)
-    return said if same and said['bytes'] == os.path.getsize(file) else None
-  except (OSError, ValueError, KeyError, TypeError, RecursionError):
-    return None
-
-
-def _tfds(settings: Settings) -> str:
-  """The name of the TensorFlow data set, or ''."""
-  return settings.source.partition(':')[2] if settings.source.startswith('tfds:') else ''
-
-
-def _sources(settings: Settings, look: Callable[[], None]) -> dict[str, source.Source]:
-  name = _tfds(settings)
+def _sources(
+  settings: prepare_settings.Settings, poll: Callable[[], None]
+) -> dict[str, source.Source]:
+  """Returns {split: its source}; the pictures of an archive go into a file in the output folder."""
+  name = settings.tfds
   try:
     if name:
       return {s: tfds.split(name, s, settings.data_dir, settings.shape) for s in settings.splits}
-    found = folder.listing(settings.source, os.path.join(settings.out, _SPOOL), look)
+    found = folder.listing(settings.source, os.path.join(settings.out, _SPOOL), poll)
     return {s: folder.split(found, s, settings.shape) for s in settings.splits}
-  except errors.DataError as e:  # the same, in the words of this command
+  except errors.DataError as e:  # a source's error lines name settings; this command has flags
     text = str(e).replace('data.path=', '--source=').replace('data.dataset=', '--source=tfds:')
     raise errors.DataError(text) from e
 
 
-def _identity(settings: Settings, sources: dict[str, source.Source]) -> dict[str, Any]:
-  """What must be the same from the first start to the last."""
-  names = sources[settings.split].class_names
-  return {**_flags(settings), 'classes': source.fingerprint(names), 'format': records.VERSION}
+def _clean(settings: prepare_settings.Settings) -> None:
+  """Removes the temporary files of killed runs.
 
-
-def _flags(settings: Settings) -> dict[str, Any]:
-  name = _tfds(settings)
-  same = {k: getattr(settings, k) for k in ('size', 'channels', 'shard_size', 'split')}
-  where = settings.source if name else os.path.basename(os.path.abspath(settings.source))
-  return {**same, 'held_out_split': settings.held_out_split, 'source': where}
-
-
-def _begun(settings: Settings) -> dict[str, Any] | None:
-  """What `out` was begun with; ConfigError where that is something else."""
-  file = os.path.join(settings.out, SETTINGS)
-  try:
-    with open(file, 'rb') as f:
-      begun = json.load(f)
-    now = _flags(settings)
-    differ = [f'--{k}={now[k]} was {begun[k]}' for k in now if begun[k] != now[k]]
-    if begun['format'] != records.VERSION:
-      differ.append(f'the format was {begun["format"]!r:.20}, now {records.VERSION}')
-    if not isinstance(begun['classes'], str):
-      raise TypeError
-  except FileNotFoundError:
-    return None
-  except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
-    raise errors.ConfigError(f'{file} cannot be read; name another folder with --out') from e
-  if differ:
-    raise errors.ConfigError(
-      f'--out={settings.out} was begun otherwise: {"; ".join(differ)}; repeat that command, or '
-      'name another folder'
-    )
-  return begun
-
-
-def _clean(settings: Settings) -> None:
-  """Removes what was left unfinished; what lock.json's writer left, once it is surely another's."""
+  Temporary files of a lock are removed only when they are a minute old, because younger files may
+  belong to the lock that this run holds.
+  """
   for at in {settings.out, *(os.path.join(settings.out, s) for s in settings.splits)}:
     with contextlib.suppress(FileNotFoundError):
       for name in os.listdir(at):
@@ -433,25 +221,16 @@ def _clean(settings: Settings) -> None:
           os.unlink(file)
 
 
-def clean(settings: Settings) -> None:
-  """Removes the pictures of an archive, which only the run that made them needs."""
+def clean(settings: prepare_settings.Settings) -> None:
+  """Removes the file with the pictures of an archive, which only the present run needs."""
   with contextlib.suppress(FileNotFoundError):
     os.unlink(os.path.join(settings.out, _SPOOL))
 
 
-def _check_imagenet(settings: Settings, names: Any, count: int) -> None:
-  wnids = len(names) == 1000 and all(_WNID.fullmatch(n) for n in names)
-  imagenet = wnids or re.split('[/:]', _tfds(settings))[0] == 'imagenet2012'
-  if imagenet and count != IMAGENET and not settings.allow_incomplete:
-    raise errors.DataError(
-      f'--source={settings.source} is ImageNet, whose training set has {IMAGENET:,} pictures, but '
-      f'--split={settings.split} has {count:,}; complete it, or say --allow_incomplete'
-    )
-
-
 def _check_disk(job: Job) -> None:
+  """Raises ConfigError if the disk has no room for the missing shards."""
   height, width, channels = job.settings.shape
-  missing = [s.last - s.first for s in job.shards if not s.made]
+  missing = [s.last - s.first for s in job.shards if not s.done]
   need = sum(n * (height * width * channels + 128) + 2**18 for n in missing)
   free = shutil.disk_usage(job.settings.out).free
   if need > free:

@@ -1,8 +1,9 @@
-"""Prepared pictures: ArrayRecord files and an index.json that says what is in them."""
+"""ArrayRecord shards with an index.json: their records, the index, and prepared pictures."""
 
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import re
 import struct
@@ -18,18 +19,19 @@ from gdistill.recipe import settings as recipes
 
 FORMAT, VERSION = 'gdistill-records', 1
 INDEX, LABELS = 'index.json', 'labels.int32'
-WRITER = 'group_size:1,uncompressed'  # one record a chunk: read at random; pixels hardly compress
-# crc32 of all that follows; shard, place in it; label; height, width, channels; then the pixels.
+# One record a chunk makes random reads cheap; uncompressed, because pixels hardly compress.
+WRITER = 'group_size:1,uncompressed'
+# crc32; shard, place in the shard; label; height, width, channels. The pixels follow the header.
 _HEADER = struct.Struct('<IIIIHHH')
 _NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9._-]{0,63}')
-_MOST_OPEN = 512  # files at once
-_LARGEST_INDEX = 2**28
+_MOST_OPEN = 512  # shard files that are open at the same time
+_LARGEST_INDEX = 2**28  # bytes of an index file
 
 
 def load(
   settings: recipes.Data, shape: tuple[int, int, int]
 ) -> tuple[source.Source, source.Source]:
-  """(training, held out) of what `gdistill prepare` wrote to data.path."""
+  """Returns (training, held out) of the records that `gdistill prepare` wrote to data.path."""
   train = _split(settings, settings.split, shape)
   if settings.held_out:
     return source.held_out(train, settings.held_out)
@@ -40,28 +42,51 @@ def load(
 
 
 def record(pixels: np.ndarray, label: int, shard: int, place: int) -> bytes:
-  """An example as the shard holds it at that place."""
-  head = _HEADER.pack(0, shard, place, label, *pixels.shape)[4:]
-  body = head + np.ascontiguousarray(pixels).tobytes()
-  return zlib.crc32(body).to_bytes(4, 'little') + body
+  """Returns the bytes of a picture [H, W, C] uint8 and its label, for that place of the shard."""
+  return sealed(_HEADER, (shard, place, label, *pixels.shape), pixels)
 
 
 def parse(
   data: bytes, shard: int, place: int, shape: tuple[int, int, int]
 ) -> tuple[np.ndarray, int]:
-  """(pixels, label); ValueError says what is wrong with it."""
-  if len(data) != _HEADER.size + shape[0] * shape[1] * shape[2]:
-    raise ValueError(f'it has {len(data)} bytes')
-  if zlib.crc32(memoryview(data)[4:]) != int.from_bytes(data[:4], 'little'):
-    raise ValueError('its checksum is wrong')
-  _, *where, label, height, width, channels = _HEADER.unpack_from(data)
-  if (*where, height, width, channels) != (shard, place, *shape):
-    raise ValueError(f'it is record {where[1]} of shard {where[0]}, {height} x {width}')
+  """Returns (pixels, label) of a record; ValueError says what is wrong with the record."""
+  label, *size = opened(_HEADER, data, shard, place, math.prod(shape))
+  if tuple(size) != tuple(shape):
+    raise ValueError(f'its picture is {size[0]} x {size[1]} x {size[2]}')
   return np.frombuffer(data, np.uint8, offset=_HEADER.size).reshape(shape), label
 
 
+def sealed(header: struct.Struct, values: tuple[int, ...], body: np.ndarray) -> bytes:
+  """Returns a record: the crc32 of the rest, the header's other values, the bytes of the body.
+
+  The first two of `values` are the shard and the place in the shard.
+  """
+  rest = header.pack(0, *values)[4:] + np.ascontiguousarray(body).tobytes()
+  return zlib.crc32(rest).to_bytes(4, 'little') + rest
+
+
+def opened(
+  header: struct.Struct, data: bytes, shard: int, place: int, size: int
+) -> tuple[int, ...]:
+  """Returns the header's values after shard and place, of a record with a body of `size` bytes.
+
+  ValueError says what is wrong with a record that is damaged or lies in the wrong place.
+  """
+  if len(data) != header.size + size:
+    raise ValueError(f'it has {len(data)} bytes')
+  if zlib.crc32(memoryview(data)[4:]) != int.from_bytes(data[:4], 'little'):
+    raise ValueError('its checksum is wrong')
+  _, found, there, *rest = header.unpack_from(data)
+  if (found, there) != (shard, place):
+    raise ValueError(f'it is record {there} of shard {found}')
+  return tuple(rest)
+
+
 def digest(index: dict[str, Any]) -> str:
-  """sha256 of all that the index says, which has the digest of every shard."""
+  """Returns the sha256 of an index, or of the JSON beside a shard, without its 'digest' field.
+
+  An index holds the sha256 of every shard file, so the digest of the index names all their bytes.
+  """
   rest = {k: v for k, v in index.items() if k != 'digest'}
   return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
@@ -72,9 +97,11 @@ def read_index(
   command: str = 'gdistill prepare',
   check: str = 'data.split, data.held_out_split and data.path',
 ) -> dict[str, Any]:
-  """The index of a split, whole and of this version, with every shard there; or DataError.
+  """Returns the index in a folder of shards, checked against the sizes of the shard files.
 
-  `kind` is the format that `command` writes, `check` the settings that say where.
+  Raises DataError if the index is missing, damaged or of another version, or if a shard file is
+  missing or has another size. For the error lines, `command` names the command that writes the
+  format `kind`, and `check` names the settings that hold the folder.
   """
   name = os.path.join(folder, INDEX)
   try:
@@ -82,8 +109,8 @@ def read_index(
       text = f.read(_LARGEST_INDEX)
   except OSError as e:
     raise errors.DataError(
-      f'{name} cannot be read: {e.strerror}; it is written last: run `{command}` until it is '
-      f'done, and check {check}'
+      f'{name} cannot be read: {e.strerror}; the index is written last: run `{command}` until it '
+      f'is done, and check {check}'
     ) from e
   try:
     index = json.loads(text)
@@ -116,26 +143,24 @@ def read_index(
 
 
 def _check(index: dict[str, Any]) -> None:
-  """Raises one of several errors unless every field is there and they agree."""
+  """Checks that every field is there and consistent; raises ValueError, KeyError or TypeError."""
   if digest(index) != index['digest']:
     raise ValueError('its digest is wrong')
   shape, names, shards = index['shape'], index['class_names'], index['shards']
   if len(shape) != 3 or not all(type(n) is int and 0 < n < 2**16 for n in shape):
-    raise ValueError(f'shape {shape}')
+    raise ValueError(f'its shape is {shape}')
   if not names or not all(isinstance(n, str) for n in names):
-    raise ValueError('class_names')
+    raise ValueError('its class_names are not a list of names')
   for shard in (*shards, *index.get('text_shards', ())):
     if not _NAME.fullmatch(shard['name']) or type(shard['bytes']) is not int:
-      raise ValueError(f'shard {shard["name"]!r}')
+      raise ValueError(f'shard {shard["name"]!r} has a wrong name or no number of bytes')
     if type(shard['count']) is not int or shard['count'] < 0:
       raise ValueError(f'shard {shard["name"]!r} has count {shard["count"]!r}')
   if index['count'] != sum(s['count'] for s in shards):
     raise ValueError(f'count {index["count"]} is not what the shards hold')
 
 
-def _split(
-  settings: recipes.Data, split: str, shape: tuple[int, int, int]
-) -> tuple[source.Source, dict[str, Any]]:
+def _split(settings: recipes.Data, split: str, shape: tuple[int, int, int]) -> source.Source:
   folder = os.path.join(settings.path, split) if split else settings.path
   index = read_index(folder)
   found = tuple(index['shape'])
@@ -153,10 +178,10 @@ def _split(
 
 
 class Shards:
-  """Records by number, from ArrayRecord files that hold so many each.
+  """Reads records by their number in a split, from the shards [(file name, records)] of a folder.
 
-  Opens a shard when it is first asked for; a copy in another process opens its own. `command` is
-  what made them, for errors.
+  A shard file is opened at its first read. A pickled copy in another process opens its own files.
+  `command` names the command that wrote the shards, for error lines.
   """
 
   def __init__(self, folder: str, shards: tuple[tuple[str, int], ...], command: str):
@@ -168,12 +193,12 @@ class Shards:
     return Shards, (self.folder, self._shards, self._command)
 
   def read(self, i: int, parse: Callable[[bytes, int, int], Any]) -> Any:
-    """parse(bytes, shard, place) of record i; DataError names what cannot be read."""
+    """Returns parse(bytes, shard, place) of record i; DataError names an unreadable record."""
     shard = int(np.searchsorted(self._first, i, 'right')) - 1
     place = int(i - self._first[shard])
     try:
       return parse(self._reader(shard).read([place])[0], shard, place)
-    except Exception as e:  # array_record raises RuntimeError, and IndexError when closed
+    except Exception as e:  # array_record raises RuntimeError, or IndexError for a closed file
       name = os.path.join(self.folder, self._shards[shard][0])
       reason = errors.brief(e)
       raise errors.DataError(
@@ -183,28 +208,28 @@ class Shards:
 
   def _reader(self, shard: int) -> Any:
     found = self._readers.get(shard)
-    if found is None:  # two threads may both open it; the last one is kept
-      from array_record.python import array_record_module  # heavy
+    if found is None:  # two threads may both open the file; the reader that comes last is kept
+      from array_record.python import array_record_module  # imported here: it loads slowly
 
       name, count = self._shards[shard]
       found = array_record_module.ArrayRecordReader(
         os.path.join(self.folder, name),
-        'readahead_buffer_size:0,max_parallelism:0',  # for reading at random
+        'readahead_buffer_size:0,max_parallelism:0',  # records are read at random places
         file_reader_buffer_size=2**15,
       )
       if not found.ok():
-        found.read([0])  # raises, and says why
+        found.read([0])  # raises the error that says why the file cannot be opened
       if found.num_records() != count:
         raise ValueError(f'the file has {found.num_records()} records, not {count}')
       for old in list(self._readers)[: max(0, len(self._readers) + 1 - _MOST_OPEN)]:
-        self._readers.pop(old, None)  # closed when nobody reads from it any more
+        self._readers.pop(old, None)  # the file closes once no thread reads from it
       self._readers[shard] = found
     return found
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Read:
-  """A class, because workers get it pickled."""
+  """Reads example i as (pixels, label); a class and not a closure, because workers unpickle it."""
 
   shards: Shards
   shape: tuple[int, int, int]
@@ -218,7 +243,7 @@ class _Read:
 
 
 def _labels(folder: str, index: dict[str, Any]) -> np.ndarray:
-  """[count] the label of every record."""
+  """Returns the labels of all records of a split, [count] int32."""
   name = os.path.join(folder, LABELS)
   try:
     with open(name, 'rb') as f:

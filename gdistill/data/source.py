@@ -1,4 +1,4 @@
-"""What a data set is to the rest: labelled pictures that can be asked for by index."""
+"""Source: a data set as labelled pictures that are read by index."""
 
 import concurrent.futures
 import dataclasses
@@ -10,15 +10,15 @@ import numpy as np
 
 from gdistill import errors
 
-_THREADS = 8
+_THREADS = 8  # threads that read ahead
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
-  """`read(i)` is example i: (pixels [H, W, C] uint8, label).
+  """A data set: `read(i)` returns example i, (pixels [H, W, C] uint8, label).
 
-  `read` is called by several threads, and pickled where there are workers. `fingerprint` names the
-  examples and their order, not where they lie: a run goes on only with the data it began with.
+  Several threads call `read`, and worker processes get a pickled copy. `fingerprint` names the
+  examples and their order but not their path: a run resumes only with the data it began with.
   """
 
   read: Callable[[int], tuple[np.ndarray, int]]
@@ -26,14 +26,14 @@ class Source:
   shape: tuple[int, int, int]
   class_names: tuple[str, ...]
   fingerprint: str
-  in_memory: bool = False  # reading costs nothing: no threads, no workers
-  heavy: bool = False  # what `read` holds is too much to copy into workers
+  in_memory: bool = False  # reading is so cheap that threads and workers do not pay
+  heavy: bool = False  # `read` holds too many bytes to copy it into worker processes
 
   def __len__(self) -> int:
     return self.count
 
   def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
-    """Example i, checked; DataError names it."""
+    """Returns example i; DataError names an example with another shape or an unknown label."""
     pixels, label = self.read(int(i))
     if pixels.dtype != np.uint8 or pixels.shape != self.shape:
       raise errors.DataError(
@@ -49,19 +49,19 @@ class Source:
 
   @property
   def fields(self) -> dict[str, tuple[tuple[int, ...], type]]:
-    """{name: (shape, dtype)} of an example as `gather` returns it."""
+    """Returns {name: (shape, dtype)} of one example, for the arrays that `gather` returns."""
     return {'pixels': (self.shape, np.uint8), 'label': ((), np.int32)}
 
   def gather(self, index: Iterable[int]) -> dict[str, np.ndarray]:
-    """{'pixels': [B, H, W, C] uint8, 'label': [B] int32}."""
-    if isinstance(self.read, _Arrays):  # a Python call an example is 4 % of a digits update
+    """Returns the examples of `index`: {'pixels': [B, H, W, C] uint8, 'label': [B] int32}."""
+    if isinstance(self.read, _Arrays):  # a Python call per example costs 4 % of a digits update
       index = np.asarray(index)
       return {'pixels': self.read.pixels[index], 'label': self.read.labels[index]}
     pixels, labels = zip(*(self[i] for i in index), strict=True)
     return {'pixels': np.stack(pixels), 'label': np.array(labels, np.int32)}
 
   def batches(self, size: int) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-    """(index [b], what `gather` returns) of all examples in order, read ahead by threads."""
+    """Yields (index [b], gather(index)) of all examples in order; threads read ahead."""
     if self.in_memory:
       for first in range(0, self.count, size):
         index = np.arange(first, min(first + size, self.count))
@@ -72,18 +72,18 @@ class Source:
       yield index, {'pixels': np.stack(pixels), 'label': np.array(labels, np.int32)}
 
   def some(self, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """(pixels, labels) of all examples in order, or of `most` drawn once and for all."""
+    """Returns (pixels, labels) of the examples of `indices(most)`."""
     found = self.gather(self.indices(most))
     return found['pixels'], found['label']
 
   def indices(self, most: int) -> np.ndarray:
-    """Of all examples, or of `most` drawn once and for all; in order."""
+    """Returns the sorted indices of at most `most` examples, always the same random draw."""
     if self.count <= most:
       return np.arange(self.count)
     return np.sort(np.random.default_rng(0).permutation(self.count)[:most])
 
   def subset(self, index: np.ndarray) -> 'Source':
-    """The examples of `index`, in that order; of all in order, this."""
+    """Returns the examples of `index`, in that order; returns this source for all in order."""
     index = np.asarray(index, np.int64)
     if np.array_equal(index, np.arange(self.count)):
       return self
@@ -98,7 +98,7 @@ class Source:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Subset:
-  """A class, because workers get it pickled."""
+  """Reads example index[i] of `inner`; a class and not a closure, because workers unpickle it."""
 
   inner: Callable[[int], tuple[np.ndarray, int]]
   index: np.ndarray
@@ -108,13 +108,19 @@ class _Subset:
 
   @property
   def caption(self) -> Callable[[int], str]:
-    """Where `inner` has captions."""
+    """Returns the function from example to caption; AttributeError if `inner` has no captions."""
     inner = self.inner.caption
     return lambda i: inner(int(self.index[i]))
+
+  @property
+  def notes(self) -> tuple[str, ...]:
+    return self.inner.notes
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Arrays:
+  """Reads examples from arrays in memory."""
+
   pixels: np.ndarray
   labels: np.ndarray
 
@@ -126,7 +132,7 @@ class _Arrays:
 
 
 def ahead(read: Callable[[int], Any], count: int, size: int) -> Iterator[tuple[np.ndarray, list]]:
-  """(index [b], [read(i), ...]) for 0..count-1 in order; the next batch is read meanwhile."""
+  """Yields (index [b], [read(i), ...]) for i from 0 to count - 1; threads read the next batch."""
   with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
     waiting = None
     for first in [*range(0, count, size), None]:
@@ -140,7 +146,7 @@ def ahead(read: Callable[[int], Any], count: int, size: int) -> Iterator[tuple[n
 
 
 def in_memory(pixels: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]) -> Source:
-  """A source of pixels [n, H, W, C] uint8 and labels [n], which are looked at here, once."""
+  """Returns a source of pixels [n, H, W, C] uint8 and labels [n], after checking both once."""
   parts = [hashlib.sha256(np.ascontiguousarray(a).tobytes()).hexdigest() for a in (pixels, labels)]
   found = Source(
     _Arrays(pixels, np.asarray(labels, np.int32)), len(labels), pixels.shape[1:], class_names,
@@ -153,7 +159,10 @@ def in_memory(pixels: np.ndarray, labels: np.ndarray, class_names: tuple[str, ..
 
 
 def labels(found: Source) -> np.ndarray:
-  """[count]; pictures are decoded for them only where `read` has neither labels nor label."""
+  """Returns the labels of all examples, [count] int32.
+
+  Pictures are decoded only if `read` has neither an array `labels` nor a method `label(i)`.
+  """
   read, index = found.read, np.arange(len(found))
   while isinstance(read, _Subset):
     read, index = read.inner, read.index[index]
@@ -165,7 +174,7 @@ def labels(found: Source) -> np.ndarray:
 
 
 def fingerprint(parts: Iterable[str]) -> str:
-  """Sixteen hex digits over strings that may hold anything."""
+  """Returns sixteen hex digits of a sha256 over strings, which may hold any character."""
   h = hashlib.sha256()
   for part in parts:
     data = part.encode('utf-8', 'surrogateescape')
@@ -174,10 +183,10 @@ def fingerprint(parts: Iterable[str]) -> str:
 
 
 def held_out(source: Source, share: float) -> tuple[Source, Source]:
-  """(training, held out): the same share of every class is held out, by a fixed draw."""
+  """Returns (training, held out): the same share of every class is held out, by a fixed draw."""
   known, kept, held = labels(source), [], []
   for c in range(len(source.class_names)):
-    # A seed of its own: the split is part of the data, not of a run.
+    # The seed is the class and not the run's seed: the split belongs to the data, not to a run.
     index = np.random.default_rng(c).permutation(np.flatnonzero(known == c))
     cut = round(share * len(index))
     held.append(index[:cut])
@@ -186,10 +195,10 @@ def held_out(source: Source, share: float) -> tuple[Source, Source]:
 
 
 def same_classes(train: Source, held: Source, where: str, splits: tuple[str, str]) -> None:
-  """DataError unless both splits have the same classes."""
+  """Raises DataError unless both splits have the same classes; `where` begins the error line."""
   if held.class_names != train.class_names:
     odd = sorted(set(held.class_names) ^ set(train.class_names)) or ['their order']
     raise errors.DataError(
       f'{where}: {splits[0]!r} and {splits[1]!r} differ in their classes: {", ".join(odd[:5])}; '
-      'give both the same'
+      'give both splits the same classes'
     )

@@ -1,4 +1,4 @@
-"""TensorFlow Datasets, read through tfds.data_source: no TensorFlow once a set is prepared."""
+"""TensorFlow Datasets, read through tfds.data_source: a prepared set needs no TensorFlow."""
 
 import dataclasses
 from typing import Any
@@ -14,9 +14,10 @@ from gdistill.recipe import settings as recipes
 def load(
   settings: recipes.Data, shape: tuple[int, int, int]
 ) -> tuple[source.Source, source.Source]:
-  """(training, held out) of data.dataset, its features 'image' and 'label'.
+  """Returns (training, held out) of data.dataset, from its features 'image' and 'label'.
 
-  A split may be a part, 'train[:90%]'. data.held_out reads every label once: for small sets.
+  A split may be a part, such as 'train[:90%]'. data.held_out suits small sets only, because it
+  reads the label of every example.
   """
   train = split(settings.dataset, settings.split, settings.path, shape)
   if settings.held_out:
@@ -28,8 +29,11 @@ def load(
 
 
 def split(name: str, part: str, data_dir: str, shape: tuple[int, int, int]) -> source.Source:
-  """One split of a prepared set; of another size, pictures are made square as pictures.square."""
-  import tensorflow_datasets  # heavy, and only these lines need it
+  """Returns one split of a prepared set; pictures.square crops and resizes its pictures.
+
+  `data_dir` is the folder of prepared sets, or '' for the library's default.
+  """
+  import tensorflow_datasets  # a slow import that only this function needs
 
   where = f'data.dataset={name}'
   try:
@@ -56,7 +60,7 @@ def split(name: str, part: str, data_dir: str, shape: tuple[int, int, int]) -> s
     raise errors.DataError(
       f"{where} has the features {', '.join(features)}; it needs 'image' and a class as 'label'"
     )
-  # Pictures come as files: decoded here they are errors when damaged, and converted when CMYK.
+  # Undecoded files come out, so that pictures.decode can refuse damage and convert CMYK.
   data.decoders = {'image': tensorflow_datasets.decode.SkipDecoding()}
   parts = [str(info.full_name), part, str(count), *names]
   return source.Source(
@@ -67,10 +71,10 @@ def split(name: str, part: str, data_dir: str, shape: tuple[int, int, int]) -> s
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Read:
-  """A class, because workers get it pickled."""
+  """Reads example i as (pixels, label); a class and not a closure, because workers unpickle it."""
 
   data: Any
-  where: str  # the set and the split
+  where: str  # the names of the set and the split, for error lines
   shape: tuple[int, int, int]
 
   def __call__(self, i: int) -> tuple[np.ndarray, int]:
@@ -89,13 +93,13 @@ class _Read:
     return f'example {i} of {self.where}'
 
   def part(self, i: int) -> str:
-    """What example i is made from."""
+    """Returns the name of example i, for a fingerprint."""
     return self.name(i)
 
   def _example(self, i: int) -> dict[str, Any]:
     try:
       return self.data[i]
-    except Exception as e:  # array_record's RuntimeError, protobuf's DecodeError, ...
+    except Exception as e:  # array_record raises RuntimeError, protobuf DecodeError, ...
       reason = errors.brief(e)
       raise errors.DataError(
         f'{self.name(i)} cannot be read: {reason}; prepare the set again'

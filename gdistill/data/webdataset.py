@@ -1,6 +1,6 @@
-"""WebDataset shards, plain tars of `key.jpg` and `key.txt`, read at random by where each lies.
+"""WebDataset shards: plain tars of `key.jpg` and `key.txt`, indexed once and read in any order.
 
-Nothing is unpacked, and a member's name is only ever a name.
+Nothing is unpacked, and no file is created under the name of a tar member.
 """
 
 import array
@@ -20,20 +20,21 @@ from gdistill import errors
 from gdistill.data import pictures
 from gdistill.data import source
 
-_TEXTS = ('txt', 'caption', 'json')  # the first that has words in it counts
-_FIELDS = ('caption', 'text')  # of a .json
-_COMPRESSED = (b'\x1f\x8b', b'BZh', b'\xfd7zXZ', b'\x28\xb5\x2f\xfd')
-_LARGEST = 2**28  # bytes of a picture
+_TEXTS = ('txt', 'caption', 'json')  # suffixes of captions; the first with any words counts
+_FIELDS = ('caption', 'text')  # fields of a .json that may hold the caption
+_COMPRESSED = (b'\x1f\x8b', b'BZh', b'\xfd7zXZ', b'\x28\xb5\x2f\xfd')  # gzip, bzip2, xz, zstd
+_LARGEST = 2**28  # bytes of one member
 _MOST_SHARDS = 100_000
-_BLOCK = 512  # of a tar
+_BLOCK = 512  # bytes of a tar block; a header is one block
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Index:
-  """Sample i lies in shard `rows[i, 0]`: picture at `rows[i, 1:3]`, caption at `rows[i, 3:5]`.
+  """Where every sample lies in the shards.
 
-  Both are (offset, bytes); `rows[i, 5]` is the caption's kind, a number in _TEXTS. `notes` has a
-  line about the samples that were left out, if any were.
+  Sample i is in shard `rows[i, 0]`: its picture at `rows[i, 1:3]`, its caption at `rows[i, 3:5]`,
+  both as (offset, bytes). `rows[i, 5]` is the caption's kind, an index into _TEXTS. `notes` has a
+  line about samples that were left out, if any were.
   """
 
   shards: tuple[str, ...]
@@ -43,9 +44,10 @@ class Index:
 
 
 def index(path: str) -> Index:
-  """Of a folder of .tar files, or of a pattern: 'at/{00000..00331}.tar', 'at/*.tar'.
+  """Returns the index of a folder of .tar files, or of a pattern of shards.
 
-  Reads every header and caption once. DataError names a shard that is missing or damaged.
+  A pattern is 'at/{00000..00331}.tar' or 'at/*.tar'. Every header and caption is read once.
+  DataError names a shard that is missing or damaged.
   """
   names, rows, out = tuple(shards(path)), array.array('q'), _LeftOut()
 
@@ -59,14 +61,14 @@ def index(path: str) -> Index:
   if not rows:
     raise errors.DataError(
       f'{path} holds no picture ({", ".join(pictures.SUFFIXES)}) with a caption (.txt, .caption, '
-      f'or a .json with {" or ".join(map(repr, _FIELDS))}), but {out}; name the shards that do'
+      f'or a .json with {" or ".join(map(repr, _FIELDS))}), but {out}; name other shards'
     )
   notes = (f'{path}: {out} are left out',) if out.first else ()
   return Index(names, np.frombuffer(rows, np.int64).reshape(-1, 6).copy(), fingerprint, notes)
 
 
 def shards(path: str) -> list[str]:
-  """Files, in order: all .tar of a folder, or what braces and wildcards stand for."""
+  """Returns the shard files, in order: all .tar of a folder, or all that a pattern matches."""
   if os.path.isdir(path):
     found = sorted(n for n in os.listdir(path) if n.endswith('.tar') and not n.startswith('.'))
     if not found:
@@ -77,17 +79,17 @@ def shards(path: str) -> list[str]:
     return [os.path.join(path, n) for n in found]
   found, empty = [], ''
   for name in itertools.islice(_expanded(path), _MOST_SHARDS + 1):
-    # What braces stand for must be there; what wildcards do is what is there, and something is.
+    # Every name from braces must exist; a wildcard must match at least one file.
     wild = glob.has_magic(name) and not os.path.isfile(name)
     there = sorted(glob.glob(name)) if wild else [name]
     found += there
     empty = empty or ('' if there else name)
   if empty or not found:
     raise errors.DataError(
-      f'{empty or path} stands for no file; name the shards, such as at/{{00..41}}.tar'
+      f'{empty or path} matches no file; name the shards, such as at/{{00..41}}.tar'
     )
   if len(found) > _MOST_SHARDS:
-    raise errors.DataError(f'{path} stands for more than {_MOST_SHARDS:,} shards; name fewer')
+    raise errors.DataError(f'{path} matches more than {_MOST_SHARDS:,} shards; name fewer')
   missing = [n for n in found if not os.path.isfile(n)]
   if missing:
     raise errors.DataError(
@@ -99,23 +101,40 @@ def shards(path: str) -> list[str]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Read:
-  """Sample i as (pixels [size, size, 3], caption). A class, because workers get it pickled."""
+  """Reads sample i as (pixels [size, size, 3], 0), and its caption.
+
+  A class and not a closure, because workers unpickle it.
+  """
 
   index: Index
   size: int
 
-  def __call__(self, i: int) -> tuple[np.ndarray, str]:
+  @property
+  def notes(self) -> tuple[str, ...]:
+    return self.index.notes
+
+  @property
+  def labels(self) -> np.ndarray:
+    return np.zeros(len(self.index.rows), np.int32)
+
+  def __call__(self, i: int) -> tuple[np.ndarray, int]:
     pixels = pictures.decode(self._data(i, slice(1, 3)), self.name(i))
-    return pictures.square(pixels, self.size), self.caption(i)
+    self.caption(i)  # raises if the shard was changed since the run began
+    return pictures.square(pixels, self.size), 0
 
   def caption(self, i: int) -> str:
     found = _words(self._data(i, slice(3, 5)), int(self.index.rows[i, 5]))
     if not found:
-      raise errors.DataError(f'{self.name(i)} lost its caption since the start; start again')
+      raise errors.DataError(
+        f'{self.name(i)} lost its caption since the run began; start the run again'
+      )
     return found
 
   def name(self, i: int) -> str:
-    """For errors; from the header before the picture, which is not kept."""
+    """Returns the shard and the member's name, for error lines.
+
+    The name is read from the header before the picture, because the index holds no names.
+    """
     number, offset = self.index.rows[i, :2]
     shard = self.index.shards[number]
     try:
@@ -141,7 +160,7 @@ class Read:
 
 @dataclasses.dataclass(eq=False)
 class _LeftOut:
-  """How many samples lack something, and the first of them."""
+  """Counts the samples without a picture or a caption, and names the first of them."""
 
   pictures: int = 0
   captions: int = 0
@@ -156,7 +175,11 @@ class _LeftOut:
 
 
 def _samples(shard: str, out: _LeftOut) -> Iterator[tuple]:
-  """(key, (offset, bytes) of picture and caption, the latter's kind and words), in order."""
+  """Yields (key, picture, caption, kind, words) of every whole sample of a shard, in order.
+
+  The picture and the caption are (offset, bytes) in the shard; `kind` is the caption's index into
+  _TEXTS, and `words` is the caption itself. `out` counts the other samples.
+  """
   try:
     with open(shard, 'rb') as f:
       members = _members(f, shard)
@@ -178,10 +201,12 @@ def _samples(shard: str, out: _LeftOut) -> Iterator[tuple]:
 
 
 def _members(f: BinaryIO, shard: str) -> dict[str, dict[str, tuple[int, int]]]:
-  """{key: {'jpg': (offset, bytes)}}; a key is a member's name up to its last dot."""
+  """Returns {key: {'jpg': (offset, bytes)}}; the key is the member's name up to its last dot."""
   found = {}
   if f.read(6).startswith(_COMPRESSED):
-    raise errors.DataError(f'{shard} is compressed, and is read at random; unpack it to a .tar')
+    raise errors.DataError(
+      f'{shard} is compressed, but shards are read at random places; unpack it to a .tar'
+    )
   f.seek(0)
   try:
     with tarfile.open(fileobj=f, mode='r:') as t:
@@ -193,7 +218,7 @@ def _members(f: BinaryIO, shard: str) -> dict[str, dict[str, tuple[int, int]]]:
           continue
         if member.issparse() or member.size > _LARGEST:
           raise errors.DataError(
-            f'{shard}: {name} is sparse or of over {_LARGEST / 2**30:g} GiB; pack it again'
+            f'{shard}: {name} is sparse or larger than {_LARGEST / 2**30:g} GiB; pack it again'
           )
         fields = found.setdefault(key, {})
         if kind in fields:
@@ -204,7 +229,7 @@ def _members(f: BinaryIO, shard: str) -> dict[str, dict[str, tuple[int, int]]]:
       _check_end(f, t.offset)
   except (errors.DataError, OSError):
     raise
-  except Exception as e:  # tarfile has more kinds than its own
+  except Exception as e:  # tarfile lets errors of other modules through
     reason = errors.brief(e)
     raise errors.DataError(f'{shard} is no whole tar: {reason}; get it again') from e
   return found
@@ -216,19 +241,19 @@ def _is_of_a_sample(key: str, kind: str) -> bool:
 
 
 def _check_end(f: BinaryIO, offset: int) -> None:
-  """Raises ValueError unless zeros follow: tarfile takes a damaged header for the end."""
+  """Raises ValueError unless only zeros follow, because tarfile stops at a damaged header too."""
   f.seek(offset)
   block = f.read(_BLOCK)
   if len(block) < _BLOCK:
     raise ValueError('it ends without its end mark')
   while block:
     if block.strip(b'\0'):
-      raise ValueError(f'it is damaged at or behind byte {offset:,}')
+      raise ValueError(f'it is damaged at or after byte {offset:,}')
     block = f.read(2**20)
 
 
 def _words(data: bytes, kind: int) -> str:
-  """The first line with anything in it; '' where there is none that can be read."""
+  """Returns the caption in the bytes of a member, or '' if there is none that can be read."""
   try:
     found = data.decode('utf-8-sig')
     if _TEXTS[kind] == 'json':
@@ -241,16 +266,16 @@ def _words(data: bytes, kind: int) -> str:
 
 
 def first_line(text: str) -> str:
-  """That has anything in it: where a file has several captions, each is a line.
+  """Returns the first line with words in it; a file may have several captions, one a line.
 
-  Half of a pair of surrogates, which JSON may hold, is no character: it becomes '?'.
+  Half of a surrogate pair, which JSON may hold, becomes '?'.
   """
   words = next(filter(None, map(str.strip, text.splitlines())), '')
   return words.encode('utf-8', 'replace').decode()
 
 
 def _expanded(pattern: str) -> Iterator[str]:
-  """'a{00..02}.tar' or 'a{x,y}.tar' -> the names it stands for, as a shell writes them."""
+  """Yields the names of a pattern with braces, 'a{00..02}.tar' or 'a{x,y}.tar', as a shell does."""
   found = re.search(r'\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}', pattern)
   if not found:
     yield pattern

@@ -1,4 +1,4 @@
-"""A process that reads: told to stop by its parent alone, which it never outlives."""
+"""Worker processes that read data: only the parent stops them, and they never outlive it."""
 
 import contextlib
 import os
@@ -12,12 +12,14 @@ from multiprocessing import resource_tracker
 
 @contextlib.contextmanager
 def unsignalled() -> Iterator[None]:
-  """Processes started meanwhile get no SIGTERM or SIGINT, from their first moment on.
+  """Blocks SIGTERM and SIGINT for the processes that start in this context.
 
-  A terminal and `timeout` signal the whole group; a worker that died of it would fail the step
-  that its parent is about to finish. The parent gets its own when this is over.
+  A terminal and `timeout` send a signal to the whole process group. A worker that died of such a
+  signal would fail the step that its parent is about to finish. The parent receives its own
+  signals when the context ends.
   """
-  resource_tracker.ensure_running()  # started by the first process, it would unblock them again
+  # Starting a first process would start this tracker, which unblocks the signals again.
+  resource_tracker.ensure_running()
   before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
   try:
     yield
@@ -26,12 +28,16 @@ def unsignalled() -> Iterator[None]:
 
 
 def start() -> None:
-  """To be called in the worker: it ends with its parent, even with one that is killed."""
+  """Ends this worker process as soon as its parent ends, even if the parent is killed.
+
+  Call it first in every worker.
+  """
   parent = process.parent_process()
   if parent is not None:
     threading.Thread(target=_follow, args=(parent.sentinel,), daemon=True).start()
 
 
 def _follow(sentinel: int) -> None:
+  """Waits for the end of the parent process and exits immediately."""
   connection.wait([sentinel])
   os._exit(1)

@@ -18,6 +18,8 @@ from gdistill.convert import text as texts
 from gdistill.core import masks
 from gdistill.core import pixels
 from gdistill.data import captions
+from gdistill.data import latent_cache
+from gdistill.data import latent_encoding
 from gdistill.data import latents
 from gdistill.data import pipeline as data
 from gdistill.data import records
@@ -116,17 +118,17 @@ def run(
   folder was encoded by other networks or from other pictures.
   """
   where, train = recipe.latents, pictures(recipe)[0]
-  settings = latents.Settings(
+  settings = latent_cache.Settings(
     folder, where.batch_size, where.shard_size, where.skip_corrupt,
     jax.process_index(), jax.process_count(),
   )  # fmt: skip
   counter = (
     _Texts(frozen_networks.text_encoder(where.text, where.text_length)) if where.text else None
   )
-  words = _captions(train, where.template) if where.text else ()
+  words = captions.of_source(train, where.template) if where.text else ()
   for line in getattr(train.read, 'notes', ()):
     progress.say(line)
-  job = latents.Job(
+  job = latent_cache.Job(
     settings, train, _encoder(recipe, frozen_networks.autoencoder(where.autoencoder)),
     counter and counter.described, words,
   )  # fmt: skip
@@ -188,11 +190,12 @@ def prompts(recipe: recipes.Recipe) -> list[str]:
   """What all networks of a run are measured with, an imported teacher too; [] without text."""
   if not recipe.latents.text:
     return []
-  train = pictures(recipe)[0]
-  return _held_out_captions(recipe) or captions.of_names(train.class_names, recipe.latents.template)
+  train, held = pictures(recipe)
+  names = train.class_names
+  return captions.held_out(held, _PROMPTS) or captions.of_names(names, recipe.latents.template)
 
 
-def _encoder(recipe: recipes.Recipe, found: autoencoders.Autoencoder) -> latents.Encoder:
+def _encoder(recipe: recipes.Recipe, found: autoencoders.Autoencoder) -> latent_encoding.Encoder:
   """The autoencoder on all of this process's devices."""
   m = recipe.model
   whole, rows = meshes.over_local_devices(recipe.latents.batch_size)
@@ -210,7 +213,7 @@ def _encoder(recipe: recipes.Recipe, found: autoencoders.Autoencoder) -> latents
     left, _ = found.encode(params, images * (1.0 - mask))
     return masks.condition(masks.smaller(mask, found.factor), left)
 
-  return latents.Encoder(
+  return latent_encoding.Encoder(
     lambda batch: encode(params, jax.device_put(batch, rows)),
     (m.image_size, m.image_size, m.image_channels),
     found.kind == 'kl',
@@ -221,7 +224,7 @@ def _encoder(recipe: recipes.Recipe, found: autoencoders.Autoencoder) -> latents
 
 
 class _Texts:
-  """A text encoder as latents.Job asks it, and how many captions it had to cut."""
+  """A text encoder as latent_cache.Job asks it, and how many captions it had to cut."""
 
   def __init__(self, found: texts.TextEncoder):
     self.cut = 0
@@ -233,7 +236,7 @@ class _Texts:
       return hidden(found.params, ids, mask), mask
 
     digest = f'{found.digest}-{found.length}'
-    self.described = latents.Texts(encode, found.length, found.width, digest)
+    self.described = latent_encoding.Texts(encode, found.length, found.width, digest)
 
 
 def keep(recipe: recipes.Recipe, workdir: Any) -> None:
@@ -293,21 +296,5 @@ def about(recipe: recipes.Recipe) -> dict[str, Any] | None:
   return {
     **frozen_networks.networks(recipe),
     'template': recipe.latents.template,
-    'prompts': _held_out_captions(recipe) if recipe.latents.text else [],
+    'prompts': captions.held_out(pictures(recipe)[1], _PROMPTS) if recipe.latents.text else [],
   }
-
-
-def _held_out_captions(recipe: recipes.Recipe) -> list[str]:
-  """Some of pictures that come with captions of their own, each once; [] of those that do not."""
-  held = pictures(recipe)[1]
-  if not hasattr(held.read, 'caption'):
-    return []
-  return list(dict.fromkeys(held.read.caption(int(i)) for i in held.indices(_PROMPTS)))
-
-
-def _captions(train: source.Source, template: str) -> list[str]:
-  """Of every picture: its own, or its class's by the template."""
-  if hasattr(train.read, 'caption'):
-    return [train.read.caption(i) for i in range(len(train))]
-  names = captions.of_names(train.class_names, template)
-  return [names[label] for label in source.labels(train)]

@@ -57,13 +57,13 @@ def test_killed_and_repeated_it_ends_with_the_same_digest(given, tmp_path):
   script = (
     'import sys, time\n'
     'from gdistill import cli\n'
-    'from gdistill.data import latents\n'
-    'sealed, count = latents._sealed, iter(range(100))\n'
+    'from gdistill.data import records\n'
+    'sealed, count = records.sealed, iter(range(100))\n'
     'def slow(*given):\n'
     '  if next(count) == 7:\n'
     "    print('three shards', flush=True); time.sleep(60)\n"
     '  return sealed(*given)\n'
-    'latents._sealed = slow\n'
+    'records.sealed = slow\n'
     'sys.exit(cli.main(sys.argv[1:]))\n'
   )
   argv = flags(tmp_path, config)
@@ -95,13 +95,13 @@ def test_sigterm_leaves_with_42_and_whole_shards(given, tmp_path):
   script = (
     'import os, signal, sys\n'
     'from gdistill import cli\n'
-    'from gdistill.data import latents\n'
-    'sealed, count = latents._sealed, iter(range(100))\n'
+    'from gdistill.data import records\n'
+    'sealed, count = records.sealed, iter(range(100))\n'
     'def told(*given):\n'
     '  if next(count) == 3:\n'
     '    os.kill(os.getpid(), signal.SIGTERM)\n'
     '  return sealed(*given)\n'
-    'latents._sealed = told\n'
+    'records.sealed = told\n'
     'sys.exit(cli.main(sys.argv[1:]))\n'
   )
   argv = flags(tmp_path, config, f'--out={tmp_path}/out')
@@ -174,7 +174,9 @@ WRONG = {
   'text missing': (TEXT, lambda *_: 'latents.text=nowhere', 3, 'nowhere holds no text encoder'),
   'text not named': (TEXT, lambda *_: 'latents.text=', 2, 'latents.text=\'\' must name the text'),
   'pictures missing': (PHOTOS, lambda *_: 'data.path=nowhere', 3, 'nowhere'),
-  'cache of something else': (PHOTOS, of_something_else, 3, 'holds thesis.tex, which is nothing'),
+  'cache of something else': (
+    PHOTOS, of_something_else, 3, 'holds thesis.tex, which does not belong to a cache of latents',
+  ),
   'cache of another': (PHOTOS, of_another, 3, 'holds latents of another autoencoder (tiny-'),
   'size': (IMAGENET, wrong_size, 3, 'model.image_size=8: {0}/records holds pictures of'),
   'channels': (IMAGENET, lambda *_: 'model.image_channels=4', 2, 'makes; set it to 3'),

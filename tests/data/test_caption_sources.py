@@ -1,4 +1,4 @@
-"""Captioned pictures as a recipe's source: held out, split, numbered, and told about."""
+"""Captioned pictures as the source of a recipe: splits, held-out share, captions, notes."""
 
 import io
 import pickle
@@ -21,7 +21,7 @@ def pixels(i):
 def members(first, last):
   for i in range(first, last):
     yield f'{i:03d}.png', labelled.encode(pixels(i))
-    if i != 3:  # which nobody has described
+    if i != 3:  # picture 3 has no caption
       yield f'{i:03d}.txt', f'picture {i}'.encode()
 
 
@@ -47,7 +47,7 @@ def load(name, path, **more):
 
 
 def numbers(found):
-  """Which pictures they are, by their captions, each looked at."""
+  """Returns the numbers in the captions, after comparing every picture with its caption."""
   out = []
   for i in range(len(found)):
     number = int(found.read.caption(i).removeprefix('picture '))
@@ -67,10 +67,10 @@ def test_a_share_is_held_out_once_and_for_all(tmp_path, name):
     kept, out = numbers(train), numbers(held)
     assert len(out) == 5 and sorted(kept + out) == [i for i in range(COUNT) if i != 3]
     assert kept == sorted(kept) and out == sorted(out) and out != list(range(15, 20))
-    again = load(name, path, held_out=0.25, threads=3)  # other settings, the same share
+    again = load(name, path, held_out=0.25, threads=3)  # threads do not change the draw
     assert [x.fingerprint for x in again] == [train.fingerprint, held.fingerprint]
     assert train.fingerprint != held.fingerprint
-    worker = pickle.loads(pickle.dumps(train))  # noqa: S301 - as workers get it
+    worker = pickle.loads(pickle.dumps(train))  # noqa: S301 - a worker's copy
     assert numbers(worker) == kept
 
 

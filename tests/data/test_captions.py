@@ -1,4 +1,4 @@
-"""Captioned pictures of every kind: the same examples, split, refused and named alike."""
+"""Captions from files, tables and TFDS; captions of classes; damage is named."""
 
 import io
 import json
@@ -48,21 +48,21 @@ def table(path, name='captions.csv'):
 
 
 def load(path, kind='folder', **more):
-  return captions.load(str(path), kind, SIZE, **more)
+  return captions.split(str(path), kind, SIZE, **more)
 
 
 @pytest.mark.parametrize('form', [beside, jsonl, table, lambda p: table(p, 'metadata.csv')])
 def test_a_folder_has_its_captions_beside_or_in_a_table(pictures, form):
   form(pictures)
   found = load(pictures)
-  assert (len(found), found.shape, found.notes) == (3, (SIZE, SIZE, 3), ())
-  assert [found.caption(i) for i in range(3)] == list(WORDS.values())
+  assert (len(found), found.shape, found.read.notes) == (3, (SIZE, SIZE, 3), ())
+  assert [found.read.caption(i) for i in range(3)] == list(WORDS.values())
   for i in range(3):
-    pixels, words = found[i]
+    pixels, label = found[i]
     np.testing.assert_array_equal(pixels, labelled.pixels_of('train', 0, i))
-    assert words == found.caption(i)
-  again = pickle.loads(pickle.dumps(found.read))  # noqa: S301 - as workers get it
-  assert again(1)[1] == 'été 🐈'
+    assert label == 0
+  again = pickle.loads(pickle.dumps(found.read))  # noqa: S301 - a worker's copy
+  assert again.caption(1) == 'été 🐈'
 
 
 def test_pictures_become_square_and_of_one_size(tmp_path):
@@ -80,7 +80,7 @@ def test_what_lacks_a_caption_or_a_picture_is_left_out_with_one_line(pictures):
   labelled.write(pictures / 'z.png', labelled.encode(labelled.pixels_of('train', 0, 9)))
   found = load(pictures)
   assert len(found) == 3
-  assert found.notes == (
+  assert found.read.notes == (
     f'{pictures}: 1 pictures without a caption and 1 captions without a picture are left out, '
     "the first of them 'z.png'",
   )
@@ -147,29 +147,59 @@ def test_a_template_without_its_place_is_refused(template):
     captions.of_names(labelled.CLASSES, template)
 
 
-def test_what_is_held_out_is_what_a_source_holds_out_of_one_class(tmp_path):
-  for i in range(10):
-    labelled.write(tmp_path / f'{i}.png', labelled.encode(labelled.pixels_of('train', 0, i)))
-    put(tmp_path / f'{i}.txt', f'picture {i}')
-  found = load(tmp_path)
-  kept, held = captions.held_out(found, 0.4)
-  numbered = source.Source(lambda i: (found[i][0], 0), 10, found.shape, ('all',), 'x')
-  for ours, theirs in zip((kept, held), source.held_out(numbered, 0.4), strict=True):
-    assert len(ours) == len(theirs) > 3
-    for i in range(len(ours)):
-      np.testing.assert_array_equal(ours[i][0], theirs[i][0])
-      assert ours.caption(i) == ours[i][1]
-  assert len({found.fingerprint, kept.fingerprint, held.fingerprint}) == 3
+def numbered(path, count):
+  for i in range(count):
+    labelled.write(path / f'{i}.png', labelled.encode(labelled.pixels_of('train', 0, i)))
+    put(path / f'{i}.txt', f'picture {i}')
+  return load(path)
+
+
+def test_what_is_held_out_is_a_fixed_draw_and_keeps_its_captions_and_notes(tmp_path):
+  found = numbered(tmp_path, 10)
+  parts = source.held_out(found, 0.4)
+  index = np.random.default_rng(0).permutation(10)  # the draw must never change
+  for part, expected in zip(parts, (sorted(index[4:]), sorted(index[:4])), strict=True):
+    assert [part.read.caption(i) for i in range(len(part))] == [f'picture {k}' for k in expected]
+    assert part.read.notes == found.read.notes
+    for i, k in enumerate(expected):
+      np.testing.assert_array_equal(part[i][0], labelled.pixels_of('train', 0, k))
+  assert len({found.fingerprint, *(part.fingerprint for part in parts)}) == 3
 
 
 def test_a_share_of_all_is_held_out(pictures):
   beside(pictures)
-  kept, held = captions.held_out(load(pictures), 1 / 3)
+  kept, held = source.held_out(load(pictures), 1 / 3)
   assert (len(kept), len(held)) == (2, 1)
-  found = [d.caption(i) for d in (kept, held) for i in range(len(d))]
+  found = [d.read.caption(i) for d in (kept, held) for i in range(len(d))]
   assert sorted(found) == sorted(WORDS.values())
-  everything = captions.held_out(kept, 0.0)
+  everything = source.held_out(kept, 0.0)
   assert everything[0] is kept and len(everything[1]) == 0
+
+
+def test_no_picture_is_decoded_for_labels(pictures):
+  beside(pictures)
+  found = load(pictures)
+  for name in WORDS:
+    (pictures / name).unlink()
+  assert source.labels(found).tolist() == [0, 0, 0]
+
+
+def test_examples_have_their_own_captions_or_those_of_their_classes(pictures):
+  beside(pictures)
+  assert captions.of_source(load(pictures), 'a {}') == list(WORDS.values())
+  labels = np.array([2, 0, 2])
+  classes = source.in_memory(np.zeros((3, 2, 2, 3), np.uint8), labels, ('ape', 'bee', 'big_cat, x'))
+  assert captions.of_source(classes, 'a {}') == ['a big cat', 'a ape', 'a big cat']
+  assert captions.held_out(classes, 9) == []
+
+
+def test_captions_held_out_are_distinct_and_always_of_the_same_examples(tmp_path):
+  found = numbered(tmp_path, 10)
+  assert captions.held_out(found, 10) == [f'picture {i}' for i in range(10)]
+  few = captions.held_out(found, 4)
+  assert few == captions.held_out(load(tmp_path), 4) == [f'picture {i}' for i in found.indices(4)]
+  put(tmp_path / '3.txt', 'picture 0')
+  assert len(captions.held_out(load(tmp_path), 10)) == 9
 
 
 TEXT = tensorflow_datasets.features.Text
@@ -177,7 +207,7 @@ LIST = tensorflow_datasets.features.Sequence
 
 
 def write_tfds(path, features, examples):
-  """A prepared set of other features than cifar10; by this name with a version it is read."""
+  """Writes a prepared set with these features under the name of cifar10; returns its name."""
   from array_record.python import array_record_module
 
   builder = tensorflow_datasets.builder('cifar10', data_dir=str(path), file_format='array_record')
@@ -215,7 +245,7 @@ def test_the_first_caption_of_tfds_is_taken(tmp_path, feature, kind, values):
   ]
   name = write_tfds(tmp_path, {'image': image, feature: kind}, examples)
   found = load(name, 'tfds', data_dir=str(tmp_path))
-  assert [found.caption(i) for i in range(2)] == ['a cat', 'été']
+  assert [found.read.caption(i) for i in range(2)] == ['a cat', 'été']
   for i in range(2):
     np.testing.assert_array_equal(found[i][0], labelled.pixels_of('train', 0, i))
 
@@ -237,20 +267,20 @@ def test_captions_of_tfds_without_pictures_are_refused(tmp_path):
 
 
 def test_classes_of_tfds_are_no_captions(tfds_path):
-  words = r"^cifar10 has classes and no captions; take data\.name='tfds', and latents\.template"
+  words = r"^cifar10 has classes but no captions; set data\.name='tfds', and latents\.template"
   with pytest.raises(errors.DataError, match=words):
-    load('cifar10', 'tfds', split='validation', data_dir=str(tfds_path))
+    load('cifar10', 'tfds', name='validation', data_dir=str(tfds_path))
 
 
 def test_half_a_character_in_a_caption_stops_nothing(tmp_path):
-  """As JSON may hold it, where a caption was cut within a character."""
+  """JSON may hold half of a surrogate pair if a caption was cut within a character."""
   labelled.write(tmp_path / 'a.png', labelled.encode(labelled.pixels_of('train', 0, 0)))
   put(tmp_path / 'metadata.jsonl', r'{"file_name": "a.png", "text": "cat \ud83d"}')
   found = load(tmp_path)
-  assert found.caption(0) == 'cat ?' and len(found.fingerprint) == 16
+  assert found.read.caption(0) == 'cat ?' and len(found.fingerprint) == 16
 
 
 @pytest.mark.parametrize('name, split', [('no_such_set', 'train'), ('cifar10', 'tes')])
 def test_an_unknown_set_or_split_of_tfds_is_refused(tfds_path, name, split):
   with pytest.raises(errors.DataError, match=f'data.dataset={name}'):
-    load(name, 'tfds', split=split, data_dir=str(tfds_path))
+    load(name, 'tfds', name=split, data_dir=str(tfds_path))

@@ -1,3 +1,5 @@
+"""Class folders and archives: which pictures count, how they are read, and what is refused."""
+
 import tarfile
 import zipfile
 
@@ -84,11 +86,11 @@ def test_a_missing_folder_is_refused(path):
 def test_a_missing_split_is_refused_with_what_is_there(tmp_path):
   make(tmp_path, 'train/a/1.png', 'val/a/1.png')
   with pytest.raises(
-    errors.DataError, match=r'named validation/<class>/.*but train, val; name the'
+    errors.DataError, match=r'named validation/<class>/.*; it holds train, val; name the'
   ):
     load(tmp_path)
   (tmp_path / 'empty').mkdir()
-  with pytest.raises(errors.DataError, match='but none at all'):
+  with pytest.raises(errors.DataError, match='it holds none at all'):
     load(tmp_path / 'empty')
 
 
@@ -170,7 +172,7 @@ def test_a_tar_that_ends_early_or_has_a_damaged_header_is_refused(tmp_path, arch
   with tarfile.open(archives['tar']) as t:
     files = [m for m in t if m.isfile()]
   data = archives['tar'].read_bytes()
-  labelled.write(tmp_path / 'cut.tar', data[: files[9].offset])  # where a header would be
+  labelled.write(tmp_path / 'cut.tar', data[: files[9].offset])  # a header would begin here
   with pytest.raises(errors.DataError, match='cannot be read: empty header'):
     load(tmp_path / 'cut.tar')
   bad = bytearray(data)

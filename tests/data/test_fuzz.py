@@ -1,4 +1,4 @@
-"""Damaged files: only our own errors, in bounded time and memory; never other pictures."""
+"""Damaged files raise DataError in bounded time and memory, or give the right pictures."""
 
 import shutil
 
@@ -21,7 +21,7 @@ def test_damaged_pictures(kind, cases):
   def read(bad):
     pixels = pictures.decode(bad, 'x')
     assert pictures.square(pixels, 8).shape == (8, 8, 3)
-    if kind == 'PNG':  # the only one with checksums
+    if kind == 'PNG':  # the only format with checksums
       np.testing.assert_array_equal(pixels, smooth)
 
   assert damage.fuzz(data, cases, read) > cases // 4
@@ -37,7 +37,7 @@ def test_damaged_archives(kind, cases, archives, tmp_path):
     path.write_bytes(bad)
     for data, split in zip(folder.load(wanted, labelled.SHAPE), labelled.COUNTS, strict=True):
       found = list(map(data.__getitem__, range(len(data))))
-      if kind != 'zip':  # which has no checksum over names: classes may change
+      if kind != 'zip':  # zip has no checksum over names, so that classes may change
         assert len(found) == sum(labelled.COUNTS[split])
 
   assert damage.fuzz(archives[kind].read_bytes(), cases, read) > cases // 4
@@ -51,7 +51,7 @@ def test_damaged_records(name, cases, records_path, tmp_path):
   wanted = labelled.settings('records', copy, held_out=0.2)
 
   def read(bad):
-    if name.endswith('array_record'):  # of the right length, which is looked at first
+    if name.endswith('array_record'):  # keep the length, or only its check is tested
       bad = bad[:length].ljust(length, b'\0')
     (copy / 'train' / name).write_bytes(bad)
     train, held = records.load(wanted, labelled.SHAPE)
@@ -64,7 +64,7 @@ def test_damaged_records(name, cases, records_path, tmp_path):
 
   data = (records_path / 'train' / name).read_bytes()
   length = len(data)
-  # a shard of six small pictures is nearly all padding
+  # A shard of six small pictures is nearly all padding, where damage does no harm.
   assert damage.fuzz(data, cases, read) >= (
     cases // 20 if name.endswith('array_record') else cases // 2
   )

@@ -1,4 +1,4 @@
-"""Anybody's pictures: a folder at any depth, or an array in a file."""
+"""Pictures to evaluate: a folder at any depth, or an array in an .npz file."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def test_every_picture_comes_once_and_in_order(folder, size):
   assert len(found) == 7 and found.shape == (6, 5, 3)
   index, pixels = all_of(found, size)
   np.testing.assert_array_equal(index, np.arange(7))
-  # Sorted by name: those at the top begin with a digit, before 'deep'.
+  # Sorted by path: the names at the top begin with a digit and come before 'deep'.
   np.testing.assert_array_equal(pixels, PIXELS[[0, 2, 4, 6, 1, 3, 5]])
 
 
@@ -116,7 +116,7 @@ def test_a_picture_of_another_size_is_named_with_both_sizes(folder):
   [
     (lambda f: f.mkdir(), 'holds no pictures ending in'),
     (lambda f: None, 'is neither a folder of pictures nor an .npz file'),
-    (lambda f: np.savez(f, other=PIXELS), 'has other; pixels are looked for as arr_0'),
+    (lambda f: np.savez(f, other=PIXELS), 'holds other; the array of pixels must be named arr_0'),
     (lambda f: np.savez(f, PIXELS.astype(np.float32)), r'is float32\[7, 6, 5, 3\], not uint8'),
     (lambda f: np.savez(f, PIXELS[0]), 'not uint8'),
     (lambda f: np.savez(f, PIXELS[:0]), 'holds no pictures'),

@@ -1,3 +1,5 @@
+"""Decoding, cropping and resizing against exact fractions; damaged and hostile files."""
+
 import contextlib
 import io
 import struct
@@ -26,7 +28,7 @@ def ramp(height=40, width=50):
 
 
 def slow_square(pixels, size):
-  """The definition in exact fractions, pixel by pixel."""
+  """Computes pictures.square from its definition, in exact fractions, pixel by pixel."""
   height, width, channels = pixels.shape
   side = min(height, width)
   top, left = height // 2 - side // 2, width // 2 - side // 2
@@ -46,7 +48,7 @@ def slow_square(pixels, size):
           for k in range(side)
           if overlap(x, k)
         )
-        out[y, x, c] = int(total / step**2 + Fraction(1, 2))  # to nearest, halves up
+        out[y, x, c] = int(total / step**2 + Fraction(1, 2))  # rounds to nearest, halves up
   return out
 
 
@@ -70,7 +72,7 @@ def test_the_largest_pictures_do_not_overflow():
 
 
 def test_the_crop_is_that_of_the_paper_where_sizes_are_odd():
-  # h // 2 - w // 2 of its data code, where (h - w) // 2 would be one less
+  # The data code of the paper starts at h // 2 - w // 2; (h - w) // 2 would be one less.
   pixels = np.arange(4, dtype=np.uint8)[:, None, None].repeat(3, 1)
   np.testing.assert_array_equal(pictures.square(pixels, 3)[:, 0, 0], [1, 2, 3])
   pixels = np.arange(5, dtype=np.uint8)[None, :, None].repeat(3, 0)
@@ -136,7 +138,7 @@ def test_of_an_animation_the_first_picture_counts():
 
 def test_orientation_is_left_alone():
   exif = Image.Exif()
-  exif[0x0112] = 6  # to be turned by a quarter
+  exif[0x0112] = 6  # a quarter turn
   assert pictures.decode(encode(ramp(), 'JPEG', exif=exif), 'x').shape == (40, 50, 3)
 
 
@@ -170,7 +172,7 @@ def test_another_shape_is_the_centre_part_of_it_by_area(shape, size, part):
 
 
 def test_the_name_does_not_decide_the_format():
-  data = encode(ramp(), 'PNG')  # as one picture of ImageNet is
+  data = encode(ramp(), 'PNG')  # ImageNet has one such picture
   np.testing.assert_array_equal(pictures.decode(data, 'n02105855_2933.JPEG'), ramp())
 
 

@@ -1,3 +1,5 @@
+"""Batches depend on seed and step alone, however they are read; dead workers are reported."""
+
 import dataclasses
 import os
 import subprocess
@@ -17,7 +19,7 @@ SEED = (3, 1)
 
 @dataclasses.dataclass(frozen=True)
 class Numbered:
-  """Example i is a picture of i; some are damaged. Module level, because workers get it pickled."""
+  """Reads example i, a picture of the value i, or a DataError for `bad`; workers unpickle it."""
 
   bad: int = -1
 
@@ -88,7 +90,7 @@ def test_fewer_examples_than_a_batch_are_refused():
 def test_reading_ahead_gives_the_same_batches_also_after_a_restart(workers, steps):
   data = numbered()
   read = reader(data, workers=workers)
-  for step in steps:  # a jump is a restart in the middle
+  for step in steps:  # a jump is a resumed run
     same(read(step), pipeline.batch(data, SEED, step, 8))
 
 
@@ -112,7 +114,7 @@ def test_a_damaged_picture_reaches_the_caller_by_name(workers):
 
 
 def test_data_in_memory_needs_no_grain(monkeypatch):
-  monkeypatch.setitem(sys.modules, 'grain', None)  # an import of it raises
+  monkeypatch.setitem(sys.modules, 'grain', None)  # makes its import raise
   pixels = np.arange(30, dtype=np.uint8)[:, None, None, None]
   data = source.in_memory(pixels, np.zeros(30, np.int32), ('a',))
   same(reader(data)(4), pipeline.batch(data, SEED, 4, 8))
@@ -146,7 +148,7 @@ if __name__ == '__main__':
       for step in range(1, 100):
         read(step)
     except errors.DataError as e:
-      assert 'data.workers=2: one of them died' in str(e), e
+      assert 'data.workers=2: a worker process died' in str(e), e
     else:
       raise AssertionError
   else:

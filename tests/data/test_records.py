@@ -1,3 +1,5 @@
+"""Records and indices: every damaged bit, missing file and wrong field is found."""
+
 import json
 import re
 import shutil
@@ -21,7 +23,7 @@ def load(path, shape=labelled.SHAPE, **more):
 
 
 def change(path, right_digest=True, **fields):
-  """Writes other fields into an index, with the digest that belongs to them."""
+  """Changes fields of an index file, and by default its digest to match."""
   index = json.loads(path.read_text())
   for key, value in fields.items():
     index[key] = value(index[key]) if callable(value) else value
@@ -31,7 +33,7 @@ def change(path, right_digest=True, **fields):
 
 
 def test_a_record_is_what_it_says():
-  # by hand: crc32 of the rest, then shard 7, place 300, label 999, 2 x 1 x 3, six pixels
+  # By hand: crc32 of the rest, then shard 7, place 300, label 999, 2 x 1 x 3, six pixels.
   body = bytes([7, 0, 0, 0, 44, 1, 0, 0, 231, 3, 0, 0, 2, 0, 1, 0, 3, 0, 1, 2, 3, 4, 5, 6])
   pixels = np.arange(1, 7, dtype=np.uint8).reshape(2, 1, 3)
   data = records.record(pixels, 999, 7, 300)
@@ -66,7 +68,7 @@ def test_a_record_of_another_place_shard_or_size_is_found():
 def test_a_damaged_record_names_itself_and_its_file(copy):
   file = copy / 'train' / '00001.array_record'
   data = bytearray(file.read_bytes())
-  pixels = labelled.examples('train')[6 + 2][1].tobytes()  # shards of six
+  pixels = labelled.examples('train')[6 + 2][1].tobytes()  # six pictures a shard
   place = data.index(pixels)
   data[place + 100] ^= 4
   file.write_bytes(data)
@@ -78,7 +80,7 @@ def test_a_damaged_record_names_itself_and_its_file(copy):
 
 def test_a_shard_in_the_place_of_another_is_found(copy):
   one, two = (copy / 'train' / f'0000{k}.array_record' for k in (0, 1))
-  one.write_bytes(two.read_bytes())  # of the same size
+  one.write_bytes(two.read_bytes())  # both files have the same size
   with pytest.raises(errors.DataError, match='it is record 0 of shard 1'):
     load(copy)[0][0]
 
@@ -115,11 +117,11 @@ def test_a_missing_index_says_that_prepare_is_not_done(copy):
   ({'count': 19}, 'count 19 is not what the shards hold'),
   ({'count': lambda n: n, 'shards': lambda s: s[:1]}, 'not what the shards hold'),
   ({'shards': lambda s: [{**s[0], 'name': '../x'}, *s[1:]]}, 'damaged: .*shard'),
-  ({'shape': [12, 12]}, 'damaged: .*shape'),
-  ({'shape': [12, -12, 3]}, 'damaged: .*shape'),
+  ({'shape': [12, 12]}, 'damaged: .*its shape is'),
+  ({'shape': [12, -12, 3]}, 'damaged: .*its shape is'),
   ({'shape': None}, 'damaged'),
-  ({'class_names': []}, 'damaged: .*class_names'),
-  ({'class_names': [1, 2, 3]}, 'damaged: .*class_names'),
+  ({'class_names': []}, 'damaged: .*its class_names are not a list of names'),
+  ({'class_names': [1, 2, 3]}, 'damaged: .*its class_names are not a list of names'),
 ])  # fmt: skip
 def test_an_index_that_says_something_else_is_refused(copy, fields, why):
   change(copy / 'train' / 'index.json', **fields)
@@ -165,7 +167,7 @@ def test_few_files_stay_open(records_path, monkeypatch, open_files):
   for i in (0, 7, 13, 19, 1, 8, 14, 18):
     np.testing.assert_array_equal(train[i][0], labelled.examples('train')[i][1])
     assert len(train.read.shards._readers) <= 2
-  many = {(1, k): k for k in range(400)}  # more than half of the usual limit
+  many = {(1, k): k for k in range(400)}  # fewer than _MOST_OPEN
   monkeypatch.setattr(records, '_MOST_OPEN', 512)
   train.read.shards._readers.clear()
   train.read.shards._readers.update(many)

@@ -1,3 +1,5 @@
+"""Examples are checked; subsets, draws and labels are consistent."""
+
 import numpy as np
 import pytest
 

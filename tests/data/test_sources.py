@@ -1,4 +1,4 @@
-"""What all sources share, whatever the examples lie in."""
+"""Properties of every kind of source: order, splits, pickling, threads, open files."""
 
 import dataclasses
 import pickle
@@ -73,7 +73,7 @@ def test_both_splits_have_fingerprints_of_their_own(sources):
 
 def test_a_pickled_source_reads_the_same(sources):
   data = sources[0]
-  data[0]  # so that something is open
+  data[0]  # opens a file
   copy = pickle.loads(pickle.dumps(data))  # noqa: S301
   np.testing.assert_array_equal(copy[3][0], data[3][0])
 
@@ -99,7 +99,7 @@ def test_a_share_held_out_is_the_same_of_every_class_and_all_the_rest_is_left(se
 
 
 def test_files_are_closed_when_the_source_is_gone(settings, shape, open_files):
-  pipeline.load.__wrapped__(settings, shape)[0][0]  # what is opened once stays: imports, threads
+  pipeline.load.__wrapped__(settings, shape)[0][0]  # imports and threads stay open
   with open_files():
     for _ in range(30):
       data = pipeline.load.__wrapped__(settings, shape)[0]

@@ -1,3 +1,5 @@
+"""TensorFlow Datasets without TensorFlow: splits, decoding, and what is refused."""
+
 import os
 import shutil
 import subprocess
@@ -84,7 +86,7 @@ def test_a_damaged_file_names_the_example(tfds_path, tmp_path):
   copy = shutil.copytree(tfds_path, tmp_path / 'copy')
   [file] = copy.rglob('*train*00000-of*')
   data = bytearray(file.read_bytes())
-  place = data.rindex(b'IDAT')  # within the last record
+  place = data.rindex(b'IDAT')  # in the last record
   data[place + 100] ^= 1
   file.write_bytes(data)
   train, _ = load(copy)

@@ -1,4 +1,4 @@
-"""Shards of pictures and captions: written by tarfile, found again, and refused when damaged."""
+"""Shards of pictures and captions: written by tarfile, read in order, and refused when damaged."""
 
 import gzip
 import io
@@ -22,7 +22,7 @@ def pixels(n):
 
 
 def pack(path, members, form=tarfile.PAX_FORMAT):
-  """A tar of [(name, bytes or text)]."""
+  """Writes a tar of the members [(name, bytes or text)]."""
   path.parent.mkdir(parents=True, exist_ok=True)
   with tarfile.open(path, 'w', format=form) as t:
     for name, data in members:
@@ -38,12 +38,13 @@ def sample(key, n, caption='', ext='txt'):
 
 
 def load(path, split=''):
-  return captions.load(str(path), 'webdataset', SIZE, split=split)
+  return captions.split(str(path), 'webdataset', SIZE, split)
 
 
 def all_of(path):
+  """Returns [(pixels, caption)] of every sample."""
   found = load(path)
-  return [found[i] for i in range(len(found))]
+  return [(found[i][0], found.read.caption(i)) for i in range(len(found))]
 
 
 def check(found, numbers, words=None):
@@ -78,7 +79,7 @@ def test_a_part_of_the_shards_can_be_named(folder):
   (folder / 'train').mkdir()
   (folder / '00001.tar').rename(folder / 'train' / 'a.tar')
   found = load(folder, split='train')
-  assert [found.caption(i) for i in range(2)] == ['picture 2', 'picture 3']
+  assert [found.read.caption(i) for i in range(2)] == ['picture 2', 'picture 3']
   with pytest.raises(errors.DataError, match=r"has no subfolder 'test'"):
     load(folder, split='test')
 
@@ -131,11 +132,11 @@ def test_samples_that_lack_something_are_left_out_with_one_line(tmp_path):
     ('notes.cls', '3'), ('.hidden.txt', 'x'), ('README', 'x'),
   ]  # fmt: skip
   found = load(pack(tmp_path / 'a.tar', members))
-  assert (len(found), found.caption(0)) == (1, 'picture 1')
-  [note] = found.notes
+  assert (len(found), found.read.caption(0)) == (1, 'picture 1')
+  [note] = found.read.notes
   assert '6 samples without a readable caption and 1 without a picture (the first is' in note
   assert "'no-caption' in" in note and note.endswith('a.tar) are left out')
-  assert load(pack(tmp_path / 'b.tar', sample('a', 1))).notes == ()
+  assert load(pack(tmp_path / 'b.tar', sample('a', 1))).read.notes == ()
 
 
 def test_a_set_without_any_sample_is_refused(tmp_path):
@@ -159,10 +160,10 @@ def test_the_same_key_in_two_shards_is_two_samples(tmp_path):
 @pytest.mark.parametrize('pattern, why', [
   ('{00000..00004}.tar', r'00003.tar is missing, and 1 more; get the shard'),
   ('00009.tar', r'00009.tar is missing; get the shard, or leave it out'),
-  ('no*.tar', r'stands for no file; name the shards'),
-  ('{.,two}/*.tar', r'/two/\*\.tar stands for no file; name the shards'),
-  ('{3..1}.tar', r'stands for no file; name the shards'),
-  ('{0..99999999999}.tar', r'stands for more than 100,000 shards'),
+  ('no*.tar', r'matches no file; name the shards'),
+  ('{.,two}/*.tar', r'/two/\*\.tar matches no file; name the shards'),
+  ('{3..1}.tar', r'matches no file; name the shards'),
+  ('{0..99999999999}.tar', r'matches more than 100,000 shards'),
 ])  # fmt: skip
 def test_a_missing_shard_is_named(folder, pattern, why):
   with pytest.raises(errors.DataError, match=why):
@@ -233,8 +234,8 @@ def test_the_fingerprint_names_pictures_captions_and_order_not_the_place(folder,
 
 def test_reading_is_picklable_and_leaves_no_file_open(folder, open_files):
   with open_files():
-    found = pickle.loads(pickle.dumps(load(folder).read))  # noqa: S301 - as workers get it
-    check([found(i) for i in range(6)], range(6))
+    found = pickle.loads(pickle.dumps(load(folder).read))  # noqa: S301 - a worker's copy
+    check([(found(i)[0], found.caption(i)) for i in range(6)], range(6))
 
 
 def test_links_are_not_followed(tmp_path):
@@ -268,5 +269,5 @@ def test_what_their_writer_packs_is_read_as_their_reader_reads_it(tmp_path):
   for number, found in enumerate(reader.decode('rgb8')):
     np.testing.assert_array_equal(found['png'], load(tmp_path)[number][0])
     caption = found.get('txt') or found['json']['caption']
-    assert caption == load(tmp_path).caption(number)
+    assert caption == load(tmp_path).read.caption(number)
   assert number == 5

@@ -14,6 +14,7 @@ from PIL import Image
 
 from gdistill import errors
 from gdistill.convert import autoencoder as autoencoders
+from gdistill.data import captions
 from gdistill.data import latents
 from gdistill.data import records
 from gdistill.frozen import encode
@@ -76,7 +77,8 @@ def test_pictures_of_classes_have_the_captions_of_their_classes(given):
   recipe = latent_runs.recipe(TEXT, given)
   train, _ = encode.pictures(recipe)
   words = {label: f'the {name}' for label, name in enumerate(('big cat', 'dog', 'eel'))}
-  assert encode._captions(train, recipe.latents.template) == [words[k] for k in train.read.labels]
+  found = captions.of_source(train, recipe.latents.template)
+  assert found == [words[k] for k in train.read.labels]
 
 
 @pytest.mark.parametrize(
@@ -136,7 +138,7 @@ def test_a_cache_of_another_autoencoder_is_refused_and_both_are_named(given, tmp
     frozen_networks.encoder_digest(latent_runs.autoencoder('tiny', seed=seed)) for seed in range(2)
   ]
   another = latent_runs.recipe(PHOTOS, given, latents=other(given, tmp_path))
-  words = rf'of another autoencoder \({digests[0]}\) than this one \({digests[1]}\)'
+  words = rf"of another autoencoder \({digests[0]}\) than this run's \({digests[1]}\)"
   for verify in (False, True):
     with pytest.raises(errors.DataError, match=words):
       run(another, tmp_path / 'cache', verify=verify)

@@ -125,7 +125,7 @@ def test_a_shared_cache_serves_runs_and_one_of_another_autoencoder_is_refused(
   assert not (tmp_path / 'run' / 'latents').exists()
   latent_runs.autoencoders.write(tmp_path / 'b', latent_runs.autoencoder('tiny', seed=1))
   other = dict(autoencoder=str(tmp_path / 'b'))
-  with pytest.raises(errors.DataError, match=r'another autoencoder \(tiny-.*\) than this one \(ti'):
+  with pytest.raises(errors.DataError, match=r"another autoencoder \(tiny-.*\) than this run's"):
     run(PHOTOS, given, tmp_path / 'other', latents=dict(cache=str(cache), **other))
   assert {p: p.stat().st_mtime_ns for p in cache.iterdir()} == before
   # Nor does a run go on with latents of other networks than it began with.

@@ -1,12 +1,15 @@
 """One small set of labelled pictures, for every kind of source to have."""
 
+import hashlib
 import io
 import os
+import re
 
 import numpy as np
 from PIL import Image
 
 from gdistill.data import prepare
+from gdistill.data import prepare_settings
 from gdistill.recipe import settings as recipes
 
 CLASSES = ('ape', 'bee', 'cat')
@@ -48,13 +51,26 @@ def settings(name: str, path='', **more) -> recipes.Data:
 
 def prepared(source, out, **more) -> dict:
   """{split: index} of `gdistill prepare`, without its command line."""
-  wanted = prepare.Settings(str(source), str(out), **{'size': SIZE, 'shard_size': 6, **more})
-  prepare.check(wanted)
+  flags = {'size': SIZE, 'shard_size': 6, **more}
+  wanted = prepare_settings.Settings(str(source), str(out), **flags)
+  prepare_settings.check(wanted)
   os.makedirs(out, exist_ok=True)
   try:
     return prepare.work(prepare.plan(wanted, look), look, lambda done, speed: None)
   finally:
     prepare.clean(wanted)
+
+
+def contents(out) -> dict[str, str]:
+  """Returns {file: digest} of the files that `gdistill prepare` leaves."""
+  found = {
+    str(f.relative_to(out)): hashlib.sha256(f.read_bytes()).hexdigest()
+    for f in sorted(out.rglob('*'))
+    # A kill can leave a temporary file of the lock, which a run a minute later removes.
+    if f.is_file() and not re.fullmatch(r'\.tmp-[0-9a-f]{16}', f.name)
+  }
+  assert not [n for n in found if '.tmp-' in n or 'lock.json' in n], found
+  return found
 
 
 def look():

@@ -1,0 +1,286 @@
+"""The cache of latents: encodes pictures and captions once, into shards that training reads.
+
+A cache folder holds ArrayRecord files of latents in bfloat16, for both flips of every picture;
+ArrayRecord files of the embeddings of the distinct captions; a JSON beside every shard; and
+index.json, which is written last and names the networks that encoded everything. Several processes
+share the shards, and an interrupted job goes on with the shards that are missing.
+data/latent_encoding.py makes the records, and data/latents.py reads the cache.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from gdistill import errors
+from gdistill.data import files
+from gdistill.data import latent_encoding
+from gdistill.data import latents as stored
+from gdistill.data import records
+from gdistill.data import source
+
+# Names that a cache folder may hold: shards, index, the lock of the writer, the system's own files.
+_KNOWN = re.compile(
+  rf'(latents|texts)-\d{{5,}}\.(array_record|json)|{records.INDEX}|lock\.json|\..*|lost\+found'
+)
+# How error lines name a difference in each field that says what a cache was made from.
+_DIFFERENCES = {
+  'examples': 'other pictures',
+  'size': 'pictures of another size',
+  'encoder': 'another autoencoder',
+  'shape': 'another shape',
+  'text_encoder': 'another text encoder',
+  'captions': 'other captions',
+  'shard_size': 'another latents.shard_size',
+  'masks': 'another number of masks',
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """How a split is encoded, and which of the `processes` that share the work this process is."""
+
+  out: str  # the cache folder
+  batch_size: int = 64
+  shard_size: int = 1024
+  skip_corrupt: bool = False  # leave unreadable pictures out instead of raising DataError
+  process: int = 0
+  processes: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shard:
+  """A shard file: the pictures, or the distinct captions, from `first` to `last` - 1."""
+
+  kind: str  # 'latents' or 'texts'
+  number: int
+  first: int
+  last: int
+  key: str  # fingerprint of everything that the shard is made from
+
+  @property
+  def name(self) -> str:
+    return f'{self.kind}-{self.number:05d}.array_record'
+
+
+class Job:
+  """A split to encode: `work` writes this process's shards, `finish` the index of all shards.
+
+  `captions` has one caption for every example; only distinct captions are embedded.
+  """
+
+  def __init__(
+    self,
+    settings: Settings,
+    examples: source.Source,
+    encoder: latent_encoding.Encoder,
+    texts: latent_encoding.Texts | None = None,
+    captions: Sequence[str] = (),
+  ):
+    self.settings, self._examples, self._encoder, self._texts = settings, examples, encoder, texts
+    self._encoding = latent_encoding.Encoding(
+      examples, encoder, texts, captions, settings.batch_size, settings.skip_corrupt
+    )
+    self._made_from = {
+      'size': list(examples.shape),
+      'examples': examples.fingerprint,
+      'encoder': encoder.digest,
+      'shape': list(encoder.shape),
+      'text_encoder': texts.digest if texts else '',
+      'captions': source.fingerprint(captions) if texts else '',
+      'shard_size': settings.shard_size,
+      # Without masks there is no such field: caches from before masks existed stay valid.
+      **({'masks': encoder.masks} if encoder.masks else {}),
+    }
+    self._shards = self._plan()
+    self._mine = self._shards[settings.process :: settings.processes]
+
+  @property
+  def total(self) -> int:
+    """Returns the number of pictures and captions in this process's shards."""
+    return sum(s.last - s.first for s in self._mine)
+
+  @property
+  def done(self) -> int:
+    """Returns how many of `total` lie in shards that are already written."""
+    return sum(s.last - s.first for s in self._mine if self._description(s))
+
+  @property
+  def finished(self) -> bool:
+    """Whether the index is there and right, and every shard file has the right size."""
+    index = _json(os.path.join(self.settings.out, records.INDEX))
+    whole = index is not None and all(self._description(s) for s in self._shards)
+    return whole and index.get('digest') == records.digest(index) == self._index()['digest']
+
+  def check(self) -> None:
+    """Raises DataError if the folder holds other files, or latents made from anything else."""
+    out = self.settings.out
+    for name in sorted(os.listdir(out)) if os.path.isdir(out) else ():
+      file = os.path.join(out, name)
+      if not _KNOWN.fullmatch(name):
+        raise errors.DataError(
+          f'{out} holds {name}, which does not belong to a cache of latents; name another folder'
+        )
+      found = _json(file) if name.endswith('.json') and name != 'lock.json' else None
+      if found is None:
+        continue  # `work` and `finish` write a damaged JSON again
+      if name == records.INDEX and found.get('format') != stored.FORMAT:
+        raise errors.DataError(
+          f'{file} is of format {str(found.get("format"))[:40]!r} and not {stored.FORMAT!r}: the '
+          'folder holds no latents; name another folder'
+        )
+      for field, mine in {'masks': 0, **self._made_from}.items():
+        theirs = found.get(field, 0 if field == 'masks' else mine)
+        if theirs != mine:
+          raise errors.DataError(
+            f'{out} holds latents of {_DIFFERENCES[field]} ({str(theirs)[:80] or "none"}) than '
+            f"this run's ({mine or 'none'}), according to {name}; name another latents.cache, or "
+            'remove that folder'
+          )
+
+  def clean(self) -> None:
+    """Removes the temporary files of killed processes; call it while no process writes here."""
+    for name in os.listdir(self.settings.out):
+      if name.startswith(files.TEMPORARY):
+        os.unlink(os.path.join(self.settings.out, name))
+
+  def work(self, poll: Callable[[], None], update: Callable[[int], None]) -> tuple[int, int]:
+    """Writes the missing shards of this process; returns (shards written, pictures in them).
+
+    `poll()` is called between batches and may raise to stop the job; finished shards stay.
+    `update(done)` is called with the number of pictures and captions that are done.
+    """
+    os.makedirs(self.settings.out, exist_ok=True)
+    missing = [s for s in self._mine if not self._intact(s)]
+    done, encoded = self.total - sum(s.last - s.first for s in missing), 0
+    for shard in missing:
+      with contextlib.suppress(FileNotFoundError):  # an index must list intact shards only
+        os.unlink(os.path.join(self.settings.out, records.INDEX))
+      encode = self._encoding.latents if shard.kind == 'latents' else self._encoding.embeddings
+      self._write(shard, encode(shard.number, shard.first, shard.last, poll))
+      done += shard.last - shard.first
+      encoded += (shard.last - shard.first) * (shard.kind == 'latents')
+      update(done)
+    return len(missing), encoded
+
+  def finish(self) -> dict[str, Any]:
+    """Writes and returns the index; DataError names a missing shard."""
+    index = self._index()
+    files.write(os.path.join(self.settings.out, records.INDEX), files.dumps(index))
+    return index
+
+  def _index(self) -> dict[str, Any]:
+    found = {s: self._description(s) for s in self._shards}
+    for shard, description in found.items():
+      if description is None:
+        raise errors.DataError(
+          f'{os.path.join(self.settings.out, shard.name)} is missing; repeat the command on every '
+          'process that shared the work, with one disk for all of them'
+        )
+    latents, texts = ({s: d for s, d in found.items() if s.kind == k} for k in ('latents', 'texts'))
+
+    def listed(shards):
+      keep = ('count', 'bytes', 'sha256')
+      return [{'name': s.name, **{k: d[k] for k in keep}} for s, d in shards.items()]
+
+    text, count = self._texts, sum(d['count'] for d in latents.values())
+    if not count:
+      raise errors.DataError('no picture can be read; nothing is left to train on')
+    index = {
+      'format': stored.FORMAT,
+      'version': records.VERSION,
+      'count': count,
+      'left_out': len(self._examples) - count,
+      'class_names': list(self._examples.class_names),
+      'shards': listed(latents),
+      'text_shards': listed(texts),
+      'posterior': self._encoder.posterior,
+      'text': text and {'length': text.length, 'width': text.width},
+      **self._made_from,
+    }
+    index['digest'] = records.digest(index)
+    return index
+
+  def _plan(self) -> list[_Shard]:
+    made_from = [str(value) for value in self._made_from.values()]
+    size, shards = self.settings.shard_size, []
+    for kind, count in (('latents', len(self._examples)), ('texts', len(self._encoding.distinct))):
+      for number, first in enumerate(range(0, count, size)):
+        last = min(first + size, count)
+        key = source.fingerprint([*made_from, kind, str(first), str(last)])
+        shards.append(_Shard(kind, number, first, last, key))
+    return shards
+
+  def _write(self, shard: _Shard, made: Iterator[bytes]) -> None:
+    """Writes a shard file and then the JSON that describes it, both by atomic rename."""
+    from array_record.python import array_record_module  # imported here: it loads slowly
+
+    out = self.settings.out
+    temporary = os.path.join(out, f'{files.TEMPORARY}{secrets.token_hex(8)}')
+    count = 0
+    try:
+      with _writing(out):
+        writer = array_record_module.ArrayRecordWriter(temporary, records.WRITER)
+      for data in made:  # outside `_writing`: an encoder's errors are not disk errors
+        with _writing(out):
+          writer.write(data)
+        count += 1
+      with _writing(out):
+        writer.close()
+        description = {
+          'key': shard.key, 'count': count, 'bytes': os.path.getsize(temporary),
+          'sha256': files.sha256(temporary), **self._made_from,
+        }  # fmt: skip
+        files.publish(temporary, os.path.join(out, shard.name))
+        description['digest'] = records.digest(description)
+        files.write(self._json_of(shard), files.dumps(description))
+    finally:
+      with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary)
+
+  def _json_of(self, shard: _Shard) -> str:
+    return os.path.join(self.settings.out, shard.name.replace('.array_record', '.json'))
+
+  def _description(self, shard: _Shard) -> dict[str, Any] | None:
+    """Returns the JSON beside a shard.
+
+    Returns None if that JSON is damaged or made from anything else, or if the shard file is
+    missing or has another size.
+    """
+    found = _json(self._json_of(shard)) or {}
+    if found.get('key') != shard.key or found.get('digest') != records.digest(found):
+      return None
+    try:
+      size = os.path.getsize(os.path.join(self.settings.out, shard.name))
+    except OSError:
+      return None
+    return found if found['bytes'] == size else None
+
+  def _intact(self, shard: _Shard) -> bool:
+    """Whether the shard file has the sha256 that its JSON says; reads the whole file."""
+    found = self._description(shard)
+    file = os.path.join(self.settings.out, shard.name)
+    return bool(found) and found['sha256'] == files.sha256(file)
+
+
+def _json(file: str) -> dict[str, Any] | None:
+  """Returns the object in a JSON file, or None if the file is missing or damaged."""
+  try:
+    with open(file, 'rb') as f:
+      found = json.load(f)
+  except (OSError, ValueError, RecursionError):
+    return None
+  return found if isinstance(found, dict) else None
+
+
+@contextlib.contextmanager
+def _writing(out: str) -> Iterator[None]:
+  """Turns errors of writing a shard into a DataError that names the folder."""
+  try:
+    yield
+  except (OSError, RuntimeError) as e:  # array_record raises RuntimeError on a full disk
+    raise files.unwritable(out, e) from e

@@ -1,0 +1,145 @@
+"""The flags of `gdistill prepare`, their checks, and the file that keeps them for a resumed run."""
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from gdistill import errors
+from gdistill.data import files
+from gdistill.data import records
+from gdistill.data import source
+
+IMAGENET = 1_281_167  # pictures in ImageNet's training set
+FILE = 'prepare.json'  # in the output folder: the flags that it was begun with
+_WNID = re.compile(r'n\d{8}')  # WordNet's name of a class of ImageNet
+_SPLIT = re.compile(r'[A-Za-z0-9][A-Za-z0-9._-]{0,63}')
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """The flags of `gdistill prepare`."""
+
+  source: str  # a folder, an archive, or tfds:NAME
+  out: str
+  size: int = 64
+  channels: int = 3
+  split: str = 'train'
+  held_out_split: str = 'validation'  # '': there is no held-out split
+  data_dir: str = ''  # the folder of TensorFlow Datasets; '' is its default
+  shard_size: int = 4096
+  workers: int = 1
+  skip_corrupt: bool = False
+  allow_incomplete: bool = False
+
+  @property
+  def shape(self) -> tuple[int, int, int]:
+    return self.size, self.size, self.channels
+
+  @property
+  def splits(self) -> list[str]:
+    return [self.split, *([self.held_out_split] if self.held_out_split else [])]
+
+  @property
+  def tfds(self) -> str:
+    """Returns the name of the TensorFlow data set, or '' for a folder or an archive."""
+    return self.source.partition(':')[2] if self.source.startswith('tfds:') else ''
+
+
+def check(settings: Settings) -> None:
+  """Checks flags, source and output folder, and writes nothing; raises ConfigError or DataError."""
+  for name, low, high in (('size', 1, 4096), ('workers', 1, 256), ('shard_size', 1, 10**6)):
+    value = getattr(settings, name)
+    if not low <= value <= high:
+      raise errors.ConfigError(f'--{name}={value} must be from {low} to {high}')
+  if settings.channels not in (1, 3):
+    raise errors.ConfigError(f'--channels={settings.channels} must be 1 (grey) or 3 (colour)')
+  for name in ('split', 'held_out_split'):
+    value = getattr(settings, name)
+    if value and not _SPLIT.fullmatch(value):
+      raise errors.ConfigError(
+        f'--{name}={value!r} names a folder and must be 1 to 64 characters of A-Z a-z 0-9 . _ -'
+      )
+  if settings.held_out_split and settings.split in ('', settings.held_out_split):
+    raise errors.ConfigError(
+      f'--held_out_split={settings.held_out_split!r} must differ from --split={settings.split!r}, '
+      "and must be '' if --split is ''"
+    )
+  for name in ('source', 'out'):
+    if '://' in getattr(settings, name):
+      raise errors.ConfigError(
+        f'--{name}={getattr(settings, name)} must be a local path; copy or mount it'
+      )
+  if not settings.tfds and not os.path.exists(settings.source):
+    raise errors.DataError(
+      f'--source={settings.source} does not exist; name a folder, an archive or tfds:NAME'
+    )
+  if begun(settings) is None and os.path.isdir(settings.out):
+    others = [n for n in os.listdir(settings.out) if n != 'lock.json' and not n.startswith('.tmp-')]
+    if others:
+      raise errors.ConfigError(
+        f'--out={settings.out} holds {others[0]} and was not begun by `gdistill prepare`; name an '
+        'empty or a new folder'
+      )
+
+
+def check_imagenet(settings: Settings, class_names: Sequence[str], count: int) -> None:
+  """Raises DataError if the source is ImageNet but has another number of training pictures."""
+  wnids = len(class_names) == 1000 and all(_WNID.fullmatch(n) for n in class_names)
+  imagenet = wnids or re.split('[/:]', settings.tfds)[0] == 'imagenet2012'
+  if imagenet and count != IMAGENET and not settings.allow_incomplete:
+    raise errors.DataError(
+      f'--source={settings.source} is ImageNet, whose training set has {IMAGENET:,} pictures, but '
+      f'--split={settings.split} has {count:,}; complete it, or say --allow_incomplete'
+    )
+
+
+def begin(settings: Settings, class_names: Sequence[str]) -> None:
+  """Writes the flags into the output folder, or checks them against those it was begun with."""
+  classes, before = source.fingerprint(class_names), begun(settings)
+  if before is None:
+    now = {**_flags(settings), 'classes': classes, 'format': records.VERSION}
+    files.write(os.path.join(settings.out, FILE), files.dumps(now))
+  elif before['classes'] != classes:
+    raise errors.ConfigError(
+      f'--source={settings.source} has other classes than {settings.out} was begun with; '
+      'name another folder with --out'
+    )
+
+
+def begun(settings: Settings) -> dict[str, Any] | None:
+  """Returns the flags that the output folder was begun with, or None for a new folder.
+
+  Raises ConfigError if the folder was begun with other flags or by another version.
+  """
+  file = os.path.join(settings.out, FILE)
+  try:
+    with open(file, 'rb') as f:
+      before = json.load(f)
+    now = _flags(settings)
+    differ = [f'--{k}={now[k]} was {before[k]}' for k in now if before[k] != now[k]]
+    if before['format'] != records.VERSION:
+      differ.append(f'the format was {before["format"]!r:.20}, now {records.VERSION}')
+    if not isinstance(before['classes'], str):
+      raise TypeError
+  except FileNotFoundError:
+    return None
+  except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
+    raise errors.ConfigError(f'{file} cannot be read; name another folder with --out') from e
+  if differ:
+    raise errors.ConfigError(
+      f'--out={settings.out} was begun with other settings: {"; ".join(differ)}; repeat the '
+      'command with the first settings, or name another folder'
+    )
+  return before
+
+
+def _flags(settings: Settings) -> dict[str, Any]:
+  """Returns the flags that must stay the same in every start; of a local source only its name."""
+  same = {k: getattr(settings, k) for k in ('size', 'channels', 'shard_size', 'split')}
+  where = settings.source
+  if not settings.tfds:
+    where = os.path.basename(os.path.abspath(settings.source))
+  return {**same, 'held_out_split': settings.held_out_split, 'source': where}

@@ -1,0 +1,160 @@
+"""One shard of prepared pictures, the JSON that describes it, and the index of a split.
+
+A shard is written under a temporary name and renamed once its bytes are on the disk. Then a JSON
+beside the shard says what it was made from and its sha256. The index of the split comes last.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gdistill import errors
+from gdistill.data import files
+from gdistill.data import prepare_settings
+from gdistill.data import records
+from gdistill.data import source
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+  """Examples `first` to `last` - 1 of a split, as one file."""
+
+  split: str
+  number: int
+  first: int
+  last: int
+  key: str  # fingerprint of the pictures that the shard is made from
+  done: bool  # an earlier run wrote the shard; its sha256 is still to be checked
+
+  @property
+  def name(self) -> str:
+    return f'{self.number:05d}.array_record'
+
+  @property
+  def json(self) -> str:
+    return f'{self.number:05d}.json'
+
+
+def plan(
+  settings: prepare_settings.Settings, split: str, data: source.Source, number: int
+) -> Shard:
+  """Returns shard `number` of a split, which is done if an earlier run wrote the same pictures."""
+  first = number * settings.shard_size
+  last = min(first + settings.shard_size, len(data))
+  key = source.fingerprint(data.read.part(i) for i in range(first, last))
+  shard = Shard(split, number, first, last, key, done=False)
+  found = description(settings.out, shard)
+  done = found is not None and (settings.skip_corrupt or not found['skipped'])
+  return dataclasses.replace(shard, done=done)
+
+
+def description(out: str, shard: Shard) -> dict[str, Any] | None:
+  """Returns the JSON beside a shard.
+
+  Returns None if that JSON is damaged or describes other pictures, or if the shard file is missing
+  or has another size.
+  """
+  folder = os.path.join(out, shard.split)
+  try:
+    with open(os.path.join(folder, shard.json), 'rb') as f:
+      found = json.load(f)
+    file = os.path.join(folder, shard.name)
+    same = found['key'] == shard.key and found['digest'] == records.digest(found)
+    return found if same and found['bytes'] == os.path.getsize(file) else None
+  except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    return None
+
+
+def make(
+  settings: prepare_settings.Settings, data: source.Source, shard: Shard, stop: Any, counter: Any
+) -> list[str]:
+  """Writes a shard, unless it is done and its sha256 is right; returns the errors of its pictures.
+
+  A shard with errors is written only with `skip_corrupt`. `stop` is an event that ends the work;
+  `counter` counts the pictures of a shard that was not done.
+  """
+  folder = os.path.join(settings.out, shard.split)
+  if shard.done:
+    expected = description(settings.out, shard)['sha256']
+    if files.sha256(os.path.join(folder, shard.name)) == expected:
+      return []
+  from array_record.python import array_record_module  # imported here: it loads slowly
+
+  temporary = os.path.join(folder, f'{files.TEMPORARY}{secrets.token_hex(8)}')
+  corrupt, skipped, labels = [], [], []
+  writer = array_record_module.ArrayRecordWriter(temporary, records.WRITER)
+  try:
+    for i in range(shard.first, shard.last):
+      if stop.is_set():
+        return []
+      try:
+        pixels, label = data[i]
+      except errors.DataError as e:
+        corrupt.append(str(e))
+        skipped.append(data.read.name(i))
+      else:
+        if not corrupt or settings.skip_corrupt:
+          writer.write(records.record(pixels, label, shard.number, len(labels)))
+          labels.append(label)
+      counter.value += not shard.done
+    writer.close()
+    if corrupt and not settings.skip_corrupt:
+      return corrupt
+    found = {
+      'key': shard.key, 'count': len(labels), 'bytes': os.path.getsize(temporary),
+      'sha256': files.sha256(temporary), 'labels': labels, 'skipped': skipped,
+    }  # fmt: skip
+    files.publish(temporary, os.path.join(folder, shard.name))
+    found['digest'] = records.digest(found)
+    files.write(os.path.join(folder, shard.json), files.dumps(found))
+    return corrupt
+  finally:
+    with contextlib.suppress(FileNotFoundError):
+      os.unlink(temporary)
+
+
+def index(
+  settings: prepare_settings.Settings, split: str, data: source.Source, shards: Sequence[Shard]
+) -> dict[str, Any]:
+  """Returns the index of a split whose shards are all made; writes the file of its labels."""
+  folder = os.path.join(settings.out, split)
+  found = [description(settings.out, s) for s in shards]
+  if None in found:
+    raise errors.DataError(f'{folder} was changed while it was prepared; repeat the command')
+  kept = {s.name for s in shards} | {s.json for s in shards}
+  for name in os.listdir(folder):
+    if re.fullmatch(r'\d{5}\.(array_record|json)', name) and name not in kept:
+      os.unlink(os.path.join(folder, name))  # left by an earlier run, when the source had more
+  labels = np.concatenate([np.array(d['labels'], '<i4') for d in found]).tobytes()
+  if not labels:
+    raise errors.DataError(f'--source={settings.source}: no picture of {split!r} can be read')
+  files.write(os.path.join(folder, records.LABELS), labels)
+  result = {
+    'format': records.FORMAT,
+    'version': records.VERSION,
+    'shape': list(settings.shape),
+    'count': sum(d['count'] for d in found),
+    'class_names': list(data.class_names),
+    'labels': hashlib.sha256(labels).hexdigest(),
+    'shards': [
+      {'name': shard.name, **{k: d[k] for k in ('count', 'bytes', 'sha256')}}
+      for shard, d in zip(shards, found, strict=True)
+    ],
+    'made': {
+      'crop': 'centre square',
+      'resize': 'area, rounded to nearest',
+      'source': settings.source if settings.tfds else 'class folders',
+      'split': split,
+      'fingerprint': data.fingerprint,
+      'skipped': [name for d in found for name in d['skipped']],
+    },
+  }
+  return {**result, 'digest': records.digest(result)}

@@ -1,0 +1,118 @@
+"""Wrong flags, sources and folders are refused, and nothing is written."""
+
+import re
+import shutil
+
+import labelled
+import numpy as np
+import pytest
+
+from gdistill import errors
+from gdistill.data import prepare_settings
+
+
+@pytest.mark.parametrize('more, why', [
+  ({'size': 8}, '--size=8 was 12'), ({'shard_size': 5}, '--shard_size=5 was 6'),
+  ({'channels': 1}, '--channels=1 was 3'),
+  ({'held_out_split': ''}, '--held_out_split= was validation'),
+])  # fmt: skip
+def test_other_settings_in_a_folder_that_was_begun_are_refused(
+  folder_path, records_path, more, why
+):
+  before = labelled.contents(records_path)
+  with pytest.raises(
+    errors.ConfigError, match=f'begun with other settings: {why}; repeat the command'
+  ):
+    labelled.prepared(folder_path, records_path, **more)
+  assert labelled.contents(records_path) == before
+
+
+def test_another_source_is_refused(folder_path, records_path, tmp_path):
+  before = labelled.contents(records_path)
+  other = shutil.copytree(folder_path, tmp_path / 'other')
+  with pytest.raises(errors.ConfigError, match='--source=other was'):
+    labelled.prepared(other, records_path)
+  same_name = shutil.copytree(folder_path, tmp_path / 'in' / folder_path.name)
+  for split in labelled.COUNTS:
+    (same_name / split / 'cat').rename(same_name / split / 'dog')
+  with pytest.raises(errors.ConfigError, match='has other classes than'):
+    labelled.prepared(same_name, records_path)
+  assert labelled.contents(records_path) == before
+
+
+def test_a_folder_with_other_things_in_it_is_refused(folder_path, tmp_path):
+  (tmp_path / 'thesis.txt').write_text('x')
+  with pytest.raises(errors.ConfigError, match=r'holds thesis\.txt and was not begun by'):
+    labelled.prepared(folder_path, tmp_path)
+
+
+def imagenet(path, classes=1000):
+  for split in ('train', 'validation'):
+    for k in range(classes):
+      labelled.write(
+        path / split / f'n{k:08d}' / '1.png', labelled.encode(np.full((1, 1, 3), 9, 'u1'))
+      )
+  return path
+
+
+def test_an_incomplete_imagenet_is_refused(tmp_path):
+  source = imagenet(tmp_path / 'in')
+  with pytest.raises(
+    errors.DataError, match=r'training set has 1,281,167 pictures, but --split=train has 1,000;'
+  ):
+    labelled.prepared(source, tmp_path / 'out')
+  assert not list((tmp_path / 'out').iterdir())
+  indices = labelled.prepared(
+    source, tmp_path / 'out', size=1, shard_size=500, allow_incomplete=True
+  )
+  assert indices['train']['class_names'][999] == 'n00000999'
+
+
+def test_the_count_of_imagenet_is_that_of_the_training_pictures_that_are_kept():
+  names = [f'n{k:08d}' for k in range(1000)]
+  settings = prepare_settings.Settings('x', 'y')
+  prepare_settings.check_imagenet(settings, names, 1_281_167)
+  prepare_settings.check_imagenet(settings, names[:999], 5)  # 999 classes: not ImageNet
+  prepare_settings.check_imagenet(
+    prepare_settings.Settings('tfds:imagenet2012_subset/1pct', 'y'), ['a'], 5
+  )
+  for name in ('tfds:imagenet2012', 'tfds:imagenet2012:5.1.0'):
+    with pytest.raises(errors.DataError, match='is ImageNet'):
+      prepare_settings.check_imagenet(prepare_settings.Settings(name, 'y'), ['a'], 1_281_166)
+
+
+@pytest.mark.parametrize('flags, why', [
+  (['--size=0'], '--size=0 must be from 1 to 4096'), (['--size=x'], 'invalid int value'),
+  (['--channels=2'], r'--channels=2 must be 1 \(grey\) or 3'),
+  (['--workers=0'], '--workers=0 must be'), (['--shard_size=0'], '--shard_size=0 must be'),
+  (['--split=../x'], "--split='../x' names a folder"), (['--split=validation'], 'must differ'),
+  (['--split='], "must differ from --split=''"), (['--sise=3'], 'unrecognized arguments'),
+])  # fmt: skip
+def test_wrong_flags_leave_with_2_and_touch_nothing(folder_path, tmp_path, capsys, flags, why):
+  from gdistill import cli
+
+  out = tmp_path / 'out'
+  try:
+    code = cli.main(['prepare', f'--source={folder_path}', f'--out={out}', *flags])
+  except SystemExit as e:
+    code = e.code
+  said = capsys.readouterr().err
+  assert code == 2 and re.search(why, said) and said.count('\n') == 1
+  assert not out.exists()
+
+
+@pytest.mark.parametrize('flags, code, why', [
+  (['--source=/does/not/exist'], 3, '--source=/does/not/exist does not exist; name a folder'),
+  (['--source=gs://bucket/x'], 2, 'must be a local path'),
+  (['--source=tfds:no_such_set'], 3, '--source=tfds:no_such_set is no set that'),
+  (['--held_out_split=test'], 3, '--source=.* named test/<class>/.*holds train, validation; name'),
+])  # fmt: skip
+def test_wrong_sources_leave_nothing_behind(folder_path, tmp_path, capsys, flags, code, why):
+  from gdistill import cli
+
+  out = tmp_path / 'out'
+  own = [] if flags[0].startswith('--source=') else [f'--source={folder_path}']
+  assert cli.main(['prepare', *own, f'--out={out}', *flags]) == code
+  said = capsys.readouterr().err
+  assert re.search(why, said) and said.count('\n') == 1
+  assert not out.exists()
