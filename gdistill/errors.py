@@ -1,24 +1,27 @@
-"""What can go wrong at the edge, and the exit code each kind of trouble leaves behind."""
+"""The errors that gdistill reports to a user, each with the exit code of the process."""
 
 
 def brief(e: BaseException, most: int = 300) -> str:
-  """What another library's error says, in one line, cut in the middle: some quote a whole file."""
+  """Returns the message of an error in one line of about `most` characters, cut in the middle.
+
+  Other libraries' messages may quote a whole file.
+  """
   text = ' '.join(str(e).split()) or type(e).__name__
   half = most // 2
   return text if len(text) <= most else f'{text[:half]} ... {text[-half:]}'
 
 
 class GdistillError(Exception):
-  """One line for the user: the field or file, the value found, the remedy."""
+  """An error shown to the user as one line: the field or file, the value found, the remedy."""
 
   exit_code = 1
 
   def __str__(self) -> str:
-    return ' '.join(super().__str__().split())  # of what it quotes, too
+    return ' '.join(super().__str__().split())  # a quoted message may hold line breaks
 
 
 class ConfigError(GdistillError, ValueError):
-  """A config, flag or argument that cannot be run."""
+  """A config, flag or argument that is not valid."""
 
   exit_code = 2
 
@@ -30,7 +33,7 @@ class DataError(GdistillError):
 
 
 class ShapeError(DataError):
-  """Pictures of another height, width and channels, `found`, than are wanted."""
+  """Pictures whose (height, width, channels), `found`, differ from the expected shape."""
 
   def __init__(self, found: tuple[int, int, int], line: str):
     super().__init__(line)
@@ -38,24 +41,24 @@ class ShapeError(DataError):
 
 
 class CheckpointError(GdistillError):
-  """A folder that cannot be read, restored or written."""
+  """A checkpoint, folder or file that cannot be read, restored or written."""
 
   exit_code = 4
 
 
 class NumericsError(GdistillError):
-  """Losses or gradients that stopped being finite."""
+  """Losses, gradients or features that are not finite."""
 
   exit_code = 5
 
 
 class PeerError(GdistillError):
-  """Other processes of the run did not come: restart all, a bounded number of times."""
+  """Other processes of the run failed or did not connect: a launcher may restart all processes."""
 
   exit_code = 134
 
 
-class Preempted(GdistillError):  # noqa: N818 - it is no error
-  """A signal arrived; everything is saved, and the same command goes on from here."""
+class Preempted(GdistillError):  # noqa: N818 - a requested stop, not an error
+  """A signal stopped the run: everything is saved, and the same command resumes the run."""
 
   exit_code = 42

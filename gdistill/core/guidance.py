@@ -1,4 +1,4 @@
-"""Classifier-free guidance: what wraps a model returns a model."""
+"""Classifier-free guidance: functions that take a model and return the guided model."""
 
 from collections.abc import Callable
 
@@ -17,12 +17,12 @@ def halves(
   other: types.VFn | None = None,
   one_batch: bool = False,
 ) -> Halves:
-  """The conditional prediction and the one that guidance points away from.
+  """Returns a function that makes the conditional and the null prediction, guidance's two inputs.
 
-  `other` makes the second prediction: the same network by default, a separately trained
-  unconditional one, or a weaker conditional one with null = identity (autoguidance, Karras et
-  al., 2406.02507). `one_batch` runs both passes of one network as a single batch of 2B, which
-  pays on accelerators.
+  `other` is the network of the null prediction. By default both predictions come from one
+  network; `other` may be a separately trained unconditional network, or a weaker conditional
+  network with null = identity (autoguidance, Karras et al., 2406.02507). `one_batch` runs both
+  passes of one network as a single batch of 2B, which is faster on accelerators.
   """
 
   def predict(z, logsnr, cond):
@@ -47,7 +47,10 @@ def guided(
 
 
 def extrapolated(pair: Halves) -> types.VFn:
-  """The guided model of a pair. The same in v, x and eps as long as nothing is clipped."""
+  """Returns the guided model of a pair of predictions.
+
+  Guidance in v equals guidance in x or eps as long as nothing is clipped.
+  """
 
   def v_fn(z, logsnr, cond, w):
     v_cond, v_null = pair(z, logsnr, cond)

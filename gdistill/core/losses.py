@@ -6,14 +6,17 @@ from jax import numpy as jnp
 from gdistill.core import process
 from gdistill.core import types
 
-_SAME = 1e-3  # of x, an eighth of a grey level: rounding of a target on an edge stays below it
+# Two values of x closer than this count as equal: an eighth of a grey level, and more than the
+# rounding error of a target that lies on the edge of the projection.
+_SAME = 1e-3
 
 
 def weight_on_v(logsnr: types.PerExample, weight: str) -> types.PerExample:
-  """omega(logsnr), which weighs the x-error, times sigma^2 = |x-error|^2 / |v-error|^2.
+  """Returns omega(logsnr) sigma^2: the weight omega of the x-error, as a weight of the v-error.
 
-  'snr': SNR -> alpha^2; 'snr_trunc': max(SNR, 1) -> max(alpha^2, sigma^2);
-  'snr_plus_one': SNR + 1 -> 1.
+  The factor is sigma^2 = |x-error|^2 / |v-error|^2. Hence 'snr', omega = SNR, gives alpha^2;
+  'snr_trunc', omega = max(SNR, 1), gives max(alpha^2, sigma^2); 'snr_plus_one', omega = SNR + 1,
+  gives 1.
   """
   alpha2, sigma2 = jax.nn.sigmoid(logsnr), jax.nn.sigmoid(-logsnr)
   if weight == 'snr':
@@ -38,11 +41,13 @@ def as_sampled(
   logsnr: types.PerExample,
   project: types.Project,
 ) -> tuple[types.Images, types.Images]:
-  """(v_hat, v) for `weighted_mse`, where a sampler will project x_hat anyway.
+  """Returns (v_hat, v) for `weighted_mse`, changed for a sampler that projects x_hat.
 
-  v becomes the v of project(x). Pixels that the projection moves onto that target cost nothing:
-  both lie beyond the same edge, and how far beyond is not to be learnt. All others have the plain
-  error of the unprojected x_hat, so that one beyond the wrong edge finds its way back.
+  The target v becomes the v of project(x). The error of a pixel is zero where project(x_hat)
+  equals that target but x_hat differs from project(x_hat): the sampler's projection removes the
+  difference, so the student need not learn how far beyond the edge a value lies. Every other pixel
+  keeps the error of the unprojected x_hat, so that an estimate beyond the wrong edge still has a
+  gradient.
   """
   v = process.project_v(z, v, logsnr, project)
   x, x_hat = process.x_from_v(z, v, logsnr), process.x_from_v(z, v_hat, logsnr)
@@ -61,9 +66,10 @@ def distilled(
   w_power: float,
   project: types.Project | None,
 ) -> types.PerExample:
-  """[B]: omega |v - v_hat|^2 / (1 + w)^p of a student and its target v, which learns nothing.
+  """[B]: omega |v - v_hat|^2 / (1 + w)^p, of a student's v_hat and the target v.
 
-  p = `w_power`: 0 is the paper. With `project` the errors are those of `as_sampled`.
+  The target is under stop_gradient. p = `w_power`; the paper has p = 0. With `project` the error
+  is the error of `as_sampled`.
   """
   if project is not None:
     v_hat, v = as_sampled(v_hat, v, z, logsnr, project)

@@ -1,43 +1,46 @@
-"""Random masks, 1 where a picture is to be painted and 0 where it is known."""
+"""Inpainting masks: 1 where the picture is to be painted, 0 where the picture is known."""
 
 import jax
 from jax import numpy as jnp
 
 from gdistill.core import types
 
-RECTANGLES = 3  # at most
-ALL, INVERTED = 0.1, 0.25  # how often everything is to be painted, and how often the complement
+RECTANGLES = 3  # largest number of rectangles in a mask
+ALL, INVERTED = 0.1, 0.25  # probabilities of an all-1 mask and of an inverted mask
 
 
 def condition(mask: jax.Array, left: types.Images) -> types.Images:
-  """cond['extra'] of an inpainting network, [B, H, W, 1 + C]: the mask, then what it leaves.
+  """Returns cond['extra'] of an inpainting network, [B, H, W, 1 + C]: the mask, then `left`.
 
-  That is x (1 - mask) of an image; in latent space its encoding, since latents of what is known
-  look into what is not. The order is Stable Diffusion's.
+  `left` is the known part of the picture: x (1 - mask) in pixel space, the encoding of the masked
+  picture in latent space. Masking the latents instead would leak hidden pixels, because a latent
+  depends on pixels around its own position too. Stable Diffusion has the same order of channels.
   """
   return jnp.concatenate([mask, left], axis=-1)
 
 
 def smaller(mask: jax.Array, factor: int) -> jax.Array:
-  """[B, H / factor, W / factor, 1]: pixel (factor i, factor j) of each, which is what torch's and
-  so diffusers' nearest interpolation takes.
+  """Returns masks [B, H / factor, W / factor, 1] that keep the pixels (factor i, factor j).
+
+  These are the pixels of torch's nearest interpolation, which diffusers uses for masks.
   """
   return mask[:, ::factor, ::factor]
 
 
 def covering(mask: jax.Array, factor: int) -> jax.Array:
-  """[B, H / factor, W / factor, 1]: 1 where any of the factor x factor pixels is 1."""
+  """Returns masks [B, H / factor, W / factor, 1]: 1 where any of factor x factor pixels is 1."""
   count, height, width, _ = mask.shape
   blocks = mask.reshape(count, height // factor, factor, width // factor, factor, 1)
   return blocks.max(axis=(2, 4))
 
 
 def random(keys: types.Keys, height: int, width: int) -> jax.Array:
-  """[B, height, width, 1] of 0 and 1, a function of each key alone; never all 0.
+  """Returns masks [B, height, width, 1] of 0 and 1; each mask depends on its key alone.
 
-  The union of 1 to 3 rectangles whose sides are uniform between a quarter and all of the picture's,
-  placed anywhere within it; its complement for one in four; everything for one in ten, so that the
-  same network also draws pictures of which nothing is known.
+  A mask is the union of 1 to 3 rectangles, placed uniformly within the picture, with sides uniform
+  between a quarter and the whole of the picture's side. One mask in four is inverted. One mask in
+  ten is 1 everywhere, so that the network also learns to draw whole pictures. No mask is 0
+  everywhere.
   """
   return jax.vmap(lambda key: _random(key, height, width))(keys)
 

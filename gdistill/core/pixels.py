@@ -1,4 +1,4 @@
-"""uint8 pixels and the images in [-1, 1] that networks work on."""
+"""Conversion between uint8 pixels and float images in [-1, 1]."""
 
 import jax
 from jax import numpy as jnp

@@ -1,4 +1,4 @@
-"""Networks that predict x, eps or v, adapted once to the one interface: they return v."""
+"""Adapters that turn a network predicting x, eps, v or a flow velocity into a v_fn."""
 
 from collections.abc import Callable
 
@@ -9,11 +9,11 @@ Network = Callable[[types.Images, types.PerExample, types.Cond, types.PerExample
 
 
 def as_v(network: Network, predict: str, noise: schedule.Schedule) -> types.VFn:
-  """(z, logsnr, cond, w) -> v_hat from a network whose output is 'x', 'eps' or 'v'.
+  """Returns (z, logsnr, cond, w) -> v_hat of a network whose output is 'x', 'eps' or 'v'.
 
-  x: v = (alpha z - x) / sigma, eps: v = (eps - sigma z) / alpha, so an x-network has no v where
-  sigma = 0 and an eps-network none where alpha = 0; both divide at the limits of the schedule
-  at worst, because that is all a network is ever shown.
+  x: v = (alpha z - x) / sigma; eps: v = (eps - sigma z) / alpha. An x-network has no v at
+  sigma = 0, and an eps-network has no v at alpha = 0. Neither division is by zero here, because
+  logsnr is clipped to the limits of the schedule first.
   """
 
   def v_fn(z, logsnr, cond, w):
@@ -28,12 +28,12 @@ def as_v(network: Network, predict: str, noise: schedule.Schedule) -> types.VFn:
 
 
 def flow_as_v(network: Network) -> types.VFn:
-  """v = ((alpha - sigma) z - u) / (alpha + sigma), u what `network` says of z / (alpha + sigma).
+  """v = ((alpha - sigma) z - u) / (alpha + sigma), where u = network(z / (alpha + sigma)).
 
   A network of the linear path y = t x + (1 - t) eps estimates u = dy/dt = x - eps. With
   t = alpha / (alpha + sigma), y is z / (alpha + sigma); x_hat = y + (1 - t) u and
-  eps_hat = y - t u, and v = alpha eps_hat - sigma x_hat. No level is singular. Source: Ma et al.,
-  2401.08740.
+  eps_hat = y - t u, and v = alpha eps_hat - sigma x_hat. The formula has no singularity at any
+  noise level. Source: Ma et al., 2401.08740.
   """
 
   def v_fn(z, logsnr, cond, w):

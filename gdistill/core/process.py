@@ -1,4 +1,4 @@
-"""The diffusion process in v: diffuse, the DDIM rotation both ways, posterior, renoise."""
+"""The diffusion process in v: diffuse, the DDIM step in both directions, posterior, renoise."""
 
 import jax
 from jax import numpy as jnp
@@ -44,8 +44,8 @@ def ddim_projected(
 ) -> types.Images:
   """z_s = (sin phi_s / sin phi_t) z_t + (sin(phi_t - phi_s) / sin phi_t) x_hat.
 
-  The DDIM step that goes through a given x_hat, for an estimate that was clipped. It needs
-  phi_t > 0 (some noise to start from).
+  This is the DDIM step for a given x_hat, for example a clipped one. The step needs phi_t > 0: z_t
+  must hold some noise.
   """
   phi_t, phi_s = schedule.angle(logsnr_t), schedule.angle(logsnr_s)
   keep = types.expand_like(jnp.sin(phi_s) / jnp.sin(phi_t), z_t)
@@ -60,7 +60,7 @@ def step(
   logsnr_s: types.PerExample,
   project: types.Project | None,
 ) -> types.Images:
-  """One DDIM step t -> s: the rotation, or the sine form where x_hat is projected."""
+  """Returns z_s after one DDIM step t -> s: `ddim`, or `ddim_projected` with `project`."""
   if project is None:
     return ddim(z_t, v_hat, logsnr_t, logsnr_s)
   return ddim_projected(z_t, project(x_from_v(z_t, v_hat, logsnr_t)), logsnr_t, logsnr_s)
@@ -69,10 +69,10 @@ def step(
 def project_v(
   z: types.Images, v_hat: types.Images, logsnr: types.PerExample, project: types.Project
 ) -> types.Images:
-  """The v whose estimate of x is project(x_hat): v_hat + (x_hat - project(x_hat)) / sin(phi).
+  """Returns the v of project(x_hat): v_hat + (x_hat - project(x_hat)) / sin(phi).
 
-  `ddim` by it is `step` with that projection. Where phi = 0, x_hat is z whatever v says, and v_hat
-  is returned.
+  `ddim` with the returned v equals `step` with `project`. At phi = 0, x_hat equals z for every v,
+  and v_hat is returned unchanged.
   """
   x_hat = x_from_v(z, v_hat, logsnr)
   sin = jnp.sin(types.expand_like(schedule.angle(logsnr), z))
@@ -83,7 +83,7 @@ def project_v(
 def renoise(
   z_k: types.Images, eps: types.Images, logsnr_k: types.PerExample, logsnr_s: types.PerExample
 ) -> types.Images:
-  """Forward noise from k up to a noisier s: z_s = (alpha_s/alpha_k) z_k + sigma_{s|k} eps.
+  """Adds noise from time k to a noisier time s: z_s = (alpha_s/alpha_k) z_k + sigma_{s|k} eps.
 
   sigma_{s|k}^2 = (1 - exp(logsnr_s - logsnr_k)) sigma_s^2.
   """
@@ -96,10 +96,10 @@ def renoise(
 def posterior(
   z_t: types.Images, x: types.Images, logsnr_t: types.PerExample, logsnr_s: types.PerExample
 ) -> tuple[types.Images, jax.Array]:
-  """Mean and variance of q(z_s | z_t, x) for s < t; the variance is [B, 1, 1, 1].
+  """Returns mean and variance of q(z_s | z_t, x) for s < t; the variance is [B, 1, 1, 1].
 
   With r = exp(logsnr_t - logsnr_s): mean = r (alpha_s/alpha_t) z_t + (1 - r) alpha_s x,
-  variance = (1 - r) sigma_s^2. Source: Ho et al. 2006.11239, in Salimans & Ho's letters.
+  variance = (1 - r) sigma_s^2. Source: Ho et al. 2006.11239, in the notation of Salimans & Ho.
   """
   alpha_t, _ = _alpha_sigma(logsnr_t, z_t)
   alpha_s, sigma_s = _alpha_sigma(logsnr_s, z_t)

@@ -1,4 +1,4 @@
-"""Projections of x_hat that a sampler may apply before it steps."""
+"""Projections of x_hat that a sampler may apply at each step: clipping, thresholding."""
 
 from jax import numpy as jnp
 
@@ -6,14 +6,15 @@ from gdistill.core import types
 
 
 def clip(x_hat: types.Images) -> types.Images:
-  """Into [-1, 1], the range of pixels. Latents have no such range and are never clipped."""
+  """Clips x_hat to [-1, 1], the range of pixels. Latents have no fixed range: never clip them."""
   return jnp.clip(x_hat, -1.0, 1.0)
 
 
 def dynamic_threshold(percentile: float = 0.995) -> types.Project:
-  """x_hat clipped to [-s, s] and divided by s, s = max(1, percentile of |x_hat|) per image.
+  """Returns a projection that clips x_hat to [-s, s] and divides the result by s.
 
-  Source: Saharia et al., 2205.11487.
+  s = max(1, quantile of |x_hat|) for each image, at the quantile `percentile` in [0, 1]. Source:
+  Saharia et al., 2205.11487.
   """
 
   def project(x_hat):

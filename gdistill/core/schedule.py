@@ -1,4 +1,4 @@
-"""Noise schedules: functions from time t in [0, 1] to logsnr, with t = 0 exactly noiseless."""
+"""Noise schedules: functions from time t in [0, 1] to logsnr, exactly noiseless at t = 0."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,13 +12,13 @@ from gdistill.core import types
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-  """logsnr(t) = log(alpha_t^2 / sigma_t^2), decreasing in t, and the limits a network is shown.
+  """logsnr(t) = log(alpha_t^2 / sigma_t^2), decreasing in t, and the limits of a network's input.
 
-  At t = 0 logsnr is +inf, so that a grid's last step returns x_hat with no special case; a
-  network asked there (inversion starts there) is shown `logsnr_max`.
+  logsnr(0) is +inf, so that the last step of a sampler returns x_hat with no special case. A
+  network that is called at t = 0, as inversion does, gets `logsnr_max` as its input.
   """
 
-  inside: Callable[[types.PerExample], types.PerExample]  # logsnr for t > 0
+  inside: Callable[[types.PerExample], types.PerExample]  # t -> logsnr for t > 0
   logsnr_min: float
   logsnr_max: float
 
@@ -26,7 +26,7 @@ class Schedule:
     return jnp.where(t > 0, self.inside(jnp.maximum(t, jnp.finfo(t.dtype).tiny)), jnp.inf)
 
   def shown(self, logsnr: types.PerExample) -> types.PerExample:
-    """What the network sees: logsnr within the limits."""
+    """Clips logsnr to the limits: the value that the network gets as input."""
     return jnp.clip(logsnr, self.logsnr_min, self.logsnr_max)
 
 
@@ -35,10 +35,12 @@ def cosine(logsnr_min: float = -20.0, logsnr_max: float = 20.0) -> Schedule:
 
   The angle phi = a t + b is linear in t. Source: Salimans & Ho, 2202.00512.
   """
-  # Python's float64 here: a + b is within 5e-5 of pi/2, where float32 loses what is left.
+  # float64, because a + b is within 5e-5 of pi/2 and float32 would lose the digits of the gap.
   b = float(np.arctan(np.exp(-0.5 * logsnr_max)))
   a = float(np.arctan(np.exp(-0.5 * logsnr_min))) - b
-  c = a + b  # phi at t = 1; tan(phi) = 1 / tan(pi/2 - phi), formed from the small angle
+  # phi at t = 1. tan(phi) is sin(phi) / sin(rest) with rest = pi/2 - phi; `rest` is formed from the
+  # small angle pi/2 - c, because the difference pi/2 - phi in float32 has few correct digits.
+  c = a + b
 
   def inside(t: types.PerExample) -> types.PerExample:
     phi, rest = a * t + b, a * (1.0 - t) + (0.5 * np.pi - c)
@@ -48,10 +50,11 @@ def cosine(logsnr_min: float = -20.0, logsnr_max: float = 20.0) -> Schedule:
 
 
 def discrete(betas: np.ndarray) -> Schedule:
-  """A T-step beta schedule as a function of t: index = T t - 1, logsnr linear between indices.
+  """Returns a T-step beta schedule as a function of t: index = T t - 1, linear between indices.
 
-  logsnr at index i is log(abar_i / (1 - abar_i)), abar the running product of 1 - beta; it is
-  defined for t >= 1/T and held at index 0 below. t = 1 keeps the schedule's own terminal SNR.
+  logsnr at index i is log(abar_i / (1 - abar_i)), where abar is the cumulative product of
+  1 - beta. logsnr is defined for t >= 1/T; for 0 < t < 1/T it stays at the value of index 0. At
+  t = 1 the schedule keeps its own terminal SNR, which may be above zero.
   """
   table = _logsnrs(betas)
   count = len(table)
@@ -64,30 +67,34 @@ def discrete(betas: np.ndarray) -> Schedule:
 
 
 def _logsnrs(betas: np.ndarray) -> np.ndarray:
-  """logsnr at every index, in float64."""
+  """Returns logsnr at every index, in float64."""
   abar = np.cumprod(1.0 - np.asarray(betas, np.float64))
   return np.log(abar) - np.log1p(-abar)
 
 
 def index(logsnr: types.PerExample, betas: np.ndarray) -> types.PerExample:
-  """The index at which a beta schedule has this logsnr: `discrete` backwards, 1000 t - 1.
+  """Returns the index at which a beta schedule has this logsnr: the inverse of `discrete`.
 
-  Linear between indices, held at the ends, and exactly whole on the grid itself.
+  The index is T t - 1 in a schedule of T steps. The index is linear in logsnr between two steps,
+  constant outside the schedule's range, and exactly a whole number at a step.
   """
-  table = _logsnrs(betas)[::-1].copy()  # increasing, as interp wants it
+  table = _logsnrs(betas)[::-1].copy()  # interp needs increasing values
   places = jnp.arange(len(table) - 1, -1, -1, dtype=logsnr.dtype)
   found = jnp.interp(logsnr, jnp.asarray(table, logsnr.dtype), places)
   whole = jnp.round(found)
-  return jnp.where(jnp.abs(found - whole) < 1e-3, whole, found)  # what float32's rounding is worth
+  return jnp.where(jnp.abs(found - whole) < 1e-3, whole, found)  # removes float32 rounding error
 
 
 def linear_betas(start: float, end: float, count: int = 1000) -> np.ndarray:
-  """Linear from start to end: 1e-4 to 0.02 in Ho et al., 2006.11239."""
+  """Returns betas linear from start to end; Ho et al., 2006.11239, use 1e-4 to 0.02."""
   return np.linspace(start, end, count, dtype=np.float64)
 
 
 def scaled_linear_betas(start: float, end: float, count: int = 1000) -> np.ndarray:
-  """Square roots linear (Rombach et al., 2112.10752); Stable Diffusion: 0.00085 to 0.012."""
+  """Returns betas whose square roots are linear from start to end (Rombach et al., 2112.10752).
+
+  Stable Diffusion uses 0.00085 to 0.012.
+  """
   return np.linspace(start**0.5, end**0.5, count, dtype=np.float64) ** 2
 
 
@@ -98,10 +105,10 @@ def squared_cosine_betas(count: int = 1000) -> np.ndarray:
 
 
 def angle(logsnr: types.PerExample) -> types.PerExample:
-  """phi = arctan(sigma / alpha): 0 at the data, pi/2 at pure noise."""
+  """phi = arctan(sigma / alpha): 0 for clean data, pi/2 for pure noise."""
   return jnp.arctan(jnp.exp(-0.5 * logsnr))
 
 
 def alpha_sigma(logsnr: types.PerExample) -> tuple[jax.Array, jax.Array]:
-  """alpha^2 = sigmoid(logsnr), sigma^2 = sigmoid(-logsnr)."""
+  """Returns (alpha, sigma): alpha^2 = sigmoid(logsnr), sigma^2 = sigmoid(-logsnr)."""
   return jnp.sqrt(jax.nn.sigmoid(logsnr)), jnp.sqrt(jax.nn.sigmoid(-logsnr))

@@ -1,4 +1,4 @@
-"""Editing: a picture is noised to a time between data and noise and drawn anew from there."""
+"""Editing: a picture is noised to a time t, then sampled from t under a new condition."""
 
 import math
 
@@ -13,16 +13,19 @@ from gdistill.samplers import stochastic as stochastic_sampler
 
 
 def on_grid(strength: float, num_steps: int) -> tuple[int, bool]:
-  """(start, exact): the grid point of 1..N nearest to t = strength, and whether it is that time."""
+  """Returns (start, exact): the grid point i/N nearest to t = strength, and whether they are equal.
+
+  `start` is i, from 1 to N.
+  """
   if not 0 < strength <= 1:
     raise ValueError(f'{strength=} must be above 0 and at most 1')
   wanted = strength * num_steps
   start = max(1, math.floor(wanted + 0.5))
-  return start, math.isclose(wanted, start, abs_tol=1e-6)  # 0.29 x 100 is not 29 in binary
+  return start, math.isclose(wanted, start, abs_tol=1e-6)  # 0.29 * 100 is not exactly 29.0
 
 
 def same_time(start: int, num_steps: int, encode_steps: int) -> int | None:
-  """The `stop` with stop / encode_steps = start / num_steps; None where no step is at that time."""
+  """Returns `stop` with stop / encode_steps = start / num_steps, or None if `stop` is not whole."""
   stop, rest = divmod(start * encode_steps, num_steps)
   return None if rest else stop
 
@@ -39,10 +42,10 @@ def edit(
   project: types.Project | None = None,
   stochastic: bool = False,
 ) -> types.Images:
-  """z_t = alpha x + sigma eps at t = start/N, then the sampler's walk from t under `cond`.
+  """Adds noise to x, z_t = alpha x + sigma eps at t = start/N, and samples from z_t under `cond`.
 
-  eps is the noise that the image's key starts from. `start` calls of v_fn. Source: SDEdit, Meng et
-  al., 2108.01073.
+  eps is the image's own z_1, a function of its key. v_fn is called `start` times. Source: SDEdit,
+  Meng et al., 2108.01073.
   """
   eps = image_noise.start(keys, x.shape[1:])
   z = process.diffuse(x, eps, noise(ddim.grid_time(start, num_steps, x)))
@@ -61,7 +64,10 @@ def walk_on(
   project: types.Project | None,
   stochastic: bool,
 ) -> types.Images:
-  """z_t -> x from t = start/N, by the sampler that a network was distilled for."""
+  """Samples x from z_t at t = start/N, with DDIM or, if `stochastic`, the stochastic sampler.
+
+  A distilled network needs the sampler that the network was distilled for.
+  """
   if stochastic:
     return stochastic_sampler.sample(v_fn, z, cond, w, num_steps, noise, keys, project, start)
   return ddim.sample(v_fn, z, cond, w, num_steps, noise, project, start)

@@ -1,4 +1,4 @@
-"""Inpainting: where a mask is 1 a picture is painted, where it is 0 the picture is known."""
+"""Inpainting: paints a picture where the mask is 1 and keeps the picture where the mask is 0."""
 
 import jax
 from jax import numpy as jnp
@@ -22,9 +22,10 @@ def inpaint(
   project: types.Project | None = None,
   stochastic: bool = False,
 ) -> types.Images:
-  """The sampler's walk from noise, by a network that is shown what is known: cond['extra'].
+  """Samples from noise with an inpainting network, which gets the known region in cond['extra'].
 
-  x gives the shape alone: such a network draws the known region too. N calls of v_fn.
+  Only the shape of x is used, because an inpainting network draws the known region too. v_fn is
+  called N times.
   """
   z = image_noise.start(keys, x.shape[1:])
   return edit.walk_on(v_fn, z, cond, w, num_steps, num_steps, noise, keys, project, stochastic)
@@ -42,12 +43,12 @@ def constrained(
   project: types.Project | None = None,
   stochastic: bool = False,
 ) -> types.Images:
-  """The walk of any network with x_hat = x imposed where `mask` [B, H, W, 1] is 0.
+  """Samples with any network, replacing x_hat by x at each step where `mask` [B, H, W, 1] is 0.
 
-  The known region starts at alpha_1 x + sigma_1 eps. A step through x_hat = x keeps eps, and
-  renoising exchanges part of it, so at every t of either sampler the region is alpha_t x plus noise
-  of deviation sigma_t, and x at the end. What is painted learns of the known region by z_t alone:
-  next to nothing in a walk of one step. N calls of v_fn.
+  The known region starts at alpha_1 x + sigma_1 eps. A step with x_hat = x keeps eps, and
+  renoising replaces a part of eps. So with either sampler the known region is alpha_t x plus noise
+  of deviation sigma_t at every t, and x at the end. The painted region gets information about the
+  known region from z_t alone, which in a single step is almost none. v_fn is called N times.
   """
   painted = mask > 0
 
@@ -61,5 +62,5 @@ def constrained(
 
 
 def composite(pixels: jax.Array, known: jax.Array, mask: jax.Array) -> jax.Array:
-  """`known` bit for bit where the mask is 0, `pixels` elsewhere: [B, H, W, C] uint8."""
+  """Returns [B, H, W, C] uint8: exactly `known` where the mask is 0, `pixels` elsewhere."""
   return jnp.where(mask > 0, pixels, known)

@@ -1,4 +1,4 @@
-"""Style transfer: encoded into noise as what a picture is, decoded as what it is to become."""
+"""Style transfer: inverts a picture under its own class A and samples under a new class B."""
 
 import jax
 
@@ -22,12 +22,13 @@ def transfer(
   stop: jax.Array | int | None = None,
   start: jax.Array | int | None = None,
 ) -> types.Images:
-  """x -> z_1 by `encode` under A, z_1 -> x' by `decode` under B.
+  """Inverts x to z_1 with `encode` under A, and samples x' from z_1 with `decode` under B.
 
-  With `stop` and `start` it turns back at t = stop / encode_steps = start / decode_steps
-  (`edit.same_time`), in as many calls: an edit with the picture's own noise. One undistilled
-  network may do both; a distilled one knows a single direction and number of steps. Source: dual
-  diffusion implicit bridges, Su et al., 2203.08382.
+  With `stop` and `start` the inversion ends at t = stop / encode_steps = start / decode_steps
+  (see `edit.same_time`), and sampling starts there: an edit with the picture's own noise. `encode`
+  is called `stop` times and `decode` `start` times. One undistilled network may be both; a
+  distilled network works in one direction, with one number of steps. Source: dual diffusion
+  implicit bridges, Su et al., 2203.08382.
   """
   z = ddim.invert(encode, x, cond_a, w_a, encode_steps, noise, project, stop)
   return ddim.sample(decode, z, cond_b, w_b, decode_steps, noise, project, start)

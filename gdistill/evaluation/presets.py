@@ -1,4 +1,4 @@
-"""The protocols of published tables, by name: what each needs, and the figures that are public."""
+"""The protocols of published tables by name, with the published figures whose source is known."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,21 +9,21 @@ from gdistill import errors
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-  """One table's protocol; `published` holds the figures whose source says them."""
+  """The protocol of one table; `published` holds only figures that are printed in their source."""
 
   name: str
   table: str
   images: int
-  size: int  # pixels a side of both sets, as they are measured
-  reference: str  # what it is, and where it comes from
-  resize: str  # of the reference's pictures to that size
+  size: int  # side in pixels at which both sets are measured
+  reference: str  # the reference set and where to get it
+  resize: str  # how the reference's pictures are resized to `size`
   metrics: tuple[str, ...]
   ws: tuple[float, ...]
   num_steps: tuple[int, ...]
   prompts: bool = False
   extractor: str = 'inception'
   clip: str = ''
-  reference_images: int = 0  # 0 where it is not said
+  reference_images: int = 0  # 0: the source does not say
   published: tuple[dict, ...] = ()
 
 
@@ -91,30 +91,33 @@ ALL = {p.name: p for p in _ALL}
 
 
 def get(name: str) -> Preset:
-  """The preset of that name; ConfigError lists them."""
+  """Returns the preset of that name; ConfigError, with all names, if there is none."""
   if name not in ALL:
     raise errors.ConfigError(f'--preset={name!r} must be one of {", ".join(ALL)}')
   return ALL[name]
 
 
 def departures(preset: Preset, row: Mapping[str, Any], brought: int, clip: str = '') -> list[str]:
-  """In what a row departs from the protocol, in words; `brought` pictures had another size."""
+  """Returns, in words, each way in which a row departs from the preset's protocol.
+
+  `brought` is the number of pictures that had another size and were resized.
+  """
   size, found = preset.size, []
   if row['images'] != preset.images:
     found.append(f'{row["images"]:,} pictures instead of {preset.images:,}')
   if brought:
-    found.append(f'{brought:,} pictures of another size brought to {size} x {size}')
+    found.append(f'{brought:,} pictures of another size resized to {size} x {size}')
   if row['extractor'] != preset.extractor:
     found.append(f'{row["extractor"]} instead of {preset.extractor}')
   if 'half-pixel' in row['resize']:
-    found.append("pytorch-fid's resize instead of the reference's")
+    found.append("pytorch-fid's resize instead of TensorFlow 1's")
   if clip and clip != preset.clip:
     found.append(f'{clip} instead of {preset.clip}' if preset.clip else f'{clip} as well')
   if preset.resize == 'none' and row.get('reference_resize', 'none') != 'none':
     found.append(f'a reference resized: {row["reference_resize"]}')
   reference = row['reference_images']
   if reference is None:
-    found.append('a reference of which no more than mu and sigma is known')
+    found.append('a reference of which only mu and sigma are known')
   elif preset.reference_images and reference != preset.reference_images:
     found.append(f'a reference of {reference:,} pictures instead of {preset.reference_images:,}')
   return found

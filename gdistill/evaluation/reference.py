@@ -1,4 +1,4 @@
-"""Reference statistics: what pictures are measured against, in one file with its protocol."""
+"""Reference statistics: the measurements that pictures are compared with, stored in one file."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ FORMAT = 1
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Reference:
-  """What was measured of a set of pictures, and how: `protocol` says extractor, set and split."""
+  """The measurements of a set of pictures; `protocol` names the extractor, the set, the split."""
 
   measured: measure.Measured
   protocol: dict[str, Any]
 
   @functools.cached_property
   def support(self) -> precision_recall.Support | None:
-    """Of the bank's features; None where there are too few."""
+    """The support of the bank's features, or None if the bank holds too few."""
     if len(self.measured.bank) <= measure.NEIGHBOURS:
       return None
     return precision_recall.Support.of(self.measured.ordered_bank, measure.NEIGHBOURS)
 
   def to_bytes(self) -> bytes:
-    """An .npz file of the arrays and the protocol."""
+    """Returns the bytes of an .npz file with the arrays and the protocol."""
     buffer = io.BytesIO()
     text = json.dumps({'format': FORMAT, **self.protocol}, sort_keys=True)
     np.savez(buffer, protocol=np.array(text), **self.measured.to_arrays())
@@ -50,7 +50,11 @@ def describe(
   bank: int | None,
   shape: tuple[int, ...] | None,
 ) -> dict[str, Any]:
-  """The protocol of a reference: `digest` is the pictures'; None is what nobody knows."""
+  """Returns the protocol of a reference.
+
+  `digest` is the hash of the pictures, `bank` the number of pictures in the bank, and `shape` the
+  pictures' shape. None stands for unknown.
+  """
   return {
     'extractor': extractor.name,
     'extractor_digest': extractor.digest,
@@ -65,12 +69,12 @@ def describe(
 
 
 def read(
-  file: Any, extractor: extractors.Extractor, remedy: str = 'make it by gdistill statistics'
+  file: Any, extractor: extractors.Extractor, remedy: str = 'make it with gdistill statistics'
 ) -> Reference:
-  """The reference in a file that `Reference.to_bytes` made.
+  """Returns the reference in a file that `Reference.to_bytes` made.
 
-  ConfigError where another extractor made it or its features have another size, CheckpointError
-  where it is damaged.
+  ConfigError if another extractor made the reference; CheckpointError if the file is damaged or its
+  features have another size.
   """
   try:
     with np.load(io.BytesIO(storage.read_bytes(file)), allow_pickle=False) as stored:
@@ -81,9 +85,9 @@ def read(
     found = Reference(measure.Measured.from_arrays(arrays), protocol)
   except errors.GdistillError:
     raise
-  except Exception as e:  # zipfile, zlib, json and numpy each have their own
+  except Exception as e:  # zipfile, zlib, json and numpy raise different errors
     raise errors.CheckpointError(
-      f'{file} is no readable file of reference statistics ({errors.brief(e)}); {remedy}'
+      f'{file} is not a readable file of reference statistics ({errors.brief(e)}); {remedy}'
     ) from e
   sizes = {found.measured.features.mean.shape, found.measured.features.scatter.shape[:1]}
   made = protocol.get('extractor'), protocol.get('extractor_digest')
@@ -93,10 +97,11 @@ def read(
     raise errors.ConfigError(
       f'--reference={file} was made by {made[0]} {made[1]} with {protocol.get("resize")!r}, and '
       f'the pictures are measured by {extractor.name} {extractor.digest} with '
-      f'{extractor.protocol["resize"]!r}; make it anew by gdistill statistics'
+      f'{extractor.protocol["resize"]!r}; make the reference again with gdistill statistics'
     )
   if sizes != {(extractor.size,)}:
     raise errors.CheckpointError(
-      f'{file} has features of {sorted(sizes)}, and {extractor.name} has {extractor.size}; {remedy}'
+      f'{file} holds features of size {sorted(sizes)}, and those of {extractor.name} have size '
+      f'{extractor.size}; {remedy}'
     )
   return found

@@ -1,4 +1,7 @@
-"""SIGTERM, SIGINT, SIGHUP: finish the step, save, leave with 42. A second one leaves at once."""
+"""SIGTERM, SIGINT, SIGHUP: the first finishes the step, saves and exits with code 42.
+
+A second signal exits immediately.
+"""
 
 import contextlib
 import os
@@ -11,27 +14,33 @@ from typing import Any
 from gdistill import errors
 from gdistill.process import watchdog
 
-# The thread that the program's end does not wait for: a compile takes minutes.
+# Name of the thread that compiles ahead. The program's exit does not wait for this thread, because
+# a compile takes minutes.
 COMPILING = 'gdistill-compile'
 
-_LEAVING = b'\ngdistill: a second signal: leaving at once; repeat the command to go on\n'
-_ONE_SIGNAL = 0.5  # seconds: `timeout` and schedulers signal a process and then its group
+_LEAVING = b'\ngdistill: a second signal: exiting without saving; repeat the command to resume\n'
+# Seconds within which several signals count as one: `timeout` and schedulers signal a process and
+# then its process group.
+_ONE_SIGNAL = 0.5
 
 
 def _in_child() -> None:
-  with contextlib.suppress(ValueError):  # not by the main thread: then it has no handlers either
+  # set_wakeup_fd raises ValueError outside the main thread, where there are no handlers either.
+  with contextlib.suppress(ValueError):
     signal.set_wakeup_fd(-1)
 
 
-if hasattr(os, 'register_at_fork'):  # or a forked worker would tell its parent of its own signals
+# A forked worker inherits the pipe: without this hook, its parent would read the worker's signals.
+if hasattr(os, 'register_at_fork'):
   os.register_at_fork(after_in_child=_in_child)
 
 
 class Interrupt:
-  """`with Interrupt() as stop:` and, in every long loop, `stop.check()` or `if stop.requested`.
+  """A context that catches signals, for loops that ask `stop.check()` or `if stop.requested`.
 
-  `watch` is asked at every look, and raises where going on would do harm: a lock that was lost.
-  Every look is a move to the watchdog `dog`: who looks is not stuck.
+  Use: `with Interrupt() as stop:`. Each time the loop asks, `watch` is called; `watch` raises if
+  the run must not continue, for example because the lock was lost. Each time the loop asks, the
+  watchdog `dog` records progress.
   """
 
   def __init__(
@@ -43,17 +52,17 @@ class Interrupt:
     self.patient = dog.patient if dog else contextlib.nullcontext
 
   def watch(self) -> None:
-    """Raises where going on, or writing one thing more, would do harm."""
+    """Calls `watch`, which raises if this process must not write to the workdir any more."""
     self._watch()
 
   def moved(self) -> None:
-    """Something was done, where nobody looks."""
+    """Records progress with the watchdog, in code that does not ask for a signal."""
     if self._dog is not None:
       self._dog.moved()
 
   @property
   def requested(self) -> str:
-    """The name of the signal that asked to stop, or ''."""
+    """Returns the name of the signal that arrived, or ''; records progress with the watchdog."""
     self.moved()
     return self._asked()
 
@@ -64,10 +73,11 @@ class Interrupt:
   def __enter__(self) -> 'Interrupt':
     self._before = {}
     for s in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-      if signal.getsignal(s) is not signal.SIG_IGN:  # nohup's terminal may close
+      if signal.getsignal(s) is not signal.SIG_IGN:  # nohup ignores SIGHUP, and so must this run
         self._before[s] = signal.signal(s, self._arrived)
-    # Python calls a handler between two of its own steps, and one of these may be a collective
-    # that waits for ever. What its C code writes here at once is read by another thread.
+    # Python runs a signal handler only between two bytecodes, and the main thread may be inside a
+    # collective that never returns. So a second thread reads the signals from a pipe, into which
+    # Python's C code writes them immediately.
     reader, self._pipe = os.pipe()
     os.set_blocking(self._pipe, False)
     self._before_pipe = signal.set_wakeup_fd(self._pipe, warn_on_full_buffer=False)
@@ -93,14 +103,17 @@ class Interrupt:
         self._arrived(byte[0])
         first = first or time.monotonic()
         if time.monotonic() - first > _ONE_SIGNAL:
-          os.write(2, _LEAVING)  # a print may be what was interrupted
+          os.write(2, _LEAVING)  # not print: the signal may have interrupted a print
           os._exit(128 + byte[0])
 
   def check(self, moved: bool = True) -> None:
-    """Raises Preempted, for places where what is finished is already on disk.
+    """Raises Preempted after a signal, at places where all finished work is already on disk.
 
-    Who only waits for somebody else has not `moved`.
+    A loop that only waits for another process passes moved=False, so that the watchdog does not
+    record progress.
     """
     requested = self.requested if moved else self._asked()
     if requested:
-      raise errors.Preempted(f'{requested}: what is finished is saved; repeat the command to go on')
+      raise errors.Preempted(
+        f'{requested}: all finished work is saved; repeat the command to resume'
+      )

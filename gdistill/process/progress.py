@@ -1,4 +1,4 @@
-"""Progress for whoever is looking: a live bar on a terminal, plain lines elsewhere."""
+"""Progress of a long command on stderr: a live bar in a terminal, plain lines elsewhere."""
 
 import datetime
 import sys
@@ -8,7 +8,7 @@ import tqdm
 
 
 class Progress:
-  """`with Progress('teacher', 1500) as p: p.update(n, loss=0.1)`; writes to stderr."""
+  """A progress display: `with Progress('teacher', 1500) as p: p.update(n, loss=0.1)`."""
 
   def __init__(self, name: str, total: int, start: int = 0, seconds_between_lines: float = 10.0):
     self._name, self._total, self._start, self._done = name, total, start, start
@@ -26,7 +26,7 @@ class Progress:
       self._bar.close()
 
   def update(self, done: int, **numbers: float) -> None:
-    """`done` of the total are done now."""
+    """Shows that `done` of the total are done, and `numbers` beside the count."""
     text = ' '.join(f'{k}={v:.4g}' for k, v in numbers.items())
     if self._bar is not None:
       if text:
@@ -39,7 +39,7 @@ class Progress:
     self._done = done
 
   def _left(self, done: int) -> str:
-    """'1:02:03 left' at the speed so far."""
+    """Returns '1:02:03 left', estimated from the speed so far, or '' before and after the work."""
     if not self._start < done < self._total:
       return ''
     elapsed = time.monotonic() - self._began
@@ -48,5 +48,5 @@ class Progress:
 
 
 def say(text: str) -> None:
-  """One line that does not break a running bar."""
+  """Prints one line to stderr without breaking a running bar."""
   tqdm.tqdm.write(text, file=sys.stderr)

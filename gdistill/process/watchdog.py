@@ -1,4 +1,4 @@
-"""Where nothing moves for too long: the stacks of all threads in a file, then out with 134."""
+"""A watchdog: ends a process without progress with exit code 134, and writes all its stacks."""
 
 import collections
 import contextlib
@@ -13,23 +13,26 @@ from collections.abc import Callable, Iterator
 
 from gdistill.workdir import storage
 
-_TIMES = 30  # a step may take so many times the median before it counts as stuck
-_SLOW = 6  # what is no training step, a compile above all, may take so many times as long
-_MEMORY, _KNOWN = 50, 5  # steps whose median counts, and how many it takes
-_WRITING = 10.0  # seconds for the file, on a disk that may be what is stuck
+_TIMES = 30  # a step that takes longer than this many times the median step counts as stuck
+_SLOW = 6  # a compile or a save may take this many times `seconds`
+_MEMORY, _KNOWN = 50, 5  # the median is over the last 50 steps, and needs at least 5
+_WRITING = 10.0  # seconds to wait for writing the stacks, because the disk may be what hangs
 EXIT_CODE = 134
 
 
 class Watchdog:
-  """`with Watchdog(folder) as dog:` and `dog.moved()` wherever something is done.
+  """A thread that ends the process after too long a time without a call of `moved`.
 
-  Inside `steady` each call is one step: more than `seconds` without one, or 30 times the median
-  step where that is longer, end the program; inside `patient`, and before five steps are known,
-  six times `seconds` do; elsewhere, and with `seconds` = 0, nothing does. A process that was
-  suspended counts the time that it ran. Before the end the stacks are in
-  folder/stacks-<process>.txt, and no disk is waited for; they are there from `early` seconds on,
-  for whoever is ended by somebody else, and gone when it moves. What holds Python's own lock for
-  ever is not seen.
+  Use: `with Watchdog(folder) as dog:`, and `dog.moved()` wherever work was done. Inside `steady`
+  each call of `moved` is one step, and the limit is `seconds` or 30 times the median step,
+  whichever is longer. Inside `patient`, and before five steps are known, the limit is six times
+  `seconds`. Elsewhere, and with seconds=0, there is no limit. Time in which the process was
+  suspended does not count.
+
+  The watchdog writes the stacks of all threads to folder/stacks-<process>.txt before it ends the
+  process, and waits at most ten seconds for the disk. The stacks are written already after `early`
+  seconds, because another process of the run may end this process first; the file is removed when
+  work continues. The watchdog cannot act while C code holds Python's global interpreter lock.
   """
 
   def __init__(
@@ -45,7 +48,7 @@ class Watchdog:
 
   def __enter__(self) -> 'Watchdog':
     if self._seconds:
-      self._forgive()  # of a run before this one
+      self._forgive()  # removes the stacks of an earlier run
       self._thread.start()
     return self
 
@@ -61,12 +64,12 @@ class Watchdog:
       self._still, self._moves = 0.0, self._moves + 1
 
   def steady(self) -> contextlib.AbstractContextManager[None]:
-    """In here every call of `moved` ends a step like the one before."""
+    """Returns a context in which every call of `moved` ends one training step."""
     self._steps.clear()
     return self._within(self._of_steps)
 
   def patient(self) -> contextlib.AbstractContextManager[None]:
-    """In here things are done that take their time: a compile, a save."""
+    """Returns a context for slow work, such as a compile or a save."""
     return self._within(lambda: _SLOW * self._seconds)
 
   @contextlib.contextmanager
@@ -86,7 +89,7 @@ class Watchdog:
 
   def _of_steps(self) -> float:
     steps = list(self._steps)
-    if len(steps) < _KNOWN:  # the first ones wait for cold disks, and are not waited for
+    if len(steps) < _KNOWN:  # the first steps are not typical: cold disks, no wait for the devices
       return _SLOW * self._seconds
     return max(self._seconds, _TIMES * statistics.median(steps))
 
@@ -95,7 +98,7 @@ class Watchdog:
     written, last = -1, time.monotonic()
     while not self._end.wait(tick):
       now = time.monotonic()
-      # A process that was suspended has missed time it did not have.
+      # A longer gap than two ticks means that the process was suspended: that time does not count.
       passed, last = min(now - last, 2 * tick), now
       with self._lock:
         self._still += passed
@@ -111,7 +114,7 @@ class Watchdog:
 
   def _write(self, still: float) -> None:
     when = time.strftime('%Y-%m-%d %H:%M:%S')
-    text = f'{when}: nothing has moved for {still:.0f} s\n\n{_stacks()}'
+    text = f'{when}: no progress for {still:.0f} s\n\n{_stacks()}'
     storage.write_bytes(self._file, text.encode())
 
   def _forgive(self) -> None:
@@ -124,13 +127,13 @@ class Watchdog:
     if not _in_time(lambda: self._write(still)):
       where = 'above'
       faulthandler.dump_traceback(2, all_threads=True)
-    if self._moves != moves:  # while that was written
+    if self._moves != moves:  # work continued while the stacks were written
       return
     line = (
-      f'gdistill: nothing has moved for {still:.0f} s; the stacks of all threads are {where}; '
-      'start the same command again, and look at them if it recurs\n'
+      f'gdistill: no progress for {still:.0f} s, so this process ends; the stacks of all threads '
+      f'are {where}; repeat the command, and read the stacks if this happens again\n'
     )
-    os.write(2, line.encode())  # a print may be what is stuck
+    os.write(2, line.encode())  # not print: a print may be what hangs
     os._exit(EXIT_CODE)
 
 
@@ -139,7 +142,7 @@ def _forever() -> float:
 
 
 def _stacks() -> str:
-  memory = getattr(os, 'memfd_create', None)  # a disk may be what is stuck, or full
+  memory = getattr(os, 'memfd_create', None)  # in memory, because the disk may hang or be full
   with os.fdopen(memory('stacks'), 'w+b') if memory else tempfile.TemporaryFile() as file:
     faulthandler.dump_traceback(file, all_threads=True)
     file.seek(0)
@@ -147,7 +150,10 @@ def _stacks() -> str:
 
 
 def _in_time(write: Callable[[], None]) -> bool:
-  """Does it elsewhere, and waits for so long: the disk may be what is stuck. Whether it is done."""
+  """Calls `write` in a thread and returns whether `write` finished within `_WRITING` seconds.
+
+  The thread is needed because the disk may hang.
+  """
   done = []
 
   def attempt():

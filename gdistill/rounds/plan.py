@@ -1,4 +1,4 @@
-"""The plan: a recipe as a list of rounds, each a folder that the next one reads."""
+"""The plan: a recipe as a list of rounds; each round writes a folder that the next round reads."""
 
 import dataclasses
 import math
@@ -8,22 +8,23 @@ from gdistill.recipe import settings as recipes
 
 @dataclasses.dataclass(frozen=True)
 class Round:
-  """One training run: `stage`, for `steps` updates, into folder `name`."""
+  """One training run: objective `stage`, `steps` updates, results in the folder `name`."""
 
   index: int
   name: str
   stage: str
-  num_steps: int  # sampling steps N its network is trained for; 0: any (teacher, stage one)
+  num_steps: int  # sampling steps N that the student is trained for; 0: any (teacher, stage one)
   steps: int
   lr: float
-  teacher: str  # the round it learns from and starts from; '' when there is none
-  outside: bool  # whether that is a folder of another run, and no round of this one
+  teacher: str  # the round that teaches this round and gives its initial parameters; '' for none
+  outside: bool  # whether `teacher` is a folder of another run, not a round of this run
 
 
 def plan(recipe: recipes.Recipe) -> tuple[Round, ...]:
-  """Teacher, stage one, then N = start/2, start/4, ..., end, once more for an encoder; pure.
+  """Returns the rounds of a recipe: teacher, stage one, then N = start/2, start/4, ..., end.
 
-  Both ladders begin from the student of stage one.
+  With an encoder, a second series of rounds N = start/2, ..., end follows. Both series start from
+  the student of stage one. The function is pure.
   """
   out: list[Round] = []
 

@@ -1,4 +1,4 @@
-"""Ancestral sampling: z_s drawn from the posterior q(z_s | z_t, x_hat) at every step."""
+"""Ancestral sampling: every step draws z_s from the posterior q(z_s | z_t, x_hat)."""
 
 import jax
 from jax import numpy as jnp
@@ -20,9 +20,10 @@ def sample(
   keys: types.Keys,
   project: types.Project | None = None,
 ) -> types.Images:
-  """Over t = 1, ..., 1/N, 0; the variance at s = 0 is 0, so the last step returns x_hat.
+  """Samples x from z_1 over t = 1, ..., 1/N, 0, in N calls of v_fn.
 
-  N calls of v_fn. Source: Ho et al., 2006.11239, with the smaller of its two variances.
+  The posterior's variance at s = 0 is 0, so the last step returns x_hat. Source: Ho et al.,
+  2006.11239, with the smaller of its two variances.
   """
 
   def step(i, z):

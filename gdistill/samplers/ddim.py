@@ -1,4 +1,4 @@
-"""DDIM: one walk over the grid i/N, from noise to data (sample) or from data to noise (invert)."""
+"""DDIM over the grid t = i/N: from noise to data (sample) or from data to noise (invert)."""
 
 import jax
 from jax import numpy as jnp
@@ -18,10 +18,10 @@ def sample(
   project: types.Project | None = None,
   start: jax.Array | int | None = None,
 ) -> types.Images:
-  """z_t -> x over t = start/N, ..., 1/N, 0; the last step returns x_hat. `start` calls of v_fn.
+  """Samples x from z_t over t = start/N, ..., 1/N, 0; the last step returns x_hat.
 
-  From z_1 by default, in N calls. `num_steps` and `start` may be traced: one compiled sampler
-  serves every N.
+  v_fn is called `start` times; `start` is N by default, which samples from z_1. `num_steps` and
+  `start` may be traced values, so one compiled sampler serves every N.
   """
   start = num_steps if start is None else start
   return walk(v_fn, z, cond, w, num_steps, noise, start, lambda i: start - i, -1, project)
@@ -37,18 +37,19 @@ def invert(
   project: types.Project | None = None,
   stop: jax.Array | int | None = None,
 ) -> types.Images:
-  """x -> z_t over t = 0, 1/N, ..., stop/N: the same walk with the grid reversed.
+  """Inverts x to z_t over t = 0, 1/N, ..., stop/N: DDIM with the grid reversed.
 
-  To z_1 by default. `stop` calls of v_fn; at the first, t = 0, x_hat is x and is not projected.
+  v_fn is called `stop` times; `stop` is N by default, which inverts to z_1. The first call is at
+  t = 0, where x_hat equals x and is not projected.
   """
   stop = num_steps if stop is None else stop
   if project is not None:
-    v_fn = _projected(v_fn, project)  # the sine form would divide by sin(phi) = 0
+    v_fn = _projected(v_fn, project)  # process.ddim_projected would divide by sin(phi) = 0
   return walk(v_fn, x, cond, w, num_steps, noise, stop, lambda i: i, 1, None)
 
 
 def walk(v_fn, z, cond, w, num_steps, noise, count, at, direction, project):
-  """`count` DDIM steps; step i goes from grid point at(i) to its neighbour at(i) + direction."""
+  """Takes `count` DDIM steps; step i goes from grid point at(i) to at(i) + direction."""
 
   def step(i, z):
     logsnr_t = noise(grid_time(at(i), num_steps, z))
@@ -59,7 +60,7 @@ def walk(v_fn, z, cond, w, num_steps, noise, count, at, direction, project):
 
 
 def _projected(v_fn, project):
-  """The model whose estimate of x is project(x_hat)."""
+  """Returns the model whose estimate of x is project(x_hat)."""
 
   def projected(z, logsnr, cond, w):
     return process.project_v(z, v_fn(z, logsnr, cond, w), logsnr, project)
@@ -68,6 +69,6 @@ def _projected(v_fn, project):
 
 
 def grid_time(i: jax.Array | int, num_steps: jax.Array | int, z: types.Images) -> types.PerExample:
-  """t = i / N for every example, exactly 0 and 1 at the ends."""
+  """t = i / N for every example, exactly 0 at i = 0 and exactly 1 at i = N."""
   t = jnp.asarray(i, jnp.float32) / jnp.asarray(num_steps, jnp.float32)
   return jnp.full(z.shape[:1], t, jnp.float32)

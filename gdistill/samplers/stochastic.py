@@ -1,4 +1,4 @@
-"""The paper's stochastic sampler: two steps' worth of jump, then one step's worth of noise back."""
+"""The paper's stochastic sampler: a DDIM step of length 2/N, then forward noise back by 1/N."""
 
 import jax
 from jax import numpy as jnp
@@ -21,9 +21,10 @@ def sample(
   project: types.Project | None = None,
   start: jax.Array | int | None = None,
 ) -> types.Images:
-  """At t > 1/N: jump to k = t - 2/N, then noise up to s = t - 1/N; at t = 1/N: jump to 0.
+  """Samples x from z_t by DDIM steps to k = t - 2/N, each followed by noise up to s = t - 1/N.
 
-  `start` calls of v_fn at t = start/N, ..., 1/N; from z_1 by default, in N calls.
+  At t = 1/N a single DDIM step goes to 0. v_fn is called `start` times, at t = start/N, ..., 1/N;
+  `start` is N by default, which samples from z_1.
   """
   start = num_steps if start is None else start
 
@@ -32,7 +33,7 @@ def sample(
     at = (left, jnp.maximum(left - 2, 0), jnp.maximum(left - 1, 1))
     logsnr_t, logsnr_k, logsnr_s = (noise(ddim.grid_time(j, num_steps, z)) for j in at)
     z_k = process.step(z, v_fn(z, logsnr_t, cond, w), logsnr_t, logsnr_k, project)
-    # The draws are numbered from t = 1: a walk that starts later is the tail of a whole one.
+    # Draws are numbered from t = 1, so that a walk from a later t repeats the end of a whole walk.
     eps = image_noise.normal(keys, num_steps - left + 1, z.shape[1:])
     return jnp.where(left > 1, process.renoise(z_k, eps, logsnr_k, logsnr_s), z_k)
 

@@ -1,4 +1,4 @@
-"""What every stage draws: keys per example, w, and the noisy state z_t the networks are shown."""
+"""The random draws of all stages: keys per example, w, data, and the noisy state z_t."""
 
 import jax
 from jax import numpy as jnp
@@ -11,31 +11,36 @@ from gdistill.core import types
 
 
 def example_keys(key: jax.Array, ids: jax.Array, count: int) -> list[types.Keys]:
-  """`count` keys for each example, functions of (key, its place in the global batch) alone."""
+  """Returns `count` arrays of [B] keys; a key depends on `key` and the example's id alone.
+
+  `ids` are the places of the examples in the global batch.
+  """
   keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i), count))(ids)
   return [keys[:, j] for j in range(count)]
 
 
 def uniform(keys: types.Keys, low: float = 0.0, high: float = 1.0) -> types.PerExample:
-  """[B] ~ U[low, high); low == high gives that number."""
+  """Draws [B] numbers from U[low, high); low == high returns that number."""
   return jax.vmap(lambda key: jax.random.uniform(key, minval=low, maxval=high))(keys)
 
 
 def normal_like(keys: types.Keys, x: types.Images) -> types.Images:
-  """[B, H, W, C] ~ N(0, I), image by image."""
+  """Draws [B, H, W, C] from N(0, I), with one key for each image."""
   return jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(keys)
 
 
 def images(batch: dict, key: jax.Array | None, *, flip: bool) -> types.Images:
-  """The batch's pixels as images in [-1, 1]; with `flip`, left and right exchanged for half."""
+  """Returns the batch's pixels as images in [-1, 1]; `flip` mirrors each with probability 1/2."""
   x = pixels.to_images(batch['pixels'])
   return flipped(x, *example_keys(key, batch['id'], 1)) if flip else x
 
 
 def latents(batch: dict, key: jax.Array, *, flip: bool) -> types.Images:
-  """A draw of each posterior, mean + deviation eps; with `flip`, of the flipped picture for half.
+  """Draws x = mean + deviation eps from each example's posterior over latents.
 
-  batch['latents'] [B, 2 flips, mean and (unless it is zero) deviation, h, w, c].
+  batch['latents'] is [B, 2 flips, 2, h, w, c]: mean and deviation of the picture and of its mirror
+  image. Where the deviation is zero the third axis holds the mean alone. With `flip`, each example
+  takes the mirror image with probability 1/2.
   """
   return _posterior(batch, *_chosen(batch, key, flip))
 
@@ -43,9 +48,9 @@ def latents(batch: dict, key: jax.Array, *, flip: bool) -> types.Images:
 def masked_latents(
   batch: dict, key: jax.Array, key_mask: jax.Array, *, flip: bool
 ) -> tuple[types.Images, types.Images]:
-  """(x as `latents` draws it, cond['extra'] for it: one of its masks).
+  """Returns (x, cond['extra']): x drawn as in `latents`, and one of the example's stored masks.
 
-  batch['masked'] [B, 2 flips, masks, h, w, 1 + c].
+  batch['masked'] is [B, 2 flips, masks, h, w, 1 + c].
   """
   chosen, keys_eps = _chosen(batch, key, flip)
   (keys,) = example_keys(key_mask, batch['id'], 1)
@@ -56,14 +61,14 @@ def masked_latents(
 
 
 def masked_images(x: types.Images, key: jax.Array, ids: jax.Array) -> types.Images:
-  """cond['extra'] for images: a random mask, and what it leaves of x."""
+  """Returns cond['extra'] for images: a random mask, and the part of x where the mask is 0."""
   (keys,) = example_keys(key, ids, 1)
   mask = masks.random(keys, *x.shape[1:3])
   return masks.condition(mask, x * (1.0 - mask))
 
 
 def _chosen(batch, key, flip):
-  """(which flip of each example, keys for the rest)."""
+  """Returns (the flip of each example, 0 or 1; the keys for the posterior's noise)."""
   keys_flip, keys_eps = example_keys(key, batch['id'], 2)
   return jax.vmap(jax.random.bernoulli)(keys_flip).astype(jnp.int32) if flip else 0, keys_eps
 
@@ -76,7 +81,7 @@ def _posterior(batch, chosen, keys_eps):
 
 
 def flipped(x: types.Images, keys: types.Keys) -> types.Images:
-  """x with left and right exchanged, image by image, half of the time."""
+  """Mirrors each image left to right with probability 1/2."""
   flip = jax.vmap(jax.random.bernoulli)(keys)
   return jnp.where(types.expand_like(flip, x), x[:, :, ::-1], x)
 
@@ -84,7 +89,7 @@ def flipped(x: types.Images, keys: types.Keys) -> types.Images:
 def noised_data(
   x: types.Images, eps: types.Images, t: types.PerExample, noise: schedule.Schedule
 ) -> types.Images:
-  """z_t of the data, as the paper trains."""
+  """z_t = alpha x + sigma eps at time t: the noised data that the paper trains on."""
   return process.diffuse(x, eps, noise(t))
 
 
@@ -99,10 +104,11 @@ def trajectory(
   project: types.Project | None,
   inverted: bool = False,
 ) -> types.Images:
-  """z_t on the teacher's own path from z_1: DDIM in steps of `stride`, the last one shorter.
+  """Returns z_t on the teacher's own path from z_1: DDIM in steps of `stride`.
 
-  Each example stops at its own t. This is the state a sampler meets, where noised data is not.
-  `inverted` begins from z_0, the data, and walks the other way.
+  Each example stops at its own t, with a shorter last step. A sampler meets states on this path,
+  while noised data may differ from them. `inverted` starts from z_0, the data, and walks towards
+  noise.
   """
 
   def after(i):
@@ -112,13 +118,13 @@ def trajectory(
     here, there = after(i), after(i + 1)
     logsnr = noise(here)
     v = teacher(z, logsnr, cond, w)
-    if inverted and project is not None:  # at t = 0 the sine form of a step divides by 0
+    if inverted and project is not None:  # process.ddim_projected would divide by 0 at t = 0
       moved = process.ddim(z, process.project_v(z, v, logsnr, project), logsnr, noise(there))
     else:
       moved = process.step(z, v, logsnr, noise(there), project)
     return jnp.where(types.expand_like(here != there, z), moved, z)
 
-  # The small slack keeps rounding of t = i/N from adding a step of length 1e-8.
+  # Without 1e-3, rounding of t = i/N could add a step of length 1e-8.
   furthest = jnp.max(t) if inverted else 1.0 - jnp.min(t)
   steps = jnp.ceil(furthest / stride - 1e-3).astype(jnp.int32)
   return jax.lax.stop_gradient(jax.lax.fori_loop(0, steps, step, z))

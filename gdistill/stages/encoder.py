@@ -1,4 +1,4 @@
-"""The encoder's ladder: stage two with time reversed, from data to noise."""
+"""Encoder distillation: stage two with time reversed, from data to noise."""
 
 import jax
 from jax import numpy as jnp
@@ -28,8 +28,8 @@ def loss(
 ) -> types.PerExample:
   """[B]: omega |v~ - v_hat(z_t, c, w)|^2 / (1 + w)^p, t = i/N, i ~ {0..N-1}, w ~ U[w_min, w_max].
 
-  v~ is `target`, p `w_power`, and all else as in `progressive.loss`; `on_trajectory` takes z_t from
-  the teacher's own path from x, which is where an encoder passes.
+  v~ is `target`, p is `w_power`, and the other settings are those of `progressive.loss`.
+  `on_trajectory` takes z_t from the teacher's own path from x to noise, as an encoder meets it.
   """
   x, cond = batch['x'], batch['cond']
   keys_i, keys_eps, keys_w = draw.example_keys(key, batch['id'], 3)
@@ -57,11 +57,11 @@ def target(
   noise: schedule.Schedule,
   project: types.Project | None = None,
 ) -> types.Images:
-  """v~, whose one DDIM step t -> t'' lands where the teacher's t -> t' -> t'' does.
+  """Returns v~, whose one DDIM step t -> t'' ends where the teacher's t -> t' -> t'' ends.
 
-  `progressive.landing` at t = i/N, t' = t + 0.5/N, t'' = t + 1/N: both rotations are negative, and
-  t = 0, where phi = 0, is nothing special. There x_hat is z whatever v says, and `project` leaves
-  v0 alone.
+  v~ is `progressive.landing` at t = i/N, t' = t + 0.5/N, t'' = t + 1/N, so both rotations are
+  negative. t = 0 needs no special case: phi = 0 there, x_hat equals z for every v, and `project`
+  does not change v0.
   """
   logsnrs = [noise((i + ahead) / num_steps) for ahead in (0.0, 0.5, 1.0)]
   return progressive.landing(teacher, z, logsnrs, cond, w, project)

@@ -1,4 +1,4 @@
-"""Stage two: one step of the student does what two steps of its teacher do."""
+"""Stage two: one step of the student learns to end where two steps of its teacher end."""
 
 from collections.abc import Sequence
 
@@ -12,9 +12,9 @@ from gdistill.core import schedule
 from gdistill.core import types
 from gdistill.stages import draw
 
-# How far the teacher's two steps reach, in units of 1/N. Deterministic: two halves of the
-# student's one step. Stochastic: two whole steps, because that sampler jumps by 2/N and then
-# takes half of it back as noise.
+# t - t' and t - t'' in units of 1/N, where t' and t'' are the ends of the teacher's two steps.
+# Deterministic: each of the two is half of the student's step. Stochastic: each is a whole step,
+# because the stochastic sampler jumps by 2/N and then adds forward noise back by 1/N.
 REACH = {'deterministic': (0.5, 1.0), 'stochastic': (1.0, 2.0)}
 
 
@@ -38,10 +38,10 @@ def loss(
 ) -> types.PerExample:
   """[B]: omega |v~ - v_hat(z_t, c, w)|^2 / (1 + w)^p, t = i/N, i ~ {1..N}, w ~ U[w_min, w_max].
 
-  v~ is `target`, p `w_power`. `num_steps` N may be traced: one compiled step serves every round.
-  `p_uncond` drops labels, for the naive baseline, which must halve the null model too. With
-  `loss_project` the teacher's two steps project x_hat, as its sampler does, and the errors are
-  those of losses.as_sampled.
+  v~ is `target` and p is `w_power`. N = `num_steps` may be a traced value, so one compiled step
+  serves every round. `p_uncond` drops labels for the naive baseline, which must distil the null
+  model too. With `loss_project` the teacher's two steps project x_hat, as the teacher's sampler
+  does, and the error is the error of `losses.as_sampled`.
   """
   x = batch['x']
   keys_i, keys_eps, keys_w, keys_drop = draw.example_keys(key, batch['id'], 4)
@@ -71,11 +71,11 @@ def target(
   sampler: str,
   project: types.Project | None = None,
 ) -> types.Images:
-  """v~, whose one DDIM step t -> t'' lands where the teacher's t -> t' -> t'' does, t = i/N.
+  """Returns v~, whose one DDIM step t -> t'' ends where the teacher's t -> t' -> t'' ends, t = i/N.
 
-  `landing` on the grid. Every edge is inside its formula: at t'' = 0 it is the teacher's second
-  prediction of x, and at the stochastic walk's last point (t' = t'' = 0, so d2 = 0) it is the
-  teacher's own v0.
+  The formula of `landing` needs no special case at the edges of the grid. At t'' = 0, v~ gives the
+  teacher's second prediction of x. At the last grid point of the stochastic sampler, t' = t'' = 0
+  and d2 = 0, so v~ is the teacher's v0.
   """
   logsnrs = [noise(jnp.maximum(i - reach, 0.0) / num_steps) for reach in (0.0, *REACH[sampler])]
   return landing(teacher, z, logsnrs, cond, w, project)
@@ -89,11 +89,12 @@ def landing(
   w: types.PerExample,
   project: types.Project | None,
 ) -> types.Images:
-  """v~, whose one DDIM step t -> t'' lands where the teacher's t -> t' -> t'' does, either way.
+  """Returns v~, whose one DDIM step t -> t'' ends where the teacher's t -> t' -> t'' ends.
 
   v~ = (sin d1 cos d2 v0 + sin d2 v1 - sin d1 sin d2 z_t) / sin(d1 + d2), d1 = phi_t - phi_t',
-  d2 = phi_t' - phi_t'', `logsnrs` those of t, t', t''. Nothing cancels. With `project`, v0 and v1
-  are those of the projected x_hat, and x_hat of v~ is a weighted mean of the two.
+  d2 = phi_t' - phi_t''. `logsnrs` are those of t, t', t'', in falling or rising order of t. The
+  formula has no cancellation of large terms. With `project`, v0 and v1 are the v of the projected
+  x_hat, and the x_hat of v~ is a weighted mean of both projected x_hat.
   """
   logsnr_t, logsnr_m, logsnr_s = logsnrs
 

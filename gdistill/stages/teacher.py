@@ -1,4 +1,4 @@
-"""The guided teacher: one network, conditional and unconditional by dropping labels."""
+"""Teacher training: one network learns the conditional and the null model by label dropout."""
 
 import jax
 

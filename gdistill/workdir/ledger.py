@@ -1,4 +1,4 @@
-"""Who may write a workdir, and what has happened in it."""
+"""The lock that lets one process write to a workdir, and the ledger of events in the workdir."""
 
 import contextlib
 import json
@@ -19,20 +19,20 @@ from gdistill.workdir import storage
 
 try:
   import fcntl
-except ImportError:  # not a POSIX system: `_alone` is then a no-op
+except ImportError:  # not a POSIX system: `_alone` does nothing there
   fcntl = None
 
 
 @contextlib.contextmanager
 def _alone(folder: epath.Path) -> Iterator[None]:
-  """Serialises the processes of one machine; an object store has only the order of its puts."""
+  """Lets one process of this machine at a time run the block; does nothing on an object store."""
   if fcntl is None or not storage.is_local(folder):
     yield
     return
   folder.mkdir(parents=True, exist_ok=True)
   fd = os.open(folder, os.O_RDONLY)
   try:
-    with contextlib.suppress(OSError):  # a network disk without locks
+    with contextlib.suppress(OSError):  # some network disks have no file locks
       fcntl.flock(fd, fcntl.LOCK_EX)
     yield
   finally:
@@ -40,7 +40,10 @@ def _alone(folder: epath.Path) -> Iterator[None]:
 
 
 def _machine() -> str | None:
-  """This boot of this machine or container: process ids mean something only within it."""
+  """Returns an id of this boot of this machine or container, within which process ids are unique.
+
+  None where the system gives no such id.
+  """
   try:
     with open('/proc/sys/kernel/random/boot_id') as f:
       return f'{f.read().strip()}/{os.readlink("/proc/self/ns/pid")}'
@@ -49,27 +52,28 @@ def _machine() -> str | None:
 
 
 def _started(pid: int) -> str | None:
-  """When the process started, in clock ticks since boot; None when it has ended."""
+  """Returns when the process started, in clock ticks since boot; None if the process has ended."""
   try:
     with open(f'/proc/{int(pid)}/stat') as f:
-      fields = f.read().rpartition(')')[2].split()  # the name before it may hold anything
+      # The program's name stands in parentheses before the fields and may hold any character.
+      fields = f.read().rpartition(')')[2].split()
   except (OSError, ValueError, TypeError):
     return None
   return None if fields[0] in 'ZX' else fields[19]
 
 
 def token(workdir: epath.PathLike) -> str:
-  """Of the lock that a workdir seems to hold; '' without one."""
+  """Returns the token in a workdir's lock.json; '' if there is no readable lock."""
   file = storage.path(workdir) / 'lock.json'
   try:
     holder = storage.read_json(file) if storage.exists(file) else {}
-  except errors.CheckpointError:  # half a file on a network's disk: look again
+  except errors.CheckpointError:  # a network disk may show half a file: the caller tries again
     return ''
   return str(holder.get('token', '')) if isinstance(holder, dict) else ''
 
 
 class Lock:
-  """The single writer of a workdir, named in lock.json with a heartbeat."""
+  """The lock of a workdir: lock.json names the one process that may write, and its heartbeat."""
 
   def __init__(self, workdir: epath.PathLike, lease_seconds: float = 60):
     self._file = storage.path(workdir) / 'lock.json'
@@ -93,12 +97,13 @@ class Lock:
         if not storage.write_once(self._file, self._beat()):
           self._refuse(self._read() or {})
       elif self._stale(holder):
-        logging.warning('%s: taking over from %s', self._file, _who(holder))
+        logging.warning('%s: taking over the stale lock of %s', self._file, _who(holder))
         storage.write_bytes(self._file, self._beat())
       else:
         self._refuse(holder)
     if not storage.is_local(self._file):
-      time.sleep(min(1.0, self._lease / 10))  # the last of several puts wins; let it land
+      # If several processes wrote the lock at the same time, the last write wins: wait for it.
+      time.sleep(min(1.0, self._lease / 10))
     if not self._mine():
       self._refuse(self._read() or {})
     self._thread.start()
@@ -111,26 +116,31 @@ class Lock:
       with _alone(self._file.parent):
         if self._mine():
           storage.remove(self._file)
-    except Exception as e:  # never hides the error that ended the run; the lease will pass
-      logging.warning('%s: could not be released: %s', self._file, e)
+    # An error here must not hide the error that ended the run, and the lease will expire anyway.
+    except Exception as e:
+      logging.warning('%s: the lock could not be released: %s', self._file, e)
 
   @property
   def token(self) -> str:
-    """What lock.json holds while this process has the lock, and nobody else's ever does."""
+    """A random id in lock.json, different for every lock."""
     return self._me['token']
 
   @property
   def lost(self) -> bool:
-    """Whether a heartbeat has found another writer's lock, or none; they come four a lease."""
+    """Whether a heartbeat found no lock.json, or the lock of another process.
+
+    There are four heartbeats in each lease.
+    """
     return self._lost
 
   def check(self) -> None:
-    """Raises once the lock is lost, as after a suspended machine wakes up."""
+    """Raises ConfigError if the lock is lost, which may happen while a machine is suspended."""
     if self._lost:
       holder = self._read()
       raise errors.ConfigError(
         f'{self._file} was {f"taken over by {_who(holder)}" if holder else "removed"} while this '
-        'run held it; it stopped without saving; repeat the command when nothing else writes there'
+        'run held it, so this run stopped without saving; repeat the command when no other process '
+        'writes to this workdir'
       )
 
   def _renew(self) -> None:
@@ -139,11 +149,11 @@ class Lock:
         with _alone(self._file.parent):
           if not self._mine():
             self._lost = True
-            logging.error('%s: lost to %s', self._file, _who(self._read() or {}))
+            logging.error('%s: the lock was lost to %s', self._file, _who(self._read() or {}))
             return
           storage.write_bytes(self._file, self._beat())
-      except Exception as e:  # a passing fault of the store: the next beat may succeed
-        logging.warning('%s: heartbeat failed: %s', self._file, e)
+      except Exception as e:  # the fault may be temporary: the next heartbeat may succeed
+        logging.warning('%s: a heartbeat could not be written: %s', self._file, e)
 
   def _beat(self) -> bytes:
     return storage.dumps({**self._me, 'heartbeat': time.time()}).encode()
@@ -154,7 +164,7 @@ class Lock:
     except errors.CheckpointError as e:
       if isinstance(e.__cause__, FileNotFoundError):
         return None
-      raise  # a fault of the store is no reason to take over
+      raise  # an unreadable lock may be valid, so this process must not take it over
     try:
       holder = json.loads(text)
     except (ValueError, RecursionError):
@@ -165,10 +175,10 @@ class Lock:
     return (self._read() or {}).get('token') == self._me['token']
 
   def _stale(self, holder: dict) -> bool:
-    lease = holder.get('lease_seconds')  # its own: it sets the pace of its heartbeat
+    lease = holder.get('lease_seconds')  # the holder's, which sets the holder's heartbeat
     if _age(holder) > (lease if isinstance(lease, (int, float)) else self._lease):
       return True
-    if self._me['machine'] is None:  # no way to ask: only the heartbeat counts
+    if self._me['machine'] is None:  # whether the holder still runs cannot be checked
       return False
     here = all(holder.get(k) == self._me[k] for k in ('host', 'machine'))
     return here and _started(holder.get('pid')) != holder.get('started')
@@ -176,7 +186,7 @@ class Lock:
   def _refuse(self, holder: dict) -> None:
     raise errors.ConfigError(
       f'workdir {os.fspath(self._file.parent)} is in use by {_who(holder)}; '
-      'stop that process, wait for its lease to pass, or choose another workdir'
+      'stop that process, wait until its lease expires, or choose another workdir'
     )
 
 
@@ -194,7 +204,10 @@ _ENTRY = re.compile(r'(\d{8})-([A-Za-z0-9._-]{1,64})\.json')
 
 
 def record(workdir: epath.PathLike, event: str, **fields) -> dict:
-  """Adds one immutable entry, ledger/<number>-<event>.json, and returns it."""
+  """Adds an entry to the ledger, ledger/<number>-<event>.json, and returns the entry.
+
+  Entries are never changed. ConfigError if `event` is not a valid name.
+  """
   folder = storage.path(workdir) / 'ledger'
   if not _ENTRY.fullmatch(f'00000000-{event}.json'):
     raise errors.ConfigError(f'{event=} must be 1 to 64 of A-Z a-z 0-9 . _ -')
@@ -209,7 +222,7 @@ def record(workdir: epath.PathLike, event: str, **fields) -> dict:
 
 
 def ledger(workdir: epath.PathLike) -> list[dict]:
-  """Every entry in order; one that cannot be parsed is left out with a warning."""
+  """Returns all entries in order; an entry that cannot be parsed is skipped with a warning."""
   folder = storage.path(workdir) / 'ledger'
   entries = []
   for name in filter(_ENTRY.fullmatch, storage.list_dir(folder)):

@@ -1,4 +1,4 @@
-"""What training carries from step to step."""
+"""The state of training: step, parameters, EMA, optimiser state and skipped updates."""
 
 from typing import Any
 
@@ -10,16 +10,21 @@ from jax import numpy as jnp
 
 @flax.struct.dataclass
 class TrainState:
-  step: jax.Array  # updates done in this round, skipped ones among them
+  """The state that the training step takes and returns."""
+
+  step: jax.Array  # updates done in this round, including the skipped updates
   params: Any
-  ema: Any  # None where a stage keeps no running mean
+  ema: Any  # None if the stage keeps no EMA
   opt: optax.OptState
-  skipped: jax.Array  # updates not taken because loss or gradient was not finite
+  skipped: jax.Array  # updates skipped because the loss or the gradient was not finite
   skipped_in_a_row: jax.Array
 
 
 def create(params: Any, tx: optax.GradientTransformation, with_ema: bool) -> TrainState:
-  """A round's first state. Every leaf has its own buffer, because the step donates them all."""
+  """Returns the first state of a round.
+
+  Parameters and EMA are copied, because the training step donates every buffer of the state.
+  """
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=jax.tree.map(jnp.copy, params),
@@ -31,13 +36,15 @@ def create(params: Any, tx: optax.GradientTransformation, with_ema: bool) -> Tra
 
 
 def handed_on(state: TrainState) -> Any:
-  """The parameters a finished round leaves: the running mean where there is one."""
+  """Returns the parameters that a finished round saves: the EMA if there is one, else `params`."""
   return state.params if state.ema is None else state.ema
 
 
 def names(tree: Any) -> list[str]:
-  """['params/down0_block0/conv1/kernel', ...] of the leaves in their order: what a file may call
-  them, since it outlives the classes of the tree."""
+  """Returns the names of the leaves in order: ['params/down0_block0/conv1/kernel', ...].
+
+  Files store leaves under these names, which do not depend on the tree's classes.
+  """
   return [
     jax.tree_util.keystr(keys, simple=True, separator='/') or 'value'
     for keys, _ in jax.tree_util.tree_flatten_with_path(tree)[0]

@@ -1,4 +1,4 @@
-"""Every read and write of a workdir, by the same code on local disk, gs:// and s3://."""
+"""Reads and writes files of a workdir on local disk, gs:// and s3://, with the same functions."""
 
 import contextlib
 import dataclasses
@@ -24,7 +24,10 @@ _STORES = {'gs': ('gcs', ('gcsfs', 'tensorflow')), 's3': ('s3', ('s3fs', 'tensor
 
 
 def path(p: epath.PathLike) -> epath.Path:
-  """The one way to name a place in a workdir; local ones become absolute, as Orbax wants them."""
+  """Returns the path as an epath.Path; a local path becomes absolute, because Orbax requires that.
+
+  ConfigError if the path is neither local nor gs:// nor s3://.
+  """
   if is_local(p):
     return epath.Path(os.path.abspath(p))
   scheme = os.fspath(p).partition('://')[0]
@@ -34,11 +37,12 @@ def path(p: epath.PathLike) -> epath.Path:
 
 
 def is_local(p: epath.PathLike) -> bool:
+  """Returns whether the path is on local disk, not in an object store."""
   return '://' not in os.fspath(p)
 
 
 def _fresh(p: epath.PathLike) -> epath.Path:
-  """The path, without what fsspec remembers of it: other machines write there too."""
+  """Returns the path after clearing fsspec's cached listing, as other machines write there too."""
   p = path(p)
   if not is_local(p) and getattr(p, '_backend', None) is backend.fsspec_backend:
     backend.fsspec_backend.fs(p).invalidate_cache()
@@ -54,7 +58,7 @@ def _fsync(p: epath.PathLike) -> None:
 
 
 def _put(p: epath.Path, data: bytes, publish: Literal['replace', 'link']) -> None:
-  """On local disk: write beside the target, fsync, then make it visible in one system call."""
+  """Writes a local file atomically: a temporary file, fsync, then one rename or hard link."""
   p.parent.mkdir(parents=True, exist_ok=True)
   temporary = p.parent / f'{_TEMPORARY}{secrets.token_hex(8)}'
   try:
@@ -70,19 +74,19 @@ def _put(p: epath.Path, data: bytes, publish: Literal['replace', 'link']) -> Non
 
 
 def write_bytes(p: epath.PathLike, data: bytes) -> None:
-  """Replaces the whole file or leaves it as it was; a reader never sees a part of it."""
+  """Replaces the whole file or leaves the old file; a reader never sees half a file."""
   p = path(p)
   try:
     if is_local(p):
       _put(p, data, 'replace')
     else:
-      p.write_bytes(data)  # one put, which object stores make visible whole or not at all
+      p.write_bytes(data)  # a single put is atomic in an object store
   except Exception as e:
-    raise _cannot('write', p, e, 'free space or mend its permissions') from e
+    raise _cannot('write', p, e, 'free disk space or fix its permissions') from e
 
 
 def write_once(p: epath.PathLike, data: bytes) -> bool:
-  """Creates the file; False, and nothing changed, where there is one already."""
+  """Creates the file and returns True; returns False, without writing, if the file exists."""
   p = path(p)
   try:
     if is_local(p):
@@ -92,19 +96,21 @@ def write_once(p: epath.PathLike, data: bytes) -> bool:
       except FileExistsError:
         if p.exists():
           return False
-        raise  # a file stands where the folder should be
+        raise  # the parent folder's path is a file
       except OSError as e:
         if e.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
-          raise  # those three: a file system without hard links, served like an object store
+          raise
+        # This file system has no hard links: it is treated below like an object store.
     if exists(p):
       return False
   except Exception as e:
-    raise _cannot('write', p, e, 'free space or mend its permissions') from e
+    raise _cannot('write', p, e, 'free disk space or fix its permissions') from e
   write_bytes(p, data)
   return True
 
 
 def read_bytes(p: epath.PathLike) -> bytes:
+  """Returns the file's bytes; CheckpointError if the file cannot be read."""
   try:
     return _fresh(p).read_bytes()
   except Exception as e:
@@ -112,6 +118,7 @@ def read_bytes(p: epath.PathLike) -> bytes:
 
 
 def read_text(p: epath.PathLike) -> str:
+  """Returns the file's text; CheckpointError if the file cannot be read or is not UTF-8."""
   try:
     return read_bytes(p).decode()
   except UnicodeDecodeError as e:
@@ -119,7 +126,7 @@ def read_text(p: epath.PathLike) -> str:
 
 
 def digest(p: epath.PathLike) -> str:
-  """sha256 of the file, read in pieces."""
+  """Returns the sha256 of the file in hex digits, without loading the whole file."""
   try:
     with _fresh(p).open('rb') as f:
       return hashlib.file_digest(f, 'sha256').hexdigest()
@@ -128,11 +135,15 @@ def digest(p: epath.PathLike) -> str:
 
 
 def dumps(value: Any) -> str:
-  """Canonical JSON: sorted keys, two spaces, and null for the numbers JSON does not have."""
+  """Returns canonical JSON: sorted keys, indent 2, and null for infinite and NaN numbers."""
   return json.dumps(jsonable(value), sort_keys=True, indent=2, allow_nan=False) + '\n'
 
 
 def jsonable(value: Any) -> Any:
+  """Returns the value built from JSON's types alone; TypeError if the value has no JSON form.
+
+  Converts tuples, sets, dataclasses, paths and arrays; infinite and NaN floats become None.
+  """
   if value is None or isinstance(value, (bool, int, str)):
     return value
   if isinstance(value, float):
@@ -153,10 +164,12 @@ def jsonable(value: Any) -> Any:
 
 
 def write_json(p: epath.PathLike, value: Any) -> None:
+  """Writes the value as canonical JSON, atomically."""
   write_bytes(p, dumps(value).encode())
 
 
 def read_json(p: epath.PathLike) -> Any:
+  """Returns the parsed JSON file; CheckpointError if the file cannot be read or parsed."""
   text = read_text(p)
   try:
     return json.loads(text)
@@ -165,14 +178,19 @@ def read_json(p: epath.PathLike) -> Any:
 
 
 def check_writable(flag: str, p: epath.PathLike) -> None:
-  """ConfigError unless the folder is there and writable, or could be made; writes nothing."""
+  """Raises ConfigError unless the folder is writable or could be created; writes nothing."""
   text = os.fspath(p)
   if '\0' in text or any(len(part.encode()) > 255 for part in text.split('/')):
-    raise errors.ConfigError(f'{flag}={text[:80]!r} is no name a disk can hold; choose another')
+    raise errors.ConfigError(
+      f'{flag}={text[:80]!r} is not a valid path: a name in it is longer than 255 bytes, or it '
+      'contains a null character; choose another path'
+    )
   if not is_local(p):
     extra, modules = _STORES[os.fspath(path(p)).partition('://')[0]]
     if not any(importlib.util.find_spec(m) for m in modules):
-      raise errors.ConfigError(f"{flag}={p} needs another package; pip install -e '.[{extra}]'")
+      raise errors.ConfigError(
+        f"{flag}={p} needs a package that is not installed; run: pip install -e '.[{extra}]'"
+      )
     return
   here = pathlib.Path(text).absolute()
   while not os.path.lexists(here):
@@ -184,7 +202,7 @@ def check_writable(flag: str, p: epath.PathLike) -> None:
 
 
 def free(p: epath.PathLike) -> int:
-  """Bytes that may still be written on the local disk where the path is, or will be."""
+  """Returns the free bytes of the local disk that holds the path or will hold the path."""
   here = pathlib.Path(path(p))
   while not here.exists():
     here = here.parent
@@ -192,13 +210,14 @@ def free(p: epath.PathLike) -> int:
 
 
 def exists(p: epath.PathLike) -> bool:
+  """Returns whether the file or folder exists, without using fsspec's cache."""
   return _fresh(p).exists()
 
 
 def list_dir(p: epath.PathLike) -> list[str]:
-  """Sorted names in the folder, without unfinished writes; none where there is no folder."""
+  """Returns the sorted names in the folder, without temporary files; [] if there is no folder."""
   try:
-    # An object store may list the folder itself, as an empty name.
+    # An object store may list the folder itself as an entry with an empty name.
     names = {os.path.basename(os.fspath(c).rstrip('/')) for c in _fresh(p).iterdir()}
   except (FileNotFoundError, NotADirectoryError):
     return []
@@ -207,7 +226,7 @@ def list_dir(p: epath.PathLike) -> list[str]:
 
 
 def files(p: epath.PathLike) -> dict[str, int]:
-  """{'folder/name': bytes} of every file below the folder."""
+  """Returns {'folder/name': size in bytes} of every file below the folder."""
   found = {}
   for name in list_dir(p):
     child = path(p) / name
@@ -219,18 +238,20 @@ def files(p: epath.PathLike) -> dict[str, int]:
 
 
 def remove(p: epath.PathLike) -> None:
+  """Removes the file; does nothing if there is no such file."""
   with contextlib.suppress(FileNotFoundError):
     path(p).unlink()
 
 
 def remove_tree(p: epath.PathLike) -> None:
+  """Removes the folder and everything in it; does nothing if there is no such folder."""
   p = _fresh(p)
   with contextlib.suppress(FileNotFoundError):
     shutil.rmtree(p) if is_local(p) else p.rmtree()
 
 
 def sync_tree(p: epath.PathLike) -> None:
-  """Local disk: what other libraries wrote below the folder is on the disk after this."""
+  """Calls fsync on every file and folder below a local folder, for files other libraries wrote."""
   if is_local(p):
     for folder, _, names in os.walk(p):
       for name in names:
@@ -244,6 +265,6 @@ def _cannot(verb: str, p: epath.PathLike, e: Exception, remedy: str) -> errors.C
 
 
 def move_tree(source: epath.PathLike, target: epath.PathLike) -> None:
-  """Local disk only: object stores cannot rename."""
+  """Renames a folder on local disk; an object store has no rename."""
   os.rename(source, target)
   _fsync(path(target).parent)

@@ -14,6 +14,6 @@ def test_drop_takes_the_given_share_and_leaves_the_rest_alone():
   keys = jax.random.split(jax.random.key(0), len(label))
   found = np.asarray(condition.drop({'label': label}, keys, 0.1)['label'])
   dropped = found < 0
-  # A binomial's standard deviation here is 0.0021.
+  # The standard deviation of the share of dropped labels is 0.0021.
   assert abs(dropped.mean() - 0.1) < 0.01
   np.testing.assert_array_equal(found[~dropped], np.asarray(label)[~dropped])

@@ -36,7 +36,7 @@ def test_rows_do_not_see_each_other():
 
 @pytest.mark.parametrize('logsnr', [-6.0, 0.0, 6.0])
 def test_as_sampled_counts_what_clipping_leaves(logsnr):
-  # x the teacher's, the student's, and the error in x that counts.
+  # Columns: the teacher's x, the student's x_hat, and the expected error in x.
   table = np.array([
     (1.7, 1.2, 0.0), (1.7, 0.6, 0.4), (1.7, -3.0, 4.0), (-2.0, -1.5, 0.0), (-2.0, 1.5, 2.5),
     (0.5, 0.2, 0.3), (0.5, 1.4, 0.9), (1.0, 1.3, 0.0), (0.5, 0.5005, 0.0005),

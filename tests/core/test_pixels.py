@@ -1,4 +1,4 @@
-"""Pixels and images are each other's inverse, and what lies between is rounded, not cut off."""
+"""Tests of the conversion between pixels and images: inverse of each other, rounded, clipped."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ def test_every_pixel_comes_back():
 
 
 def test_what_lies_between_goes_to_the_nearest_and_what_lies_beyond_to_the_ends():
-  # 127.5 (x + 1) = 0.6, 0.4, 254.6, and x beyond both ends
+  # The first three x have 127.5 (x + 1) = 0.6, 0.4, 254.6; the last two are outside [-1, 1].
   x = np.array([0.6 / 127.5 - 1, 0.4 / 127.5 - 1, 254.6 / 127.5 - 1, -3.0, 7.0], np.float32)
   found = pixels.from_images(x.reshape(5, 1, 1, 1)).reshape(5)
   np.testing.assert_array_equal(found, [1, 0, 255, 0, 255])

@@ -18,7 +18,7 @@ def test_v_is_a_rotation_of_x_and_eps():
   x, eps = draw(0), draw(1)
   z = process.diffuse(x, eps, LOGSNRS)
   v = process.v_from(x, eps, LOGSNRS)
-  # A rotation keeps lengths: z^2 + v^2 = x^2 + eps^2, and both can be read back.
+  # A rotation keeps lengths, z^2 + v^2 = x^2 + eps^2, and x and eps follow from z and v.
   np.testing.assert_allclose(z**2 + v**2, x**2 + eps**2, rtol=1e-5)
   np.testing.assert_allclose(process.x_from_v(z, v, LOGSNRS), x, atol=2e-6)
   np.testing.assert_allclose(process.eps_from_v(z, v, LOGSNRS), eps, atol=2e-6)
@@ -74,7 +74,8 @@ def test_renoise_adds_exactly_the_missing_variance():
 
 
 def test_posterior_is_bayes_rule_for_two_gaussians():
-  # q(z_s | x) = N(alpha_s x, sigma_s^2), q(z_t | z_s) = N(a z_s, b): multiply and complete squares.
+  # The product of q(z_s | x) = N(alpha_s x, sigma_s^2) and q(z_t | z_s) = N(a z_s, b), as a normal
+  # density in z_s.
   s, t = LOGSNRS + 1.5, LOGSNRS
   x, z_t = draw(4), draw(5)
   mean, variance = process.posterior(z_t, x, t, s)

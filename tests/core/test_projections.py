@@ -13,7 +13,7 @@ def test_dynamic_thresholding_scales_an_image_by_its_own_percentile():
   inside, outside = jnp.linspace(-0.9, 0.9, 9), jnp.linspace(-4.0, 4.0, 9)
   x = jnp.stack([inside, outside]).reshape(2, 3, 3, 1)
   found = projections.dynamic_threshold(1.0)(x).reshape(2, 9)
-  np.testing.assert_allclose(found[0], inside)  # s = max(1, 0.9): left as it is
+  np.testing.assert_allclose(found[0], inside)  # s = max(1, 0.9) = 1 changes nothing
   np.testing.assert_allclose(found[1], outside / 4.0)
   half = projections.dynamic_threshold(0.5)(x).reshape(2, 9)  # the median of |x| is 2
   np.testing.assert_allclose(half[1], np.clip(outside, -2, 2) / 2)

@@ -42,8 +42,8 @@ def test_time_zero_is_exactly_noiseless_and_shown_as_the_maximum(cosine):
 
 @pytest.mark.parametrize(
   ('betas', 'abar_last'),
-  # The last running product of 1 - beta: 4.0358e-05 for DDPM's linear betas and 0.0047 for Stable
-  # Diffusion's scaled-linear ones (its known non-zero terminal SNR, sqrt(abar) = 0.0683).
+  # The last cumulative product of 1 - beta: 4.0358e-05 for DDPM's linear betas, and 0.0047 for
+  # Stable Diffusion's scaled-linear betas, whose terminal SNR is not zero (sqrt(abar) = 0.0683).
   [
     (schedule.linear_betas(1e-4, 0.02), 4.0358e-05),
     (schedule.scaled_linear_betas(0.00085, 0.012), 0.068265**2),
@@ -81,11 +81,11 @@ def test_the_index_is_the_schedule_backwards_and_whole_on_its_grid(name):
   places = np.arange(1000)
   t = (jnp.asarray(places, jnp.float32) + 1.0) / 1000.0
   np.testing.assert_array_equal(index(made(t)), places)
-  # From the definition of logsnr, in float64 and by another route: sigma^2 = 1 - abar.
+  # Expected values from the definition of logsnr with sigma^2 = 1 - abar, in float64.
   abar = np.exp(np.cumsum(np.log1p(-betas)))
   logsnr = np.log(abar / (1 - abar))
   np.testing.assert_array_equal(index(jnp.asarray(logsnr, jnp.float32)), places)
-  # Between two of them in proportion, and held at both ends: +inf is the data.
+  # The index is linear between two steps and constant beyond both ends; logsnr = +inf is t = 0.
   between = jnp.asarray(0.75 * logsnr[:-1] + 0.25 * logsnr[1:], jnp.float32)
   np.testing.assert_allclose(index(between), places[:-1] + 0.25, atol=1e-3)
   ends = jnp.array([jnp.inf, logsnr[0] + 1, logsnr[-1] - 1, -jnp.inf], jnp.float32)
@@ -103,7 +103,7 @@ def test_a_ladders_times_are_at_the_index_that_time_says(name):
 
 def test_squared_cosine_betas_are_the_printed_quotients():
   # Nichol & Dhariwal 2021, equation 17: f(t) = cos^2(...), beta_t = 1 - abar_t / abar_{t-1},
-  # clipped to at most 0.999; number by number.
+  # clipped to at most 0.999, computed here one number at a time.
   f = lambda t: math.cos((t / 1000 + 0.008) / (1 + 0.008) * math.pi / 2) ** 2
   expected = [min(1 - f(t) / f(t - 1), 0.999) for t in range(1, 1001)]
   np.testing.assert_allclose(schedule.squared_cosine_betas(), expected, rtol=1e-9)

@@ -1,4 +1,4 @@
-"""Class-conditional Gaussians whose flow, guided too, is exact in any number of steps."""
+"""Class-conditional Gaussians whose flow, also under guidance, is exact in any number of steps."""
 
 import jax
 import numpy as np
@@ -11,7 +11,7 @@ from gdistill.core import schedule
 
 
 class Gaussians:
-  """Class k is N(mean_k, c^2 I) and the null class N(mean_-1, c^2 I).
+  """Data of which class k is N(mean_k, c^2 I) and the null class N(mean_-1, c^2 I).
 
   One step of a class's v is its flow: z_s = alpha_s m + r (z_t - alpha_t m), r as in
   `gaussian_flow`. v is linear in m, so guidance by w moves m to (1 + w) m - w mean_-1.
@@ -23,11 +23,11 @@ class Gaussians:
     self.means = np.random.default_rng(3).uniform(-1, 1, (4, *self.shape)).astype(np.float32)
 
   def flow(self, step):
-    """The guided model for steps of length `step`; negative to encode."""
+    """Returns the guided model that is exact for steps of length `step`, negative for inversion."""
     return self._guided(gaussian_flow(self.spread, step))
 
   def denoiser(self):
-    """The guided model itself, whose walk is the flow in the limit of many steps."""
+    """Returns the exact guided model, whose samples are exact in the limit of many steps."""
 
     def centred(z, logsnr, cond, w):
       alpha, sigma = _alpha_sigma(logsnr)
@@ -37,12 +37,12 @@ class Gaussians:
     return self._guided(centred)
 
   def mean(self, cond, w):
-    """[B, H, W, C] of the guided Gaussian."""
+    """Returns the mean [B, H, W, C] of the guided Gaussian."""
     w = np.asarray(w)[:, None, None, None]
     return (1 + w) * self.means[np.asarray(cond['label'])] - w * self.means[-1]
 
   def draw(self, count, seed=0):
-    """(x, cond, w) with labels 0 and 1."""
+    """Draws (x, cond, w) with labels 0 and 1."""
     rng = np.random.default_rng(seed)
     label = np.arange(count) % 2
     x = self.means[label] + self.spread * rng.normal(size=(count, *self.shape))
@@ -69,7 +69,7 @@ def gaussians() -> Gaussians:
 
 @pytest.fixture
 def record():
-  """v_fn -> (v_fn, calls): the same model, and the (logsnr, z) of every call made of it."""
+  """Returns a function v_fn -> (v_fn, calls); `calls` records (logsnr, z) of every call."""
 
   def recorded(v_fn):
     calls = []

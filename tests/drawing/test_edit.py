@@ -1,4 +1,4 @@
-"""Editing: the grid, what a walk starts from, and edits of Gaussians in closed form."""
+"""Tests of editing: the grid, the start of sampling, and edits of Gaussians in closed form."""
 
 import jax
 import numpy as np
@@ -30,12 +30,12 @@ def other(cond):
     (0.5, 4, (2, True)),
     (1.0, 1, (1, True)),
     (1.0, 64, (64, True)),
-    (0.29, 100, (29, True)),  # 28.999999999999996
+    (0.29, 100, (29, True)),  # 0.29 * 100 is 28.999999999999996
     (1 / 3, 3, (1, True)),
     (0.6, 4, (2, False)),
     (0.65, 4, (3, False)),
-    (0.375, 4, (2, False)),  # half way between two: the noisier
-    (0.01, 4, (1, False)),  # 0 would return the picture
+    (0.375, 4, (2, False)),  # halfway between two grid points: the noisier one
+    (0.01, 4, (1, False)),  # not 0, which would return the picture unchanged
     (0.99, 4, (4, False)),
   ],
 )
@@ -93,8 +93,8 @@ def test_an_edit_by_the_exact_flow_is_linear(gaussians, num_steps, start):
 @pytest.mark.parametrize('stochastic', [False, True])
 @pytest.mark.parametrize(('num_steps', 'start'), [(4, 3), (8, 2), (8, 8), (4, 1)])
 def test_edits_of_data_are_data(gaussians, stochastic, num_steps, start, monkeypatch):
-  # Linear, so the variance is a sum of squares of responses. Image j of the batch gets a unit of
-  # noise in draw j alone, and the last image none but a unit of x, whose variance is c^2.
+  # The edit is linear, so the variance is the sum of squared responses. Image j of the batch gets
+  # unit noise in draw j alone; the last image gets no noise but a unit of x, whose variance is c^2.
   def unit(keys, step, shape):
     draws = (jnp.arange(num_steps + 2) == step) & (jnp.arange(num_steps + 2) <= num_steps)
     return jnp.broadcast_to(draws.reshape(-1, 1, 1, 1), (num_steps + 2, *shape)).astype(float)
@@ -121,7 +121,8 @@ def test_edits_of_data_are_data(gaussians, stochastic, num_steps, start, monkeyp
 def test_an_inverted_edit_by_the_exact_flows_is_linear(
   gaussians, encode_steps, stop, num_steps, start
 ):
-  # z_t = alpha m_A + (x - m_A) / r, x' = m_B + r (z_t - alpha m_B), r as above.
+  # z_t = alpha m_A + (x - m_A) / r, x' = m_B + r (z_t - alpha m_B), with
+  # r = c / sqrt(alpha^2 c^2 + sigma^2).
   x, cond, w = gaussians.draw(2)
   w_b = w + 1.0
   run = jax.jit(
@@ -173,4 +174,5 @@ def test_an_inverted_edit_in_pixel_space_is_clipped_in_both_walks(gaussians):
     return projections.clip(x_hat)
 
   found = style_transfer.transfer(gaussians.denoiser(), *rest, project, 2, 4)
-  assert len(seen) == 2 and np.abs(found).max() <= 1 + 1e-6  # traced once in each
+  # `project` is traced twice: once in the inversion, once in the sampling.
+  assert len(seen) == 2 and np.abs(found).max() <= 1 + 1e-6

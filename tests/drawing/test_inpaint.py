@@ -1,4 +1,4 @@
-"""Inpainting: posteriors of correlated Gaussians, and what is known kept at every time."""
+"""Tests of inpainting: posteriors of correlated Gaussians, and a known region that stays fixed."""
 
 import jax
 import numpy as np
@@ -35,16 +35,17 @@ def pictures():
 
 
 def alpha_sigma(t):
-  """Of one time, in float64."""
+  """Returns (alpha, sigma) at time t, in float64."""
   logsnr = np.asarray(COSINE(jnp.asarray([t], jnp.float32)), np.float64)[0]
   return np.sqrt(1 / (1 + np.exp(-logsnr))), np.sqrt(1 / (1 + np.exp(logsnr)))
 
 
 def conditional_flow(num_steps):
-  """The exact flow of N(mu, C), the posterior of N(0, S) given what cond['extra'] shows.
+  """Returns the exact flow of N(mu, C), the posterior of N(0, S) given the known pixels.
 
-  With K the known pixels and G = S K (K S K + 1 - K)^-1: mu = G a, C = S - G K S, whose known
-  part is a without any variance. Each eigenvector of C has the flow of one Gaussian:
+  cond['extra'] gives the known pixels a. With K the projection onto the known pixels and
+  G = S K (K S K + 1 - K)^-1: mu = G a, C = S - G K S, so known pixels have mean a and variance 0.
+  Along each eigenvector of C the flow is that of one Gaussian:
   z_s = alpha_s mu + U r U' (z_t - alpha_t mu).
   """
 
@@ -71,18 +72,18 @@ def conditional_flow(num_steps):
 
 
 def _time(logsnr):
-  return schedule.angle(logsnr) * 2 / np.pi  # to 1e-4, the grid is coarser
+  return schedule.angle(logsnr) * 2 / np.pi  # exact to 1e-4, which is enough to find a grid point
 
 
 def posterior(x, mask):
-  """(mu, C) of the painted pixels, by indices and in float64."""
+  """Returns (mu, C) of the painted pixels, computed from submatrices of S in float64."""
   b, a = (np.flatnonzero(mask.reshape(-1) == i) for i in (1, 0))
   gain = S[np.ix_(b, a)] @ np.linalg.inv(S[np.ix_(a, a)])
   return gain @ np.asarray(x, np.float64).reshape(-1)[a], S[np.ix_(b, b)] - gain @ S[np.ix_(a, b)]
 
 
 def marginal(z, logsnr, cond, w):
-  """The exact denoiser of N(0, S): x_hat = alpha S (alpha^2 S + sigma^2)^-1 z, as v."""
+  """Returns v of the exact denoiser of N(0, S): x_hat = alpha S (alpha^2 S + sigma^2)^-1 z."""
   alpha, sigma = (a[:, None, None] for a in schedule.alpha_sigma(logsnr))
   s = jnp.asarray(S, jnp.float32)[None]
   x_hat = alpha * s @ jnp.linalg.inv(alpha**2 * s + sigma**2 * jnp.eye(6)[None])
@@ -92,7 +93,7 @@ def marginal(z, logsnr, cond, w):
 
 @pytest.mark.parametrize('num_steps', [1, 2, 4])
 def test_a_network_shown_what_is_known_draws_from_the_posterior(num_steps):
-  # By the exact flow of N(mu, C) from z_1 = eps: x' = mu + C^(1/2) eps, at any N.
+  # The exact flow of N(mu, C) maps z_1 = eps to x' = mu + C^(1/2) eps at any N.
   x, mask = pictures(), jnp.asarray(MASKS)
   cond = {**COND, 'extra': masks.condition(mask, x * (1 - mask))}
   v_fn = conditional_flow(num_steps)
@@ -109,7 +110,7 @@ def test_a_network_shown_what_is_known_draws_from_the_posterior(num_steps):
 
 
 def test_one_step_of_the_exact_denoiser_is_the_posterior_mean():
-  # x_hat = mu + alpha C (alpha^2 C + sigma^2)^-1 (z - alpha mu), and alpha_1 is 5e-5.
+  # x_hat = mu + alpha C (alpha^2 C + sigma^2)^-1 (z - alpha mu) is almost mu: alpha_1 is 5e-5.
   x, mask = pictures(), jnp.asarray(MASKS)
   cond = {**COND, 'extra': masks.condition(mask, x * (1 - mask))}
 
@@ -160,10 +161,10 @@ def test_what_is_known_is_the_picture_under_the_same_noise_at_every_time(record,
 
 
 def reference(x, num_steps, noises, stochastic):
-  """The constrained walk by matrices in float64, the known region overwritten at every time.
+  """Samples with matrices in float64, overwriting the known region at every time.
 
-  Its noise starts as noises[0]. A stochastic step to s by way of k mixes noises[i] in:
-  sigma_s eps_s = (alpha_s/alpha_k) sigma_k eps + sigma_{s|k} noises[i].
+  The noise of the known region is noises[0] at first. A stochastic step to s by way of k changes
+  that noise: sigma_s eps_s = (alpha_s/alpha_k) sigma_k eps + sigma_{s|k} noises[i].
   """
   x, mask = np.asarray(x, np.float64).reshape(2, 6), MASKS.reshape(2, 6)
   noises = [np.asarray(n, np.float64).reshape(2, 6) for n in noises]
@@ -203,7 +204,7 @@ def test_a_constrained_walk_is_its_matrices(stochastic, num_steps):
 
 
 def test_what_is_known_has_the_noise_of_its_time_under_the_stochastic_sampler(record, monkeypatch):
-  # Image j gets a unit of draw j alone: squares of responses add up to the variance.
+  # Image j gets unit noise in draw j alone, so the variance is the sum of squared responses.
   num_steps = 4
 
   def unit(keys, step, shape):
@@ -243,7 +244,7 @@ def test_with_everything_to_be_painted_the_walk_is_an_ordinary_one(stochastic):
 def test_what_is_painted_is_clipped_and_what_is_known_is_not_moved(stochastic):
   x = jnp.full((2, *SHAPE), 0.25)
 
-  def bright(z, logsnr, cond, w):  # x_hat = 3
+  def bright(z, logsnr, cond, w):  # a model with x_hat = 3 everywhere
     alpha, sigma = (a[:, None, None, None] for a in schedule.alpha_sigma(logsnr))
     return (alpha * z - 3.0) / sigma
 
@@ -262,7 +263,7 @@ def test_rows_do_not_see_each_other(stochastic):
       point, x, mask, cond, w, 3, COSINE, keys, projections.clip, stochastic
     )
 
-  def point(z, logsnr, cond, w):  # elementwise, so that a batch's arithmetic is that of one row
+  def point(z, logsnr, cond, w):  # elementwise, so that a batch gives the same bits as one row
     return 0.3 * z + w[:, None, None, None]
 
   np.testing.assert_array_equal(run(slice(None))[1:], run(slice(1, 2)))

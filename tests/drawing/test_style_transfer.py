@@ -1,4 +1,4 @@
-"""Style transfer between Gaussians, where both bridges are known."""
+"""Tests of style transfer between Gaussians, where both flows are known in closed form."""
 
 import jax
 import numpy as np
@@ -11,15 +11,15 @@ from gdistill.drawing import style_transfer
 
 
 def sides(gaussians):
-  """(x, cond_a, cond_b, w_a, w_b), everything different in A and B."""
+  """Returns (x, cond_a, cond_b, w_a, w_b), with different conditions and w in A and B."""
   x, cond, w = gaussians.draw(4)
   return x, cond, {'label': cond['label'] + 1}, w, w[::-1] + 0.5
 
 
 @pytest.mark.parametrize(('encode_steps', 'decode_steps'), [(1, 1), (4, 4), (2, 8), (8, 1)])
 def test_transfer_by_the_exact_flows_moves_the_mean(gaussians, encode_steps, decode_steps):
-  # Both flows scale the distance from their mean by 1/c and c: x' = m_B + (x - m_A). At t = 1
-  # alpha is 5e-5 and not 0, which is what the tolerance is for.
+  # The two flows scale the distance from their means by 1/c and by c: x' = m_B + (x - m_A). The
+  # tolerance covers alpha_1, which is 5e-5 instead of 0.
   x, cond_a, cond_b, w_a, w_b = sides(gaussians)
   run = jax.jit(
     lambda *counts: style_transfer.transfer(
@@ -43,7 +43,7 @@ def test_transfer_by_the_denoiser_moves_the_mean_in_the_limit_of_many_steps(gaus
     )
   )  # fmt: skip
   coarse, fine = (np.abs(run(n, 2 * n) - expected).max() for n in (256, 2048))
-  assert fine < 0.01 and fine < 0.25 * coarse  # a first-order walk
+  assert fine < 0.01 and fine < 0.25 * coarse  # DDIM is of first order
 
 
 def test_a_round_trip_returns_the_picture(gaussians):

@@ -1,4 +1,4 @@
-"""Presets by name: what they say they need, and each from pictures to a row."""
+"""Tests of the presets: what each needs, and a row of figures from a folder of pictures."""
 
 import json
 
@@ -20,7 +20,7 @@ NAMES = (
 
 
 class Words:
-  """Stands in for CLIP: a caption's embedding is written in it."""
+  """A stand-in for CLIP whose captions are the numbers of their own embeddings."""
 
   image = stand_in.extractor('clip_l14', channels=3)
 
@@ -29,7 +29,7 @@ class Words:
 
 
 def pictures(folder, count, size, captions):
-  """Square pictures, each with the caption that is its own embedding."""
+  """Writes square pictures, each with a caption that holds the picture's embedding."""
   folder.mkdir()
   pixels = stand_in.pictures(count, size, seed=3)
   for i, p in enumerate(pixels):
@@ -94,7 +94,7 @@ def test_a_folder_of_pictures_becomes_a_row_that_says_in_what_it_departs(name, t
   )
   brought = f'centre square, by area to {preset.size}'
   assert row['pictures_resize'] == ('none' if size == preset.size else brought)
-  if preset.prompts:  # every caption is its picture's own embedding
+  if preset.prompts:  # each caption's embedding equals its picture's embedding
     assert row['clip_score'] == pytest.approx(1, abs=1e-3) and row['clip'] == 'clip_l14'
     (drawn / '3.txt').unlink()
     assert command.main(given) == 3
@@ -108,7 +108,7 @@ def test_both_sets_are_brought_to_the_presets_size_and_the_row_says_so(tmp_path,
   row = json.loads(capsys.readouterr().out)
   assert row['reference_images'] == 5
   assert row['departures'].split('; ') == [
-    '5 pictures instead of 50,000', '5 pictures of another size brought to 32 x 32',
+    '5 pictures instead of 50,000', '5 pictures of another size resized to 32 x 32',
     'a reference resized: centre square, by area to 32',
     'a reference of 5 pictures instead of 50,000',
   ]  # fmt: skip
@@ -124,11 +124,11 @@ def test_every_departure_is_found_and_none_where_there_is_none():
     ({'extractor': 'lite0'}, 'lite0 instead of inception'),
     ({'resize': 'bilinear with half-pixel centres'}, "pytorch-fid's resize"),
     ({'reference_images': 10_000}, 'a reference of 10,000 pictures'),
-    ({'reference_images': None}, 'no more than mu and sigma'),
+    ({'reference_images': None}, 'only mu and sigma are known'),
   ):
     [found] = presets.departures(preset, {**row, **change}, 0)
     assert words in found
-  assert presets.departures(preset, row, 7) == ['7 pictures of another size brought to 32 x 32']
+  assert presets.departures(preset, row, 7) == ['7 pictures of another size resized to 32 x 32']
   assert presets.departures(preset, row, 0, 'clip_b32') == ['clip_b32 as well']
   coco = presets.get('coco5k')
   row |= {'images': 5_000, 'reference_images': 5_000}

@@ -1,4 +1,4 @@
-"""Figures made differently stand in one table only when that is asked for."""
+"""Tests of the protocol: figures of different protocols are refused in one table."""
 
 import pytest
 

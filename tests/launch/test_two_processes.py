@@ -161,7 +161,7 @@ def test_a_real_run_whose_processes_are_killed_and_stopped_ends_with_the_same_bi
     # A stopped process still lives: without the watchdog its peer would wait for ever.
     if number == signal.SIGSTOP:
       stacks = (workdir / f'stacks-{1 - victim}.txt').read_text()
-      assert 'nothing has moved for' in stacks and 'Thread' in stacks
+      assert 'no progress for' in stacks and 'Thread' in stacks
     ended(killed, pair)
   lines = killed.communicate(timeout=600)[1]
   assert killed.returncode == 0, lines

@@ -13,7 +13,7 @@ from gdistill.process import interrupt
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_is_remembered_until_it_is_asked_for(number):
-  own = signal.signal(number, signal.SIG_DFL)  # which a shell's `&` may have ignored
+  own = signal.signal(number, signal.SIG_DFL)  # a shell's `&` may have set the signal to ignored
   before = signal.getsignal(number)
   with interrupt.Interrupt() as stop:
     stop.check()
@@ -25,7 +25,7 @@ def test_a_signal_is_remembered_until_it_is_asked_for(number):
   signal.signal(number, own)
 
 
-# In Python, where handlers are called, and deep in C, where none is for a minute.
+# A wait in Python, which runs signal handlers, and a wait in C code, which runs none for a minute.
 WAITS = ('time.sleep(60)', "hashlib.pbkdf2_hmac('sha256', b'a', b'b', 10**9)")
 
 
@@ -47,9 +47,9 @@ def test_a_second_signal_leaves_at_once(wait):
   assert child.poll() is None
   sent = time.monotonic()
   child.send_signal(signal.SIGHUP)
-  assert 'leaving at once' in child.communicate(timeout=30)[1]
+  assert 'exiting without saving' in child.communicate(timeout=30)[1]
   assert child.returncode == 128 + signal.SIGHUP
-  assert time.monotonic() - sent < 5.0  # of some milliseconds, on a machine that has time
+  assert time.monotonic() - sent < 5.0  # it takes milliseconds on a machine that is not busy
 
 
 def test_what_a_terminal_ignores_stays_ignored():

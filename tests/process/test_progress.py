@@ -1,4 +1,4 @@
-"""What is said while one waits."""
+"""Tests of the progress display: lines and remaining time."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from gdistill.process import progress
 
 @pytest.fixture
 def clock(monkeypatch):
-  """Seconds that pass when told to."""
+  """Replaces the clock by a list whose number the test advances."""
   now = [1000.0]
   monkeypatch.setattr(progress.time, 'monotonic', lambda: now[0])
   return now
@@ -15,7 +15,7 @@ def clock(monkeypatch):
 
 def test_a_line_says_how_long_the_rest_takes_at_the_speed_since_the_start(clock, capsys):
   with progress.Progress('teacher', 900, start=300) as bar:
-    clock[0] += 60  # two updates a second
+    clock[0] += 60  # 120 updates in 60 s
     bar.update(420, loss=0.25)
   assert capsys.readouterr().err == 'teacher: 420/900 loss=0.25 0:04:00 left\n'
 

@@ -1,4 +1,4 @@
-"""The run that nobody disturbed."""
+"""A finished run that was not disturbed, with which disturbed runs are compared."""
 
 import disturbed
 import pytest

@@ -1,4 +1,4 @@
-"""The newest step damaged in every way: what comes back is right, or is the step before."""
+"""Tests of damaged checkpoints: a restore returns the newest step intact, or the step before."""
 
 import contextlib
 import os
@@ -26,7 +26,7 @@ DAMAGES = ('empty', 'half', 'a byte short', 'gone', 'a bit', 'a byte more', 'the
 
 
 def state_of(recipe, seed):
-  """A real state: parameters, their running mean, both moments, counters."""
+  """Returns a training state with all its parts: parameters, EMA, optimiser moments, counters."""
   net = networks.of_recipe(recipe, recipe.takes_w)
   params = networks.initial_params(net, recipe.model, jax.random.key(seed))
   state = states.create(params, train_step.optimizer(recipe.guidance), True)
@@ -39,7 +39,7 @@ def bits(tree):
 
 
 class Steps:
-  """Steps 1 and 2 of a round in a folder, again and again as they were."""
+  """Steps 1 and 2 of a round in a folder; `anew` restores the files after each damage."""
 
   def __init__(self, folder, recipe):
     self.sound, self.folder = folder / 'sound', folder / 'steps'
@@ -55,7 +55,7 @@ class Steps:
     return self.folder / '2'
 
   def outcome(self):
-    """'right', 'the step before', 'refused' or 'SILENTLY WRONG'."""
+    """Returns 'right', 'the step before', 'refused' or 'SILENTLY WRONG'."""
     try:
       step, tree, _ = step_checkpoints.restore_latest(self.folder, self.trees[1])
     except errors.CheckpointError as e:
@@ -103,7 +103,7 @@ def test_every_file_in_every_way(steps, record_property):
   for kind in DAMAGES:
     for name in steps.files:
       newest = steps.anew()
-      # How many data files Orbax writes, and their names, differ from save to save.
+      # The number and the names of Orbax's data files differ between saves.
       older = steps.folder / '1' / name
       others = [steps.folder / '1' / n for n in sorted(storage.files(steps.folder / '1'))]
       before = (newest / name).read_bytes()
@@ -127,7 +127,7 @@ def test_a_flipped_bit_anywhere(steps, count, record_property):
   sizes = storage.files(steps.sound / '2')
   for i in range(count):
     newest = steps.anew()
-    # Every other one by size: most bits are of arrays, most files are not.
+    # Every second file is drawn by size: most bits belong to arrays, but most files do not.
     weights = None if i % 2 else list(sizes.values())
     file = newest / draw.choices(list(sizes), weights)[0]
     data = bytearray(file.read_bytes())
@@ -140,7 +140,7 @@ def test_a_flipped_bit_anywhere(steps, count, record_property):
 
 @contextlib.contextmanager
 def nobody():
-  """As a user who may not read everything, which root may."""
+  """Runs the block as an unprivileged user, because root may read every file."""
   if os.geteuid() == 0:
     os.seteuid(65534)
     try:

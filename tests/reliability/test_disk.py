@@ -1,4 +1,4 @@
-"""A full disk: said under the right step, nothing lost, gone on with once there is room."""
+"""Tests of a full disk: the error names the step, no step is lost, and the run resumes later."""
 
 import errno
 import os
@@ -13,12 +13,12 @@ from gdistill.workdir import checkpoints
 from gdistill.workdir import step_checkpoints
 from gdistill.workdir import storage
 
-SIZE = 4 << 20  # bytes of a checkpoint
+SIZE = 4 << 20  # size of a checkpoint in bytes
 
 
 @pytest.fixture
 def disk(tmp_path):
-  """A real small file system, with room for two and a half checkpoints."""
+  """Mounts a small file system with room for two and a half checkpoints."""
   folder = tmp_path / 'disk'
   folder.mkdir()
   size = f'size={SIZE * 5 // 2}'
@@ -36,7 +36,7 @@ def tree(step):
 
 
 def sound(steps, wanted):
-  """The steps that are there, every one to the bit, and nothing else."""
+  """Checks that the folder holds exactly the wanted steps, each with the right bits."""
   assert sorted(p.name for p in steps.iterdir()) == [str(s) for s in wanted]
   for s in wanted:
     np.testing.assert_array_equal(checkpoints.restore(steps / str(s))['a'], tree(s)['a'])
@@ -60,7 +60,8 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_save_has_no_halves_after_it(dis
   steps = disk / 'steps'
   for s in (1, 2):
     step_checkpoints.save_step(steps, s, tree(s))
-  monkeypatch.setattr(storage, 'free', lambda p: 1 << 60)  # somebody else writes there as well
+  # The check before the save finds room: another program may fill the disk during the save.
+  monkeypatch.setattr(storage, 'free', lambda p: 1 << 60)
   with pytest.raises(errors.CheckpointError, match=r'steps/3 could not be saved'):
     step_checkpoints.save_step(steps, 3, tree(3))
   sound(steps, [1, 2])
@@ -72,12 +73,12 @@ def test_in_the_background_older_steps_make_room_and_only_then_it_fails(disk, mo
   with step_checkpoints.Saver(steps, keep=3) as saver:
     for s in (1, 2, 3):
       saver.save(s, tree(s))
-  sound(steps, [2, 3])  # all but the newest gave way
+  sound(steps, [2, 3])  # step 1 was removed to make room
   storage.remove_tree(steps / '2')
   (disk / 'ballast').write_bytes(bytes(SIZE))
   with pytest.raises(errors.CheckpointError, match=r'steps/4 could not be saved'):  # noqa: SIM117
     with step_checkpoints.Saver(steps, keep=3) as saver:
-      saver.save(4, tree(4))  # and nobody asks before the end
+      saver.save(4, tree(4))  # the error is raised at the end of the block
   sound(steps, [3])
   (disk / 'ballast').unlink()
   with step_checkpoints.Saver(steps, keep=3) as saver:
@@ -118,7 +119,7 @@ def test_another_fault_than_a_full_disk_costs_no_step(tmp_path, monkeypatch):
 
 def test_a_run_on_a_full_disk_ends_with_4_and_goes_on_once_there_is_room(disk, undisturbed):
   disturbed.config(disk / 'run')
-  left = disturbed.at('first compile', disk / 'run')  # the config and the ledger are there
+  left = disturbed.at('first compile', disk / 'run')  # the config and the ledger exist by then
   assert left.code == -9
   ballast = os.open(disk / 'ballast', os.O_CREAT | os.O_WRONLY)
   with pytest.raises(OSError) as e:
@@ -128,7 +129,7 @@ def test_a_run_on_a_full_disk_ends_with_4_and_goes_on_once_there_is_room(disk, u
   done = disturbed.run(disk / 'run')
   assert done.returncode == 4, done.stderr
   assert 'No space left' in done.stderr.splitlines()[-1] and 'Traceback' not in done.stderr
-  os.ftruncate(ballast, SIZE)  # room for some of it
+  os.ftruncate(ballast, SIZE)  # makes room for a part of the run
   os.close(ballast)
   done = disturbed.run(disk / 'run')
   if done.returncode:

@@ -1,4 +1,4 @@
-"""Damaged weights, cards, configs, statistics: refused in a line of ours, or read as they were."""
+"""Tests of damaged files: each is refused with one of gdistill's errors, or read unchanged."""
 
 import json
 
@@ -43,7 +43,8 @@ def written(path, data):
 def test_damaged_weights(tmp_path, cases):
   def read(bad):
     found = files.weights(written(tmp_path / 'model.safetensors', bad))
-    # It has no checksum: numbers may change, and are looked at by who builds a network of them.
+    # A safetensors file has no checksum, so numbers may change; whoever builds a network from the
+    # arrays checks them.
     assert all(isinstance(a, np.ndarray) for a in found.values())
 
   assert damage.fuzz(safetensors.numpy.save(arrays()), cases, read) > cases // 3
@@ -142,12 +143,12 @@ def test_damaged_cells(tmp_path, cases):
 
     def read(bad):
       found = cell_store.read(storage.path(written(folder / 'a.npz', bad)))
-      if 'pixels' in found:  # of zip's own checksum, which its names are not under
+      if 'pixels' in found:  # zip has a checksum of the contents, but none of the names
         np.testing.assert_array_equal(found['pixels'], pixels)
 
     def draw(bad):
       written(folder / 'a.npz', bad)
-      sprites.pixels(storage.path(tmp_path), 'a')  # left out of the page, and no reason to end
+      sprites.pixels(storage.path(tmp_path), 'a')  # the page leaves damaged pictures out
 
     assert damage.fuzz(data, cases, read) > cases // 3
     assert damage.fuzz(data, cases, draw) == 0

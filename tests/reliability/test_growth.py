@@ -1,4 +1,4 @@
-"""Many thousand updates: memory, files and threads stay as they are, and nothing compiles again."""
+"""Tests that memory, open files, threads and compiles do not grow over many updates."""
 
 import json
 import subprocess
@@ -54,9 +54,9 @@ def test_nothing_grows(tmp_path, updates, record_property):
   rows = json.loads(done.stdout.splitlines()[-1])
   found = {k: np.array([r[k] for r in rows]) for k in rows[0]}
   assert found['update'][-1] >= 0.95 * updates
-  late = slice(len(rows) // 2, None)  # what compiling took is given back by then
+  late = slice(len(rows) // 2, None)  # by then the memory of compiling is free again
   more = {}
-  for name in ('files', 'threads'):  # the least of each: a save that is under way has some open
+  for name in ('files', 'threads'):  # the minimum, because a save in progress opens some
     more[name] = found[name][-6:].min() - found[name][late][:6].min()
     assert more[name] <= 0, (name, found[name])
   assert found['compiled'][late].max() == found['compiled'][late].min(), found['compiled']

@@ -1,4 +1,4 @@
-"""No random key is used twice, in any loss or sampler."""
+"""Tests that no loss or sampler uses a random key twice."""
 
 import jax
 import micro

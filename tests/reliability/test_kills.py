@@ -1,4 +1,4 @@
-"""A run that is killed or told to stop, anywhere and again and again, ends with the same bits."""
+"""Tests that a run that is killed or stopped at any point resumes and ends with the same bits."""
 
 import random
 import signal
@@ -15,7 +15,7 @@ SAVING = 'arrays written, no manifest'
 
 
 def ends_as(workdir, undisturbed):
-  """The same parameters and figures, each round told once."""
+  """Checks that the run ends with the same parameters and figures, each round recorded once."""
   done = disturbed.run(workdir)
   assert done.returncode == 0, done.stderr
   assert disturbed.digests(workdir) == disturbed.digests(undisturbed)
@@ -25,7 +25,7 @@ def ends_as(workdir, undisturbed):
 
 
 def never_less(before, after, finished):
-  """What could be restored can be, or something newer, or its round is finished."""
+  """Checks that each round's newest restorable step did not go back, or the round is finished."""
   for name, steps in before.items():
     newest = max(steps, default=0)
     assert name in finished or max(after.get(name, []), default=0) >= newest, (name, before, after)
@@ -48,7 +48,7 @@ def test_undisturbed_it_ends_with_its_report_and_then_has_nothing_to_do(undistur
   assert again.returncode == 0 and 'nothing to do' in again.stderr
 
 
-# (point, or seconds from the start): in the order in which a run comes by
+# Points of a run, or seconds from the start, in the order in which a run reaches them.
 SIX = ('first compile', SAVING, 1.0, 'a step complete, none pruned', 'hand-over',
        'between two cells')  # fmt: skip
 
@@ -71,7 +71,7 @@ def test_killed_anywhere_it_ends_with_the_same_bits(undisturbed, tmp_path, recor
   while todo:
     disturb = disturbed.at if isinstance(todo[0], str) else disturbed.after
     left = disturb(todo[0], workdir)
-    if left.code == 0:  # it had been there before: begin again
+    if left.code == 0:  # the run had passed this point before, and finished: use a new workdir
       ends_as(workdir, undisturbed)
       workdir, before = workdir.with_name(workdir.name + '+'), {}
       disturbed.config(workdir, train=dict(max_to_keep=1, checkpoint_every=3))
@@ -99,7 +99,8 @@ def test_fifty_kills_of_the_digits_cost_time_and_nothing_else(tmp_path, record_p
   assert done.returncode == 0, done.stderr
   took['undisturbed'] = time.monotonic() - began
   began, killed = time.monotonic(), 0
-  often = ['--config.train.checkpoint_every=20']  # or it would never come to the next one
+  # Frequent checkpoints, because otherwise each kill could come before the next checkpoint.
+  often = ['--config.train.checkpoint_every=20']
   while killed < 50:
     left = disturbed.after(draw.uniform(0.0, 15.0), workdir, more=often)
     if left.code == 0:
@@ -124,7 +125,8 @@ def test_told_to_stop_it_saves_and_leaves_with_42(undisturbed, tmp_path, record_
   signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
   while todo:
     left = disturbed.at(todo[0], workdir, signals[len(spent) % 3])
-    if left.code == 0:  # the report is the end, whatever is asked; or it had been there before
+    # The run finished: the signal came during the report, or the run had passed this point before.
+    if left.code == 0:
       ends_as(workdir, undisturbed)
       workdir = workdir.with_name(workdir.name + '+')
       if left.seconds is not None:
@@ -135,7 +137,7 @@ def test_told_to_stop_it_saves_and_leaves_with_42(undisturbed, tmp_path, record_
     assert left.seconds < 20, todo[0]
     todo.pop(0)
     spent.append(left.seconds)
-    for steps in workdir.glob('*/steps'):  # no half of a step is visible
+    for steps in workdir.glob('*/steps'):  # no incomplete step is visible
       assert all(checkpoints.is_complete(p) for p in steps.iterdir() if p.name.isdigit())
   ends_as(workdir, undisturbed)
   record_property('left with 42', f'{len(spent)}, {max(spent):.1f} s at most')
@@ -152,7 +154,7 @@ def test_a_second_signal_leaves_at_once_and_no_half_step_is_seen(tmp_path, pair)
   time.sleep(0.6)
   child.send_signal(pair[1])
   lines = child.communicate(timeout=60)[1]
-  if child.returncode != 42:  # the first one was quicker
+  if child.returncode != 42:  # 42: the process ended before the second signal
     assert child.returncode == 128 + pair[1] and 'a second signal' in lines
   assert step_checkpoints.restore_latest(workdir / '00_teacher' / 'steps') is not None
 
@@ -168,7 +170,7 @@ def test_when_every_step_is_damaged_it_ends_with_4_lists_them_and_starts_nothing
     data = bytearray(largest.read_bytes())
     data[-1] ^= 1
     largest.write_bytes(bytes(data))
-  for _ in range(2):  # and stays so
+  for _ in range(2):  # a second start gives the same error
     done = disturbed.run(workdir)
     assert done.returncode == 4
     last = done.stderr.splitlines()[-1]

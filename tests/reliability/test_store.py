@@ -1,4 +1,4 @@
-"""A run whose workdir is in an object store: killed again and again, it ends with the same bits."""
+"""Tests that a run in an object store survives kills and ends with the same bits."""
 
 import os
 import subprocess
@@ -30,7 +30,7 @@ def command(tmp_path, workdir):
 
 
 def killed(tmp_path, workdir, where):
-  """Killed at a point, or so many seconds after its lock was there."""
+  """Kills a run at a point, or some seconds after the run took its lock."""
   words = command(tmp_path, workdir)
   if isinstance(where, str):
     script = ['-c', disturbed.SCRIPT, *disturbed.POINTS[where], '1', '9', *words]

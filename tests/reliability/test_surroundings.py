@@ -1,4 +1,4 @@
-"""Machines without a home, a locale, a temporary folder, or a clock that only goes on."""
+"""Tests on machines without a home, a locale or a temporary folder, or with a clock that jumps."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ import sys
 import disturbed
 import pytest
 
-# The clock of the wall goes back by a day and on by two whenever it is asked: only its steps count.
+# Each call of time.time() jumps by hours or days, forwards or back.
 CLOCK = """
 import itertools, sys, time
 now, jumps = time.time, itertools.cycle([0, -86400, 86400, 3600])
@@ -18,7 +18,7 @@ edge.leave(train.main(sys.argv[1:]))
 
 
 def poor(tmp_path):
-  """No home, no locale, and a folder for temporary files in which nothing can be written."""
+  """Returns an environment without HOME, and with the locale C."""
   nowhere = tmp_path / 'nowhere'
   nowhere.mkdir(mode=0o500)
   kept = ('PATH', 'JAX_PLATFORMS', 'JAX_COMPILATION_CACHE_DIR', 'LD_PRELOAD', 'OPENBLAS_CORETYPE')
@@ -53,8 +53,8 @@ def test_with_a_clock_that_jumps(undisturbed, tmp_path):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason='mounts a file system that cannot be written')
 def test_without_a_place_for_temporary_files(undisturbed, tmp_path):
-  # In a mount namespace of its own: nobody else's /tmp is touched. Python falls back on the
-  # folder it stands in, which is read-only as well.
+  # The run has its own mount namespace, so that no other process's /tmp changes. The folders for
+  # temporary files are read-only there; Python then falls back on the current folder.
   workdir, real = tmp_path / 'run', tmp_path / 'real'
   real.mkdir()
   words = disturbed.command(workdir)

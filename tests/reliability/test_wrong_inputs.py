@@ -1,4 +1,4 @@
-"""Every command, given what is wrong: the exit code, one line, in seconds, and nothing changed."""
+"""Tests of wrong input to every command: the exit code, one line, within seconds, no change."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ from gdistill.cli import train
 ROOT = disturbed.ROOT
 SECONDS = 5.0
 
-# (exit code, what the line says, --config.<...> of an otherwise good run)
+# (exit code, words of the error line, one or more --config.<...> of an otherwise valid run)
 CONFIG = [
   (2, 'teacher.lr=-1.0 must be above 0', 'teacher.lr=-1'),
   (2, 'teacher.lr=nan must be a finite number', 'teacher.lr=float("nan")', {'teacher.lr': np.nan}),
@@ -94,7 +94,7 @@ FLAGS = [
   (2, 'unrecognized arguments: --bogus', '--bogus'),
   (2, 'needs --num_processes and --process_id', '--coordinator=localhost:1'),
   (2, 'must be from 0 to', '--coordinator=localhost:1', '--num_processes=2', '--process_id=2'),
-  (2, 'no name a disk can hold', '--workdir=' + 'a' * 300),
+  (2, 'not a valid path: a name in it is longer than 255 bytes', '--workdir=' + 'a' * 300),
   (2, 'is not a folder', '--workdir=EMPTY/a.ckpt/run'),
   (2, '--devices=3 is for --plan alone', '--devices=3'),
 ]
@@ -142,7 +142,7 @@ OTHERS = [
 
 @pytest.fixture(scope='module')
 def places(undisturbed, tmp_path_factory):
-  """What the tables' words in capitals stand for."""
+  """Returns the paths for the words in capitals in the tables above."""
   base = tmp_path_factory.mktemp('wrong')
   empty, half, pictures = base / 'empty', base / 'half', base / 'pictures'
   for folder in (empty, half / 'steps' / '1', pictures):
@@ -182,9 +182,10 @@ def contents(*folders):
 
 
 def refused(call, argv, code, words, places, capsys):
-  """The promised answer: its code, one line that says the words, in time, and nothing changed."""
+  """Checks exit code, the words of the single error line, the time, and that no file changed."""
   kept = places['base'], places['RUN']
-  before, began = contents(*kept), time.process_time()  # of its own: others may be at work
+  # The time of this process alone, because the machine may be busy with other work.
+  before, began = contents(*kept), time.process_time()
   try:
     found = call(argv)
   except SystemExit as e:
@@ -199,7 +200,7 @@ def refused(call, argv, code, words, places, capsys):
 
 
 def all_refused(cases, places, capsys):
-  """'N of N'; every case that is answered otherwise is told."""
+  """Returns 'N of N', or fails with a line for every case that got another answer."""
   otherwise = []
   for call, argv, code, words in cases:
     try:
@@ -216,7 +217,7 @@ def test_a_run_that_cannot_be_is_refused(places, capsys, record_property, tmp_pa
     given = [f'--config.{filled(c, places)}' for c in changes if isinstance(c, str)]
     config = places['CONFIG']
     for change in changes:
-      if isinstance(change, dict):  # what no literal can say
+      if isinstance(change, dict):  # a value that no literal can express, such as nan
         given, plain = [], micro.config()
         for key, value in change.items():
           section, name = key.split('.')

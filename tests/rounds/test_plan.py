@@ -1,4 +1,4 @@
-"""Plans: which rounds there are, and who learns from whom."""
+"""Tests of the plan: which rounds a recipe has, and which round teaches which."""
 
 import dataclasses
 
@@ -27,7 +27,8 @@ def test_the_plan_halves_from_start_to_end_and_gives_the_last_rounds_their_own_l
     (5, '05_progressive_1', 1, 7, 4e-3, '04_progressive_2'),
   ]
   assert not any(r.outside for r in plan)
-  # An encoder's ladder comes behind all others, from stage one's student, and changes none of them.
+  # The encoder's rounds follow all others, start from the student of stage one, and change no
+  # other round.
   more = plans.plan(dataclasses.replace(recipe, encoder=True))
   assert more[:6] == plan
   found = [(r.index, r.name, r.stage, r.num_steps, r.steps, r.lr, r.teacher) for r in more[6:]]

@@ -1,4 +1,4 @@
-"""Every sampler on models whose answer is known."""
+"""Tests of every sampler on models whose samples are known in closed form."""
 
 import jax
 import numpy as np
@@ -20,7 +20,10 @@ W = jnp.zeros(4)
 
 
 def point(x):
-  """Data that is one image: eps_hat = (z - alpha x) / sigma, v = alpha eps - sigma x."""
+  """Returns the exact model of one image x: v = alpha eps_hat - sigma x.
+
+  eps_hat = (z - alpha x) / sigma.
+  """
 
   def v_fn(z, logsnr, cond, w):
     alpha, sigma = (a[:, None, None, None] for a in schedule.alpha_sigma(jnp.minimum(logsnr, 20.0)))
@@ -92,7 +95,7 @@ def test_the_number_of_steps_is_the_number_of_calls_and_may_be_traced(name):
 @pytest.mark.parametrize('num_steps', [1, 2, 8, 64])
 @pytest.mark.parametrize('c', [0.3, 1.0, 2.0])
 def test_ddim_with_the_exact_flow_keeps_the_variance(c, num_steps):
-  z = jnp.ones((1, 1, 1, 1))  # linear in z: the gain's square is the variance
+  z = jnp.ones((1, 1, 1, 1))  # DDIM is linear here, so the variance is the square of the gain
   gain = draw('ddim', gaussian_flow(c, 1 / num_steps), z, num_steps)
   np.testing.assert_allclose(gain**2, c**2, rtol=1e-3)
 
@@ -100,8 +103,8 @@ def test_ddim_with_the_exact_flow_keeps_the_variance(c, num_steps):
 @pytest.mark.parametrize('num_steps', [2, 4, 16])
 @pytest.mark.parametrize('c', [0.3, 1.0, 2.0])
 def test_the_stochastic_sampler_with_the_exact_flow_keeps_the_variance(c, num_steps, monkeypatch):
-  # The sampler is linear, so its variance is a sum of squares of responses: image j of the batch
-  # gets the unit noise of draw j alone, and none of the others.
+  # The sampler is linear, so the variance is the sum of squared responses to each noise draw. Image
+  # j of the batch gets unit noise in draw j, and zero in every other draw.
   def unit(keys, step, shape):
     return (jnp.arange(num_steps + 1) == step).astype(jnp.float32).reshape(-1, 1, 1, 1)
 
@@ -111,7 +114,7 @@ def test_the_stochastic_sampler_with_the_exact_flow_keeps_the_variance(c, num_st
   v_fn = gaussian_flow(c, 2 / num_steps)
   responses = draw('stochastic', v_fn, z, num_steps, keys)
   np.testing.assert_allclose(jnp.sum(responses**2), c**2, rtol=1e-3)
-  # One step less of noise would be seen: the smallest response is well above the tolerance.
+  # Every draw matters, so a missing noise step would change the variance.
   assert np.min(np.abs(responses[:num_steps])) > 0
 
 
@@ -120,7 +123,7 @@ def test_inversion_brings_back_the_noise(mixture, cosine):
   z = ddim.invert(mixture.v_fn, x, cond, w, 512, cosine)
   back = ddim.sample(mixture.v_fn, z, cond, w, 512, cosine)
   np.testing.assert_allclose(back, x, atol=0.02)
-  # Halving the step halves the round trip's error: a first-order walk, both ways.
+  # DDIM is of first order: with a quarter of the step length the error is less than half.
   z2 = ddim.invert(mixture.v_fn, x, cond, w, 2048, cosine)
   better = ddim.sample(mixture.v_fn, z2, cond, w, 2048, cosine)
   assert np.abs(better - x).max() < 0.5 * np.abs(back - x).max()
@@ -129,12 +132,12 @@ def test_inversion_brings_back_the_noise(mixture, cosine):
 def test_inversion_of_a_gaussian_is_its_flow():
   c, x = 0.5, jnp.full((1, 1, 1, 1), 0.7)
   z = ddim.invert(denoiser(c), x, {'label': jnp.zeros(1, int)}, jnp.zeros(1), 4096, COSINE)
-  np.testing.assert_allclose(z, x / c, rtol=2e-3)  # variance c^2 to variance 1
+  np.testing.assert_allclose(z, x / c, rtol=2e-3)  # the flow maps variance c^2 to variance 1
 
 
 def test_dpm_solver_is_its_printed_algorithm_and_beats_ddim():
-  # 2211.01095, algorithm 2, in float64 and in the paper's letters: lambda = logsnr / 2, D is the
-  # data estimate, first order at both ends.
+  # Algorithm 2 of 2211.01095 in float64, with the paper's notation: lambda = logsnr / 2, D is the
+  # data estimate, and the first and last steps are of first order.
   c, n = 0.25, 16
   t = np.arange(n, 0, -1) / n
   lam = 0.5 * np.asarray(COSINE(jnp.asarray(t, jnp.float32)), np.float64)
@@ -156,7 +159,7 @@ def test_dpm_solver_is_its_printed_algorithm_and_beats_ddim():
     for name in ('dpm', 'ddim')
   }
   np.testing.assert_allclose(found['dpm'], x, rtol=1e-4)
-  # The flow's answer is c.
+  # The exact flow gives c.
   assert abs(found['dpm'] - c) < 0.5 * abs(found['ddim'] - c)
 
 
@@ -168,7 +171,7 @@ def test_one_step_is_one_step_whatever_the_deterministic_sampler():
 
 
 def test_ancestral_sampling_has_the_data_variance():
-  # 16,384 pixels: a variance's standard error is 1.1 %; N = 256 leaves a bias below that.
+  # With 16,384 pixels the variance has a standard error of 1.1 %; the bias at N = 256 is smaller.
   c = 0.5
   keys = noise.image_keys(jnp.arange(4))
   z = noise.start(keys, (64, 64, 1))
@@ -185,7 +188,7 @@ def test_noise_is_a_function_of_seed_and_step_alone():
 
 
 def watched(v_fn):
-  """(v_fn, the z of every call made of it, their logsnr)."""
+  """Returns (v_fn, zs, logsnrs): the model, and two lists that record each call's arguments."""
   seen, times = [], []
 
   def see(z, logsnr):
@@ -238,11 +241,11 @@ def test_an_inversion_that_stops_early_is_the_head_of_a_whole_one(project):
 
 
 def test_an_inversion_goes_through_the_projected_estimate():
-  # In float64 and in eps: z_s = alpha_s x_proj + sigma_s (z - alpha x_proj) / sigma. The first
-  # step starts without noise and is the rotation.
+  # Expected values in float64, by way of eps: z_s = alpha_s x_proj + sigma_s (z - alpha x_proj) /
+  # sigma. The first step starts at sigma = 0, so it is the plain DDIM rotation.
   c, n = 1.6, 6
   x = np.random.default_rng(0).normal(size=(2, 3, 3, 1))
-  # Beyond what any picture has, so that x_hat is clipped often.
+  # This model gives an x_hat beyond [-1, 1], so that x_hat is clipped often.
   v_fn = lambda z, logsnr, cond, w: denoiser(c)(z, logsnr, cond, w) - 0.4
   found = ddim.invert(
     v_fn, jnp.asarray(x, jnp.float32), {'label': jnp.zeros(2, int)}, jnp.zeros(2), n, COSINE,
@@ -255,7 +258,7 @@ def test_an_inversion_goes_through_the_projected_estimate():
     a, s = alpha[i], sigma[i]
     v = a * s * (1 - c**2) * z / (a**2 * c**2 + s**2) - 0.4
     if i == 0:
-      z = alpha[1] * z + sigma[1] * v  # a turn by phi_1, from phi_0 = 0
+      z = alpha[1] * z + sigma[1] * v  # a rotation by phi_1, from phi_0 = 0
       continue
     x_hat = a * z - s * v
     clipped += (np.abs(x_hat) > 1).sum()

@@ -1,4 +1,4 @@
-"""What is drawn of encoded pictures: posteriors, flips, and both by the example's place."""
+"""Tests of draws from encoded pictures: posteriors and flips, which depend on the example's id."""
 
 import subprocess
 import sys
@@ -24,13 +24,13 @@ latents_of = jax.jit(draw.latents, static_argnames='flip')
 
 
 def noise_of(found, latents, side):
-  """(x - mean) / deviation of one flip, from what is stored in bfloat16."""
+  """Returns (x - mean) / deviation of one flip; mean and deviation are stored in bfloat16."""
   mean, std = (np.asarray(latents[:, side, part], np.float32) for part in (0, 1))
   return (np.asarray(found) - mean) / std
 
 
 def test_a_draw_is_the_mean_and_so_many_deviations():
-  # Deviations and means may be changed under the same noise: x is linear in both.
+  # x is linear in mean and deviation, so the same noise can be recovered after changing both.
   stored = batch()
   found = latents_of(stored, KEY, flip=False)
   eps = noise_of(found, stored['latents'], 0)
@@ -61,7 +61,7 @@ def test_half_of_them_are_the_flipped_pictures():
   flipped = np.array([np.array_equal(x, two[1]) for x, two in zip(found, sides, strict=True)])
   for x, side, two in zip(found, flipped, sides, strict=True):
     np.testing.assert_array_equal(x, two[int(side)])
-  assert 18 < flipped.sum() < 46  # three and a half deviations of a coin
+  assert 18 < flipped.sum() < 46  # 32 within 3.5 standard deviations of fair coin flips
   another = np.asarray(latents_of(stored, jax.random.key(8), flip=True))
   again = np.array([np.array_equal(x, two[1]) for x, two in zip(another, sides, strict=True)])
   assert (again != flipped).any()
@@ -116,6 +116,6 @@ def test_what_is_known_of_an_image_is_what_its_own_mask_leaves():
   assert extra.shape == (6, 4, 8, 4) and set(np.unique(mask)) == {0.0, 1.0}
   np.testing.assert_array_equal(left, np.where(mask == 1, 0, x))
   assert len({m.tobytes() for m in mask}) > 3
-  # A function of the example's number, wherever it stands.
+  # The mask depends on the example's id, not on its row in the batch.
   again = np.asarray(draw.masked_images(x[::-1], key, ids[::-1]))
   np.testing.assert_array_equal(again[::-1], extra)

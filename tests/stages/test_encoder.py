@@ -1,4 +1,4 @@
-"""The encoder's targets and loss: teacher steps from data to noise, on models that are known."""
+"""Tests of the encoder's targets and loss, on models that are known in closed form."""
 
 import jax
 import numpy as np
@@ -25,12 +25,12 @@ def batch_of(mixture, count=B):
 
 
 def step_of(logsnr, num_steps):
-  """i of t = i/N."""
+  """Returns i of t = i/N."""
   return jnp.round(time_of(logsnr) * num_steps)
 
 
 def perfect_encoder(teacher, num_steps, project=None):
-  """The student that hits its target everywhere on its grid."""
+  """Returns a student whose prediction equals the target at every grid point."""
 
   def v_fn(z, logsnr, cond, w):
     i = step_of(logsnr, num_steps)
@@ -48,16 +48,16 @@ def perfect_decoder(teacher, num_steps):
 
 
 def angle64(t):
-  """phi of the cosine schedule at t [B], in float64; exactly 0 at the data."""
+  """Returns phi of the cosine schedule at t [B] in float64; phi is exactly 0 at t = 0."""
   low, high = np.arctan(np.exp(-10.0)), np.arctan(np.exp(10.0))
   t = np.asarray(t, np.float64)
   return np.where(t > 0, low + (high - low) * t, 0.0)[:, None, None, None]
 
 
 def guided_v64(mixture, z, phi, label, w):
-  """v of the guided mixture from its x_hat: v = (cos(phi) z - x_hat) / sin(phi).
+  """Returns v of the guided mixture from its x_hat: v = (cos(phi) z - x_hat) / sin(phi).
 
-  At phi = 0, where z says nothing of eps, x_hat is z and v = E[eps] = 0: v's limit is 0, too.
+  At phi = 0, z holds no information about eps, so v = E[eps] = 0, which is also the limit of v.
   """
   phi1 = phi[:, 0, 0, 0]
   inside = np.maximum(phi1, 1e-9)
@@ -69,7 +69,7 @@ def guided_v64(mixture, z, phi, label, w):
 @pytest.mark.parametrize('num_steps', [1, 2, 5])
 def test_the_target_is_the_closed_form_of_two_exact_steps_towards_noise(mixture, num_steps):
   z, cond, w, _ = mixture.draw(B)
-  i = np.resize(np.arange(num_steps), B)  # 0, the data, and N - 1, which ends in noise, among them
+  i = np.resize(np.arange(num_steps), B)  # i = 0 starts at clean data, i = N - 1 ends at t = 1
   teacher = core_guidance.guided(mixture.v_fn)
   found = encoder.target(teacher, z, jnp.float32(i), num_steps, cond, w, COSINE)
 
@@ -112,7 +112,10 @@ def test_n_steps_of_a_perfect_encoder_are_2n_of_its_teachers_inversion(mixture, 
 
 
 def clipped_inversion(teacher, x, cond, w, num_steps):
-  """z_1 through x_hat: z_s = cos(phi_s) x_hat + sin(phi_s) eps_hat, x_hat clipped where phi > 0."""
+  """Inverts x to z_1 by z_s = cos(phi_s) x_hat + sin(phi_s) eps_hat, with clipped x_hat.
+
+  At phi = 0, x_hat is not clipped.
+  """
   z = np.float64(x)
   for i in range(num_steps):
     logsnr = COSINE(jnp.full(len(z), i / num_steps, jnp.float32))
@@ -131,13 +134,14 @@ def test_with_clipped_teacher_steps_they_are_2n_of_its_clipped_inversion(mixture
   x, cond, w, _ = mixture.draw(B)
   teacher = core_guidance.guided(mixture.v_fn)
   student = perfect_encoder(teacher, num_steps, projections.clip)
-  mine = ddim.invert(student, x, cond, w, num_steps, COSINE)  # in range by itself
+  # The student's own x_hat is within [-1, 1], so its sampler need not clip.
+  mine = ddim.invert(student, x, cond, w, num_steps, COSINE)
   theirs = clipped_inversion(teacher, x, cond, w, 2 * num_steps)
   np.testing.assert_allclose(mine, theirs, atol=1e-4)
   own = ddim.invert(teacher, x, cond, w, 2 * num_steps, COSINE, project=projections.clip)
   np.testing.assert_allclose(own, theirs, atol=1e-4)
   plain = ddim.invert(teacher, x, cond, w, 2 * num_steps, COSINE)
-  assert abs(plain - theirs).max() > 0.1  # clipping matters to this mixture
+  assert abs(plain - theirs).max() > 0.1  # clipping changes the result of this mixture
 
 
 @pytest.mark.parametrize('num_steps', [1, 4])
@@ -189,7 +193,8 @@ def test_an_encoder_beyond_the_edge_its_target_is_on_has_no_loss(mixture, on_tra
     v = clipped(z, logsnr, cond, w)
     x = process.x_from_v(z, v, logsnr)
     sigma = jnp.sqrt(jax.nn.sigmoid(-logsnr))[:, None, None, None]
-    far = (abs(x) > 0.9999) & (sigma > 0)  # x twice as far out, where x_hat hangs on v at all
+    # x_hat at the edge is doubled. At sigma = 0, x_hat does not depend on v.
+    far = (abs(x) > 0.9999) & (sigma > 0)
     outside.append(np.asarray(far).any())
     return v - jnp.where(far, x, 0.0) / jnp.where(sigma > 0, sigma, 1.0)
 
@@ -202,7 +207,7 @@ def test_an_encoder_beyond_the_edge_its_target_is_on_has_no_loss(mixture, on_tra
 
 
 def seen_by_a_student(mixture, count, **more):
-  """(z, t, cond, w) that a student is shown, and its loss."""
+  """Returns the student's arguments (z, t, cond, w) in one call of the loss, and the loss."""
   batch, _, key = batch_of(mixture, count)
   seen = []
 
@@ -238,7 +243,7 @@ def test_states_on_the_trajectory_are_where_the_teachers_inversion_passes(mixtur
   x, teacher = mixture.draw(B)[0], core_guidance.guided(mixture.v_fn)
   passed = [x]
   with jax.disable_jit():
-    for i in range(8):  # steps of 0.5/N, N = 4
+    for i in range(8):  # steps of length 0.5/N with N = 4
       logsnr, after = (COSINE(jnp.full(B, j / 8, jnp.float32)) for j in (i, i + 1))
       v = teacher(passed[-1], logsnr, cond, w)
       if project is not None:

@@ -1,4 +1,4 @@
-"""Targets and losses of the stages, on the class-conditional Gaussian mixture."""
+"""Tests of the stages' targets and losses, on the class-conditional Gaussian mixture."""
 
 import jax
 import ml_dtypes
@@ -28,7 +28,7 @@ def batch_of(mixture, count=B):
 
 
 def perfect_student(teacher, num_steps, sampler, project=None):
-  """The student that hits its target everywhere on its grid."""
+  """Returns a student whose prediction equals the target at every grid point."""
 
   def v_fn(z, logsnr, cond, w):
     i = jnp.round(time_of(logsnr) * num_steps)
@@ -58,7 +58,7 @@ def test_stage_one_aims_at_the_closed_form_guided_denoiser(mixture):
     v = (alpha[:, None, None, None] * np.float64(z) - expected) / sigma[:, None, None, None]
     return jnp.asarray(v, jnp.float32)
 
-  # By x_hat, to 1e-5: v errs by at most 1e-5 / sigma, and the loss is v's error squared.
+  # x_hat is right to 1e-5, so v is right to 1e-5 / sigma; the loss is the square of v's error.
   v_c, v_n = pair(seen['z'], seen['logsnr'], seen['cond'])
   v = core_guidance.combine(v_c, v_n, seen['w'])
   x_hat = process.x_from_v(seen['z'], v, seen['logsnr'])
@@ -116,11 +116,12 @@ def test_with_clipped_teacher_steps_they_are_2n_of_its_clipped_sampler(mixture, 
   z = jax.random.normal(key, (B, *mixture.shape))
   teacher, clip = core_guidance.guided(mixture.v_fn), projections.clip
   student = perfect_student(teacher, num_steps, 'deterministic', clip)
-  mine = ddim.sample(student, z, cond, w, num_steps, COSINE)  # in range by itself
+  # The student's own x_hat is within [-1, 1], so its sampler need not clip.
+  mine = ddim.sample(student, z, cond, w, num_steps, COSINE)
   theirs = ddim.sample(teacher, z, cond, w, 2 * num_steps, COSINE, clip)
   np.testing.assert_allclose(mine, theirs, atol=1e-4)
   other = ddim.sample(teacher, z, cond, w, 2 * num_steps, COSINE)
-  assert abs(other - theirs).max() > 0.1  # clipping matters to this mixture
+  assert abs(other - theirs).max() > 0.1  # clipping changes the result of this mixture
 
 
 @pytest.mark.parametrize('sampler', ['deterministic', 'stochastic'])
@@ -134,7 +135,7 @@ def test_a_student_beyond_the_edge_its_target_is_on_has_no_loss(mixture, sampler
     x = process.x_from_v(z, v, logsnr)
     sigma = jnp.sqrt(jax.nn.sigmoid(-logsnr))[:, None, None, None]
     assert (abs(x) > 0.9999).any()
-    return v - jnp.where(abs(x) > 0.9999, x, 0.0) / sigma  # x twice as far out
+    return v - jnp.where(abs(x) > 0.9999, x, 0.0) / sigma  # doubles x_hat at the edge
 
   given = dict(
     num_steps=jnp.int32(4), noise=COSINE, sampler=sampler, weight='snr_trunc', w_min=0.0, w_max=4.0
@@ -182,7 +183,7 @@ def test_a_perfect_stochastic_student_walks_in_pairs_of_teacher_steps(mixture, n
   def at(i):
     return COSINE(jnp.full(B, i / num_steps, jnp.float32))
 
-  def step(z, i):  # one deterministic step of the teacher, 1/N long
+  def step(z, i):  # one deterministic step of the teacher, of length 1/N
     return process.ddim(z, teacher(z, at(i), cond, w), at(i), at(i - 1))
 
   for draw_number, i in enumerate(range(num_steps, 1, -1)):
@@ -255,7 +256,8 @@ def test_the_teacher_is_asked_at_t_and_then_at_the_midpoint_with_the_same_w(mixt
 
 
 def test_the_target_is_the_printed_quotient_in_float64(mixture):
-  # x~ = (z_t'' - (sigma''/sigma) z_t) / (alpha'' - (sigma''/sigma) alpha), at N where it is tame.
+  # x~ = (z_t'' - (sigma''/sigma) z_t) / (alpha'' - (sigma''/sigma) alpha), at an N small enough for
+  # this quotient to be accurate.
   z, cond, w, _ = mixture.draw(4)
   n, i = 4, jnp.array([2.0, 3.0, 4.0, 1.0])
   teacher = core_guidance.guided(mixture.v_fn)
@@ -291,7 +293,7 @@ def test_the_target_of_a_bfloat16_network_is_computed_in_float32_to_1e_minus_5(m
   phi_t, phi_m, phi_s = (np.where(u > 0, a * u + b, 0.0)[:, None, None, None] for u in (t, m, s))
   v0, v1, z = (np.asarray(o).astype(np.float64) for o in (*outputs, z))
   d1, d2 = phi_t - phi_m, phi_m - phi_s
-  # Two rotations, then the v of the one rotation that makes up for both.
+  # Two rotations, then the v of the single rotation that equals both.
   z_m = np.cos(d1) * z - np.sin(d1) * v0
   z_s = np.cos(d2) * z_m - np.sin(d2) * v1
   expected = (np.cos(d1 + d2) * z - z_s) / np.sin(d1 + d2)
@@ -315,7 +317,7 @@ def test_dropped_labels_and_only_those_reach_the_teacher_being_trained_as_null(m
 
 
 def test_the_teacher_learns_v_of_the_very_noise_it_was_shown(mixture):
-  # A student that solves for v from z and the known x has no loss.
+  # A student that computes v from z and the known x has zero loss.
   batch, _, key = batch_of(mixture)
 
   def student(z, logsnr, cond, w):

@@ -41,7 +41,7 @@ def test_the_lock_of_a_killed_process_is_taken_over_at_once(tmp_path):
       pass
     holder.kill()
     deadline = time.time() + 10
-    while True:  # not reaped yet: a zombie is dead too
+    while True:  # the killed process is still a zombie, which must count as dead
       try:
         with ledger.Lock(tmp_path):
           assert storage.read_json(tmp_path / 'lock.json')['pid'] == os.getpid()
@@ -65,8 +65,8 @@ def _forge(workdir, **changed):
   [
     ({}, False),
     ({'heartbeat': time.time() - 3600}, True),
-    ({'started': '1'}, True),  # the process id was given to another process since
-    ({'host': 'elsewhere', 'pid': 2**22 + 1}, False),  # cannot be asked
+    ({'started': '1'}, True),  # the holder ended, and its process id was given to another process
+    ({'host': 'elsewhere', 'pid': 2**22 + 1}, False),  # on another host, so it may be alive
     ({'machine': 'boot before', 'pid': 2**22 + 1}, False),
     ({'host': 'elsewhere', 'heartbeat': time.time() - 3600}, True),
     ({'heartbeat': time.time() - 3600, 'lease_seconds': 7200}, False),
@@ -121,7 +121,7 @@ def test_the_ledger_is_in_order_and_immutable(tmp_path):
 def test_an_entry_is_never_overwritten(tmp_path, monkeypatch):
   ledger.record(tmp_path, 'tick', index=0)
   listed = storage.list_dir
-  monkeypatch.setattr(storage, 'list_dir', lambda p: [])  # another writer came in between
+  monkeypatch.setattr(storage, 'list_dir', lambda p: [])  # as if written after the listing
   assert ledger.record(tmp_path, 'tick', index=1)['number'] == 2
   monkeypatch.setattr(storage, 'list_dir', listed)
   assert [e['index'] for e in ledger.ledger(tmp_path)] == [0, 1]

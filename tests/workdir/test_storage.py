@@ -19,7 +19,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     raise OSError(28, 'No space left on device')
 
   monkeypatch.setattr(os, 'replace', full)
-  with pytest.raises(errors.CheckpointError, match=r'x.json: .*No space left.*free space'):
+  with pytest.raises(errors.CheckpointError, match=r'x.json: .*No space left.*free disk space'):
     storage.write_json(file, {'a': 2})
   assert storage.read_json(file) == {'a': 1}
   assert os.listdir(tmp_path / 'a') == ['x.json']
@@ -36,7 +36,8 @@ def test_nothing_is_visible_before_it_is_on_the_disk(tmp_path, monkeypatch):
   monkeypatch.setattr(os, 'fsync', look)
   storage.write_bytes(tmp_path / 'x', b'abc')
   storage.write_once(tmp_path / 'y', b'abc')
-  assert seen == [[], ['x'], ['x'], ['x', 'y']]  # file, folder, file, folder
+  # What the folder lists at each fsync: of file x, of the folder, of file y, of the folder.
+  assert seen == [[], ['x'], ['x'], ['x', 'y']]
 
 
 def test_write_once_keeps_the_first(tmp_path):

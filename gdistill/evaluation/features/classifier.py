@@ -1,7 +1,8 @@
-"""A small classifier trained on the data itself, whose last hidden layer is the feature space.
+"""A small classifier trained on the data set itself, whose last hidden layer gives the features.
 
-For pictures that no public feature network has seen (8x8 digits). Distances in its features compare
-models within one report; they are not FID. It is a fixed function of (pixels, labels, seed).
+The classifier serves pictures that no public feature network knows, such as 8x8 digits. Distances
+in the classifier's features compare models within one report; these distances are not FID. The
+parameters are a deterministic function of (pixels, labels, seed).
 """
 
 import contextlib
@@ -21,16 +22,16 @@ from gdistill.evaluation.features import weights
 Params = dict[str, np.ndarray]  # {'conv0/kernel': array, ...}
 
 FEATURE_SIZE = 64
-_UPDATES, _PASSES = 800, 100  # so many updates, or passes where that is less
+_UPDATES, _PASSES = 800, 100  # training ends after 800 updates or 100 epochs, whichever is first
 _BATCH = 128
-_LOOK_EVERY = 10  # updates
+_LOOK_EVERY = 10  # updates between two calls of `look`
 _LEARNING_RATE = 3e-3
 
 
 class Classifier(nn.Module):
-  """3x3 convolutions, halving until no side is above 4; then 64 ReLU units and the classes.
+  """3x3 convolutions that halve the picture to at most 4x4, then 64 ReLU units, then the logits.
 
-  The 64 units are the features: all that the class decision is a linear function of.
+  The 64 units are the features; the logits are a linear function of the features.
   """
 
   num_convs: int
@@ -40,7 +41,7 @@ class Classifier(nn.Module):
   def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     for i in range(self.num_convs):
       width, stride = min(16 * 2**i, 64), 1 if i == 0 else 2
-      # full precision: what counts as near must not depend on the accelerator's default
+      # Full precision: distances of features must not depend on the accelerator's default.
       conv = nn.Conv(width, (3, 3), stride, precision='highest', name=f'conv{i}')
       x = nn.relu(conv(x))
     x = jnp.reshape(x, (x.shape[0], -1))
@@ -55,11 +56,12 @@ def train_classifier(
   seed: int = 0,
   look: Callable[[], None] = lambda: None,
 ) -> Params:
-  """Parameters after 800 Adam updates, or 100 passes, over shifted pixels [n, H, W, C] uint8.
+  """Returns parameters trained by Adam on randomly shifted pixels [n, H, W, C] uint8.
 
-  Labels are [n] integers in [0, num_classes). Two calls with the same arguments on the same
-  machine return the same bits. Runs on the CPU where JAX has one, for that reason. `look` is
-  called every few updates, and may raise.
+  Training takes 800 updates or 100 epochs, whichever is fewer. Labels are [n] integers in
+  [0, num_classes). Two calls with the same arguments on the same machine return the same bits; for
+  that reason training runs on the CPU if JAX has one. `look` is called every 10 updates and may
+  raise.
   """
   _check_pixels(pixels)
   labels = np.asarray(labels, np.int32)
@@ -83,19 +85,19 @@ def train_classifier(
   with _on_cpu():
     params = _start(net, pixels.shape[1:], seed)
     opt = optimizer.init(params)
-    # a host loop, not lax.scan: on CPU a convolution's gradient inside scan is far slower
+    # A Python loop, not lax.scan: on CPU the gradient of a convolution is far slower inside a scan.
     for i, (x, label) in enumerate(itertools.islice(_batches(pixels, labels, seed), updates)):
       params, opt = update(params, opt, x, label)
       if i % _LOOK_EVERY == 0:
-        jax.block_until_ready(params)  # or all would be waited for at the end
+        jax.block_until_ready(params)  # otherwise the loop would queue all updates at once
         look()
   return jax.tree.map(np.asarray, traverse_util.flatten_dict(params, sep='/'))
 
 
 def apply(params: Mapping, pixels: jax.Array) -> dict[str, jax.Array]:
-  """{'features': [B, 64] after the last ReLU, 'logits': [B, classes]} of pixels uint8 [B, H, W, C].
+  """Returns {'features': [B, 64], 'logits': [B, classes]} of pixels uint8 [B, H, W, C].
 
-  `params` is a `tree`.
+  The features are the output of the last ReLU. `params` is nested, as `tree` returns it.
   """
   net = Classifier(_num_convs(pixels), params['logits']['bias'].shape[0])
   features, logits = net.apply({'params': params}, _images(pixels))
@@ -103,33 +105,36 @@ def apply(params: Mapping, pixels: jax.Array) -> dict[str, jax.Array]:
 
 
 def tree(params: Params) -> dict:
-  """Parameters as Flax takes them."""
+  """Returns the parameters as the nested dict that Flax expects."""
   return traverse_util.unflatten_dict(dict(params), sep='/')
 
 
 def digest(params: Mapping[str, np.ndarray]) -> str:
-  """Sixteen hex digits naming these parameters: two reports compare only where they agree."""
+  """Returns sixteen hex digits of the parameters' hash; only reports with equal hashes compare."""
   return weights.digest(params)[:16]
 
 
 def to_bytes(params: Mapping[str, np.ndarray]) -> bytes:
-  """The parameters as an .npz file."""
+  """Returns the parameters as the bytes of an .npz file."""
   file = io.BytesIO()
   np.savez(file, **params)
   return file.getvalue()
 
 
 def from_bytes(data: bytes) -> Params:
-  """The parameters from `to_bytes`; reads arrays only, never code."""
+  """Returns the parameters that `to_bytes` wrote; loads arrays only, never pickled objects."""
   with np.load(io.BytesIO(data), allow_pickle=False) as file:
     return {name: file[name] for name in file.files}
 
 
 def _start(net: Classifier, shape: tuple[int, ...], seed: int) -> dict:
-  """He's normal kernels and zero biases, by numpy: compiling Flax's would take half the time."""
+  """Draws kernels by He's normal initialisation, and zero biases, with numpy.
+
+  Compiling Flax's initialisation would take half of the training time.
+  """
   x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
   shapes = jax.eval_shape(lambda x: net.init(jax.random.key(0), x)['params'], x)
-  rng = np.random.default_rng([seed, 1])  # not the stream that draws the batches
+  rng = np.random.default_rng([seed, 1])  # a different random stream from that of the batches
 
   def draw(leaf):
     if len(leaf.shape) == 1:
@@ -145,14 +150,17 @@ def _images(pixels: jax.Array) -> jax.Array:
 
 
 def _num_convs(pixels: np.ndarray) -> int:
-  """One, and one more for each halving that brings the longer side to 4 or below."""
+  """Returns 1 plus the number of halvings that bring the longer side to 4 or below."""
   return 1 + max(0, int(np.ceil(np.log2(max(pixels.shape[1:3]) / 4))))
 
 
 def _batches(
   pixels: np.ndarray, labels: np.ndarray, seed: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Endless batches in a fixed order, each picture moved by up to max(1, side / 16) pixels."""
+  """Yields batches without end, with each picture shifted by up to max(1, side / 16) pixels.
+
+  The order and the shifts are functions of the seed.
+  """
   rng = np.random.default_rng(seed)
   height, width = pixels.shape[1:3]
   reach = max(1, max(height, width) // 16)
@@ -168,7 +176,7 @@ def _batches(
 def _on_cpu() -> contextlib.AbstractContextManager:
   try:
     return jax.default_device(jax.local_devices(backend='cpu')[0])
-  except RuntimeError:  # JAX_PLATFORMS names an accelerator alone
+  except RuntimeError:  # JAX_PLATFORMS excludes the CPU
     return contextlib.nullcontext()
 
 

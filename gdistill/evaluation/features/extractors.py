@@ -1,4 +1,4 @@
-"""The networks that pictures are measured with: pixels in, named features out, one signature."""
+"""Feature extractors: networks that map pixels to named features, all with one signature."""
 
 import dataclasses
 import functools
@@ -19,44 +19,44 @@ from gdistill.models import clip
 from gdistill.models import efficientnet
 from gdistill.models import inception
 
-BATCH = 128  # pictures; the last batch is filled up
+BATCH = 128  # pictures in a batch; the last batch is padded
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Extractor:
-  """One network and what it must be told with its figures.
+  """A feature network, its parameters, and the facts that are recorded beside its figures.
 
-  `apply(params, pixels [B, H, W, C] uint8)` returns {name: [B, size]} and is pure, so that it can
-  be compiled together with a sampler. `features` names what distances are taken between, `logits`
-  those of the inception score, `spatial` what sFID compares; '' where there is none.
+  `apply(params, pixels [B, H, W, C] uint8)` returns {name: [B, size]} and is pure, so that `apply`
+  can be compiled together with a sampler. `features`, `logits` and `spatial` name the outputs for
+  distances, for the inception score and for sFID; '' means that the network has no such output.
   """
 
   name: str
-  distance: str  # what a Frechet distance in these features is called
+  distance: str  # the name of a Fréchet distance in these features, such as FID
   apply: Callable[[Any, jax.Array], Mapping[str, jax.Array]]
   params: Any
   digest: str
   protocol: Mapping[str, Any]
   features: str
-  size: int  # of the features
+  size: int  # length of a feature vector
   logits: str = ''
   spatial: str = ''
-  channels: int | None = 3  # that it takes; None takes what it was trained on
-  num_classes: int = 0  # of the data's own, in their order; 0 where it knows others
+  channels: int | None = 3  # channels of its input; None: not checked
+  num_classes: int = 0  # classes of the data set, if the logits are for these; 0 otherwise
 
   @property
   def names(self) -> tuple[str, ...]:
-    """What `extract` keeps."""
+    """The names of the outputs that `extract` keeps."""
     return tuple(n for n in (self.features, self.logits, self.spatial) if n)
 
   @property
   def key(self) -> str:
-    """Its name and twelve hex digits of its weights and of how it is given pictures."""
+    """The extractor's name and twelve hex digits of a hash of its weights and preprocessing."""
     text = json.dumps([self.digest, dict(self.protocol)], sort_keys=True)
     return f'{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}'
 
   def __call__(self, pixels: jax.Array) -> dict[str, jax.Array]:
-    """The kept features of one batch that lies on the devices, compiled once a shape."""
+    """Returns the kept features of one batch on the devices; compiles once for each shape."""
     mesh = getattr(getattr(pixels, 'sharding', None), 'mesh', None)
     if mesh not in self._placed:
       everywhere = mesh and jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
@@ -76,7 +76,7 @@ class Extractor:
     return jax.jit(kept)
 
   def check(self, shape: tuple[int, ...]) -> None:
-    """ConfigError where pictures [H, W, C] are not what it takes."""
+    """Raises ConfigError if the extractor does not take pictures of shape [H, W, C]."""
     if self.channels is not None:
       _check_channels(self.name, self.channels, shape[-1])
 
@@ -84,13 +84,16 @@ class Extractor:
 def _check_channels(name: str, takes: int, channels: int) -> None:
   if channels != takes:
     raise errors.ConfigError(
-      f'{name} takes pictures of {takes} channels, and these have {channels}; for a run there is '
-      'evaluation.extractor=classifier, which is trained on its own data'
+      f'{name} takes pictures with {takes} channels, and these have {channels}; to evaluate a run, '
+      'set evaluation.extractor=classifier, a network trained on the data of the run'
     )
 
 
 def extract(extractor: Extractor, pixels: np.ndarray, batch: int = BATCH) -> dict[str, np.ndarray]:
-  """{name: float32 [n, size]} of pixels uint8 [n, H, W, C], in padded batches of one shape."""
+  """Returns {name: float32 [n, size]} of pixels uint8 [n, H, W, C].
+
+  The features are computed in padded batches of one shape.
+  """
   if pixels.ndim != 4 or pixels.dtype != np.uint8:
     raise ValueError(f'{pixels.shape=}, {pixels.dtype=}: pixels must be uint8 [n, H, W, C]')
   extractor.check(pixels.shape[1:])
@@ -101,7 +104,7 @@ def extract(extractor: Extractor, pixels: np.ndarray, batch: int = BATCH) -> dic
 def batches(
   extractor: Extractor, pixels: np.ndarray, batch: int = BATCH
 ) -> Iterator[dict[str, np.ndarray]]:
-  """What `extract` returns, a batch at a time."""
+  """Yields the features that `extract` returns, batch by batch."""
   devices = jax.local_devices()
   mesh = jax.sharding.Mesh(np.array(devices[: math.gcd(batch, len(devices))]), ('data',))
   rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('data'))
@@ -113,7 +116,7 @@ def batches(
 
 
 def check(name: str, file: str, channels: int) -> None:
-  """That `load` will find a public network's weights, and that it takes such pictures."""
+  """Raises unless the network's weights exist and the network takes pictures of `channels`."""
   if name not in _PUBLIC:
     raise errors.ConfigError(f'--extractor={name!r} must be one of {", ".join(_PUBLIC)}')
   weights.find(name, file)
@@ -121,9 +124,9 @@ def check(name: str, file: str, channels: int) -> None:
 
 
 def load(name: str, file: str = '', **options: str) -> Extractor:
-  """A public network by its name, with weights from `file` or where `weights` looks for them.
+  """Loads a public network by its name, from `file` or from the default path of its weights.
 
-  inception takes resize='half_pixel' for pytorch-fid's figures.
+  inception takes the option resize='half_pixel', which gives the figures of pytorch-fid.
   """
   check(name, file, 3)
   params, metadata = weights.read(name, weights.find(name, file))
@@ -131,7 +134,7 @@ def load(name: str, file: str = '', **options: str) -> Extractor:
 
 
 def of_classifier(params: classifier.Params) -> Extractor:
-  """The small network trained on the data themselves (evaluation.classifier)."""
+  """Returns the extractor of a classifier that was trained on the data set itself."""
   return Extractor(
     name='classifier', distance='FD', apply=classifier.apply, params=classifier.tree(params),
     digest=classifier.digest(params), features='features', logits='logits', channels=None,
@@ -141,7 +144,7 @@ def of_classifier(params: classifier.Params) -> Extractor:
 
 
 def of_inception(params: Any, metadata: Mapping[str, str], resize: str = 'tf1') -> Extractor:
-  """FID's Inception-v3; resize='half_pixel' is pytorch-fid's."""
+  """Returns the extractor of FID's Inception-v3; resize='half_pixel' resizes like pytorch-fid."""
   net = inception.Inception()
   how = {
     'tf1': ('(x - 128) / 128', 'TensorFlow 1, bilinear, corners at i H / 299'),

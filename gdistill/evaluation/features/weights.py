@@ -1,7 +1,7 @@
-"""Where the weights of the public feature networks lie, and what is in such a file.
+"""Weight files of the public feature networks: where to get them, how to write and read them.
 
-A file is safetensors, written by `gdistill convert`; its metadata say of which network it is, the
-sha256 of the file it came from and that of its own arrays. Nothing here reads a pickle.
+A weight file is a safetensors file written by `gdistill convert`. Its metadata name the network,
+the sha256 of the downloaded file and the sha256 of its own arrays. This module reads no pickles.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ FORMAT = '1'
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """What a network's weights are made from: a file to download, its sha256 where it is known."""
+  """The file to download for a network's weights, where to get it, and its sha256 if known."""
 
   file: str
   where: str
@@ -46,13 +46,13 @@ SOURCES = {
 
 
 def default_path(network: str) -> pathlib.Path:
-  """$GDISTILL_WEIGHTS, or ~/.cache/gdistill/weights, and the network's name."""
+  """Returns <folder>/<network>.safetensors, in $GDISTILL_WEIGHTS or ~/.cache/gdistill/weights."""
   folder = os.environ.get('GDISTILL_WEIGHTS') or '~/.cache/gdistill/weights'
   return pathlib.Path(folder).expanduser() / f'{network}.safetensors'
 
 
 def find(network: str, given: str = '') -> pathlib.Path:
-  """The file to read; DataError says what to download and how to convert it."""
+  """Returns the network's weight file; DataError, with how to get the file, if there is none."""
   file, source = pathlib.Path(given) if given else default_path(network), SOURCES[network]
   if not file.is_file():
     raise errors.DataError(
@@ -63,7 +63,7 @@ def find(network: str, given: str = '') -> pathlib.Path:
 
 
 def write(file: pathlib.Path, network: str, params: Mapping, source_sha256: str) -> str:
-  """Writes parameters and returns the digest of its arrays."""
+  """Writes the parameters to a weight file and returns the sha256 of the file's arrays."""
   import safetensors.numpy
 
   arrays = {
@@ -77,9 +77,9 @@ def write(file: pathlib.Path, network: str, params: Mapping, source_sha256: str)
 
 
 def read(network: str, file: pathlib.Path) -> tuple[dict, dict]:
-  """(parameters, metadata) of a file that `write` made of this network.
+  """Returns (parameters, metadata) of a weight file that `write` made for this network.
 
-  ConfigError for another network's, CheckpointError for a damaged one.
+  ConfigError if the file is for another network; CheckpointError if the file is damaged.
   """
   import safetensors
 
@@ -87,27 +87,27 @@ def read(network: str, file: pathlib.Path) -> tuple[dict, dict]:
     with safetensors.safe_open(file, framework='numpy') as opened:
       metadata = dict(opened.metadata() or {})
       arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-  except Exception as e:  # its own error is a plain Exception
+  except Exception as e:  # safetensors raises plain Exception
     raise errors.CheckpointError(
-      f'{file} is not a readable safetensors file ({errors.brief(e)}); make it anew by gdistill '
+      f'{file} is not a readable safetensors file ({errors.brief(e)}); make it again with gdistill '
       'convert'
     ) from e
   if metadata.get('format') != FORMAT or metadata.get('network') != network:
     raise errors.ConfigError(
       f'{file} holds weights of {metadata.get("network", "an unknown network")!r} in format '
-      f'{metadata.get("format")!r}, not of {network!r} in format {FORMAT!r}; make them by gdistill '
-      f'convert {network}'
+      f'{metadata.get("format")!r}, not of {network!r} in format {FORMAT!r}; make the file with '
+      f'gdistill convert {network}'
     )
   if digest(arrays) != metadata.get('sha256') or _seal(metadata) != metadata.get('seal'):
     raise errors.CheckpointError(
-      f'{file} is damaged: it holds not what was written; make it anew by gdistill '
+      f'{file} is damaged: its contents do not match its checksum; make it again with gdistill '
       f'convert {network}'
     )
   return traverse_util.unflatten_dict(arrays, sep='/'), metadata
 
 
 def digest(arrays: Mapping[str, Any]) -> str:
-  """sha256 over names, kinds, shapes and values."""
+  """Returns the sha256 over the arrays' names, dtypes, shapes and values."""
   h = hashlib.sha256()
   for name, value in sorted(arrays.items()):
     h.update(f'{name} {value.dtype.str} {value.shape}\n'.encode())
@@ -116,6 +116,6 @@ def digest(arrays: Mapping[str, Any]) -> str:
 
 
 def _seal(metadata: Mapping[str, str]) -> str:
-  """sha256 over what a file says of itself."""
+  """Returns the sha256 over the file's metadata."""
   keys = ('format', 'network', 'source_sha256', 'sha256')
   return hashlib.sha256(' '.join(metadata.get(k, '') for k in keys).encode()).hexdigest()

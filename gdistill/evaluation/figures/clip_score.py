@@ -1,4 +1,4 @@
-"""The CLIP score: how well pictures go with their captions, by the angle of their embeddings."""
+"""The CLIP score: mean cosine similarity between the embeddings of pictures and their captions."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ _TOWERS = {'clip_b32': clip.TEXT_B32, 'clip_l14': clip.TEXT_L14}
 
 
 def score(image: np.ndarray, text: np.ndarray, scale: float = 1.0) -> float:
-  """scale times the mean over pairs of cos(image_i, text_i); embeddings are [n, d].
+  """Returns scale times the mean over pairs of cos(image_i, text_i); embeddings are [n, d].
 
-  The paper's tables have scale 1 (about 0.3 for good pictures); torchmetrics has 100 and clips
-  below zero. Source: Hessel et al. 2104.08718, whose w = 2.5 is another scale yet.
+  The paper's tables have scale 1 (about 0.3 for good pictures); torchmetrics has scale 100 and
+  replaces negative scores by zero. Source: Hessel et al. 2104.08718, who use the scale w = 2.5.
   """
   image, text = np.asarray(image, np.float64), np.asarray(text, np.float64)
   if image.ndim != 2 or image.shape != text.shape or not len(image):
     raise ValueError(f'{image.shape=} and {text.shape=} must be equal, [n, d] and not empty')
   norms = np.linalg.norm(image, axis=1) * np.linalg.norm(text, axis=1)
   if not (norms > 0).all():
-    raise ValueError('an embedding is zero and has no direction')
+    raise ValueError('an embedding is zero, so its cosine is undefined')
   return float(scale * np.mean(np.sum(image * text, axis=1) / norms))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scorer:
-  """Both towers of one CLIP and its tokenizer: pictures and captions to embeddings."""
+  """A CLIP model: image tower, text tower and tokenizer."""
 
   image: extractors.Extractor
   tokenizer: object
@@ -44,12 +44,12 @@ class Scorer:
 
   @classmethod
   def load(cls, name: str, file: str = '', tokenizer: str = '') -> Scorer:
-    """A published CLIP by its name, and the tokenizer.json that comes with it."""
+    """Loads a published CLIP by its name, and the tokenizer.json published with it."""
     image = extractors.load(name, file)
     return cls(image, _tokenizer(name, tokenizer), _TOWERS[name])
 
   def tokens(self, captions: Sequence[str]) -> np.ndarray:
-    """int32 [n, length]: the sentence between start and end, cut to fit, then the end again."""
+    """Returns int32 [n, length]: start token, caption (cut to fit), end token, padded with end."""
     words = self.words
     out = np.full((len(captions), words.length), words.end, np.int32)
     for row, caption in zip(out, captions, strict=True):
@@ -58,7 +58,7 @@ class Scorer:
     return out
 
   def texts(self, captions: Sequence[str], batch: int = 32) -> np.ndarray:
-    """[n, d] embeddings of captions, in padded batches of one shape."""
+    """Returns [n, d] embeddings of captions, computed in padded batches of one shape."""
     tokens, out = self.tokens(captions), []
     for first in range(0, len(tokens), batch):
       rows = tokens[first : first + batch]
@@ -81,18 +81,18 @@ def _tokenizer(name: str, file: str) -> object:
   file = file or str(weights.default_path(name).with_suffix('.json'))
   if not pathlib.Path(file).is_file():
     raise errors.DataError(
-      f'the tokenizer of {name} is not at {file}; get tokenizer.json from where its weights are '
-      f'({weights.SOURCES[name].where}) and put it there, or name it by --tokenizer'
+      f'the tokenizer of {name} is not at {file}; download tokenizer.json from '
+      f'{weights.SOURCES[name].where} to that place, or give its path with --tokenizer'
     )
   try:
     import tokenizers
   except ImportError:
     raise errors.ConfigError(
-      "captions need the package tokenizers: pip install 'gdistill[text]'"
+      "captions need the package tokenizers; run: pip install 'gdistill[text]'"
     ) from None
   try:
     return tokenizers.Tokenizer.from_file(file)
-  except Exception as e:  # its own error is a plain Exception
+  except Exception as e:  # the library raises plain Exception
     raise errors.DataError(
-      f'--tokenizer={file} is no readable tokenizer.json ({errors.brief(e)})'
+      f'--tokenizer={file} is not a readable tokenizer.json ({errors.brief(e)}); download it again'
     ) from e

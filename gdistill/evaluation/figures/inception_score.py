@@ -1,4 +1,4 @@
-"""The inception score: how sure a classifier is of each picture, how even over the classes."""
+"""The inception score: high if each picture's class is certain and all classes are frequent."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sums:
-  """What the score needs of pictures, in float64: parts add up to the whole.
+  """The sums, in float64, from which the score follows; sums of parts of a set can be added.
 
-  For each split its count [splits], the sum of p(y|x) [splits, classes] and the sum over pictures
-  of sum_y p log p [splits].
+  For each split: the number of pictures [splits], the sum of p(y|x) [splits, classes], and the sum
+  over pictures of sum_y p log p [splits].
   """
 
   count: np.ndarray
@@ -21,10 +21,10 @@ class Sums:
 
   @classmethod
   def of(cls, logits: np.ndarray, place: np.ndarray, total: int, splits: int = 1) -> Sums:
-    """Of logits [n, classes] of pictures that stand at `place` [n] of `total`.
+    """Returns the sums of logits [n, classes] of pictures at the places `place` [n] of `total`.
 
-    Split s is the run of neighbours from s * total // splits on: pictures should stand with their
-    labels mixed.
+    Split s holds the places from s * total // splits up to the start of the next split. The labels
+    of neighbouring places should be mixed.
     """
     logits, place = np.asarray(logits, np.float64), np.asarray(place)
     if logits.ndim != 2 or place.shape != logits.shape[:1]:
@@ -42,14 +42,14 @@ class Sums:
     return cls(count, sums, p_log_p)
 
   def merge(self, other: Sums) -> Sums:
-    """The sums over both sets of pictures of one whole."""
+    """Returns the sums over two disjoint parts of one set of pictures."""
     return Sums(self.count + other.count, self.p + other.p, self.p_log_p + other.p_log_p)
 
   def score(self) -> tuple[float, float]:
-    """exp(E_x KL(p(y|x) || p(y))): mean and standard deviation over the splits.
+    """exp(E_x KL(p(y|x) || p(y))): returns its mean and standard deviation over the splits.
 
-    Between 1 and the number of classes; each split has its own p(y). Source: Salimans et al.
-    1606.03498 (10 splits).
+    The score lies between 1 and the number of classes. Each split has its own p(y). Source:
+    Salimans et al. 1606.03498 (10 splits).
     """
     if not self.count.all():
       raise ValueError(f'{self.count=}: every split needs a picture')
@@ -60,6 +60,6 @@ class Sums:
 
 
 def score(logits: np.ndarray, splits: int = 1) -> tuple[float, float]:
-  """`Sums.score` of logits [n, classes], all there are."""
+  """Returns `Sums.score` of the logits [n, classes] of a whole set of pictures."""
   logits = np.asarray(logits)
   return Sums.of(logits, np.arange(len(logits)), len(logits), splits).score()

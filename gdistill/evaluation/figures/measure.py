@@ -1,4 +1,4 @@
-"""What is kept of pictures to measure them: sums that merge over batches, devices and hosts."""
+"""Measurements of a set of pictures: sums that can be merged over batches, devices and hosts."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from gdistill.evaluation.figures import kernel_distance
 from gdistill.evaluation.figures import precision_recall
 from gdistill.evaluation.figures import statistics
 
-FORMAT = 1  # of what is kept in files: raised where a figure is computed otherwise
+FORMAT = 1  # version of the stored measurements; raise it when a figure is computed differently
 _ROWS = 2048
-SPLITS = 10  # of the inception score, where there are pictures enough
+SPLITS = 10  # splits of the inception score for sets of at least 1,000 pictures
 KID_SUBSETS, KID_SIZE = 100, 1000
-NEIGHBOURS = 3
+NEIGHBOURS = 3  # k of precision and recall
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Measured:
-  """Of the pictures `index` out of `total`: moments, sums, and the features of `bank` of them.
+  """Measurements of some pictures of a set: moments, sums, and the features of a random subset.
 
-  The bank serves what needs neighbours (precision, recall, KID): pictures drawn once and for all,
-  since folders come sorted by class. The splits of the inception score are drawn likewise. `right`
-  counts the pictures whose largest logit is their label, and is None where the extractor knows
-  other classes.
+  The subset is the bank; its features serve precision, recall and KID. The bank is a fixed random
+  choice, because the pictures of a folder are sorted by class. The splits of the inception score
+  are a fixed random choice too. `right` counts the pictures whose largest logit is their label;
+  `right` is None if the extractor's classes are not those of the labels.
   """
 
   features: statistics.Moments
@@ -36,7 +36,7 @@ class Measured:
   score: inception_score.Sums | None
   right: int | None
   bank: np.ndarray  # [m, d] float32
-  bank_index: np.ndarray  # [m]
+  bank_index: np.ndarray  # [m] indices of the bank's pictures within the set
 
   @classmethod
   def of(
@@ -48,7 +48,11 @@ class Measured:
     bank: int,
     labels: np.ndarray | None = None,
   ) -> Measured:
-    """Of one batch of what `extractor` returned. `labels` are of its own classes."""
+    """Returns the measurements of one batch of features `found` that `extractor` returned.
+
+    `index` [b] are the pictures of the batch, out of `total`. `bank` is the size of the whole
+    set's bank. `labels` are given if the extractor's classes are those of the data set.
+    """
     features, score, right = found[extractor.features], None, None
     place = _places(total)[index]
     if extractor.logits:
@@ -69,7 +73,7 @@ class Measured:
     )
 
   def merge(self, other: Measured) -> Measured:
-    """Both sets of pictures together."""
+    """Returns the measurements of both parts of the set together."""
     both = lambda f, a, b: None if a is None else f(a, b)
     return Measured(
       self.features.merge(other.features),
@@ -82,11 +86,11 @@ class Measured:
 
   @property
   def ordered_bank(self) -> np.ndarray:
-    """The bank in the pictures' order, whoever measured which."""
+    """The bank's features sorted by picture, whatever the order in which they were measured."""
     return self.bank[np.argsort(self.bank_index, kind='stable')]
 
   def to_arrays(self) -> dict[str, np.ndarray]:
-    """Everything, for an .npz file."""
+    """Returns all measurements as named arrays, for an .npz file."""
     out = {'bank': self.bank, 'bank_index': self.bank_index}
     for name in ('features', 'spatial', 'score'):
       part = getattr(self, name)
@@ -99,7 +103,7 @@ class Measured:
 
   @classmethod
   def from_arrays(cls, arrays: dict[str, np.ndarray]) -> Measured:
-    """The inverse of `to_arrays`; KeyError where something is missing."""
+    """Returns the measurements from the arrays of `to_arrays`; KeyError if an array is missing."""
 
     def part(kind, name):
       names = [f'{name}_{f.name}' for f in dataclasses.fields(kind)]
@@ -121,12 +125,12 @@ class Measured:
 
 @functools.lru_cache(maxsize=4)
 def _places(total: int) -> np.ndarray:
-  """[total]: where each picture stands in the order that torch-fidelity shuffles them into."""
+  """Returns [total] integers: each picture's place in the order of torch-fidelity's shuffle."""
   return np.argsort(np.random.RandomState(2020).permutation(total))
 
 
 class Running:
-  """Measures one set of pictures batch by batch; holds few of their features at a time."""
+  """An accumulator that measures one set of pictures batch by batch, in bounded memory."""
 
   def __init__(self, extractor: extractors.Extractor, total: int, bank: int):
     self._make = functools.partial(Measured.of, extractor, total=total, bank=bank)
@@ -136,9 +140,9 @@ class Running:
   def add(
     self, found: Mapping[str, np.ndarray], index: np.ndarray, labels: np.ndarray | None = None
   ) -> None:
-    """One batch of what the extractor returned, of the pictures `index` [b]."""
+    """Adds one batch of the extractor's features, those of the pictures `index` [b]."""
     self._waiting.append((found, index, labels))
-    # A merge costs as much as the moments of so many rows.
+    # A merge costs about as much as the moments of _ROWS rows, so batches are collected first.
     if sum(len(index) for _, index, _ in self._waiting) >= _ROWS:
       self._fold()
 
@@ -153,17 +157,19 @@ class Running:
     self._waiting = []
 
   def measured(self) -> Measured | None:
-    """Of all that was added; None of nothing."""
+    """Returns the measurements of all batches added so far, or None if there were none."""
     if self._waiting:
       self._fold()
     return self._sum
 
 
 def figures(drawn: Measured, reference: Measured, support: precision_recall.Support | None) -> dict:
-  """What drawn pictures score against a reference and the support of its bank, where it has one.
+  """Returns the figures of drawn pictures against a reference, {name: number}.
 
-  'fd' is the Frechet distance; 'sfid' that of the spatial features; 'kid' the kernel distance with
-  subsets of at most 1,000; precision and recall have the nearest 3 neighbours.
+  'fd' is the Fréchet distance, 'sfid' the Fréchet distance of the spatial features, 'kid' the
+  kernel distance with subsets of at most 1,000 pictures. Precision and recall use the 3 nearest
+  neighbours. `support` is that of the reference's bank; None leaves out 'kid', precision and
+  recall.
   """
   found = {'fd': statistics.frechet_distance(drawn.features, reference.features)}
   if drawn.spatial is not None and reference.spatial is not None:

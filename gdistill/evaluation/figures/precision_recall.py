@@ -1,7 +1,7 @@
-"""Improved precision and recall on features, and the distance to the nearest of a reference set.
+"""Improved precision and recall on features, and distances to the nearest point of a set.
 
-Source: Kynkaanniemi et al. 1904.06991. Each set's support is the union of balls around its points,
-reaching to the point's k-th neighbour within the set.
+Source: Kynkaanniemi et al. 1904.06991. The support of a set is the union of balls around its
+points; the radius of a ball is the distance to the k-th nearest neighbour within the set.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Support:
-  """Balls around points [m, d], each reaching to its k-th neighbour among them."""
+  """The support of points [m, d]: balls that reach to each point's k-th nearest neighbour."""
 
   points: np.ndarray
   squared_radii: np.ndarray
 
   @classmethod
   def of(cls, points: np.ndarray, k: int = 3, chunk: int = 1000) -> Support:
-    """Needs more than k points."""
+    """Returns the support of points [m, d]; ValueError unless there are more than k points."""
     points, _ = _pair(points, points)
     return cls(points, _squared_radii(points, k, chunk))
 
   def share(self, points: np.ndarray, chunk: int = 1000) -> float:
-    """The share of points [n, d] that lie in at least one of the closed balls."""
+    """Returns the fraction of points [n, d] that lie in at least one of the closed balls."""
     points, centres = _pair(points, self.points)
     blocks = _squared_distances(points, centres, chunk)
     inside = [(block <= self.squared_radii[None]).any(1) for _, block in blocks]
@@ -34,16 +34,17 @@ class Support:
 
 
 def precision_and_recall(real: Support, drawn: Support, chunk: int = 1000) -> tuple[float, float]:
-  """Precision: the share of the drawn points inside the support of the real ones.
+  """Returns (precision, recall).
 
-  Recall is the other way round; the real set comes first, as in the authors' code. Numbers at
-  different k or different sizes do not compare.
+  Precision is the fraction of drawn points inside the support of the real points; recall is the
+  fraction of real points inside the support of the drawn points. Figures with different k or
+  different set sizes are not comparable.
   """
   return real.share(drawn.points, chunk), drawn.share(real.points, chunk)
 
 
 def nearest_distances(features: np.ndarray, reference: np.ndarray, chunk: int = 1000) -> np.ndarray:
-  """[n] Euclidean distances from each of features [n, d] to its nearest in reference [m, d]."""
+  """Returns [n] Euclidean distances from each of features [n, d] to the nearest of reference."""
   features, reference = _pair(features, reference)
   if not len(reference):
     raise ValueError('the reference set is empty')
@@ -52,7 +53,7 @@ def nearest_distances(features: np.ndarray, reference: np.ndarray, chunk: int = 
 
 
 def _squared_radii(points: np.ndarray, k: int, chunk: int) -> np.ndarray:
-  """[m] squared distances to the k-th neighbour, the point itself not counted."""
+  """Returns [m] squared distances to the k-th nearest neighbour, excluding the point itself."""
   if not 1 <= k < len(points):
     raise ValueError(f'{k=} needs more than {k} points in each set, found {len(points)}')
   radii = []
@@ -66,7 +67,7 @@ def _squared_radii(points: np.ndarray, k: int, chunk: int) -> np.ndarray:
 def _squared_distances(
   a: np.ndarray, b: np.ndarray, chunk: int
 ) -> Iterator[tuple[int, np.ndarray]]:
-  """(start, [rows, m]) blocks of |a|^2 + |b|^2 - 2 a.b, with rounding around zero set to zero."""
+  """Yields (start, [rows, m]) blocks of |a|^2 + |b|^2 - 2 a.b; rounding errors become zero."""
   b_norms = np.square(b).sum(1)
   for start in range(0, len(a), chunk):
     rows = a[start : start + chunk]

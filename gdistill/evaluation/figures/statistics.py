@@ -1,4 +1,4 @@
-"""Means and covariances in float64, and the distances taken between sets of pictures."""
+"""Means and covariances of features in float64, and distances between sets of pictures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gdistill import errors
 class Moments:
   """Count, mean [d] and scatter [d, d] = sum of (f - mean)(f - mean)^T, all float64.
 
-  The scatter is kept rather than the covariance because it adds: `merge` of parts is the whole.
+  The scatter is kept, not the covariance, because scatters of parts add up exactly in `merge`.
   """
 
   count: int
@@ -23,13 +23,14 @@ class Moments:
 
   @classmethod
   def of(cls, features: np.ndarray) -> Moments:
-    """The moments of features [n, d]."""
+    """Returns the moments of features [n, d]; NumericsError if a feature is not finite."""
     features = np.asarray(features, np.float64)
     if features.ndim != 2:
       raise ValueError(f'{features.shape=} must be [n, d]')
     if not np.isfinite(features).all():
       raise errors.NumericsError(
-        'features are not all finite: the weights are broken; make them anew by gdistill convert'
+        'features are not all finite: the weights of the feature network are damaged; make them '
+        'again with gdistill convert'
       )
     mean = features.sum(0) / max(len(features), 1)
     centred = features - mean
@@ -37,7 +38,10 @@ class Moments:
 
   @classmethod
   def given(cls, mean: np.ndarray, cov: np.ndarray) -> Moments:
-    """Of mean [d] and covariance [d, d] alone: as many samples as a full rank needs stand in."""
+    """Returns the moments of mean [d] and covariance [d, d] whose number of samples is unknown.
+
+    The count is set to d + 1, the smallest count at which the covariance may have full rank.
+    """
     mean, cov = np.asarray(mean, np.float64), np.asarray(cov, np.float64)
     if mean.ndim != 1 or cov.shape != (mean.size, mean.size):
       raise ValueError(f'{mean.shape=} and {cov.shape=} must be [d] and [d, d]')
@@ -52,9 +56,10 @@ class Moments:
 
   @functools.cached_property
   def root(self) -> np.ndarray:
-    """R [r, d] with R^T R = cov and r = min(d, count - 1), the rank that so many samples can have.
+    """R [r, d] with R^T R = cov, where r = min(d, count - 1) is the largest possible rank of cov.
 
-    The other eigenvalues are rounding, of 1e-16, and their roots, of 1e-8, would not be.
+    The other eigenvalues are rounding errors of about 1e-16. They are left out, because their
+    square roots of about 1e-8 would not be negligible.
     """
     values, vectors = np.linalg.eigh(self.cov)
     rank = min(len(values), self.count - 1)
@@ -62,7 +67,7 @@ class Moments:
     return np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T
 
   def merge(self, other: Moments) -> Moments:
-    """The moments of both sets together."""
+    """Returns the moments of both sets together."""
     _check_same_size(self, other)
     count = self.count + other.count
     gap = other.mean - self.mean
@@ -85,21 +90,21 @@ class Moments:
 def frechet_distance(a: Moments, b: Moments) -> float:
   """|m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a^1/2 S_b S_a^1/2)^1/2), between Gaussians of moments a, b.
 
-  The last trace is the sum of the singular values of S_a^1/2 S_b^1/2: the same number as through
-  the eigenvalues of S_a^1/2 S_b S_a^1/2, without squaring first, so it keeps all its digits where
-  covariances are singular. Source: Heusel et al. 1706.08500.
+  The trace of the last root is computed as the sum of the singular values of S_a^1/2 S_b^1/2. This
+  equals the sum over square roots of eigenvalues of S_a^1/2 S_b S_a^1/2, but does not square the
+  values first, and so stays accurate for singular covariances. Source: Heusel et al. 1706.08500.
   """
   _check_same_size(a, b)
   gap = a.mean - b.mean
   overlap = np.linalg.svd(a.root @ b.root.T, compute_uv=False).sum()
-  # rounding can leave a small negative number where the two agree
+  # Rounding can give a small negative number when a and b are equal.
   return max(float(gap @ gap + np.trace(a.cov) + np.trace(b.cov) - 2 * overlap), 0.0)
 
 
 def rms(a: np.ndarray, b: np.ndarray) -> float:
-  """Root of the mean squared difference of what is paired, [n, ...].
+  """Returns the root mean squared difference of paired images or latents [n, ...].
 
-  uint8 pixels are in units of [-1, 1], latents (float16) in their own.
+  uint8 pixels are scaled to [-1, 1] first; latents (float16) keep their own units.
   """
   if a.shape != b.shape or not a.size:
     raise ValueError(f'{a.shape=} and {b.shape=} must be equal and not empty')

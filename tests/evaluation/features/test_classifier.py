@@ -1,4 +1,4 @@
-"""The digit classifier is good enough to measure with, and the same every time."""
+"""Tests of the classifier: accurate on the digits, and the same parameters every time."""
 
 import functools
 
@@ -59,7 +59,7 @@ def test_the_digest_sees_every_name_shape_and_bit():
 def test_the_batch_size_and_the_other_rows_change_nothing():
   pixels, _ = digits()
   whole = extract(trained(), pixels[:23])
-  parts = extract(trained(), pixels[:23], batch=7)  # the last batch is padded
+  parts = extract(trained(), pixels[:23], batch=7)  # 23 is no multiple of 7: the last is padded
   assert whole['features'].shape == (23, classifier.FEATURE_SIZE) and whole['logits'].shape == (
     23,
     10,

@@ -1,4 +1,4 @@
-"""Weights come from files that say what they are, and damaged or foreign ones are refused."""
+"""Tests of weight files: files that are damaged or of another network are refused."""
 
 import numpy as np
 import pytest

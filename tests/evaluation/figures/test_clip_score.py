@@ -1,4 +1,4 @@
-"""The CLIP score of pairs whose angle is known."""
+"""Tests of the CLIP score on pairs of embeddings with known angles."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from gdistill.evaluation.figures import clip_score
 def test_it_is_the_mean_cosine_of_the_pairs():
   image = np.array([[1.0, 0], [3, 0], [0, 2]])
   text = np.array([[5.0, 0], [1, 1], [-1, 0]])
-  # cos 0, cos 45 degrees, cos 90 degrees
+  # The angles are 0, 45 and 90 degrees.
   assert clip_score.score(image, text) == pytest.approx((1 + np.sqrt(0.5) + 0) / 3)
   assert clip_score.score(image, text, scale=100) == pytest.approx(100 * (1 + np.sqrt(0.5)) / 3)
 
@@ -29,5 +29,5 @@ def test_what_is_no_list_of_pairs_is_refused(image, text):
 
 
 def test_an_embedding_of_zero_has_no_direction():
-  with pytest.raises(ValueError, match='no direction'):
+  with pytest.raises(ValueError, match='cosine is undefined'):
     clip_score.score(np.zeros((2, 3)), np.ones((2, 3)))

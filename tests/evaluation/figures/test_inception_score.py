@@ -1,4 +1,4 @@
-"""The inception score at the points where it is known."""
+"""Tests of the inception score on logits whose score is known."""
 
 import numpy as np
 import pytest
@@ -24,14 +24,15 @@ def test_two_classes_of_ten_give_two():
 def test_it_is_the_exponential_of_the_mutual_information():
   p = np.random.default_rng(0).dirichlet(np.ones(5), 30)
   entropy = lambda q: -np.sum(q * np.log(q), axis=-1)
-  # I(x; y) = H(y) - H(y | x): another route to the mean KL
+  # The mean KL is the mutual information, I(x; y) = H(y) - H(y | x).
   expected = np.exp(entropy(p.mean(0)) - entropy(p).mean())
-  logits = np.log(p) + np.random.default_rng(1).normal(size=(30, 1))  # shifts mean nothing
+  # Adding a constant to the logits of a picture does not change p(y|x).
+  logits = np.log(p) + np.random.default_rng(1).normal(size=(30, 1))
   assert inception_score.score(logits)[0] == pytest.approx(expected)
 
 
 def test_each_split_is_scored_alone():
-  # the first half shows one class, the second half four
+  # The first half of the pictures shows one class, the second half four.
   logits = 1e4 * np.eye(4)[[0] * 8 + [0, 1, 2, 3] * 2]
   mean, spread = inception_score.score(logits, splits=2)
   assert mean == pytest.approx((1 + 4) / 2) and spread == pytest.approx(1.5)

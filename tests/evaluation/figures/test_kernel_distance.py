@@ -1,4 +1,4 @@
-"""The kernel distance against sums written out, and against its expectation."""
+"""Tests of the kernel distance against written-out sums, and against its expectation."""
 
 import itertools
 
@@ -24,14 +24,15 @@ def test_it_is_the_three_means_of_the_kernel():
 
 
 def test_of_one_distribution_it_is_nothing_and_of_two_it_is_their_gap():
-  """x.y / d of unit variables shifted by s each: E (g + 1)^3 differs by algebra."""
+  """Compares with E (g + 1)^3, g = x.y / d, for normal variables shifted by s, by algebra."""
   rng = np.random.default_rng(0)
   d, n, shift = 8, 4000, 0.5
   a, b, c = (rng.normal(size=(n, d)) for _ in range(3))
   mean, std = kernel_distance.distance(a, b, subsets=20, size=1000)
   assert abs(mean) < 3 * std / np.sqrt(20) + 1e-2
-  # g = x.y / d. Both centred: E (g + 1)^3 = 1 + 3 E g^2 = 1 + 3 / d. One or both shifted by s:
-  # E g = 0 or s^2, E g^2 and E g^3 from independent coordinates of mean s and variance 1.
+  # g = x.y / d. If both are centred, E (g + 1)^3 = 1 + 3 E g^2 = 1 + 3 / d. If one or both are
+  # shifted by s, E g = 0 or s^2; E g^2 and E g^3 follow from independent coordinates with mean s
+  # and variance 1.
   own, m = 1 + 3 / d, shift**2
   square = ((1 + m) ** 2 - m**2) / d + m**2
   third = shift * (3 + m)  # E x^3

@@ -1,4 +1,4 @@
-"""What is measured of pictures adds up, whoever measured which of them."""
+"""Tests of measurements: they add up, whichever host measured which pictures."""
 
 import functools
 
@@ -71,7 +71,7 @@ def test_figures_are_those_of_the_features(found, target):
   expected = b + np.trace(np.cov(a, rowvar=False) + moments.cov - 2 * root)
   assert got['fd'] == pytest.approx(expected, rel=1e-7)
   assert got['accuracy'] == pytest.approx(np.mean(found['l'].argmax(1) == labels))
-  shuffled = found['l'][np.random.RandomState(2020).permutation(TOTAL)]  # as torch-fidelity's are
+  shuffled = found['l'][np.random.RandomState(2020).permutation(TOTAL)]  # torch-fidelity's order
   mean, spread = inception_score.score(shuffled, splits=10)
   assert got['inception_score'] == pytest.approx(mean, rel=1e-12)
   assert got['inception_score_std'] == pytest.approx(spread, rel=1e-9)
@@ -114,14 +114,16 @@ def test_statistics_of_another_extractor_are_refused(target, tmp_path, change, e
 @pytest.mark.parametrize('damage', [lambda d: d[: len(d) // 2], lambda d: b'', lambda d: b'[]'])
 def test_a_damaged_file_of_statistics_is_named(target, tmp_path, damage):
   (tmp_path / 'r.npz').write_bytes(damage(target.to_bytes()))
-  with pytest.raises(Exception, match=r'r\.npz is no readable file.*gdistill statistics') as told:
+  with pytest.raises(
+    Exception, match=r'r\.npz is not a readable file.*gdistill statistics'
+  ) as told:
     reference.read(tmp_path / 'r.npz', stand_in.extractor())
   assert told.value.exit_code == 4
 
 
 @pytest.mark.parametrize('size', [7, 700, 5000])
 def test_batches_of_any_size_run_up_to_the_whole(found, target, size, monkeypatch):
-  monkeypatch.setattr(measure, '_ROWS', 500)  # two and a bit of it are measured here
+  monkeypatch.setattr(measure, '_ROWS', 500)  # small enough for several merges in this test
   labels = np.arange(TOTAL) % 3
   running = measure.Running(stand_in.extractor(spatial='s'), TOTAL, BANK)
   assert running.measured() is None
@@ -134,13 +136,13 @@ def test_batches_of_any_size_run_up_to_the_whole(found, target, size, monkeypatc
 
 
 def test_pictures_sorted_by_class_score_as_mixed_ones_do():
-  """Folders come sorted; each split, and the bank, has all classes all the same."""
+  """Each split and the bank hold all classes, even if the pictures are sorted by class."""
   extractor = stand_in.extractor()
   count, classes = 3000, 3
   logits = 50.0 * np.eye(classes)[np.arange(count) * classes // count]
   found = {'f': logits + np.random.default_rng(0).normal(size=logits.shape), 'l': logits}
   got = measure.Measured.of(extractor, found, np.arange(count), count, 300)
   score, _ = got.score.score()
-  assert score > 0.98 * classes  # every picture is recognised, and classes are even
+  assert score > 0.98 * classes  # every picture has a certain class, and classes are balanced
   shares = np.bincount(got.bank_index * classes // count)
   assert (abs(shares - 100) < 25).all()

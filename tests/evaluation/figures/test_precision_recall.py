@@ -1,4 +1,4 @@
-"""Precision, recall and nearest neighbours against loops over every pair."""
+"""Tests of precision, recall and nearest neighbours against loops over all pairs."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,10 @@ from gdistill.evaluation.figures import precision_recall
 
 
 def by_loops(points, centres, k):
-  """The share of points within some centre's distance to its k-th neighbour, by definition."""
+  """Returns the fraction of points inside a centre's ball, whose radius reaches its k-th neighbour.
+
+  Computed from the definition, with loops.
+  """
   inside = 0
   for p in points:
     for i, c in enumerate(centres):
@@ -33,16 +36,16 @@ def test_loops_say_the_same(k, chunk):
   precision, recall = precision_recall.precision_and_recall(*supports, chunk)
   assert precision == by_loops(fake, real, k)
   assert recall == by_loops(real, fake, k)
-  assert precision != recall  # or a swap would pass
+  assert precision != recall  # otherwise this test would not detect a swap
 
 
 def test_on_a_line_the_balls_are_countable():
   real = np.array([[0.0], [1], [2], [3], [10]])
-  # k = 3: radii 3, 2, 2, 3, 9 reach [-3, 19]
+  # With k = 3 the radii are 3, 2, 2, 3, 9, so the balls cover [-3, 19].
   fake = np.array([[-3.0], [-3.1], [19], [19.1]])
   precision, recall = scores(real, fake)
   assert precision == 0.5
-  # radii 22.1, 22.2, 22, 22.1: one wide cover of everything
+  # The radii are 22.1, 22.2, 22, 22.1, so every ball covers all real points.
   assert recall == 1
 
 
@@ -57,7 +60,8 @@ def test_a_dropped_mode_costs_recall_and_an_invented_one_precision():
 
 
 def test_a_set_covers_itself_even_in_copies_and_far_from_zero():
-  x = np.repeat(np.random.default_rng(3).normal(size=(10, 63)) + 100, 5, axis=0)  # radii are 0
+  # Each point occurs five times, so all radii are 0.
+  x = np.repeat(np.random.default_rng(3).normal(size=(10, 63)) + 100, 5, axis=0)
   assert scores(x, x.copy()) == (1, 1)
 
 
@@ -69,7 +73,8 @@ def test_nearest_distances_are_the_shortest_of_all():
 
 
 def test_a_copy_is_at_distance_zero():
-  x = np.random.default_rng(5).normal(size=(6, 63)) + 100  # norms and products round apart
+  # Far from zero, |a|^2 + |b|^2 and 2 a.b round differently.
+  x = np.random.default_rng(5).normal(size=(6, 63)) + 100
   assert (precision_recall.nearest_distances(x, x[::-1]) == 0).all()
   assert precision_recall.nearest_distances(x[:0], x).shape == (0,)
 

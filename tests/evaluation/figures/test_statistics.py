@@ -1,4 +1,4 @@
-"""Moments add up, and the Fréchet distance is the one in closed form."""
+"""Tests of moments, which add up, and of the Fréchet distance against closed forms."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from gdistill.evaluation.figures import statistics
 
 
 def moments(mean, cov):
-  """A set of which only mean and covariance are known."""
+  """Returns the moments of a set whose mean and covariance alone are known."""
   return statistics.Moments.given(mean, cov)
 
 
@@ -67,23 +67,24 @@ def test_sqrtm_says_the_same():
 def test_singular_covariances_keep_their_digits():
   rng = np.random.default_rng(4)
   basis, _ = np.linalg.qr(rng.normal(size=(30, 30)))
-  # the same eigenvectors, so the closed form of diagonal ones; most variances are zero
+  # Both covariances have the same eigenvectors, so the closed form of diagonal covariances holds;
+  # most variances are zero.
   va, vb = np.zeros(30), np.zeros(30)
   va[:4], vb[2:8] = [1, 4, 9, 16], [1, 4, 9, 1, 4, 9]
   a, b = (moments(np.zeros(30), basis * v @ basis.T) for v in (va, vb))
   expected = np.sum((np.sqrt(va) - np.sqrt(vb)) ** 2)
-  # eigenvalues of 1e-15 instead of 0 have roots of 3e-8
+  # The tolerance covers eigenvalues of 1e-15 instead of 0, whose square roots are 3e-8.
   assert statistics.frechet_distance(a, b) == pytest.approx(expected, abs=1e-5)
   few = statistics.Moments.of(rng.normal(size=(5, 64)))  # fewer samples than features
   assert statistics.frechet_distance(few, few) == pytest.approx(0, abs=1e-10)
 
 
 def optimal_pair(rng, d, n):
-  """(a, b, distance) of samples that the optimal map x -> T x + shift carries into each other.
+  """Returns (a, b, distance) of samples a and b = T a + shift, where this map is optimal.
 
-  T is symmetric and positive, so it is the gradient of a convex function and optimal between the
-  Gaussians, whatever their covariance (Brenier): W2^2 = tr((I - T) S_a (I - T)) + |..|^2. T and
-  S_a do not commute.
+  T is symmetric and positive, so the map is the gradient of a convex function, and hence optimal
+  between the Gaussians for any covariance (Brenier): W2^2 = tr((I - T) S_a (I - T)) + |..|^2, with
+  the difference of the means in |..|. T and S_a do not commute.
   """
   x = rng.normal(size=(n, d)) * rng.uniform(0.1, 2, d) + rng.normal(size=d)
   low = rng.normal(size=(d, 8)) / np.sqrt(d)
@@ -105,7 +106,7 @@ def test_gaussians_of_known_distance_are_at_it(d, share):
 def test_a_scaled_and_moved_copy_is_as_far_as_it_was_scaled_and_moved():
   x = np.random.default_rng(5).normal(size=(200, 6))
   a = statistics.Moments.of(x)
-  b = statistics.Moments.of(3 * x + 2)  # S_b = 9 S_a, and the roots commute
+  b = statistics.Moments.of(3 * x + 2)  # S_b = 9 S_a commutes with S_a
   expected = np.sum((2 * a.mean + 2) ** 2) + 4 * np.trace(a.cov)
   assert statistics.frechet_distance(a, b) == pytest.approx(expected)
   assert statistics.frechet_distance(b, a) == pytest.approx(expected)
@@ -152,5 +153,5 @@ def test_rms_needs_pairs_of_pixels():
 def test_rms_of_latents_is_in_their_own_units():
   a = np.zeros((2, 4, 4, 2), np.float16)
   b = a.copy()
-  b[1, 0, 0, 0] = 3.0  # one value of 64
+  b[1, 0, 0, 0] = 3.0  # a difference of 3 in one value of 64
   assert statistics.rms(a, b) == pytest.approx(3 / np.sqrt(64))
