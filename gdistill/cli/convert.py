@@ -1,4 +1,4 @@
-"""gdistill convert: published weights, of feature networks or any, to the safetensors we read."""
+"""The command `gdistill convert`: published weights, or any of torch's files, to safetensors."""
 
 import sys
 from collections.abc import Sequence
@@ -12,22 +12,23 @@ CHECKPOINT = 'checkpoint'
 def parser() -> edge.Parser:
   p = edge.Parser(
     prog='gdistill convert',
-    description="Reads a network's published weights (.safetensors, or .pth with torch installed, "
-    'which then loads weights and no code), checks their sha256 where it is known and writes '
-    'safetensors with it. Evaluation reads that file and never a pickle. `checkpoint` writes the '
-    "tensors of any of torch's files (.ckpt, .pt, .pth, .bin) under their names, for gdistill "
-    'import.',
+    description="Converts a feature network's published weights to the safetensors that evaluation "
+    'reads; evaluation never reads a pickle. The source is .safetensors, or .pth if torch is '
+    'installed; torch then loads weights and no code. The sha256 of the source is checked if it is '
+    "known, and stored. `checkpoint` converts any of torch's files (.ckpt, .pt, .pth, .bin): it "
+    'writes the tensors under their names, for gdistill import.',
   )
   p.add_argument('network', choices=(*NETWORKS, CHECKPOINT))
   p.add_argument(
-    '--source', default='', help='the downloaded file (lite0: default, that of the package)'
+    '--source', default='', help='the downloaded file; default for lite0: the file of its package'
   )
   p.add_argument(
     '--out', default='',
-    help='default: where evaluation looks for it; of checkpoint: SOURCE with .safetensors',
+    help='default: where evaluation looks for the weights; for checkpoint: SOURCE with the suffix '
+    '.safetensors',
   )  # fmt: skip
   p.add_argument(
-    '--any_source', action='store_true', help='a file of another sha256 than the published one'
+    '--any_source', action='store_true', help='accept a file whose sha256 is not the published one'
   )
   return p
 
@@ -76,7 +77,7 @@ def _run(args) -> int:
   if known.sha256 and sha256 != known.sha256 and not args.any_source:
     raise errors.DataError(
       f'--source={source} has sha256 {sha256}, and {known.file} has {known.sha256}; download it '
-      'again, or say --any_source'
+      'again, or accept the file with --any_source'
     )
   params = files.params_from(args.network, files.read(source))
   digest = weights.write(out, args.network, params, sha256)

@@ -1,4 +1,4 @@
-"""Published weights of guided-diffusion (ADM), by their original names, for models.unet.
+"""Published weights of guided-diffusion (ADM), under their original names, for models.unet.
 
 Source of names and settings: Dhariwal & Nichol, 2105.05233, and openai/guided-diffusion.
 """
@@ -14,8 +14,8 @@ from jax import numpy as jnp
 from gdistill.convert import folding
 from gdistill.models import unet
 
-LABELS = 'label_emb.weight'  # which a network without classes has not
-# Our layers: theirs.
+LABELS = 'label_emb.weight'  # absent in a network without classes
+# Our layer -> its name in guided-diffusion.
 _ENDS = {
   'time0': 'time_embed.0', 'time1': 'time_embed.2', 'norm_out': 'out.0', 'conv_out': 'out.2',
   'conv_in': 'input_blocks.0.0',
@@ -25,10 +25,10 @@ _IN_BLOCK = {
   'shortcut': 'skip_connection',
 }  # fmt: skip
 _IN_ATTENTION = {'norm': 'norm', 'out': 'proj_out'}
-# What all of them have, and models.unet has as a choice.
+# Fields of unet.UNet that are equal for all networks of ADM.
 CONVENTIONS = dict(epsilon=1e-5, freq_shift=0.0, cos_first=True, learned_sigma=True)
-# Class-conditional ImageNet. `order` below is 'new' for the first and 'legacy' for the second; the
-# first one's schedule is cosine and the second one's linear_beta, both with 1000 steps.
+# Class-conditional networks for ImageNet, both with 1,000 steps. ADM_64 has a cosine schedule and
+# order='new' (see params_from); ADM_256 has a linear_beta schedule and order='legacy'.
 ADM_64 = dict(
   channels=192, multipliers=(1, 2, 3, 4), num_blocks=3, attention_resolutions=(32, 16, 8),
   num_classes=1000, emb_channels=768, heads=None, head_dim=64, dropout=0.1, **CONVENTIONS,
@@ -42,13 +42,14 @@ ADM_256 = dict(
 def params_from(
   state: Mapping[str, np.ndarray], net: unet.UNet, size: int, order: Literal['new', 'legacy']
 ) -> dict:
-  """Flax parameters of `net` from {'input_blocks.0.0.weight': [O, I, H, W], ...}.
+  """Returns Flax parameters of `net` from {'input_blocks.0.0.weight': [O, I, H, W], ...}.
 
-  `size` is the side of the images. `order` says how q, k and v lie in a layer: 'new' all q, all k,
-  all v; 'legacy' q, k, v of one head after the other (use_new_attention_order=False). The bias of k
-  is left out: softmax does not see it. A network without classes becomes one whose labels say
-  nothing: ADM has no null class, and guides a network with classes by another one without.
-  ConfigError lists the arrays that are missing, not expected, or of another shape.
+  `size` is the side of the images. `order` is the order of q, k and v in a layer: 'new' is all q,
+  all k, all v; 'legacy' is q, k, v of one head after the other (use_new_attention_order=False). The
+  bias of k is left out, because softmax cancels it. A network without classes gets a label layer of
+  zeros: ADM has no null class, and guides the class-conditional network by a second, unconditional
+  network. Raises ConfigError that lists the arrays that are missing, not expected, or of another
+  shape.
   """
   wanted = {n: s for n, s in state_shapes(net, size).items() if n in state or n != LABELS}
   folding.check({name: _without_ones(np.shape(a)) for name, a in state.items()}, wanted)
@@ -56,7 +57,7 @@ def params_from(
     **{ours: _layer(state, theirs) for ours, theirs in _ENDS.items()},
     'label': {'kernel': _labels(state, net)},
   }
-  for ours, theirs, channels in _blocks(net, size):
+  for ours, theirs, channels in blocks(net, size):
     if 'attn' in ours:
       heads = channels // net.head_dim if net.head_dim else net.heads
       params[ours] = _attention(state, theirs, heads, order)
@@ -67,14 +68,14 @@ def params_from(
 
 @functools.lru_cache
 def state_shapes(net: unet.UNet, size: int) -> dict[str, tuple[int, ...]]:
-  """{name: shape} of what params_from takes, without the ones of convolutions of size 1.
+  """Returns {name: shape} of the arrays that params_from takes; 1x1 convolutions are [O, I] here.
 
-  Remembered because tracing is slow: shared, not to be changed.
+  The result is cached because tracing is slow, so callers must not change it.
   """
   z, one, cond = jnp.zeros((1, size, size, 3)), jnp.ones(1), {'label': jnp.zeros(1, jnp.int32)}
   params = jax.eval_shape(lambda: net.init(jax.random.key(0), z, one, cond, one))['params']
   layers = {theirs: (params[ours], 1) for ours, theirs in _ENDS.items()}
-  for ours, theirs, _ in _blocks(net, size):
+  for ours, theirs, _ in blocks(net, size):
     block = params[ours]
     if 'attn' in ours:
       layers[f'{theirs}.qkv'] = block['q'], 3
@@ -89,8 +90,8 @@ def state_shapes(net: unet.UNet, size: int) -> dict[str, tuple[int, ...]]:
   return shapes
 
 
-def _blocks(net: unet.UNet, size: int) -> Iterator[tuple[str, str, int]]:
-  """(our block, theirs, its output channels), residual blocks and attention."""
+def blocks(net: unet.UNet, size: int) -> Iterator[tuple[str, str, int]]:
+  """Yields (our name, ADM's name, output channels) of every residual and attention block."""
   place, last = 1, len(net.multipliers) - 1
   for level, multiplier in enumerate(net.multipliers):
     channels, attends = net.channels * multiplier, size >> level in net.attention_resolutions
@@ -112,7 +113,7 @@ def _blocks(net: unet.UNet, size: int) -> Iterator[tuple[str, str, int]]:
       yield f'up{level}_block{i}', f'output_blocks.{place}.0', channels
       if attends:
         yield f'up{level}_attn{i}', f'output_blocks.{place}.1', channels
-      if level and i == net.num_blocks:  # upsampling shares the entry of the level's last block
+      if level and i == net.num_blocks:  # upsampling is in the same entry as the level's last block
         yield f'up{level}_resample', f'output_blocks.{place}.{1 + attends}', channels
       place += 1
 
@@ -150,7 +151,7 @@ def _layers(
 
 
 def _layer(state: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
-  """Of a norm, a linear layer or a convolution, which is linear where its size is 1."""
+  """Returns the arrays of a norm, linear layer or convolution; a 1x1 convolution is linear here."""
   weight, bias = (np.asarray(state[f'{name}.{kind}'], np.float32) for kind in ('weight', 'bias'))
   weight = weight.reshape(_without_ones(weight.shape))
   if weight.ndim == 1:
@@ -159,7 +160,7 @@ def _layer(state: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
 
 
 def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
-  """[O, I] of a convolution of size 1 in one or two dimensions; other shapes as they are."""
+  """Returns [O, I] for a convolution of size 1 in one or two dimensions, other shapes unchanged."""
   return shape[:2] if set(shape[2:]) == {1} else shape
 
 

@@ -1,4 +1,4 @@
-"""Published autoencoders, by the names of diffusers, latent diffusion or TAESD, for models.vae."""
+"""Published autoencoders, named as in diffusers, latent diffusion or TAESD, for models.vae."""
 
 import dataclasses
 import hashlib
@@ -22,7 +22,10 @@ from gdistill.models import vae
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Autoencoder:
-  """A network, its parameters, and what diffusion makes of its latents: (z - shift) * scale."""
+  """An autoencoder: its network, parameters, and the shift and scale of latents for diffusion.
+
+  Diffusion works on (z - shift) * scale, where z are the network's latents.
+  """
 
   kind: str  # 'kl', 'vq' or 'tiny'
   net: nn.Module
@@ -32,7 +35,7 @@ class Autoencoder:
 
   @property
   def factor(self) -> int:
-    """Pixels of a side to one latent."""
+    """Side of an image divided by the side of its latents."""
     return self.net.factor
 
   @property
@@ -41,7 +44,7 @@ class Autoencoder:
 
   @property
   def digest(self) -> str:
-    """16 hex digits of sha256 over the parameters: sorted names, and bytes of the arrays."""
+    """16 hex digits of sha256 over the parameters: their sorted names and the arrays' bytes."""
     found = hashlib.sha256()
     for name, value in sorted(traverse_util.flatten_dict(self.params, sep='/').items()):
       found.update(name.encode())
@@ -49,26 +52,27 @@ class Autoencoder:
     return found.hexdigest()[:16]
 
   def encode(self, params: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Images in [-1, 1] -> mean and standard deviation of the latents that diffusion works on."""
+    """Returns mean and standard deviation of the latents for diffusion, of images in [-1, 1]."""
     mean, std = self.net.apply({'params': params}, x, method='encode')
     return (mean - self.shift) * self.scale, std * self.scale
 
   def decode(self, params: Any, z: jax.Array) -> jax.Array:
-    """Such latents -> images in [-1, 1], not clipped."""
+    """Returns the images in [-1, 1], not clipped, of latents from diffusion."""
     return self.net.apply({'params': params}, z / self.scale + self.shift, method='decode')
 
 
 def read(path: str | pathlib.Path) -> Autoencoder:
-  """The autoencoder of a folder, of a file, or of a pair of files.
+  """Reads an autoencoder from a folder, from one file, or from a pair of files.
 
-  A folder of diffusers': config.json and the weights that `files.find` finds. A .safetensors file
-  with the names of latent diffusion, a whole Stable Diffusion among them; its shapes say the rest,
-  and the scale is the 'scale_factor' in it, or 0.18215 with a Gaussian and 1 with a codebook.
-  TAESD's <path>_encoder.safetensors and <path>_decoder.safetensors, or the one such pair in the
-  folder `path`.
+  diffusers' folder holds config.json and the weights that `files.find` finds. Latent diffusion's
+  .safetensors file may hold a whole Stable Diffusion: the sizes of the autoencoder are read off the
+  arrays' shapes, and the scale is the file's 'scale_factor', or else 0.18215 with a Gaussian and 1
+  with a codebook. TAESD's pair is <path>_encoder.safetensors and <path>_decoder.safetensors, or the
+  only such pair in the folder `path`.
 
-  DataError where there is none of these or a file is unreadable. ConfigError where it is torch's,
-  or a network that models.vae is not; it lists the arrays that do not fit.
+  Raises DataError if `path` is none of these or a file is unreadable. Raises ConfigError if a file
+  is one of torch's, or if models.vae does not have the network; the error then lists the arrays
+  that do not fit.
   """
   path = pathlib.Path(path)
   if path.is_file():
@@ -81,50 +85,50 @@ def read(path: str | pathlib.Path) -> Autoencoder:
     return _read_pair(stem)
   raise errors.DataError(
     f'{path} holds no autoencoder; name a folder with config.json and {_WEIGHTS}, a .safetensors '
-    f"file of latent diffusion's, or what stands before _encoder.safetensors"
+    'file of latent diffusion, or the path of a pair up to _encoder.safetensors'
   )
 
 
 def write(folder: str | pathlib.Path, autoencoder: Autoencoder) -> None:
-  """A folder that `read` and diffusers read: config.json and diffusion_pytorch_model.safetensors.
+  """Writes config.json and diffusion_pytorch_model.safetensors for `read` and for diffusers.
 
-  diffusers has no class for a `pool`: such a folder names AutoencoderTinyPool, and only `read`
-  knows it.
+  diffusers has no class for a vae.Tiny with `pool`: the config.json of such a network names
+  AutoencoderTinyPool, which only `read` knows.
   """
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
   files.write(folder / _WEIGHTS, state_from(autoencoder.net, autoencoder.params))
   config = _described(autoencoder.kind, autoencoder.net) | {'scaling_factor': autoencoder.scale}
-  if autoencoder.kind != 'vq':  # whose class in diffusers has no shift
+  if autoencoder.kind != 'vq':  # VQModel in diffusers has no shift
     config['shift_factor'] = autoencoder.shift
   (folder / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
 
 
 def params_from(net: nn.Module, state: Mapping[str, np.ndarray], of: str = 'the state') -> dict:
-  """Flax parameters of `net` from {'encoder.conv_in.weight': [O, I, H, W], ...}.
+  """Returns Flax parameters of `net` from {'encoder.conv_in.weight': [O, I, H, W], ...}.
 
-  ConfigError lists the arrays that are missing, of another shape, or without a place, and calls
-  what held them `of`.
+  Raises ConfigError that lists the arrays that are missing, not expected, or of another shape; `of`
+  names the source of the arrays in that error.
   """
   table, params = _table(net), {}
   faults = [f'{name} is missing' for name in sorted(table.keys() - state.keys())]
-  faults += [f'{name} has no place' for name in sorted(state.keys() - table.keys())]
+  faults += [f'{name} is not expected' for name in sorted(state.keys() - table.keys())]
   for name in sorted(table.keys() & state.keys()):
     (path, shape), value = table[name], np.asarray(state[name], np.float32)
     if value.shape != shape:
-      faults.append(f'{name} is {value.shape} and not {shape}')
+      faults.append(f'{name} is {value.shape} and should be {shape}')
     params[path] = _turned(value, (2, 3, 1, 0)) if path[-1] == 'kernel' else value
   if faults:
     more = f'; and {len(faults) - _LISTED} more' if len(faults) > _LISTED else ''
     raise errors.ConfigError(
-      f'{of} holds another network than models.vae.{type(net).__name__} of its sizes: '
+      f'{of} does not hold the arrays of a models.vae.{type(net).__name__} of its sizes: '
       f'{"; ".join(faults[:_LISTED])}{more}'
     )
   return traverse_util.unflatten_dict(params)
 
 
 def state_from(net: nn.Module, params: Any) -> dict[str, np.ndarray]:
-  """{'encoder.conv_in.weight': [O, I, H, W], ...}: the way back from `params_from`."""
+  """Returns {'encoder.conv_in.weight': [O, I, H, W], ...}, the inverse of `params_from`."""
   flat, state = traverse_util.flatten_dict(params), {}
   for name, (path, _) in _table(net).items():
     value = np.asarray(flat[path])
@@ -134,10 +138,10 @@ def state_from(net: nn.Module, params: Any) -> dict[str, np.ndarray]:
 
 
 def renamed(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """The autoencoder among `state`, from latent diffusion's names to those of diffusers.
+  """Returns the autoencoder's arrays among `state`, renamed from latent diffusion to diffusers.
 
-  Names that are diffusers' already stay, but for the attention's of before 2023. The losses that
-  trained it and the diffusion model around it are left aside.
+  Names of diffusers stay, except attention's names from before 2023, which become the newer ones.
+  Arrays of the autoencoder's training losses and of the diffusion model are left out.
   """
   if any(name.startswith(_WITHIN) for name in state):
     state = {n.removeprefix(_WITHIN): v for n, v in state.items() if n.startswith(_WITHIN)}
@@ -147,11 +151,11 @@ def renamed(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   for name, value in state.items():
     if name.startswith('loss.'):
       continue
-    # theirs counts from the pixels on, diffusers' from the latents on
+    # latent diffusion counts levels from the pixels, diffusers from the latents
     name = up.sub(lambda found: str(last - int(found[0])), name)
     for pattern, replacement in _NAMES:
       name = re.sub(pattern, replacement, name)
-    # 1x1 convolutions there, matrices here
+    # latent diffusion stores the matrices of attention as 1x1 convolutions
     pixelwise = '.attentions.' in name and value.ndim == 4
     result[name] = value[:, :, 0, 0] if pixelwise else value
   return result
@@ -177,7 +181,7 @@ _CLASSES = {'kl': vae.KL, 'vq': vae.VQ, 'tiny': vae.Tiny}
 _KINDS = {
   'AutoencoderKL': 'kl', 'VQModel': 'vq', 'AutoencoderTiny': 'tiny', 'AutoencoderTinyPool': 'tiny',
 }  # fmt: skip
-# Our field: (theirs, what they take it for where it is not given)
+# Our field -> (diffusers' field, its default in diffusers).
 _SIZES = {
   'widths': ('block_out_channels', (64,)),
   'layers': ('layers_per_block', 1),
@@ -201,10 +205,11 @@ _LISTS = (
   'block_out_channels', 'num_encoder_blocks', 'num_decoder_blocks', 'encoder_block_out_channels',
 )  # fmt: skip
 _COUNTS = ('layers_per_block', 'norm_num_groups', 'latent_channels', 'num_vq_embeddings')
-# diffusers takes 0.18215 for a codebook too, but those of latent diffusion go without a scale.
+# diffusers' default is 0.18215 for a codebook too, but latent diffusion does not scale latents of
+# its codebooks.
 _SCALES = {'kl': 0.18215, 'vq': 1.0, 'tiny': 1.0}
-# Over 1,000 photographs of 64x64 the latents with `pool` have standard deviation 0.89 in all, 0.83
-# around each channel's mean.
+# Latents of the network with `pool`, over 1,000 photographs of 64x64, have a standard deviation of
+# 0.89 overall and of 0.83 around each channel's mean.
 _POOL_SCALE = 1 / 0.85
 
 
@@ -234,7 +239,7 @@ def _read_pair(stem: str) -> Autoencoder:
   state = {f'encoder.layers.{name}': value for name, value in encoder.items()}
   for name, value in decoder.items():
     layer, _, rest = name.partition('.')
-    # theirs counts the tanh
+    # the file counts the tanh as layer 0
     state[f'decoder.layers.{int(layer) - 1 if layer.isdecimal() else layer}.{rest}'] = value
   pool = any('.pool.' in name for name in state)
   first = state.get('decoder.layers.0.weight')
@@ -258,7 +263,7 @@ def _read_file(file: pathlib.Path) -> Autoencoder:
 
 
 def _measured(state):
-  """Fields of the network, from the names and shapes of its arrays."""
+  """Returns the fields of the network, read off the names and shapes of its arrays."""
   first = 'encoder.down_blocks.{}.resnets.{}.conv1.weight'
   count = lambda name: next(i for i in range(99) if name(i) not in state)
   levels = count(lambda i: first.format(i, 0))
@@ -287,7 +292,7 @@ def _net(kind: str, config: Mapping[str, Any], file: pathlib.Path) -> nn.Module:
 
 
 def _check_types(config: Mapping[str, Any], file: pathlib.Path) -> None:
-  """ConfigError names the first field that holds what no network can have there."""
+  """Raises ConfigError for the first field whose value no network can have."""
   widths = config.get('block_out_channels')
   for field, value in config.items():
     if field in _LISTS:
@@ -311,7 +316,7 @@ def _check_types(config: Mapping[str, Any], file: pathlib.Path) -> None:
 
 
 def _described(kind: str, net: nn.Module) -> dict:
-  """config.json of a network without its scale: its sizes, and what its class stands for."""
+  """Returns config.json without scale and shift: the sizes, and the constants of the class."""
   config = {theirs: getattr(net, ours) for ours, (theirs, _) in _FIELDS[kind].items()}
   config = {k: list(v) if isinstance(v, tuple) else v for k, v in config.items()}
   config |= {'in_channels': 3, 'out_channels': 3, 'act_fn': 'relu' if kind == 'tiny' else 'silu'}
@@ -332,7 +337,7 @@ def _described(kind: str, net: nn.Module) -> dict:
 
 
 def _table(net: nn.Module) -> dict[str, tuple[tuple[str, ...], tuple[int, ...]]]:
-  """{diffusers' name: (our path, shape there)}."""
+  """Returns {diffusers' name: (our path, shape in diffusers)}."""
   x = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
   shapes = jax.eval_shape(net.init, jax.random.key(0), x)['params']
   table = {}

@@ -1,4 +1,4 @@
-"""The published weights of CLIP's towers, by their torch names, for models.clip."""
+"""The published weights of CLIP's towers, under their torch names, for models.clip."""
 
 from collections.abc import Mapping
 
@@ -14,10 +14,10 @@ _TABLES = ('token_embedding', 'position_embedding')
 
 
 def params_from(state: Mapping[str, np.ndarray], tower: str) -> dict:
-  """Flax parameters of 'text' or 'image' from {'text_model.encoder.layers.0.mlp.fc1.weight': ...}.
+  """Returns Flax parameters of a tower from {'text_model.encoder.layers.0.mlp.fc1.weight': ...}.
 
-  Arrays of the other tower, the logit scale and stored position ids are left aside. ConfigError
-  where there is nothing of this tower.
+  `tower` is 'text' or 'image'. Arrays of the other tower, the logit scale and stored position ids
+  are left out. Raises ConfigError if `state` has no array of this tower.
   """
   prefixes, params = _TOWERS[tower], {}
   for name, value in state.items():
@@ -40,5 +40,21 @@ def params_from(state: Mapping[str, np.ndarray], tower: str) -> dict:
     else:
       params.setdefault(module, {})['scale'] = value
   if not params:
-    raise errors.ConfigError(f'there is no array {prefixes[0]}*: these are not weights of CLIP')
+    raise errors.ConfigError(f'no array is named {prefixes[0]}*: these are not weights of CLIP')
   return params
+
+
+def text_params_from(state: Mapping[str, np.ndarray]) -> dict:
+  """Returns Flax parameters of a text encoder, which is the text tower without its projection.
+
+  The prefix 'text_model.' is optional. Arrays with unknown names are kept under their own name, so
+  that the caller can report them.
+  """
+  prefix = 'text_model.'  # some versions of transformers write no prefix
+  if not any(name.startswith(prefix) for name in state):
+    state = {prefix + name: value for name, value in state.items()}
+  # No hidden state depends on the projection.
+  aside = ('text_projection.weight', f'{prefix}text_projection.weight')
+  odd = {n: np.asarray(v) for n, v in state.items() if not n.startswith(prefix) and n not in aside}
+  known = {n: v for n, v in state.items() if n not in aside and n not in odd}
+  return {**params_from(known, 'text'), **odd}

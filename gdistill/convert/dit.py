@@ -1,4 +1,4 @@
-"""Weights of DiT and SiT, by their original names or diffusers', for models.dit and back."""
+"""Weights of DiT and SiT, under their original names or diffusers', to models.dit and back."""
 
 from collections.abc import Collection, Mapping
 from typing import Any, Literal
@@ -13,8 +13,8 @@ from gdistill.models import dit
 
 _CLASSES = ('DiTTransformer2DModel', 'Transformer2DModel')
 _PREFIXES = ('blocks.', 'transformer_blocks.')
-# Our layer -> its name in the original code and in diffusers' DiTTransformer2DModel. In the latter
-# every block has a copy of the embedders.
+# Our layer -> its name in the original code and in diffusers' DiTTransformer2DModel. diffusers
+# stores a copy of the embedders in every block.
 _ENDS = {
   'patch': ('x_embedder.proj', 'pos_embed.proj'),
   'final_modulation': ('final_layer.adaLN_modulation.1', 'proj_out_1'),
@@ -35,18 +35,19 @@ _IN_BLOCK = {
   'mlp1': ('mlp.fc2', 'ff.net.2'),
 }
 
-# The axes of the weights that say the sizes of the network.
+# Axes of the three weights whose shapes give the sizes of the network.
 _SIZED_BY = {
   'patch': '(4 n, channels, patch, patch)', 'label': '(classes + 1, 4 n)',
   'final': '(patch * patch * channels, 4 n)',
 }  # fmt: skip
-# Fields of the config.json of diffusers' class, which was Transformer2DModel once: those that can
-# only be so, and those that are read otherwise or change no output.
+# Fields of diffusers' config.json that must have these values. The class was called
+# Transformer2DModel in earlier versions.
 _FIXED = dict(
   norm_type='ada_norm_zero', activation_fn='gelu-approximate', norm_elementwise_affine=False,
   attention_bias=True, only_cross_attention=False, double_self_attention=False,
   use_linear_projection=False, attention_type='default', interpolation_scale=1,
 )  # fmt: skip
+# Fields of diffusers' config.json that are read elsewhere or change no output.
 _ASIDE = (
   'sample_size', 'num_attention_heads', 'attention_head_dim', 'norm_eps', 'dropout',
   'norm_num_groups', 'upcast_attention',
@@ -54,11 +55,12 @@ _ASIDE = (
 
 
 def params_from(state: Mapping[str, np.ndarray]) -> dict:
-  """Flax parameters of dit.DiT from {'blocks.0.attn.qkv.weight': ...} or diffusers' names.
+  """Returns Flax parameters of dit.DiT from {'blocks.0.attn.qkv.weight': ...} or diffusers' names.
 
-  The bias of k is left out: it adds the same to all scores of a query, which softmax does not see.
-  ConfigError lists the arrays that are missing, not expected, or of another shape, or names one
-  that says what dit.DiT cannot: positions of its own, blocks with embedders of their own.
+  The bias of k is left out: such a bias adds the same number to all scores of a query, which
+  softmax cancels. Raises ConfigError that lists the arrays that are missing, not expected, or of
+  another shape. Raises ConfigError for position embeddings other than DiT's and for blocks with
+  different embedders, because dit.DiT has neither.
   """
   state, original = dict(state), is_original(state)
   places = state.pop('pos_embed', None) if original else None
@@ -80,14 +82,14 @@ def params_from(state: Mapping[str, np.ndarray]) -> dict:
 
 
 def is_original(state: Collection[str]) -> bool:
-  """Whether arrays with these names are the authors', and not diffusers'."""
+  """Returns whether arrays with these names are named as in the original code, not diffusers."""
   return not any(name.startswith(_PREFIXES[1]) for name in state)
 
 
 def heads_from(config: Mapping[str, Any], params: Mapping[str, Any]) -> int:
-  """The number of heads by the config.json of diffusers' DiTTransformer2DModel.
+  """Returns the number of heads in the config.json of diffusers' DiTTransformer2DModel.
 
-  ConfigError where it says another network than that of the parameters.
+  Raises ConfigError if config.json describes another network than `params`.
   """
   if config.get('_class_name', _CLASSES[0]) not in _CLASSES:
     folding.refuse('_class_name', config['_class_name'], f'one of {", ".join(_CLASSES)}')
@@ -110,12 +112,13 @@ def heads_from(config: Mapping[str, Any], params: Mapping[str, Any]) -> int:
 def state_from(
   params: Mapping[str, Any], layout: Literal['original', 'diffusers'], side: int
 ) -> dict[str, np.ndarray]:
-  """The arrays by their names in `layout`; `side` is the number of patches along one of an image.
+  """Returns the arrays, named as in `layout`; `side` counts the patches along an image's side.
 
-  The bias of k is zero, and w's projection has no place there: ConfigError.
+  The bias of k is written as zero. Raises ConfigError for a network that takes w, because DiT has
+  no layer for w.
   """
   if 'w_proj' in params:
-    raise errors.ConfigError("'w_proj' has no place in DiT's layout; export a network without w")
+    raise errors.ConfigError("'w_proj' has no place in DiT's layout; use a network without w")
   original, state = layout == 'original', {}
   depth = sum(name.startswith('block') for name in params)
   for (where, layer), names in _names(depth, original).items():
@@ -132,7 +135,7 @@ def state_from(
 
 
 def _names(depth: int, original: bool) -> dict[tuple[str, str], list[str]]:
-  """{(block or '', layer): its names, without .weight and .bias}."""
+  """Returns {(block or '', layer): the layer's published names, without .weight and .bias}."""
   which = 0 if original else 1
   names = {('', layer): [theirs[which]] for layer, theirs in _ENDS.items()}
   for layer, theirs in _EMBEDDERS.items():
@@ -147,9 +150,10 @@ def _names(depth: int, original: bool) -> dict[tuple[str, str], list[str]]:
 def _state_shapes(
   shapes: Mapping[str, tuple[int, ...]], depth: int, original: bool
 ) -> dict[str, Any]:
-  """{name: shape} of the network that has the sizes of three of the arrays in `shapes`.
+  """Returns {name: shape} of the network whose sizes are those of three arrays in `shapes`.
 
-  Where those are not there, they alone are given, and of the others the names.
+  If one of the three arrays is missing or malformed, the entry of that array is its axes in words,
+  and all other entries are the shapes found, so that the error names no array that may be right.
   """
   names = _names(depth, original)
   sized_by = {f'{names["", layer][0]}.weight': axes for layer, axes in _SIZED_BY.items()}
@@ -177,7 +181,7 @@ def _state_shapes(
 
 
 def _has_axes(shape: tuple[int, ...], axes: str) -> bool:
-  """Whether they are as many, none is empty, and the width, 4 n, is that."""
+  """Returns whether `shape` has these axes, none of size 0, and a width, 4 n, divisible by 4."""
   sizes = dict(zip(axes.strip('()').split(', '), shape, strict=False))
   return len(shape) == len(axes.split(', ')) and all(shape) and sizes['4 n'] % 4 == 0
 
@@ -195,13 +199,13 @@ def _same(state: Mapping[str, np.ndarray], names: list[str]) -> np.ndarray:
   for name in names[1:]:
     if not np.array_equal(state[names[0]], state[name]):
       raise errors.ConfigError(
-        f'{name} is not {names[0]}: a block with embedders of its own is another network'
+        f'{name} differs from {names[0]}: blocks with embedders of their own are not supported'
       )
   return np.asarray(state[names[0]], np.float32)
 
 
 def _arrays(layer: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """{'weight': ..., 'bias': ...} as torch has them."""
+  """Returns {'weight': ..., 'bias': ...} in torch's shapes."""
   layer = {name: np.asarray(a, np.float32) for name, a in layer.items()}
   if 'embedding' in layer:
     return {'weight': layer['embedding']}
@@ -215,11 +219,13 @@ def _check_positions(found: np.ndarray, width: int) -> None:
   side = round(found.shape[1] ** 0.5) if found.ndim == 3 else 0
   expected = dit.positions(side, side, width)[None]
   if found.shape != expected.shape or np.abs(found - expected).max() > _precision(found):
-    raise errors.ConfigError("'pos_embed' holds other positions than DiT's: it is another network")
+    raise errors.ConfigError(
+      "'pos_embed' holds other positions than DiT's: these are the weights of another network"
+    )
 
 
 def _precision(a: np.ndarray) -> float:
-  """How far apart numbers near 1 lie in the coarsest type that holds `a` as it is."""
+  """Returns the spacing of numbers near 1 in the coarsest type that holds `a` exactly, or 1e-5."""
   for kind in (jnp.bfloat16, jnp.float16):
     if np.array_equal(a, a.astype(kind).astype(a.dtype)):
       return float(jnp.finfo(kind).eps)

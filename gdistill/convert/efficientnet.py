@@ -1,4 +1,4 @@
-"""The published weights of EfficientNet-Lite0, by their torch names, for models.efficientnet."""
+"""The published weights of EfficientNet-Lite0, under their torch names, for models.efficientnet."""
 
 import re
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from gdistill.convert import folding
 from gdistill.models import efficientnet
 
 _OF = 'EfficientNet-Lite0'
-# Convolution, and the norm behind it.
+# Published convolution -> (our layer, the batch norm after the convolution).
 _ENDS = {'_conv_stem': ('stem', '_bn0'), '_conv_head': ('head', '_bn1')}
 _IN_BLOCK = {
   '_expand_conv': ('expand', '_bn0'),
@@ -20,9 +20,9 @@ _IN_BLOCK = {
 
 
 def params_from(state: Mapping[str, np.ndarray]) -> dict:
-  """Flax parameters from {'_blocks.0._depthwise_conv.weight': [O, I, H, W], ...}.
+  """Returns Flax parameters from {'_blocks.0._depthwise_conv.weight': [O, I, H, W], ...}.
 
-  ConfigError names the first array that is missing or not expected.
+  Raises ConfigError that names the first array that is missing or not expected.
   """
   state, params, epsilon = dict(state), {}, efficientnet.BATCH_NORM_EPSILON
   for conv, (ours, norm) in _ENDS.items():
@@ -39,5 +39,5 @@ def params_from(state: Mapping[str, np.ndarray]) -> dict:
     'bias': folding.taken(state, '_fc.bias', _OF).astype(np.float32),
   }
   if state:
-    raise errors.ConfigError(f'{min(state)!r} is no array of {_OF}')
+    raise errors.ConfigError(f'{min(state)!r} is not an array of {_OF}')
   return params

@@ -1,4 +1,4 @@
-"""Files of published weights into named arrays: safetensors; to be converted, torch's as well."""
+"""Files of published weights as {name: array}: safetensors, and torch's files for conversion."""
 
 import importlib.util
 import json
@@ -28,7 +28,7 @@ _PACKAGES = {
 
 
 def of_package(network: str) -> pathlib.Path:
-  """The file that an installed package carries; ConfigError where there is none."""
+  """Returns the file of weights in an installed package; raises ConfigError if there is none."""
   package, file = _PACKAGES.get(network, ('', ''))
   found = importlib.util.find_spec(package) if package else None
   if found is None or not found.submodule_search_locations:
@@ -38,11 +38,12 @@ def of_package(network: str) -> pathlib.Path:
 
 
 def find(path: pathlib.Path, usual: str) -> pathlib.Path:
-  """The .safetensors file of the weights at `path`, or the index of the files they lie in.
+  """Returns the .safetensors file of the weights at `path`, or the index of their shards.
 
-  `path` is that, or a folder with `usual`, its index, one variant of it (`.fp16.safetensors`) or
-  one other file. ConfigError where it is torch's, which names the command that converts it;
-  DataError where nothing is there, or which one is meant is not clear.
+  `path` is such a file or a folder. In a folder, the first of these is taken: the file `usual`, the
+  index of `usual`, the only variant of `usual` (such as .fp16.safetensors), the only other
+  .safetensors file. Raises ConfigError for one of torch's files and names the command that converts
+  the file. Raises DataError if there are no weights, or if several files could be meant.
   """
   if path.is_file():
     if not _is_safe(path):
@@ -61,26 +62,29 @@ def find(path: pathlib.Path, usual: str) -> pathlib.Path:
     return found[0]
   if not found and any(_is_safe(p) for p in there):
     raise errors.DataError(
-      f'{path} holds parts of weights and not {usual}.index.json, which names them; download it'
+      f'{path} holds shards but not their index {usual}.index.json; download the index too'
     )
   of_torch = [p for p in there if _is_torchs(p) and not _SHARD.search(p.name)]
   if of_torch and not found:
-    # pytorch_model.bin before its variants, and before what else a training leaves
+    # pytorch_model.bin is preferred to its variants and to other files of a training run
     first = min(of_torch, key=lambda p: ('pytorch_model' not in p.name, len(p.name), p.name))
     raise _of_torch(first, path / usual)
-  count = f'{len(found)} .safetensors files' if found else 'no .safetensors file'
-  which = f' ({", ".join(p.name for p in found)})' if found else ''
-  wanted = f'{usual}.index.json' if found and all(map(_is_index, found)) else usual
-  remedy = f'call the one that is meant {wanted}' if found else f'put {usual} there'
+  if not found:
+    raise errors.DataError(
+      f'{path} holds no .safetensors file; put {usual} there, or name the file itself'
+    )
+  wanted = f'{usual}.index.json' if all(map(_is_index, found)) else usual
   raise errors.DataError(
-    f'{path} holds {count}{which} and not {usual}; {remedy}, or name the file itself'
+    f'{path} holds {len(found)} .safetensors files ({", ".join(p.name for p in found)}) and none '
+    f'is called {usual}; rename the right one to {wanted}, or name the file itself'
   )
 
 
 def weights(file: pathlib.Path) -> dict[str, np.ndarray]:
-  """{name: array} of what `find` found, and never of a pickle.
+  """Returns {name: array} of the file or index that `find` returned; never opens a pickle.
 
-  ConfigError where it is no .safetensors file, DataError where it is unreadable or lacks a part.
+  Raises ConfigError if `file` is not a .safetensors file, DataError if `file` is unreadable or a
+  shard is missing.
   """
   if not _is_safe(file):
     raise _of_torch(file, file.with_suffix('.safetensors'))
@@ -88,14 +92,14 @@ def weights(file: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def parts(file: pathlib.Path) -> list[pathlib.Path]:
-  """The files that make up what `find` found, that one first; errors as of `weights`."""
+  """Returns `file`, which `find` returned, and then its shards; raises errors as `weights` does."""
   return [file, *(_shards(file) if _is_index(file) else ())]
 
 
 def read(file: pathlib.Path) -> dict[str, np.ndarray]:
-  """{name: array} of a .safetensors file, or of torch's, as `gdistill convert` is given them.
+  """Returns {name: array} of a .safetensors file or of one of torch's, for `gdistill convert`.
 
-  DataError where it is unreadable. What is only imported is read by `weights`.
+  Raises DataError if the file is unreadable. Importers call `weights`, which opens no torch files.
   """
   try:
     if file.suffix.lower() == '.safetensors':
@@ -105,20 +109,21 @@ def read(file: pathlib.Path) -> dict[str, np.ndarray]:
     import torch
 
     state = torch.load(file, map_location='cpu', weights_only=True)
-    # .contiguous(): old files have other strides than their shapes say
+    # .contiguous(): tensors of old files may have strides that do not follow from their shapes
     return {name: value.contiguous().numpy() for name, value in state.items()}
   except ImportError:
     raise _without_torch() from None
-  except Exception as e:  # safetensors, pickle, zipfile and torch each have their own
+  except Exception as e:  # safetensors, pickle, zipfile and torch raise errors of their own
     raise _unreadable(file, e) from e
 
 
 def checkpoint(file: pathlib.Path) -> dict[str, np.ndarray]:
-  """{name: array} of a training checkpoint of torch's: its tensors, and nothing else in it.
+  """Returns {name: array} of the tensors in a training checkpoint of torch, and nothing else of it.
 
-  Of one that nests them, those under 'ema' (DiT's own) or 'state_dict' (Lightning's); of an index
-  of several (`.bin.index.json`), all. bfloat16, which numpy does not have, becomes float32; other
-  types stay. Errors are those of `read`.
+  If the checkpoint is nested, the tensors under 'ema' (DiT) or 'state_dict' (Lightning) are taken.
+  An index of shards (.bin.index.json) gives the tensors of all shards. bfloat16, which numpy does
+  not have, becomes float32; other types stay. Raises ConfigError without torch, and DataError if
+  the file is unreadable or holds no tensors.
   """
   if _is_index(file):
     return _joined(file, checkpoint)
@@ -131,11 +136,11 @@ def checkpoint(file: pathlib.Path) -> dict[str, np.ndarray]:
     found = next((found[k] for k in ('ema', 'state_dict') if isinstance(found.get(k), dict)), found)
     tensors = {name: a for name, a in found.items() if isinstance(a, torch.Tensor)}
     tensors = {n: a.float() if a.dtype == torch.bfloat16 else a for n, a in tensors.items()}
-    # .contiguous(): old files have other strides than their shapes say
+    # .contiguous(): tensors of old files may have strides that do not follow from their shapes
     arrays = {name: a.detach().contiguous().numpy() for name, a in tensors.items()}
   except ImportError:
     raise _without_torch() from None
-  except Exception as e:  # pickle, zipfile and torch each have their own
+  except Exception as e:  # pickle, zipfile and torch raise errors of their own
     raise _unreadable(file, e) from e
   if not arrays:
     raise errors.DataError(f'{file} holds no tensors; name a checkpoint of a network')
@@ -143,7 +148,7 @@ def checkpoint(file: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 class _Inert:
-  """In the place of what a checkpoint remembers of its training besides tensors."""
+  """Stands in for objects of a checkpoint that are not tensors, and ignores their state."""
 
   def __init__(self, *given):
     del given
@@ -156,8 +161,8 @@ _NUMBERS = (
   *(f'{kind}{bits}' for kind in ('Int', 'UInt') for bits in (8, 16, 32, 64)),
   'Float16', 'Float32', 'Float64', 'Complex64', 'Complex128', 'Bool',
 )  # fmt: skip
-# What published checkpoints (Stable Diffusion's, latent diffusion's, DiT's) hold that says nothing
-# of their weights: settings and, by the names of either numpy, numbers.
+# Classes in published checkpoints (Stable Diffusion, latent diffusion, DiT) that are not weights:
+# settings, and numbers, under the names of numpy 1 and of numpy 2.
 _ASIDE = (
   'pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint', 'argparse.Namespace',
   *(f'numpy.{core}.multiarray.{name}' for core in ('core', '_core')
@@ -169,7 +174,7 @@ _ASIDE = (
 
 
 def names(file: pathlib.Path) -> list[str]:
-  """The names of the arrays of what `find` found, which are not read."""
+  """Returns the names of the arrays in the file or index that `find` returned, reading no array."""
   import safetensors
 
   if _is_index(file):
@@ -178,30 +183,30 @@ def names(file: pathlib.Path) -> list[str]:
   try:
     with safetensors.safe_open(file, 'np') as found:
       return list(found.keys())
-  except Exception as e:  # safetensors has its own
+  except Exception as e:  # safetensors raises an error of its own
     raise _unreadable(file, e) from e
 
 
 def _without_torch() -> errors.ConfigError:
   return errors.ConfigError(
-    "a file of torch's needs torch to be read, once: pip install 'gdistill[convert]'"
+    "reading one of torch's files needs torch, only once: pip install 'gdistill[convert]'"
   )
 
 
 def _unreadable(file: pathlib.Path, e: Exception) -> errors.DataError:
-  # Around the cause torch advises, in bold, to load what may run code.
+  # Around the cause, torch advises to load files that may run code; only the cause is kept.
   reason = str(e).rpartition('WeightsUnpickler error: ')[2].partition('Check the documentation')[0]
   if refused := re.search(r'\bGLOBAL (\S+)', reason):
     return errors.DataError(
-      f'{file} holds no readable weights: {refused[1]} in it is no tensor, may run code and is not '
-      'loaded; where you trust the file, save its state_dict alone with torch'
+      f'{file} holds no readable weights: it contains {refused[1]}, which is not a tensor, may run '
+      'code and was not loaded; if you trust the file, save only its state_dict with torch'
     )
   reason = ' '.join(reason.split())[:200]
   return errors.DataError(f'{file} holds no readable weights: {reason}; download it again')
 
 
 _TORCH = ('.ckpt', '.pt', '.pth', '.bin')
-# As transformers and diffusers call them; a variant stands before or behind the numbers.
+# File names of transformers and diffusers; a variant (.fp16) is before or after the numbers.
 _INDEX = re.compile(r'(\.safetensors|\.bin)\.index(\.[\w-]+)?\.json$')
 _SHARD = re.compile(r'-\d{5}-of-\d{5}\.')
 
@@ -220,7 +225,8 @@ def _is_safe(file: pathlib.Path) -> bool:
 
 
 def _of_torch(file: pathlib.Path, out: pathlib.Path) -> errors.ConfigError:
-  what = "one of torch's files, which may hold code" if _is_torchs(file) else 'no .safetensors file'
+  of_torch, other = "one of torch's files, which may hold code", 'not a .safetensors file'
+  what = of_torch if _is_torchs(file) else other
   return errors.ConfigError(
     f'{file} is {what}; turn it into safetensors first: gdistill convert checkpoint '
     f'--source={shlex.quote(str(file))} --out={shlex.quote(str(out))}'
@@ -228,27 +234,28 @@ def _of_torch(file: pathlib.Path, out: pathlib.Path) -> errors.ConfigError:
 
 
 def _joined(index: pathlib.Path, load: Callable) -> dict[str, np.ndarray]:
-  """{name: array} of all files of an index, each of which `load` reads."""
+  """Returns {name: array} of all shards of an index; `load` reads one shard."""
   state = {}
   for shard, held in _shards(index).items():
     found = load(shard)
     for name in held:
       if name not in found:
         raise errors.DataError(
-          f'{shard} has no array {name}, which {index.name} puts there; download both again'
+          f'{shard} has no array {name}, which {index.name} lists for it; download both again'
         )
       state[name] = found[name]
   return state
 
 
 def _shards(index: pathlib.Path) -> dict[pathlib.Path, list[str]]:
-  """{file: names of its arrays}; DataError where the index is damaged or a file is not there."""
+  """Returns {shard: names of its arrays}; DataError if the index is damaged or a shard missing."""
   kind, shards = _INDEX.search(index.name)[1], {}
   try:
     for name, shard in json.loads(index.read_text(encoding='utf-8'))['weight_map'].items():
-      # beside the index, and of its kind: of safetensors' index no pickle is read
+      # Shards lie beside the index and have its suffix, so that an index of safetensors never
+      # leads to a pickle.
       if pathlib.PurePath(shard).name != shard or not shard.endswith(kind):
-        raise ValueError(f'{shard!r} is no name of a {kind} file')
+        raise ValueError(f'{shard!r} is not the name of a {kind} file beside the index')
       shards.setdefault(index.parent / shard, []).append(name)
     if not shards:
       raise ValueError('its weight_map is empty')
@@ -257,12 +264,12 @@ def _shards(index: pathlib.Path) -> dict[pathlib.Path, list[str]]:
     raise errors.DataError(f'{index} is damaged: {reason}; download it again') from e
   for shard in shards:
     if not shard.is_file():
-      raise errors.DataError(f'{shard} is missing, and {index.name} names it; download it')
+      raise errors.DataError(f'{shard} is missing, and {index.name} lists it; download it')
   return shards
 
 
 def write(out: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
-  """Safetensors: whole, or not there. CheckpointError where it cannot be written."""
+  """Writes `arrays` as safetensors with an atomic rename; raises CheckpointError on failure."""
   import safetensors.numpy
 
   temporary = out.with_name(f'.tmp-{out.name}')
@@ -270,16 +277,18 @@ def write(out: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     safetensors.numpy.save_file(dict(arrays), temporary, metadata={'format': 'pt'})
     temporary.replace(out)
-  except Exception as e:  # OSError, or safetensors' own
+  except Exception as e:  # OSError, or an error of safetensors
     temporary.unlink(missing_ok=True)
-    raise errors.CheckpointError(f'{out} cannot be written: {errors.brief(e)}; free space') from e
+    raise errors.CheckpointError(
+      f'{out} cannot be written: {errors.brief(e)}; free space or mend its permissions'
+    ) from e
 
 
 def params_from(network: str, state: Mapping[str, np.ndarray]) -> dict:
-  """Flax parameters of a feature network from its published arrays.
+  """Returns Flax parameters of a feature network from its published arrays.
 
-  ConfigError names the first array that is missing, left over or of another shape than the
-  network's.
+  `network` is 'inception', 'lite0', 'clip_b32' or 'clip_l14'. Raises ConfigError that names the
+  first array that is missing, left over or of another shape than the network's.
   """
   if network in _CONVOLUTIONAL:
     convert, net, size = _CONVOLUTIONAL[network]
@@ -322,5 +331,5 @@ def _check(network: str, params: Any, expected: Any) -> None:
     if found.get(name) != wanted.get(name):
       raise errors.ConfigError(
         f'{name} is {found.get(name, "missing")}, and in {network} it is '
-        f'{wanted.get(name, "not there")}: these are the weights of another network'
+        f'{wanted.get(name, "absent")}: these are the weights of another network'
       )

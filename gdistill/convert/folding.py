@@ -1,4 +1,4 @@
-"""What converters of published weights share: names and shapes, and batch norms folded away."""
+"""Shared by converters: batch norms folded into convolutions, and checks of arrays and settings."""
 
 from collections.abc import Collection, Mapping, MutableMapping
 from typing import Any
@@ -11,10 +11,11 @@ from gdistill import errors
 def conv(
   state: MutableMapping[str, np.ndarray], conv: str, norm: str, epsilon: float, of: str
 ) -> dict:
-  """{'kernel', 'bias'} of a bias-free convolution and its norm, which it takes out of `state`.
+  """Returns {'kernel', 'bias'} of a bias-free convolution with its batch norm folded in.
 
-  gamma (y - mean) / sqrt(var + epsilon) + beta after y = conv(h), in float64. Torch's arrays are
-  [O, I, H, W], Flax's [H, W, I, O]. `of` names the network in an error.
+  The folded layer is gamma (y - mean) / sqrt(var + epsilon) + beta for y = conv(h), computed in
+  float64. The arrays are removed from `state`. Torch's kernels are [O, I, H, W], Flax's
+  [H, W, I, O]. `of` names the network in an error.
   """
   kernel = taken(state, f'{conv}.weight', of)
   gamma, beta, mean, var = (
@@ -29,14 +30,14 @@ def conv(
 
 
 def taken(state: MutableMapping[str, np.ndarray], name: str, of: str) -> np.ndarray:
-  """The array of that name in float64, taken out."""
+  """Removes the array `name` from `state` and returns it in float64; ConfigError if missing."""
   if name not in state:
     raise errors.ConfigError(f'{name!r} is missing: these are not weights of {of}')
   return np.asarray(state.pop(name), np.float64)
 
 
 def stored(layer: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-  """{'weight': [O, I, H, W] or [O, I] or [O], 'bias': [O]} of a Flax layer's arrays or shapes."""
+  """Returns a layer's shapes in torch: {'weight': [O, I, H, W], [O, I] or [O]; 'bias': [O]}."""
   shapes = {name: tuple(a.shape) for name, a in layer.items()}
   if 'kernel' in shapes:
     kernel = shapes['kernel']
@@ -45,7 +46,10 @@ def stored(layer: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def check(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-  """ConfigError lists the arrays that are missing, not expected, or of another shape."""
+  """Raises ConfigError that lists the arrays missing, not expected, or of another shape.
+
+  `found` and `wanted` are {name: shape}.
+  """
   problems = {
     'missing': [f'{n} {wanted[n]}'.rstrip() for n in wanted if n not in found],
     'not expected': [f'{n} {found[n]}' for n in found if n not in wanted],
@@ -65,9 +69,10 @@ def check(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
 def refuse_others(
   config: Mapping[str, Any], fixed: Mapping[str, Any], aside: Collection[str]
 ) -> None:
-  """ConfigError for a field of config.json that is not as `fixed` has it, or that nothing knows.
+  """Raises ConfigError for a field of config.json that differs from `fixed` or is unknown.
 
-  Those `aside` may be anything. What is false may also be null.
+  Fields in `aside` may have any value. False and null are taken as equal, and an unknown field may
+  have either value.
   """
   for field, value in config.items():
     if field.startswith('_') or field in aside:
@@ -78,24 +83,26 @@ def refuse_others(
 
 
 def same(value: Any) -> Any:
-  """The entry of a list whose entries are alike; other values as they are."""
+  """Returns the entry of a list whose entries are all equal, and any other value unchanged."""
   alike = isinstance(value, (list, tuple)) and value and list(value) == [value[0]] * len(value)
   return value[0] if alike else value
 
 
 def is_count(value: Any) -> bool:
-  """Whether it is a whole number of at least 1."""
+  """Returns whether `value` is a whole number of at least 1."""
   return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def are_counts(value: Any) -> bool:
+  """Returns whether `value` is a list of whole numbers of at least 1, and not empty."""
   return isinstance(value, (list, tuple)) and bool(value) and all(map(is_count, value))
 
 
 def is_share(value: Any) -> bool:
-  """Whether it is a number of at least 0 and below 1."""
+  """Returns whether `value` is a number of at least 0 and below 1."""
   return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1
 
 
 def refuse(field: str, value: Any, remedy: str) -> None:
+  """Raises ConfigError that says which value was found in `field` and what it must be."""
   raise errors.ConfigError(f'{field} is {value!r}: it must be {remedy}')

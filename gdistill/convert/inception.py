@@ -1,4 +1,4 @@
-"""The published weights of FID's Inception-v3, by their torch names, for models.inception."""
+"""The published weights of FID's Inception-v3, under their torch names, for models.inception."""
 
 from collections.abc import Mapping
 
@@ -12,9 +12,9 @@ _OF = 'the FID Inception-v3'
 
 
 def params_from(state: Mapping[str, np.ndarray]) -> dict:
-  """Flax parameters from {'Mixed_5b.branch1x1.conv.weight': [O, I, H, W], ...}.
+  """Returns Flax parameters from {'Mixed_5b.branch1x1.conv.weight': [O, I, H, W], ...}.
 
-  ConfigError names the first array that is missing or not expected.
+  Raises ConfigError that names the first array that is missing or not expected.
   """
   state, params = dict(state), {}
   layers = [name.removesuffix('.conv.weight') for name in state if name.endswith('.conv.weight')]
@@ -25,5 +25,5 @@ def params_from(state: Mapping[str, np.ndarray]) -> dict:
   params['fc_kernel'] = folding.taken(state, 'fc.weight', _OF).T.astype(np.float32)
   params['fc_bias'] = folding.taken(state, 'fc.bias', _OF).astype(np.float32)
   if state:
-    raise errors.ConfigError(f'{min(state)!r} is no array of {_OF}')
+    raise errors.ConfigError(f'{min(state)!r} is not an array of {_OF}')
   return params

@@ -1,17 +1,20 @@
 """The pixel U-Net as a UNet2DConditionModel of diffusers: its config and arrays, and back.
 
-What a caller of the exported network gives, and why:
+A caller of the exported network passes:
 
-- The timestep i, 0 to 999, is phi = (pi/2) (i + 1) / 1000, that is `logsnr_at(i)`; it may be a
-  fraction. Ours embeds i + 1 there and theirs i: a rotation of each sine with its cosine, folded
-  into the first layer of the time MLP and into w's projection, which is added before it.
-- `class_labels`: the label, `num_classes` for none: its row of the table is zero.
+- `timestep` i, 0 to 999, which may be a fraction: i stands for phi = (pi/2) (i + 1) / 1000, that
+  is for the noise level `logsnr_at(i)`. Our network embeds i + 1 where diffusers embeds i. The
+  difference is a rotation of each sine with its cosine; this rotation is folded into the first
+  layer of the time MLP and into w's projection, which is added before the time MLP.
+- `class_labels`: the label, or `num_classes` for the null class, whose row of the table is zero.
 - `timestep_cond`: embeddings.w_features(w, w_features, 1000), for a network that takes w.
-- `encoder_hidden_states`: [B, 0, 1]. The only blocks there with attention and residual resampling
-  attend to words besides the pixels. With no words that is self-attention.
+- `encoder_hidden_states`: [B, 0, 1], no text tokens. In diffusers, the only blocks with attention
+  and residual resampling attend to text tokens besides the pixels; without text tokens this is
+  self-attention.
 
-All of it is exact but one number, which cannot be configured there: the epsilon of attention's
-norms is 1e-5, and ours is 1e-6 by default, a relative 5e-6 / variance in what attention sees.
+The export is exact except for one number that diffusers cannot configure: the epsilon of the norms
+of attention is 1e-5 in diffusers and 1e-6 by default in our network, a relative change of
+5e-6 / variance in the input of attention.
 """
 
 from collections.abc import Iterator, Mapping
@@ -29,8 +32,8 @@ from gdistill.recipe import settings as recipes
 _OF = 'our pixel U-Net in diffusers'
 _DOWN = ('ResnetDownsampleBlock2D', 'SimpleCrossAttnDownBlock2D')
 _UP = ('ResnetUpsampleBlock2D', 'SimpleCrossAttnUpBlock2D')
-_W_SCALE = 1000.0  # of diffusers' guidance scale embedding
-# Our layer -> theirs.
+_W_SCALE = 1000.0  # of the guidance-scale embedding in diffusers
+# Our layer -> diffusers' layer.
 _ENDS = {
   'conv_in': 'conv_in',
   'time0': 'time_embedding.linear_1',
@@ -45,9 +48,9 @@ _IN_ATTENTION = {'norm': 'group_norm', 'q': 'to_q', 'k': 'to_k', 'v': 'to_v', 'o
 def state_from(
   params: Mapping[str, Any], settings: recipes.Model
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-  """(config, {'conv_in.weight': ...}) of the network. Whether it takes w is read off `params`.
+  """Returns (config, {'conv_in.weight': ...}) of the network.
 
-  ConfigError where diffusers has no such network.
+  The network takes w if `params` has 'w_proj'. Raises ConfigError if diffusers has no such network.
   """
   config = _config(settings, takes_w='w_proj' in params)
   params = jax.tree.map(lambda a: np.asarray(a, np.float32), dict(params))
@@ -70,9 +73,10 @@ def state_from(
 
 
 def params_from(config: Mapping[str, Any], state: Mapping[str, np.ndarray]) -> dict:
-  """The parameters again: bit for bit, but for the two layers that were rotated, to 1e-6.
+  """Returns the parameters that state_from exported, bit for bit except the two rotated layers.
 
-  ConfigError names the first array that is missing or not expected.
+  The rotated layers, time0 and w_proj, agree to 1e-6. Raises ConfigError that names the first array
+  that is missing or not expected.
   """
   state, params = dict(state), {}
   for ours, theirs in _ENDS.items():
@@ -89,35 +93,36 @@ def params_from(config: Mapping[str, Any], state: Mapping[str, np.ndarray]) -> d
   params['label'] = {'kernel': _float32(rows[:-1] - rows[-1])}
   params['time1']['bias'] = _float32(params['time1']['bias'] + rows[-1])
   if state:
-    raise errors.ConfigError(f'{min(state)!r} is no array of {_OF}')
+    raise errors.ConfigError(f'{min(state)!r} is not an array of {_OF}')
   return params
 
 
 def logsnr_at(index: types.PerExample) -> types.PerExample:
-  """-2 log tan(phi), phi = (pi/2) (i + 1) / 1000: what timestep i of an export stands for.
+  """-2 log tan(phi), phi = (pi/2) (i + 1) / 1000: the noise level of an exported timestep i.
 
-  On core.schedule.cosine with its limits of 20, i = 1000 t - 1 is the level at t to 5e-5 in phi. A
-  scheduler whose abar_i is cos(phi)^2 asks the network for the levels that it works with itself.
+  On core.schedule.cosine with its limits of 20, i = 1000 t - 1 is the noise level at t to 5e-5 in
+  phi. A scheduler with abar_i = cos(phi)^2 therefore calls the network at the scheduler's own noise
+  levels.
   """
   phi = 0.5 * jnp.pi * (index + 1.0) / 1000.0
-  rest = 0.5 * jnp.pi * (999.0 - index) / 1000.0  # pi/2 - phi, formed from the small angle
+  rest = 0.5 * jnp.pi * (999.0 - index) / 1000.0  # pi/2 - phi, without cancellation near pi/2
   return -2.0 * (jnp.log(jnp.sin(phi)) - jnp.log(jnp.sin(rest)))
 
 
 def _config(settings: recipes.Model, takes_w: bool) -> dict[str, Any]:
   if settings.multipliers[0] != 1:
     raise errors.ConfigError(
-      f'model.multipliers={settings.multipliers} begin with another number than 1: '
-      'diffusers has no such network; give model.channels that number of times'
+      f'model.multipliers={settings.multipliers} must begin with 1: diffusers '
+      'has no other networks; multiply model.channels by the first multiplier instead'
     )
   if takes_w and settings.w_scale != _W_SCALE:
     raise errors.ConfigError(
-      f'model.w_scale={settings.w_scale} is not {_W_SCALE}, which diffusers has; distil with that'
+      f'model.w_scale={settings.w_scale} is not {_W_SCALE}, as in diffusers; distil with {_W_SCALE}'
     )
   for name, value in (('freq_shift', 1.0), ('cos_first', False), ('learned_sigma', False)):
     if (mine := getattr(settings, name)) != value:
       raise errors.ConfigError(
-        f'model.{name}={mine} is not {value}, and what is written for diffusers needs that'
+        f'model.{name}={mine} is not {value}, which an export to diffusers needs'
       )
   levels = range(len(settings.multipliers))
   attends = [settings.image_size >> i in settings.attention_resolutions for i in levels]
@@ -145,9 +150,10 @@ def _config(settings: recipes.Model, takes_w: bool) -> dict[str, Any]:
 
 
 def _head_dims(settings: recipes.Model, attends: list[bool]) -> list[int]:
-  """The width of a head, in the order that diffusers reads it.
+  """Returns the width of a head for each level, in the order in which diffusers reads the widths.
 
-  It reads entry i for level i going down and, unreversed, for the i-th from the bottom going up.
+  diffusers reads entry i for level i going down and, not reversed, for the i-th level from the
+  bottom going up.
   """
   last, wanted = len(attends) - 1, {}
   for level, attention in enumerate(attends):
@@ -162,13 +168,13 @@ def _head_dims(settings: recipes.Model, attends: list[bool]) -> list[int]:
     if len(dims) > 1:
       raise errors.ConfigError(
         f'model.heads={settings.heads} makes heads of {sorted(dims)} channels, and '
-        'diffusers has no place for both; give model.head_dim instead'
+        'diffusers has no place for both; set model.head_dim instead'
       )
   return [min(wanted.get(level, {1})) for level in range(len(attends))]
 
 
 def _blocks(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-  """(our block, theirs) of every residual and attention block."""
+  """Yields (our name, diffusers' name) of every residual, resampling and attention block."""
   last = len(config['block_out_channels']) - 1
   for level, kind in enumerate(config['down_block_types']):
     for i in range(config['layers_per_block']):
@@ -191,7 +197,7 @@ def _blocks(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _turn(dim: int) -> np.ndarray:
-  """M [dim, dim] in float64: features of i + 1 = features of i @ M. It is orthogonal."""
+  """Returns the orthogonal M [dim, dim] in float64 with features(i + 1) = features(i) @ M."""
   half = dim // 2
   f = np.exp(-np.log(10_000.0) / (half - 1) * np.arange(half))
   sin, cos = np.diag(np.sin(f)), np.diag(np.cos(f))
@@ -247,7 +253,7 @@ def _taken_resnet(state: dict, name: str) -> dict[str, Any]:
 
 def _taken_attention(state: dict, name: str) -> dict[str, Any]:
   block = {ours: _taken(state, f'{name}.{theirs}') for ours, theirs in _IN_ATTENTION.items()}
-  for words in ('add_k_proj', 'add_v_proj'):  # with no words they say nothing
+  for words in ('add_k_proj', 'add_v_proj'):  # without text tokens these layers have no effect
     _taken(state, f'{name}.{words}')
   return {**block, 'k': {'kernel': block['k']['kernel']}}
 

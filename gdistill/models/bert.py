@@ -1,7 +1,7 @@
-"""BERT's encoder, as small as MiniLM: what pictures of short prompts are conditioned on.
+"""BERT's encoder, for example MiniLM: it encodes short prompts for text-conditional networks.
 
-A post-norm transformer: h = norm(h + attention(h)), then h = norm(h + mlp(h)). Module names are
-those of the published weights, with '_' for '.'. Source: Devlin et al. 1810.04805.
+A layer is post-norm: h = norm(h + attention(h)), then h = norm(h + mlp(h)). Module names are those
+of the published weights, with '_' in place of '.'. Source: Devlin et al. 1810.04805.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from gdistill.models import clip
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-  """Of the transformer and of its three tables: words, places, and which of two sentences."""
+  """Sizes of BERT's transformer and of its three tables: words, positions, sentence numbers."""
 
   width: int
   layers: int
@@ -31,9 +31,10 @@ MINILM_L6 = Sizes(384, 6, 12, 1536)
 
 
 class Bert(nn.Module):
-  """tokens [B, L], mask [B, L] bool -> hidden [B, L, width]; nobody attends to where mask is False.
+  """BERT: tokens [B, L], mask [B, L] bool -> hidden [B, L, width].
 
-  All tokens are of the first sentence. Rows of hidden where the mask is False mean nothing.
+  No token attends to tokens whose mask is False; rows of `hidden` at those tokens are meaningless.
+  All tokens are embedded as part of the first sentence.
   """
 
   sizes: Sizes

@@ -1,4 +1,4 @@
-"""What U-Nets are made of: a residual block with scale-shift, self-attention, their input."""
+"""Blocks that U-Nets share: group norm, dropout, residual block, self-attention, resampling."""
 
 from typing import Any
 
@@ -16,8 +16,9 @@ class Norm(nn.Module):
   """(1 + scale) * (gamma * (h - mean) / sqrt(var + epsilon) + beta) + shift, in float32.
 
   Mean and variance are over the pixels and the channels of a group. `scale` and `shift` [B, C]
-  are the conditioning, none by default. Everything that is not per pixel is gathered into one
-  factor and one offset per image and channel first: the pixels are read once and written once.
+  condition the norm; None leaves them out. All terms that are equal for every pixel are first
+  combined into one factor and one offset per image and channel, so that normalising reads each
+  pixel once and writes it once.
   """
 
   groups: int
@@ -38,8 +39,8 @@ class Norm(nn.Module):
     def per_channel(a):
       return jnp.repeat(a, c // self.groups, axis=1)
 
-    # Flat pixels, because XLA's CPU fusion otherwise recomputes the gradients of several blocks
-    # inside one loop: the gradient took 35 ms in place of 24.
+    # Pixels are flattened because XLA's CPU fusion otherwise recomputes the gradients of several
+    # blocks inside one loop: the gradient took 35 ms instead of 24 ms.
     pixels = h.reshape(b, -1, c)
     mean = over_group(pixels)
     variance = over_group(jnp.square(pixels - per_channel(mean)[:, None]))
@@ -53,10 +54,11 @@ class Norm(nn.Module):
 
 
 class Dropout(nn.Module):
-  """h with a share `rate` of its entries zero and the others divided by 1 - rate.
+  """Dropout by example: a share `rate` of h's entries is zero, the others are divided by 1 - rate.
 
-  The mask of an example is a function of (the rng 'dropout', the layer, its id): the same on any
-  number of devices and in microbatches of any size. `ids` [B]; None drops nothing.
+  The mask of an example is a function of (the rng 'dropout', the layer, the example's id), so the
+  mask is the same on any number of devices and in microbatches of any size. `ids` [B] are the
+  examples' ids; None turns dropout off.
   """
 
   rate: float
@@ -72,10 +74,10 @@ class Dropout(nn.Module):
 
 
 class ResBlock(nn.Module):
-  """h + conv(dropout(silu(scale * norm(conv(silu(norm(h)))) + shift))), scale and shift from emb.
+  """h + conv(dropout(silu((1 + scale) norm(conv(silu(norm(h)))) + shift))); scale, shift from emb.
 
-  `resample` 'down' averages 2x2 and 'up' repeats 2x2, on both the branch and the shortcut. The
-  last convolution starts at zero, so that a fresh block is its shortcut.
+  `resample` 'down' averages 2x2 pixels and 'up' repeats each pixel 2x2, on both the branch and the
+  shortcut. The last convolution starts at zero, so a freshly initialised block is its shortcut.
   """
 
   channels: int
@@ -92,8 +94,8 @@ class ResBlock(nn.Module):
     if self.resample is not None:
       h, skip = (resampled(a, self.resample) for a in (h, skip))
     h = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name='conv1')(h)
-    # Two layers and not the halves of one: XLA's CPU code for norm, scale-shift and silu took six
-    # times as long with the slices of a joint layer in it.
+    # Scale and shift are two layers, not halves of one: with slices of a joint layer, XLA's CPU
+    # code for norm, scale-shift and silu took six times as long.
     scale, shift = (
       nn.Dense(self.channels, dtype=self.dtype, name=name)(nn.silu(emb)).astype(jnp.float32)
       for name in ('emb_scale', 'emb_shift')
@@ -107,7 +109,7 @@ class ResBlock(nn.Module):
 
 
 class Attention(nn.Module):
-  """h + out(softmax(q k / sqrt(d)) v) over the pixels of one image; out starts at zero."""
+  """h + out(softmax(q k / sqrt(d)) v) over the pixels of one image; layer `out` starts at zero."""
 
   heads: int
   groups: int
@@ -119,8 +121,8 @@ class Attention(nn.Module):
     b, height, width, c = h.shape
     normed = Norm(self.groups, self.epsilon, name='norm')(h).astype(self.dtype)
     normed = normed.reshape(b, height * width, c)
-    # No bias on k: it adds the same to all scores of a query, which softmax does not see, and Adam
-    # would turn the rounding noise that is its gradient into steps.
+    # k has no bias: a bias adds the same number to all scores of a query, which softmax cancels.
+    # The gradient of such a bias is rounding noise, which Adam would turn into steps.
     q, k, v = (
       nn.Dense(c, use_bias=name != 'k', dtype=self.dtype, name=name)(normed).reshape(
         b, -1, self.heads, c // self.heads
@@ -132,7 +134,7 @@ class Attention(nn.Module):
 
 
 def resampled(h: jax.Array, how: str) -> jax.Array:
-  """'down': 2x2 means. 'up': each pixel four times."""
+  """Returns h at half the resolution ('down': 2x2 means) or twice ('up': pixels repeated 2x2)."""
   if how == 'up':
     return h.repeat(2, axis=1).repeat(2, axis=2)
   b, height, width, c = h.shape
@@ -140,11 +142,14 @@ def resampled(h: jax.Array, how: str) -> jax.Array:
 
 
 def with_extra(z: types.Images, cond: types.Cond, channels: int) -> types.Images:
-  """z and behind it the `channels` of cond['extra']; ConfigError where it has another number."""
+  """Returns z concatenated with cond['extra'], which may be absent if `channels` is 0.
+
+  Raises ConfigError if cond['extra'] has another number of channels than `channels`.
+  """
   found = cond['extra'].shape[-1] if 'extra' in cond else 0
   if found != channels:
     raise errors.ConfigError(
-      f"cond['extra'] has {found} channels and the network's extra_channels is {channels}: give it "
-      'what it was built for'
+      f"cond['extra'] has {found} channels and the network's extra_channels is {channels}; pass "
+      'the extra channels that the network was built for'
     )
   return jnp.concatenate([z, cond['extra']], axis=-1) if found else z

@@ -1,7 +1,7 @@
-"""CLIP's two towers, and with them the text encoders of Stable Diffusion.
+"""CLIP's text tower and image tower; the text tower is also Stable Diffusion's text encoder.
 
-A pre-norm transformer each: h + attention(norm(h)), then h + mlp(norm(h)). Module names are those
-of the published weights, with '_' for '.'. Source: Radford et al. 2103.00020.
+Each tower is a pre-norm transformer: h + attention(norm(h)), then h + mlp(norm(h)). Module names
+are those of the published weights, with '_' in place of '.'. Source: Radford et al. 2103.00020.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from flax import linen as nn
 from jax import numpy as jnp
 
 SIZE = 224
-# What the published checkpoints normalise RGB in [0, 1] by.
+# Mean and standard deviation by which the published checkpoints normalise RGB in [0, 1].
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 ACTIVATIONS = {
@@ -23,7 +23,7 @@ ACTIVATIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Tower:
-  """Sizes of a transformer; `projection` 0 is a tower without one."""
+  """Sizes of one tower; `projection` is the width of its embedding, 0 for no projection layer."""
 
   width: int
   layers: int
@@ -36,11 +36,11 @@ class Tower:
 
 @dataclasses.dataclass(frozen=True)
 class Words:
-  """What the text tower reads."""
+  """Input of the text tower: the sizes of its vocabulary and of a text, and the end token."""
 
   vocabulary: int = 49408
   length: int = 77
-  end: int = 49407  # the token at which the sentence is summed up
+  end: int = 49407  # the embedding is the hidden state at the first of these tokens
 
 
 TEXT_B32 = Tower(512, 12, 8, 2048, projection=512)
@@ -50,10 +50,11 @@ IMAGE_L14 = Tower(1024, 24, 16, 4096, projection=768)
 
 
 class Text(nn.Module):
-  """tokens [B, length] -> (hidden [B, length, width], embedding [B, projection]).
+  """Text tower: tokens [B, length] -> (hidden [B, length, width], embedding [B, projection]).
 
-  `hidden` is after the last layer norm: what Stable Diffusion attends to. `embedding` is hidden at
-  the first end token, projected; without a projection it is that row of hidden.
+  `hidden` is taken after the last layer norm; Stable Diffusion's cross-attention reads `hidden`.
+  `embedding` is the row of `hidden` at the first end token; if the tower has a projection, the row
+  is projected.
   """
 
   tower: Tower
@@ -75,7 +76,7 @@ class Text(nn.Module):
 
 
 class Image(nn.Module):
-  """Normalised RGB [B, size, size, 3] -> embedding [B, projection]."""
+  """Image tower: normalised RGB [B, size, size, 3] -> embedding [B, projection]."""
 
   tower: Tower
   patch: int
@@ -92,20 +93,21 @@ class Image(nn.Module):
     h = jnp.concatenate([jnp.broadcast_to(first, (len(h), 1, tower.width)), h], axis=1)
     count = (self.size // self.patch) ** 2 + 1
     places = self.param('position_embedding', normal, (count, tower.width))
-    h = nn.LayerNorm(tower.epsilon, name='pre_layrnorm')(h + places[None])  # sic
+    h = nn.LayerNorm(tower.epsilon, name='pre_layrnorm')(h + places[None])  # the published spelling
     h = _transformer(tower, h, causal=False)
     h = nn.LayerNorm(tower.epsilon, name='post_layernorm')(h[:, 0])
     return _projected(tower, 'visual_projection', h)
 
 
 def prepared(pixels: jax.Array, size: int = SIZE) -> jax.Array:
-  """[B, H, W, 3] in 0..255 -> [B, size, size, 3] as the image tower takes it.
+  """Returns pixels [B, H, W, 3] in 0..255 as the image tower's input [B, size, size, 3].
 
-  The shorter side becomes `size`, cubic and antialiased, and the middle of the longer one stays.
-  The published preprocessing rounds to whole numbers after that; this does not.
+  The shorter side is resized to `size`, cubic and antialiased; the longer side is cropped to its
+  middle. The published preprocessing rounds to whole numbers after resizing, this function does
+  not.
   """
   b, height, width, _ = pixels.shape
-  # The longer side is cut off to a whole number, as the published preprocessing does.
+  # The longer side is rounded down to a whole number, as in the published preprocessing.
   shape = tuple(max(size, side * size // min(height, width)) for side in (height, width))
   x = pixels.astype(jnp.float32) / 255.0
   if shape != (height, width):

@@ -1,4 +1,4 @@
-"""Diffusion transformers, DiT and SiT: patches, adaLN-zero blocks, fixed positions."""
+"""Diffusion transformers DiT and SiT: patches, adaLN-zero blocks, fixed position embeddings."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,14 +18,14 @@ SINUSOIDS = 256
 class DiT(nn.Module):
   """(z [B, H, W, C], logsnr [B], cond, w [B]) -> [B, H, W, C] in float32.
 
-  `time` maps logsnr to the number whose sinusoids are embedded: a network of a discrete schedule
-  is given its index, SiT its own t. cond['label'] = -1 is the null class, the label table's last
-  row. `learned_sigma` is a network of 2C output channels, of which the first C are returned.
-  `w_features` = 0 makes a network that does not look at w; otherwise the Fourier features of w
-  enter through a bias-free projection, which starts at zero, added to the sinusoids of time. `ids`
-  is part of the interface: nothing is dropped here. `remat` keeps only what enters each block for
-  the backward pass. `freq_shift` is 0 in the published networks, and 1 in diffusers' reading of
-  them. Source: Peebles & Xie, 2212.09748; Ma et al., 2401.08740.
+  `time` maps logsnr to the number whose sinusoids are embedded: the timestep index for networks of
+  a discrete schedule, or SiT's own t. cond['label'] = -1 is the null class, the last row of the
+  label table. With `learned_sigma` the network computes 2C output channels and returns the first C.
+  `w_features` > 0 makes a network that takes w: the Fourier features of w enter through a bias-free
+  projection, which starts at zero, and are added to the sinusoids of time. `ids` belongs to the
+  interface that networks share and is not used, because DiT has no dropout. `remat` keeps only each
+  block's input for the backward pass. `freq_shift` is 0 in the published networks and 1 in
+  diffusers' implementation of them. Source: Peebles & Xie, 2212.09748; Ma et al., 2401.08740.
   """
 
   width: int
@@ -86,8 +86,8 @@ class DiT(nn.Module):
 class Block(nn.Module):
   """h + g_a attention(m_a(h)), then h + g_m mlp(m_m(h)); m(h) = (1 + scale) norm(h) + shift.
 
-  Shifts, scales and gates g are linear in `emb` [B, width] and start at zero, so that a fresh
-  block is the identity. h [B, patches, width].
+  Shifts, scales and gates g are linear in `emb` [B, width] and start at zero, so a freshly
+  initialised block is the identity. h is [B, patches, width].
   """
 
   heads: int
@@ -101,7 +101,7 @@ class Block(nn.Module):
     shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = jnp.split(modulation(emb), 6, axis=1)
 
     a = normed(h, scale_a, shift_a).astype(self.dtype)
-    # No bias on k: softmax does not see it (blocks.Attention).
+    # k has no bias, because softmax cancels it; see blocks.Attention.
     q, k, v = (
       nn.Dense(width, use_bias=name != 'k', dtype=self.dtype, name=name)(a).reshape(
         b, count, self.heads, width // self.heads
@@ -119,7 +119,7 @@ class Block(nn.Module):
 def normed(h: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
   """(1 + scale) (h - mean) / sqrt(var + 1e-6) + shift over the last axis, in float32.
 
-  h [B, patches, width], scale and shift [B, width].
+  h is [B, patches, width]; scale and shift are [B, width].
   """
   h = h.astype(jnp.float32)
   h -= h.mean(-1, keepdims=True)
@@ -128,9 +128,9 @@ def normed(h: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
 
 
 def positions(rows: int, columns: int, dim: int) -> np.ndarray:
-  """[rows * columns, dim]: sinusoids of the column, then of the row; of each, sines first.
+  """Returns [rows * columns, dim]: sinusoids of the column, then of the row; sines before cosines.
 
-  Frequencies are 10000^(-k / (dim/4)), k < dim/4.
+  The frequencies are 10000^(-k / (dim/4)), k < dim/4.
   """
   f = 10_000.0 ** (-np.arange(dim // 4) / (dim / 4))
   row, column = np.meshgrid(np.arange(rows), np.arange(columns), indexing='ij')
@@ -139,8 +139,9 @@ def positions(rows: int, columns: int, dim: int) -> np.ndarray:
 
 
 def as_teacher(params: Any, dtype: Any) -> Any:
-  """The parameters with those that the network only ever uses in `dtype` cast to it: the same
-  outputs to the bit. What stays float32: the embeddings' layers and the output layers.
+  """Casts to `dtype` the parameters used only in `dtype`, which changes no bit of the outputs.
+
+  The embeddings' layers and the output layers stay float32.
   """
   kept = ('time0', 'time1', 'label', 'w_proj', 'final_modulation', 'final')
   cast = {k: v for k, v in params.items() if k not in kept}

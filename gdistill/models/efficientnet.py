@@ -1,7 +1,8 @@
-"""EfficientNet-Lite0, an ImageNet classifier whose weights a package registry carries.
+"""EfficientNet-Lite0, an ImageNet classifier whose weights are installable as a Python package.
 
-Inverted residuals without squeeze-and-excitation, ReLU6 throughout; batch norms are folded into the
-convolutions (gdistill.convert). Distances in its features are FD-lite0, never FID.
+The network has inverted residuals without squeeze-and-excitation and ReLU6 throughout; batch norms
+are folded into the convolutions (convert.folding). A Fréchet distance of its features is called
+FD-lite0, never FID.
 Source: Tan and Le 1905.11946, and the Lite variants of its authors.
 """
 
@@ -12,8 +13,8 @@ from jax import numpy as jnp
 SIZE = 224
 FEATURE_SIZE, NUM_CLASSES = 1280, 1000
 BATCH_NORM_EPSILON = 1e-3
-MEAN, STD = 127.0, 128.0  # what the Lite variants were trained with, of pixels in 0..255
-# (repeats, kernel, stride of the first, expansion, channels out)
+MEAN, STD = 127.0, 128.0  # of pixels in 0..255: the Lite variants were trained with these
+# A stage: (repeats, kernel, stride of the first repeat, expansion, output channels).
 _STAGES = (
   (1, 3, 1, 1, 16),
   (2, 3, 2, 6, 24),
@@ -26,9 +27,10 @@ _STAGES = (
 
 
 def prepared(pixels: jax.Array, size: int = SIZE) -> jax.Array:
-  """[B, H, W, 3] in 0..255 -> [B, size, size, 3] as the network takes it.
+  """Returns pixels [B, H, W, 3] in 0..255 as the network's input [B, size, size, 3].
 
-  Enlarged bilinearly, with half-pixel centres; reduced with a triangle as wide as the reduction.
+  Small pictures are enlarged bilinearly with half-pixel centres; large ones are reduced with a
+  triangle filter as wide as the reduction.
   """
   x = (pixels.astype(jnp.float32) - MEAN) / STD
   shape = (len(x), size, size, 3)
@@ -36,9 +38,10 @@ def prepared(pixels: jax.Array, size: int = SIZE) -> jax.Array:
 
 
 class Depthwise(nn.Module):
-  """One filter a channel, zero padding as TensorFlow's SAME: a sum of shifted products.
+  """Depthwise convolution with TensorFlow's SAME padding, as a sum of shifted products.
 
-  XLA has no fast grouped convolution on CPUs: there this is four times as fast a network.
+  XLA has no fast grouped convolution on CPUs: with this layer the network is four times as fast
+  there.
   """
 
   size: int
@@ -63,7 +66,7 @@ class Depthwise(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-  """[B, H, W, 3] -> {'features': [B, 1280] pooled, 'logits': [B, 1000] of ImageNet's classes}."""
+  """[B, H, W, 3] -> {'features': [B, 1280], pooled; 'logits': [B, 1000] of ImageNet's classes}."""
 
   precision: str = 'highest'
 

@@ -1,4 +1,4 @@
-"""What turns numbers into vectors: noise level, guidance strength."""
+"""Numbers to feature vectors: sinusoids of the noise level and of the guidance strength."""
 
 import jax
 from jax import numpy as jnp
@@ -7,19 +7,19 @@ from jax import numpy as jnp
 def phi_index(logsnr: jax.Array) -> jax.Array:
   """1000 phi / (pi/2), phi = arctan(exp(-logsnr/2)).
 
-  phi runs over [0, pi/2], so this is the thousand-step time index of a cosine schedule, whatever
-  the schedule is. Source: Salimans & Ho, 2202.00512 (their 'inv_cos' input).
+  phi runs over [0, pi/2], so the result is the time index of a cosine schedule of 1,000 steps,
+  whatever schedule logsnr is from. Source: Salimans & Ho, 2202.00512 (their 'inv_cos' input).
   """
   return 1000.0 * jnp.arctan(jnp.exp(-0.5 * logsnr)) / (0.5 * jnp.pi)
 
 
 def linear_time(logsnr: jax.Array) -> jax.Array:
-  """t = alpha / (alpha + sigma) of the path t x + (1 - t) eps at this logsnr: 0 noise, 1 data."""
+  """t = alpha / (alpha + sigma) on the path t x + (1 - t) eps; t = 0 is noise, 1 is data."""
   return jax.nn.sigmoid(0.5 * logsnr)
 
 
 def w_features(w: jax.Array, dim: int, scale: float) -> jax.Array:
-  """[B] -> [B, dim]: sinusoids of scale * w, sines first.
+  """Returns [B, dim]: sinusoids of scale * w, sines first; w is [B].
 
   dim = 256 and scale = 1000 are the features of diffusers' guidance-scale embedding, whose
   argument is guidance_scale - 1, our w.
@@ -32,7 +32,7 @@ def sinusoids(
 ) -> jax.Array:
   """concat(sin(a f_k), cos(a f_k)), f_k = exp(-k ln(10000) / (dim/2 - freq_shift)), k < dim/2.
 
-  `freq_shift` 0 and `cos_first` are the conventions of ADM, latent diffusion, DiT and theirs.
+  `freq_shift` = 0 with `cos_first` is the convention of ADM, latent diffusion and DiT.
   """
   half = dim // 2
   f = jnp.exp(-jnp.log(10_000.0) / (half - freq_shift) * jnp.arange(half, dtype=jnp.float32))

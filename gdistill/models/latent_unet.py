@@ -12,14 +12,15 @@ from gdistill.core import types
 from gdistill.models import blocks
 from gdistill.models import embeddings
 
-# Fields of published networks. Stable Diffusion 1.x; its inpainting network also has
-# extra_channels 5: a mask, and the latents of the masked image.
+# Fields of Stable Diffusion 1.x. Its inpainting network also has extra_channels=5: a mask, and the
+# latents of the masked image.
 SD1 = dict(
   channels=(320, 640, 1280, 1280), num_blocks=2, attention=(True, True, True, False),
   heads=(8, 8, 8, 8), context='text', context_dim=768, out_channels=4,
 )  # fmt: skip
+# Fields of Stable Diffusion 2.x.
 SD2 = {**SD1, 'heads': (5, 10, 20, 20), 'context_dim': 1024, 'linear_projection': True}
-# Latent diffusion on ImageNet 256 (cin256-v2): the table has 1,001 rows, the last is "no class".
+# Latent diffusion on ImageNet 256 (cin256-v2). Of the class table's 1,001 rows, the last is null.
 CIN256 = dict(
   channels=(192, 384, 576, 960), num_blocks=2, attention=(False, True, True, True),
   heads=(1, 1, 1, 1), context='class', context_dim=512, num_classes=1000, out_channels=3,
@@ -31,18 +32,19 @@ class LatentUNet(nn.Module):
 
   `channels`, `attention` and `heads` have an entry for each resolution, the finest first; H and W
   are multiples of 2^(levels - 1). `context` says what the transformers attend to beside the pixels:
-    'text'   cond['text'] [B, L, context_dim], of whose tokens cond['text_mask'] [B, L], where
-             there is one, says which count. Rows with label -1 see `null_text` [context_length,
-             context_dim] instead, a parameter that is given (the embedding of '') and not learned.
-    'class'  one token, the row of a table that cond['label'] names; label -1 names the last row.
-    'none'   nothing. The class, of `num_classes` > 0, is added to the time embedding: a zero
-             one-hot for label -1.
-  `extra_channels` of cond['extra'] [B, H, W, E] are read after those of z. `time` maps logsnr to
-  the number whose sinusoids are embedded. `out_channels` 0 is as many as z has, `emb_channels` 0
-  four times channels[0]. `w_features`, `ids` and `remat` are as in unet.UNet. `linear_projection`
-  only says how published weights store the transformers' first and last layers.
+    'text'   cond['text'] [B, L, context_dim]. If there is a cond['text_mask'] [B, L], only tokens
+             whose mask is True are attended to. Rows with label -1 see `null_text`
+             [context_length, context_dim] instead: a parameter that is set to the embedding of ''
+             and not learned.
+    'class'  one token, the row cond['label'] of the class table; label -1 is the last row.
+    'none'   nothing. If `num_classes` > 0, the class is added to the time embedding as a one-hot
+             vector, which is zero for label -1.
+  cond['extra'] [B, H, W, extra_channels] is concatenated to z. `time` maps logsnr to the number
+  whose sinusoids are embedded. `out_channels` 0 means as many as z has, `emb_channels` 0 means four
+  times channels[0]. `w_features`, `ids` and `remat` are as in unet.UNet. `linear_projection` only
+  says how published weights store the transformers' first and last layers.
 
-  Sources: Rombach et al. 2112.10752; layers and counts are those of diffusers'
+  Sources: Rombach et al. 2112.10752; layers and parameter counts are those of diffusers'
   UNet2DConditionModel (859.5 M parameters for Stable Diffusion 1.x).
   """
 
@@ -60,7 +62,7 @@ class LatentUNet(nn.Module):
   extra_channels: int = 0
   emb_channels: int = 0
   groups: int = 32
-  epsilon: float = 1e-5  # of all norms but the transformers' first, which has 1e-6
+  epsilon: float = 1e-5  # of group norms; the group norms inside transformers have 1e-6
   dropout: float = 0.0
   time: Callable[[jax.Array], jax.Array] = embeddings.phi_index
   w_features: int = 0
@@ -90,7 +92,7 @@ class LatentUNet(nn.Module):
         h = self._attend(h, context, level, f'down{level}_attn{i}')
         skips.append(h)
       if level != last:
-        # Torch's padding, on both sides; 'SAME' with a stride pads at the end alone.
+        # padding=1 pads both sides, as torch does; 'SAME' with a stride pads only the end.
         h = self._conv(channels, f'down{level}_resample', strides=2, padding=1)(h)
         skips.append(h)
 
@@ -128,7 +130,7 @@ class LatentUNet(nn.Module):
     return emb
 
   def _context(self, cond):
-    """(tokens [B, L, context_dim], which of them count [B, L]), None for none and for all."""
+    """Returns (tokens [B, L, context_dim] or None, counts [B, L]); counts None means all tokens."""
     if self.context == 'none':
       return None, None
     absent = cond['label'] == condition.NULL_LABEL
@@ -161,7 +163,7 @@ class LatentUNet(nn.Module):
 class ResBlock(nn.Module):
   """h + conv(dropout(silu(norm(conv(silu(norm(h))) + shift)))), shift from emb [B, E].
 
-  The last convolution starts at zero, so that a fresh block is its shortcut.
+  The last convolution starts at zero, so a freshly initialised block is its shortcut.
   """
 
   channels: int
@@ -188,8 +190,8 @@ class ResBlock(nn.Module):
 class Transformer(nn.Module):
   """h + proj_out(layers(proj_in(norm(h)))) over the pixels of one image; proj_out starts at zero.
 
-  `context` [B, L, D] is what the layers attend to beside the pixels, None for nothing; `counts`
-  [B, L] says which of its tokens count, None for all.
+  The layers attend to the pixels and to `context` [B, L, D], which may be None. `counts` [B, L] is
+  True for the tokens of `context` that are attended to; None means all tokens.
   """
 
   heads: int
@@ -211,7 +213,7 @@ class Transformer(nn.Module):
 
 
 class Layer(nn.Module):
-  """h + self-attention, + cross-attention where there is context, + GEGLU: each of a norm of h."""
+  """Adds to h self-attention, cross-attention to any context, and a GEGLU, each of a norm of h."""
 
   heads: int
   dtype: Any = jnp.float32
@@ -235,7 +237,7 @@ class Layer(nn.Module):
 class Attention(nn.Module):
   """out(softmax(q k / sqrt(d)) v): q from h [B, N, C], k and v from context [B, L, D].
 
-  `counts` [B, L] says which tokens of context count, None for all.
+  `counts` [B, L] is True for the tokens of context that are attended to; None means all tokens.
   """
 
   heads: int
@@ -258,7 +260,7 @@ class Attention(nn.Module):
 
 
 def example(net: LatentUNet, size: int, channels: int, count: int = 1) -> tuple:
-  """(z, logsnr, cond, w) of zeros that the network can be initialised and traced with."""
+  """Returns (z, logsnr, cond, w) of zeros, to initialise or trace the network with."""
   cond = {'label': jnp.zeros(count, jnp.int32)}
   if net.context == 'text':
     cond['text'] = jnp.zeros((count, net.context_length, net.context_dim))
@@ -268,10 +270,10 @@ def example(net: LatentUNet, size: int, channels: int, count: int = 1) -> tuple:
 
 
 def as_teacher(params: Any, dtype: Any) -> Any:
-  """The parameters with those that the network only ever uses in `dtype` cast to it: the same
-  outputs to the bit, in half the memory.
+  """Casts to `dtype` the parameters used only in `dtype`, which changes no bit of the outputs.
 
-  What stays float32: norms, the embeddings' layers, the tables of contexts, the output layer.
+  bfloat16 halves the memory. Norms, the embeddings' layers, class_table, null_text and the output
+  layer stay float32.
   """
   kept = (
     'time0', 'time1', 'label', 'w_proj', 'class_table', 'null_text', 'norm_out', 'conv_out',

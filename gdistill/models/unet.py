@@ -1,4 +1,4 @@
-"""The paper's pixel U-Net: residual blocks, attention by resolution, inputs logsnr, c and w."""
+"""The paper's U-Net for pixels: residual blocks, attention at chosen resolutions, w as an input."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,17 +15,17 @@ from gdistill.models import embeddings
 class UNet(nn.Module):
   """(z [B, H, W, C], logsnr [B], cond, w [B]) -> [B, H, W, C] in float32.
 
-  `w_features` = 0 makes a network that does not look at w: a teacher. Otherwise the Fourier
-  features of w enter through a bias-free projection, which starts at zero, added to the time
-  features before the time MLP: a fresh student returns what the network without w returns.
-  cond['label'] = -1 is the null class: a zero one-hot. Layers and counts follow Salimans & Ho,
-  2202.00512 (60.0 M and 295.9 M parameters for CIFAR-10 and ImageNet 64, apart from w and labels).
-  `ids` [B] name the examples whose dropout is drawn; without them nothing is dropped. `remat`
-  keeps only what enters each block for the backward pass, and computes the rest a second time.
-  `extra_channels` of cond['extra'] [B, H, W, E] are read after those of z.
-  `time` maps logsnr to the number whose sinusoids are embedded. With it, `freq_shift`, `cos_first`,
-  `epsilon` of the norms and `learned_sigma` (2C output channels, the first C returned), this is
-  also the network of Dhariwal & Nichol, 2105.05233: convert/adm.py.
+  `w_features` = 0 makes a network that ignores w: a teacher. With `w_features` > 0, the Fourier
+  features of w enter through a bias-free projection, which starts at zero, and are added to the
+  time features before the time MLP: a fresh student returns what its teacher returns.
+  cond['label'] = -1 is the null class: a zero one-hot vector. Layers and parameter counts follow
+  Salimans & Ho, 2202.00512 (60.0 M and 295.9 M parameters for CIFAR-10 and ImageNet 64, apart from
+  w and labels). `ids` [B] are the examples' ids, from which dropout masks are drawn; None turns
+  dropout off. `remat` keeps only each block's input for the backward pass and recomputes the rest.
+  cond['extra'] [B, H, W, extra_channels] is concatenated to z. `time` maps logsnr to the number
+  whose sinusoids are embedded. With `freq_shift`, `cos_first`, `epsilon` of the norms and
+  `learned_sigma` (2C channels are computed, the first C returned), this module is also the network
+  of Dhariwal & Nichol, 2105.05233; see convert/adm.py.
   """
 
   channels: int
@@ -117,10 +117,9 @@ class UNet(nn.Module):
 
 
 def as_teacher(params: Any, dtype: Any) -> Any:
-  """The parameters with those that the network only ever uses in `dtype` cast to it: the same
-  outputs to the bit, in half the memory.
+  """Casts to `dtype` the parameters used only in `dtype`, which changes no bit of the outputs.
 
-  What stays float32: norms, the embeddings' layers and the output layer.
+  bfloat16 halves the memory. Norms, the embeddings' layers and the output layer stay float32.
   """
   kept = ('time0', 'time1', 'label', 'w_proj', 'norm_out', 'conv_out')
 

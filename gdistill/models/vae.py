@@ -1,8 +1,8 @@
 """Autoencoders of latent diffusion: the networks between images [B, H, W, 3] and latents.
 
-Every one has `encode(x) -> (mean, std)`, the posterior, and `decode(z) -> x`, not clipped. Images
-are in [-1, 1]; what diffusion does to latents before it sees them is not in here. Module names are
-those of diffusers' files, with '_3' for '.3'.
+Every network has `encode(x) -> (mean, std)` of the posterior, and `decode(z) -> x`, which is not
+clipped. Images are in [-1, 1]. The shift and scale that diffusion applies to latents belong to
+convert.autoencoder. Module names are those of diffusers' files, with '_3' in place of '.3'.
 """
 
 import jax
@@ -13,11 +13,12 @@ from gdistill.models import blocks
 
 
 class Tiny(nn.Module):
-  """TAESD: plain 3x3 convolutions and ReLUs, deterministic, trained to share others' latents.
+  """TAESD: 3x3 convolutions and ReLUs, deterministic, with the latents of a larger autoencoder.
 
-  `blocks_down` counts the residual blocks at each resolution from the pixels on, `blocks_up` from
-  the latents on; every resolution after the first halves. `pool` adds a branch to the blocks of the
-  latents' resolution. Source: github.com/madebyollin/taesd.
+  `blocks_down` counts the encoder's residual blocks at each resolution, starting at the pixels;
+  `blocks_up` counts the decoder's, starting at the latents. Each next resolution of the encoder
+  halves the sides. `pool` adds a branch to the blocks at the latents' resolution. Source:
+  github.com/madebyollin/taesd.
   """
 
   latent_channels: int = 4
@@ -28,7 +29,7 @@ class Tiny(nn.Module):
 
   @property
   def factor(self) -> int:
-    """Pixels of a side to one latent."""
+    """Side of an image divided by the side of its latents."""
     return 2 ** (len(self.blocks_down) - 1)
 
   def setup(self):
@@ -36,12 +37,12 @@ class Tiny(nn.Module):
     self.decoder = TinyDecoder(self.width, self.blocks_up, self.pool)
 
   def encode(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Images -> (latents [B, H/8, W/8, latent_channels], zeros)."""
+    """Returns (latents [B, H/f, W/f, latent_channels], zeros) of images, f = `factor`."""
     z = self.encoder((x + 1.0) / 2.0)
     return z, jnp.zeros_like(z)
 
   def decode(self, z: jax.Array) -> jax.Array:
-    """Latents -> images."""
+    """Returns the images [B, H, W, 3] of latents."""
     return 2.0 * self.decoder(z) - 1.0
 
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -49,7 +50,7 @@ class Tiny(nn.Module):
 
 
 class TinyEncoder(nn.Module):
-  """RGB in [0, 1] -> latents."""
+  """TAESD's encoder: RGB in [0, 1] -> latents."""
 
   latent_channels: int
   width: int
@@ -74,7 +75,7 @@ class TinyEncoder(nn.Module):
 
 
 class TinyDecoder(nn.Module):
-  """Latents -> RGB in [0, 1]; 3 tanh(z / 3) first."""
+  """TAESD's decoder: latents -> RGB in [0, 1]; 3 tanh(z / 3) first bounds the latents."""
 
   width: int
   num_blocks: tuple[int, ...]
@@ -83,7 +84,7 @@ class TinyDecoder(nn.Module):
   @nn.compact
   def __call__(self, z: jax.Array) -> jax.Array:
     h = nn.relu(_conv(self.width, 'layers_0')(3.0 * jnp.tanh(z / 3.0)))
-    layer = 2  # names count the ReLU, and below each enlargement
+    layer = 2  # published numbers count the ReLU here, and every upsampling below
     for level, count in enumerate(self.num_blocks):
       for i in range(count):
         h = TinyBlock(self.pool and level == 0, name=f'layers_{layer + i}')(h)
@@ -98,7 +99,8 @@ class TinyDecoder(nn.Module):
 class TinyBlock(nn.Module):
   """relu(h + conv(relu(conv(relu(conv(h)))))), with h + conv(relu(norm(conv(h)))) for h if `pool`.
 
-  That branch is 1x1 at four times the width; a pixel sees the others by its norm's means alone.
+  The branch of `pool` has 1x1 convolutions at four times the width, so one pixel sees the others
+  only through the statistics of the branch's norm.
   """
 
   pool: bool
@@ -116,10 +118,11 @@ class TinyBlock(nn.Module):
 
 
 class KL(nn.Module):
-  """The autoencoder of Stable Diffusion: residual blocks, attention in the middle, a Gaussian.
+  """Stable Diffusion's autoencoder: residual blocks, attention in the middle, Gaussian posterior.
 
-  `widths` from the pixels on; every resolution after the first halves. `layers` residual blocks
-  each in the encoder, one more in the decoder. Source: Rombach et al. 2112.10752.
+  `widths` are the channels of each resolution, starting at the pixels; each next resolution halves
+  the sides. A resolution has `layers` residual blocks in the encoder and one more in the decoder.
+  Source: Rombach et al. 2112.10752.
   """
 
   latent_channels: int = 4
@@ -132,7 +135,7 @@ class KL(nn.Module):
 
   @property
   def factor(self) -> int:
-    """Pixels of a side to one latent."""
+    """Side of an image divided by the side of its latents."""
     return 2 ** (len(self.widths) - 1)
 
   def setup(self):
@@ -145,13 +148,13 @@ class KL(nn.Module):
       self.from_latents = nn.Conv(self.latent_channels, (1, 1), name='post_quant_conv')
 
   def encode(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Images -> mean and standard deviation, [B, H/f, W/f, latent_channels] each."""
+    """Returns mean and standard deviation of the posterior, [B, H/f, W/f, latent_channels]."""
     h = self.encoder(x)
     mean, logvar = jnp.split(self.to_moments(h) if self.quant_conv else h, 2, axis=-1)
     return mean, jnp.exp(0.5 * jnp.clip(logvar, -30.0, 20.0))
 
   def decode(self, z: jax.Array) -> jax.Array:
-    """Latents -> images."""
+    """Returns the images [B, H, W, 3] of latents."""
     return self.decoder(self.from_latents(z) if self.post_quant_conv else z)
 
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -159,10 +162,10 @@ class KL(nn.Module):
 
 
 class VQ(nn.Module):
-  """The autoencoder of latent diffusion on ImageNet: a codebook in front of the decoder.
+  """The autoencoder of latent diffusion on ImageNet, with a codebook in front of the decoder.
 
-  Diffusion works on latents as the encoder gives them, and `decode` sends each to its nearest
-  entry. The rest is as in KL. Source: Rombach et al. 2112.10752.
+  Diffusion works on the encoder's latents; `decode` first replaces each latent by the nearest entry
+  of the codebook. Other fields are as in KL. Source: Rombach et al. 2112.10752.
   """
 
   latent_channels: int = 3
@@ -174,7 +177,7 @@ class VQ(nn.Module):
 
   @property
   def factor(self) -> int:
-    """Pixels of a side to one latent."""
+    """Side of an image divided by the side of its latents."""
     return 2 ** (len(self.widths) - 1)
 
   def setup(self):
@@ -186,19 +189,19 @@ class VQ(nn.Module):
     self.codebook = nn.Embed(self.entries, self.latent_channels, name='quantize')
 
   def encode(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Images -> (latents [B, H/f, W/f, latent_channels], zeros)."""
+    """Returns (latents [B, H/f, W/f, latent_channels], zeros) of images, f = `factor`."""
     z = self.quant_conv(self.encoder(x))
     return z, jnp.zeros_like(z)
 
   def quantise(self, z: jax.Array) -> jax.Array:
-    """Each latent's nearest entry of the codebook."""
+    """Returns each latent's nearest entry of the codebook."""
     table = self.codebook.embedding.T[:, None, None, None]
-    # A sum over channels in the open, for XLA to fuse it into the search: no [pixels, entries].
+    # The sum over channels is spelt out so that XLA fuses it into argmin: no [pixels, entries].
     distance = sum((z[..., c, None] - table[c]) ** 2 for c in range(self.latent_channels))
     return self.codebook(jnp.argmin(distance, axis=-1))
 
   def decode(self, z: jax.Array) -> jax.Array:
-    """Latents -> images."""
+    """Returns the images [B, H, W, 3] of latents."""
     return self.decoder(self.post_quant_conv(self.quantise(z)))
 
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -206,7 +209,7 @@ class VQ(nn.Module):
 
 
 class Encoder(nn.Module):
-  """Images -> [B, H/f, W/f, out_channels], f = 2^(resolutions - 1)."""
+  """Encoder of KL and VQ: images -> [B, H/f, W/f, out_channels], f = 2^(resolutions - 1)."""
 
   out_channels: int
   widths: tuple[int, ...]
@@ -226,7 +229,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-  """Latents -> images."""
+  """Decoder of KL and VQ: latents -> images."""
 
   widths: tuple[int, ...]
   layers: int
@@ -245,7 +248,7 @@ class Decoder(nn.Module):
 
 
 class Level(nn.Module):
-  """The residual blocks of one resolution, and the way 'down' or 'up' to the next."""
+  """Residual blocks of one resolution, then resampling 'down' or 'up' unless `resample` is None."""
 
   width: int
   layers: int
@@ -262,7 +265,7 @@ class Level(nn.Module):
 
 
 class Resample(nn.Module):
-  """Strided 3x3 convolution 'down', its padding right and below alone; or 3x3 after x2 'up'."""
+  """'down': strided 3x3 convolution, padded only right and below; 'up': repeat 2x2, then 3x3."""
 
   how: str
 
@@ -274,7 +277,7 @@ class Resample(nn.Module):
 
 
 class Middle(nn.Module):
-  """Residual block, attention over the pixels, residual block."""
+  """Middle of an encoder or decoder: residual block, attention if `attention`, residual block."""
 
   groups: int
   attention: bool
@@ -289,7 +292,7 @@ class Middle(nn.Module):
 
 
 class ResBlock(nn.Module):
-  """h + conv(silu(norm(conv(silu(norm(h)))))), a 1x1 convolution on h where the width changes."""
+  """h + conv(silu(norm(conv(silu(norm(h)))))), with a 1x1 convolution on h if the width changes."""
 
   width: int
   groups: int

@@ -10,7 +10,7 @@ import numpy as np
 from gdistill import errors
 from gdistill.convert import autoencoder as autoencoders
 from gdistill.convert import files
-from gdistill.convert import unet2d
+from gdistill.convert import stable_diffusion_unet as unet2d
 from gdistill.models import latent_unet
 from gdistill.published import common
 from gdistill.published import schedulers

@@ -4,7 +4,8 @@
   README.md                              licence, what w is, and how many steps it was taught
   gdistill/                              the card, and what diffusers' names have no place for
 
-Networks are written in their own float32 names; see convert/unet2d.py and convert/pixel_unet.py.
+Networks are written in their own float32 names; see convert/stable_diffusion_unet.py and
+convert/pixel_unet.py.
 """
 
 import json
@@ -21,8 +22,8 @@ from gdistill import errors
 from gdistill.convert import autoencoder as autoencoders
 from gdistill.convert import files
 from gdistill.convert import pixel_unet
+from gdistill.convert import stable_diffusion_unet as unet2d
 from gdistill.convert import text as texts
-from gdistill.convert import unet2d
 from gdistill.drawing import sampling
 from gdistill.frozen import networks as frozen_networks
 from gdistill.published import common

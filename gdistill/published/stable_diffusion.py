@@ -8,8 +8,8 @@ import numpy as np
 
 from gdistill import errors
 from gdistill.convert import autoencoder as autoencoders
+from gdistill.convert import stable_diffusion_unet as unet2d
 from gdistill.convert import text as texts
-from gdistill.convert import unet2d
 from gdistill.published import common
 from gdistill.published import schedulers
 from gdistill.recipe import settings as recipes

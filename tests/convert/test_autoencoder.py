@@ -1,4 +1,4 @@
-"""Autoencoders are read and written bit for bit, scaled as asked, and refused in words."""
+"""Autoencoders are read and written bit for bit and scaled; other networks are refused by field."""
 
 import dataclasses
 import json
@@ -73,7 +73,7 @@ def test_the_digest_sees_every_number_and_name_and_nothing_else():
   bias = copy['decoder']['layers_0']['bias']
   bias[-1] = np.nextafter(bias[-1], 9, dtype=np.float32)
   assert dataclasses.replace(given, params=copy).digest != given.digest
-  moved = dict(given.params, dec=given.params['decoder'])  # the same order
+  moved = dict(given.params, dec=given.params['decoder'])  # in the same order as before
   del moved['decoder']
   assert dataclasses.replace(given, params=moved).digest != given.digest
 
@@ -95,7 +95,9 @@ def test_a_pair_of_files_by_taesds_names_is_a_tiny_one(tmp_path, pool, channels,
     same(found.params, params)
   del halves['decoder']['1.weight']
   safetensors.numpy.save_file(halves['decoder'], tmp_path / 'small_decoder.safetensors')
-  with pytest.raises(errors.ConfigError, match=r'small_\* holds .* decoder.layers.0.weight is mis'):
+  with pytest.raises(
+    errors.ConfigError, match=r'small_\* does not hold .*: decoder.layers.0.weight is mis'
+  ):
     convert.read(tmp_path)
   (tmp_path / 'small_decoder.safetensors').unlink()
   with pytest.raises(
@@ -105,7 +107,7 @@ def test_a_pair_of_files_by_taesds_names_is_a_tiny_one(tmp_path, pool, channels,
 
 
 def original(state, levels):
-  """diffusers' names -> latent diffusion's, for the arrays of these small networks."""
+  """Renames the arrays of these small networks from diffusers to latent diffusion."""
   result = {}
   for name, value in state.items():
     for level in range(levels):
@@ -172,8 +174,8 @@ def test_all_arrays_that_do_not_fit_are_listed_at_once(tmp_path):
   with pytest.raises(errors.ConfigError) as e:
     convert.read(tmp_path)
   assert str(tmp_path) in str(e.value)
-  for part in ('encoder.conv_in.bias is missing', 'surplus has no place',
-               'quant_conv.weight is (8, 3, 1, 1) and not (8, 8, 1, 1)'):  # fmt: skip
+  for part in ('encoder.conv_in.bias is missing', 'surplus is not expected',
+               'quant_conv.weight is (8, 3, 1, 1) and should be (8, 8, 1, 1)'):  # fmt: skip
     assert part in str(e.value)
   state = {name: value for name, value in state.items() if not name.startswith('encoder')}
   with pytest.raises(errors.ConfigError, match=r'is missing; and \d+ more$'):

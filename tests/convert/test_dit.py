@@ -1,4 +1,4 @@
-"""DiT's two layouts both ways, and SiT's velocity as v."""
+"""DiT's two layouts are converted both ways; SiT's velocity becomes v."""
 
 import chex
 import jax
@@ -52,14 +52,14 @@ def test_what_is_missing_left_over_or_another_network_is_named():
   with pytest.raises(errors.ConfigError, match="'pos_embed' holds other positions"):
     convert.params_from({**state, 'pos_embed': state['pos_embed'][:, ::-1]})
   name = 'transformer_blocks.1.norm1.emb.class_embedder.embedding_table.weight'
-  with pytest.raises(errors.ConfigError, match='embedders of its own'):
+  with pytest.raises(errors.ConfigError, match='embedders of their own'):
     convert.params_from({**theirs, name: theirs[name] + 1.0})
   with pytest.raises(errors.ConfigError, match='no place in DiT'):
     convert.state_from({**params, 'w_proj': {}}, 'original', 4)
 
 
 def test_the_velocity_of_an_exact_flow_becomes_the_exact_v():
-  # x ~ N(mu, c^2): E[x | y] and E[eps | y] of any mixture y = a x + b eps are closed forms.
+  # For x ~ N(mu, c^2), E[x | y] and E[eps | y] of any y = a x + b eps have closed forms.
   mu, c = 0.7, 0.4
   asked = []
 
@@ -81,8 +81,3 @@ def test_the_velocity_of_an_exact_flow_becomes_the_exact_v():
   found = predict.flow_as_v(network)(z, logsnr, cond, w)
   np.testing.assert_allclose(found, alpha * eps_hat - sigma * x_hat, atol=2e-5)
   assert asked[0][0] is cond and asked[0][1] is w
-
-
-def test_the_time_of_sit_runs_from_noise_to_data():
-  found = embeddings.linear_time(jnp.array([-jnp.inf, 0.0, 2.0 * np.log(3.0), jnp.inf]))
-  np.testing.assert_allclose(found, [0.0, 0.5, 0.75, 1.0], atol=1e-6)

@@ -16,14 +16,18 @@ import published
 import pytest
 import safetensors.numpy
 import texts
+from jax import numpy as jnp
 
 from gdistill import cli
 from gdistill import errors
 from gdistill.convert import autoencoder
 from gdistill.convert import files
 from gdistill.convert import text
+from gdistill.models import efficientnet
+from gdistill.models import inception
 from gdistill.published import teachers
 
+RNG = np.random.default_rng(0)
 USUAL = 'model.safetensors'
 STATE = {'a.weight': np.arange(6, dtype=np.float32).reshape(2, 3), 'b': np.ones(2, np.float16)}
 
@@ -34,7 +38,7 @@ def same(found, expected):
 
 
 def split(file, variant='', shards=0, state=None):
-  """In the place of one file, a variant or its shards and their index, as diffusers names them."""
+  """Replaces one file by a variant, or by shards and their index, named as in diffusers."""
   state = safetensors.numpy.load_file(file) if state is None else state
   file.unlink(missing_ok=True)
   if not shards:
@@ -75,14 +79,14 @@ def test_weights_are_found_under_their_usual_name_in_shards_or_as_the_one_varian
 @pytest.mark.parametrize(
   ('there', 'error', 'words'),
   [
-    ((), errors.DataError, rf'no \.safetensors file and not {USUAL}; put {USUAL} there, or name'),
+    ((), errors.DataError, rf'holds no \.safetensors file; put {USUAL} there, or name'),
     (('model.fp16.safetensors', 'model.ema.safetensors'), errors.DataError,
-     rf'2 \.safetensors files \(model\.ema\.safetensors, model\.fp16\.safetensors\) and not {USUAL}'
-     rf'; call the one that is meant {USUAL}, or name the file'),
+     rf'2 \.safetensors files \(model\.ema\.safetensors, model\.fp16\.safetensors\) and none is '
+     rf'called {USUAL}; rename the right one to {USUAL}, or name the file'),
     ((f'{USUAL}.index.fp16.json', f'{USUAL}.index.bf16.json'), errors.DataError,
-     rf'call the one that is meant {USUAL}\.index\.json,'),
+     rf'rename the right one to {USUAL}\.index\.json,'),
     (('model-00002-of-00002.safetensors',), errors.DataError,
-     rf'holds parts of weights and not {USUAL}\.index\.json, which names them'),
+     rf'holds shards but not their index {USUAL}\.index\.json; download the'),
     (('a.pt', 'pytorch_model.fp16.bin', 'pytorch_model.bin', 'training_args.bin'),
      errors.ConfigError, rf"/pytorch_model\.bin is one of torch's .*--out=\S+/{USUAL}$"),
     (('optimizer.pt', 'pytorch_model-00001-of-00002.bin', 'pytorch_model.bin.index.json'),
@@ -119,10 +123,10 @@ def test_shards_together_are_the_whole(tmp_path, variant):
     ('{"weight_map": []}', 'index.json is damaged'),
     ('{"weight_map": {}}', 'index.json is damaged: its weight_map is empty'),
     ('{"weight_map": {"b": 3}}', 'index.json is damaged'),
-    ('{"weight_map": {"b": "../x.safetensors"}}', "'../x.safetensors' is no name of a .safetens"),
-    ('{"weight_map": {"b": "x.bin"}}', "'x.bin' is no name of a .safetensors file"),
+    ('{"weight_map": {"b": "../x.safetensors"}}', "'../x.safetensors' is not the name of a .safet"),
+    ('{"weight_map": {"b": "x.bin"}}', "'x.bin' is not the name of a .safetensors file beside"),
     ('{"weight_map": {"b": "lost.safetensors"}}',
-     r'lost\.safetensors is missing, and model\.safetensors\.index\.json names it; download it'),
+     r'lost\.safetensors is missing, and model\.safetensors\.index\.json lists it; download it'),
     ('{"weight_map": {"c": "x.safetensors"}}', r'x\.safetensors has no array c, which model\.'),
   ],
 )  # fmt: skip
@@ -151,11 +155,12 @@ def test_a_teacher_in_shards_or_a_variant_is_the_same_and_so_is_its_copy(tmp_pat
   assert found.about == before.about and found.autoencoder.digest == before.autoencoder.digest
   assert found.text.digest == before.text.digest
   text.write(str(tmp_path / 'out'), found.text)
-  text.write(str(tmp_path / 'out'), text.read(str(tmp_path / 'out')))  # onto itself
+  # Writing an encoder into its own folder must not empty the files.
+  text.write(str(tmp_path / 'out'), text.read(str(tmp_path / 'out')))
   again = text.read(str(tmp_path / 'out'))
   assert again.digest == before.text.digest
   same(again.params, before.text.params)
-  # under the usual name, which others look for as well, but bit for bit
+  # The copy is bit for bit, under the usual name, which other libraries look for.
   one, two = (list((p / 'text_encoder').iterdir()) for p in (source, tmp_path / 'out'))
   assert sorted(p.read_bytes() for p in one) == sorted(p.read_bytes() for p in two)
   assert (
@@ -187,7 +192,7 @@ class Code:
   'name', ['vae.pt', 'vae', 'vae.pkl', 'vae.bin', 'pytorch_model.bin.index.json']
 )
 def test_no_importer_opens_a_pickle(tmp_path, monkeypatch, name):
-  monkeypatch.setitem(sys.modules, 'torch', None)  # whose import now fails
+  monkeypatch.setitem(sys.modules, 'torch', None)  # makes `import torch` fail
   file, trace = tmp_path / name, tmp_path / 'trace'
   file.write_bytes(pickle.dumps({'a': Code(str(trace))}))
   words = re.escape(f'gdistill convert checkpoint --source={file} --out={tmp_path}/')
@@ -281,7 +286,9 @@ def test_what_may_run_code_is_named_and_not_run(tmp_path, torch):
   ):
     torch.save({'w': torch.ones(1), 'x': value}, tmp_path / 'code.pt')
     for reader in (files.checkpoint, files.read):
-      with pytest.raises(errors.DataError, match=rf'code\.pt holds .* {name} in it is no te') as e:
+      with pytest.raises(
+        errors.DataError, match=rf'code\.pt holds .* contains {name}, which is not a te'
+      ) as e:
         reader(tmp_path / 'code.pt')
       assert 'download' not in str(e.value) and '\x1b' not in str(e.value)
   assert not trace.exists()
@@ -290,7 +297,8 @@ def test_what_may_run_code_is_named_and_not_run(tmp_path, torch):
 @pytest.mark.parity
 @pytest.mark.filterwarnings('ignore:Detected pickle protocol')
 def test_of_what_torch_says_of_a_file_the_cause_is_passed_on(tmp_path, torch):
-  torch.save({'w': torch.ones(1)}, tmp_path / 'a.pt', pickle_protocol=4)  # torch loads its 2 alone
+  # torch's safe loader reads pickles of protocol 2 only.
+  torch.save({'w': torch.ones(1)}, tmp_path / 'a.pt', pickle_protocol=4)
   with pytest.raises(errors.DataError) as e:
     files.checkpoint(tmp_path / 'a.pt')
   words = 'holds no readable weights: Unsupported operand 149; download it again'
@@ -298,3 +306,81 @@ def test_of_what_torch_says_of_a_file_the_cause_is_passed_on(tmp_path, torch):
   (tmp_path / 'cut.pt').write_bytes((tmp_path / 'a.pt').read_bytes()[:-40])
   with pytest.raises(errors.DataError, match=r'no readable weights: .*; download it again$'):
     files.checkpoint(tmp_path / 'cut.pt')
+
+
+def norm(name, channels):
+  return {
+    f'{name}.weight': RNG.uniform(0.5, 2, channels), f'{name}.bias': RNG.normal(size=channels),
+    f'{name}.running_mean': RNG.normal(size=channels),
+    f'{name}.running_var': RNG.uniform(0.5, 2, channels),
+    f'{name}.num_batches_tracked': np.array(3),
+  }  # fmt: skip
+
+
+def arrays_of(net, shape, names):
+  """Returns {torch name: array} for every parameter of `net`; `names` maps our layers to theirs."""
+  shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros(shape))['params']
+  state = {}
+  for layer, leaf in shapes.items():
+    if layer not in ('fc_kernel', 'fc_bias', 'logits'):
+      conv, after = names(layer)
+      height, width, inside, outside = leaf['kernel'].shape
+      state[f'{conv}.weight'] = RNG.normal(size=(outside, inside, height, width)).astype(np.float32)
+      state |= norm(after, outside)
+  return state, shapes
+
+
+def of_inception(layer):
+  for block in ('Mixed_5b', 'Mixed_5c', 'Mixed_5d', 'Mixed_6a', 'Mixed_6b', 'Mixed_6c', 'Mixed_6d',
+                'Mixed_6e', 'Mixed_7a', 'Mixed_7b', 'Mixed_7c'):  # fmt: skip
+    if layer.startswith(f'{block}_'):
+      layer = f'{block}.{layer.removeprefix(f"{block}_")}'
+  return f'{layer}.conv', f'{layer}.bn'
+
+
+def of_efficientnet(layer):
+  if layer in ('stem', 'head'):
+    return f'_conv_{layer}', {'stem': '_bn0', 'head': '_bn1'}[layer]
+  _, block, part = layer.split('_')
+  number = {'expand': 0, 'depthwise': 1, 'project': 2}[part]
+  return f'_blocks.{block}._{part}_conv', f'_blocks.{block}._bn{number}'
+
+
+@pytest.mark.parametrize(
+  ('network', 'net', 'shape', 'names', 'last', 'layer'),
+  [
+    ('inception', inception.Inception(), (1, 299, 299, 3), of_inception,
+     {'fc.weight': (1008, 2048), 'fc.bias': (1008,)}, 'Mixed_6c.branch_pool'),
+    ('lite0', efficientnet.EfficientNetLite0(), (1, 64, 64, 3), of_efficientnet,
+     {'_fc.weight': (1000, 1280), '_fc.bias': (1000,)}, '_blocks.15.'),
+  ],
+  ids=['inception', 'efficientnet'],
+)  # fmt: skip
+def test_every_published_array_finds_its_place(network, net, shape, names, last, layer):
+  state, shapes = arrays_of(net, shape, names)
+  state |= {name: np.zeros(size, np.float32) for name, size in last.items()}
+  params = files.params_from(network, state)
+  expected = jax.tree.map(lambda leaf: leaf.shape, shapes)
+  assert jax.tree.map(lambda leaf: leaf.shape, params) == expected
+  missing = dict(state)
+  needed = sorted(n for n in missing if 'num_batches_tracked' not in n)  # a counter of torch
+  name = needed[len(needed) // 2]
+  del missing[name]
+  with pytest.raises(errors.ConfigError, match=r'is missing|is not an array of'):
+    files.params_from(network, missing)
+  with pytest.raises(errors.ConfigError, match="'surplus' is not an array of"):
+    files.params_from(network, {**state, 'surplus': np.zeros(1)})
+  short = {name: value for name, value in state.items() if not name.startswith(layer)}
+  with pytest.raises(errors.ConfigError, match=r'is missing, and in .* another network'):
+    files.params_from(network, short)
+  name = next(n for n in last if 'weight' in n)
+  other = {**state, name: state[name][:10], name.replace('weight', 'bias'): np.zeros(10)}
+  with pytest.raises(errors.ConfigError, match=r'\(10,\), and in .* another network'):
+    files.params_from(network, other)
+
+
+def test_two_arrays_are_no_clip():
+  state = {'text_model.final_layer_norm.weight': np.ones(512),
+           'vision_model.post_layernorm.weight': np.ones(768)}  # fmt: skip
+  with pytest.raises(errors.ConfigError, match='is missing, and in clip_b32 it is'):
+    files.params_from('clip_b32', state)

@@ -1,4 +1,4 @@
-"""BERT's encoder against its equations in numpy, and what a mask must mean."""
+"""BERT's encoder equals its equations in numpy; masked tokens have no influence."""
 
 import math
 
@@ -36,7 +36,7 @@ def linear(h, p):
 
 
 def by_hand(p, tokens):
-  """hidden [L, width] of one sentence without padding: softmax(q k / sqrt(d)) v, head by head."""
+  """Returns hidden [L, width] of one sentence without padding; attention is computed by head."""
   erf = np.vectorize(math.erf)
   places = np.arange(len(tokens))
   h = p['word_embeddings'][tokens] + p['position_embeddings'][places]
@@ -81,4 +81,4 @@ def test_minilm_has_the_parameters_that_are_published():
     jnp.ones((1, 4), bool),
   )
   count = sum(math.prod(a.shape) for a in jax.tree.leaves(shape))
-  assert count == 22_713_216 - 384 * 385  # all-MiniLM-L6-v2, without its pooler
+  assert count == 22_713_216 - 384 * 385  # published count of all-MiniLM-L6-v2, without its pooler

@@ -19,7 +19,7 @@ def shapes_of(net, *given):
 
 
 def filled(net, seed=0):
-  """Parameters with nothing at zero, so that every path carries signal."""
+  """Returns random parameters without zeros, so that every path carries signal."""
   rng = np.random.default_rng(seed)
   shapes = shapes_of(net, *inputs(1))
   return jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape) * 0.2, jnp.float32), shapes)
@@ -30,7 +30,7 @@ def filled(net, seed=0):
   [(384, 12, 6, 2, 33), (768, 12, 12, 4, 130), (1024, 24, 16, 8, 459), (1152, 28, 16, 2, 675)],
 )
 def test_sizes_have_the_printed_counts(width, depth, heads, patch, millions):
-  # Peebles & Xie, 2212.09748, table 4: S/2, B/4, L/8, XL/2. They count the fixed positions too.
+  # Peebles & Xie, 2212.09748, table 4: S/2, B/4, L/8, XL/2, with the fixed positions counted.
   net = dit.DiT(width, depth, heads, patch, 1000, learned_sigma=True)
   count = sum(a.size for a in jax.tree.leaves(shapes_of(net, *inputs(1, 32, 4))))
   count += (32 // patch) ** 2 * width
@@ -47,7 +47,7 @@ def test_positions_tell_columns_in_the_first_half_and_rows_in_the_second():
 
 
 def test_a_patch_goes_out_where_it_came_in():
-  # Blocks at zero and a final layer that copies: patches of one colour come out where they were.
+  # With blocks at zero and a final layer that copies, each patch must come out where it came in.
   net = dit.DiT(**{**TINY, 'patch': 4}, time=lambda logsnr: 0.0 * logsnr)
   params = jax.tree.map(jnp.zeros_like, filled(net))
   normed = lambda a: (a - a.mean(-1, keepdims=True)) / a.std(-1, keepdims=True)

@@ -29,13 +29,13 @@ def inputs(net, count=4):
 
 
 def filled(net, seed=0):
-  """Parameters with nothing at zero, so that every path carries signal."""
+  """Returns random parameters without zeros, so that every path carries signal."""
   shapes = jax.eval_shape(net.init, jax.random.key(0), *inputs(net, 1))['params']
   rng = np.random.default_rng(seed)
   return jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape) * 0.2, jnp.float32), shapes)
 
 
-# Compiling is what costs here, and running what was not optimised costs next to nothing.
+# Compiling takes most of these tests' time; unoptimised code compiles faster and runs fast enough.
 jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 
 
@@ -77,7 +77,7 @@ def test_all_tokens_of_null_text_count_whatever_the_mask_of_the_text():
   z, logsnr, cond, w = inputs(net)
   masks = [jnp.broadcast_to(jnp.arange(3) < n, (4, 3)) for n in (1, 3)]
   short, whole = (applied(net)(params, z, logsnr, {**cond, 'text_mask': m}, w) for m in masks)
-  np.testing.assert_array_equal(short[0], whole[0])  # its label is -1
+  np.testing.assert_array_equal(short[0], whole[0])  # row 0 has label -1
   assert np.abs(short[1:] - whole[1:]).max(axis=(1, 2, 3)).min() > 1e-4
   np.testing.assert_allclose(whole, applied(net)(params, z, logsnr, cond, w), atol=1e-6)
   cut = {**cond, 'text': cond['text'].at[:, 1:].set(7.0), 'text_mask': masks[0]}
@@ -164,7 +164,8 @@ def test_checkpointed_blocks_have_the_same_parameters_outputs_and_gradients():
   found = [jit(jax.value_and_grad(loss))(params) for loss in losses]
   chex.assert_trees_all_close(*found, rtol=1e-4, atol=1e-4)
   plain, again = (str(jax.make_jaxpr(jax.grad(loss))(params)) for loss in losses)
-  for in_a_block in ('conv_general_dilated', ' exp '):  # a residual block; a softmax
+  # The first operation is in residual blocks, the second in the transformers' softmax.
+  for in_a_block in ('conv_general_dilated', ' exp '):
     assert again.count(in_a_block) > plain.count(in_a_block)
 
 
@@ -218,7 +219,7 @@ def test_extra_channels_are_read_and_their_number_is_checked():
   assert found.shape == z.shape
   other = applied(net)(params, z, logsnr, {**cond, 'extra': cond['extra'] + 1.0}, w)
   assert np.abs(found - other).max(axis=(1, 2, 3)).min() > 1e-3
-  # z's channels come first, then those of extra, as in the published inpainting network.
+  # z's channels come before those of extra, as in Stable Diffusion's inpainting network.
   plain = latent_unet.LatentUNet(**TEXT)
   kernel = params['conv_in']['kernel'][:, :, :5]
   without = {**params, 'conv_in': {**params['conv_in'], 'kernel': kernel}}

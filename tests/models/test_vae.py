@@ -1,4 +1,4 @@
-"""Autoencoders: shapes, the nearest entry, the limits of the posterior, rows apart."""
+"""Autoencoders: shapes, the codebook's nearest entry, limits of the posterior, independent rows."""
 
 import jax
 import numpy as np
@@ -14,7 +14,7 @@ RNG = np.random.default_rng(0)
 
 
 def params_of(net):
-  """Random ones of a size that keeps outputs about as large as inputs."""
+  """Returns random parameters, scaled so that outputs are about as large as inputs."""
   shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))['params']
   return jax.tree.map(
     lambda leaf: np.float32(RNG.normal(size=leaf.shape) / np.sqrt(np.prod(leaf.shape[:-1]))), shapes

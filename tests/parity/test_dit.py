@@ -1,4 +1,4 @@
-"""DiT against diffusers', and against the original's layers written anew, with random weights."""
+"""DiT equals diffusers' and a second implementation in torch, with random weights."""
 
 import math
 
@@ -46,7 +46,7 @@ class Block(torch.nn.Module):
 
 
 class Twin(torch.nn.Module):
-  """DiT by its paper, with the names of its published weights."""
+  """DiT after its paper, with the names of the published weights."""
 
   def __init__(self, channels_out):
     super().__init__()

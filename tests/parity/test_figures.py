@@ -1,4 +1,4 @@
-"""FID, IS, KID, precision and recall against torch-fidelity's, from the same features."""
+"""FID, IS, KID, precision and recall equal torch-fidelity's, from the same features."""
 
 import pathlib
 import sys
@@ -28,7 +28,7 @@ def theirs():
 
 @pytest.fixture(scope='module', params=[(400, 64), (60, 64)], ids=['full', 'singular'])
 def features(request):
-  """Positive, skewed and correlated, as pooled activations are; float32, as networks give them."""
+  """Two sets of float32 features: positive, skewed and correlated, as pooled activations are."""
   count, size = request.param
   rng = np.random.default_rng(0)
   mix = rng.normal(size=(size, size)) / np.sqrt(size)
@@ -42,7 +42,7 @@ def test_the_frechet_distance(theirs, features):
              for f in features]  # fmt: skip
   expected = theirs['fid'].fid_statistics_to_metric(*moments, False)['frechet_inception_distance']
   found = statistics.frechet_distance(statistics.Moments.of(a), statistics.Moments.of(b))
-  # Where covariances are singular their eigenvalues of 1e-17 have roots of 3e-9 each.
+  # Eigenvalues of a singular covariance are 1e-17 instead of 0, and their roots 3e-9.
   assert found == pytest.approx(expected, rel=1e-6)
 
 
@@ -94,7 +94,7 @@ def test_precision_and_recall(theirs, features):
 
 
 def test_the_row_of_two_sets_of_pictures_is_theirs(theirs):
-  """From uint8 pictures to figures, by the same calibrated weights."""
+  """Both implementations go from uint8 pictures to figures with the same calibrated weights."""
   from gdistill.convert import inception as convert
 
   net = torch_inception.network(('2048', 'logits_unbiased'))
@@ -113,14 +113,14 @@ def test_the_row_of_two_sets_of_pictures_is_theirs(theirs):
   moments = [fid.fid_features_to_statistics(features) for features, _ in expected]
   fid = fid.fid_statistics_to_metric(*moments, False)['frechet_inception_distance']
   assert fid > 1
-  # The features agree to 1e-6 or so, and the distance is a difference of their squares.
+  # Features agree to about 1e-6; the distance is a difference of their squares, so less exact.
   assert row['fd'] == pytest.approx(fid, rel=1e-4)
   score = theirs['isc'].isc_features_to_metric(expected[0][1], 1, shuffle=False)
   assert row['inception_score'] == pytest.approx(score['inception_score_mean'], rel=1e-4)
 
 
 def test_pytorch_fids_two_differences_change_the_figure_and_are_an_option():
-  """Half-pixel bilinear and 2x / 255 - 1, held to torch's own interpolate."""
+  """The half-pixel resize with 2x / 255 - 1 equals torch's interpolate."""
   from gdistill.convert import inception as convert
   from gdistill.models import inception
 

@@ -1,4 +1,4 @@
-"""FID's Inception-v3 against torch-fidelity's, on the same random, calibrated weights."""
+"""FID's Inception-v3 equals torch-fidelity's, with the same random, calibrated weights."""
 
 import pathlib
 import sys

@@ -1,4 +1,4 @@
-"""The latent U-Net against diffusers' UNet2DConditionModel, with random weights."""
+"""The latent U-Net equals diffusers' UNet2DConditionModel, with random weights."""
 
 import json
 
@@ -8,7 +8,7 @@ import pytest
 from jax import numpy as jnp
 
 from gdistill import errors
-from gdistill.convert import unet2d
+from gdistill.convert import stable_diffusion_unet as unet2d
 from gdistill.models import latent_unet
 
 torch = pytest.importorskip('torch', reason='bash launch/test.sh parity installs torch')
@@ -18,8 +18,8 @@ single_file = pytest.importorskip('diffusers.loaders.single_file_utils')
 pytestmark = pytest.mark.parity
 
 DOWN, UP = ['DownBlock2D', 'CrossAttnDownBlock2D'], ['UpBlock2D', 'CrossAttnUpBlock2D']
-# The config.json published with Stable Diffusion 1.5, 2.1 and the inpainting network, and one that
-# describes latent diffusion's ImageNet network; then what makes them small.
+# The published config.json of Stable Diffusion 1.5, 2.1 and the inpainting network, and one for
+# latent diffusion's ImageNet network. LAYOUTS are small versions of these four.
 SD1 = dict(
   _class_name='UNet2DConditionModel', _diffusers_version='0.6.0', act_fn='silu',
   attention_head_dim=8, block_out_channels=[320, 640, 1280, 1280], center_input_sample=False,
@@ -57,9 +57,9 @@ INDEX = np.array([1, 437, 999])
 
 
 def theirs(config):
-  """diffusers' network in which every path carries signal.
+  """Returns diffusers' network with random weights, in which every path carries signal.
 
-  What is added to the pixels is small, so that the norms' epsilons are seen in the outputs.
+  Branches that are added to the pixels are small, so that the norms' epsilons change the outputs.
   """
   torch.manual_seed(0)
   net = diffusers.UNet2DConditionModel.from_config(config).eval()
@@ -75,7 +75,7 @@ def theirs(config):
 
 def ours(config, layout):
   settings = unet2d.settings_from(config, CLASSES if layout == 'cin256' else 0)
-  # Its `logsnr` is the index itself.
+  # The tests pass the timestep index as `logsnr`.
   return latent_unet.LatentUNet(**settings, time=lambda index: index, context_length=6)
 
 
@@ -95,14 +95,14 @@ def close(found, expected):
 
 
 def applied(net, params, *given):
-  """The network's outputs, compiled without optimisation: compiling is what costs."""
+  """Returns the network's outputs; compiling unoptimised is faster and running is short."""
   with jax.default_matmul_precision('highest'):
     unoptimised = {'xla_backend_optimization_level': 0}
     return jax.jit(net.apply, compiler_options=unoptimised)({'params': params}, *given)
 
 
 def called(net, state, z, logsnr, cond, w, table=None, w_features=0):
-  """diffusers' network on our arguments."""
+  """Returns the outputs of diffusers' network for our arguments."""
   x = np.concatenate([z, cond['extra']], axis=-1) if 'extra' in cond else z
   given = {}
   if w_features:
@@ -187,7 +187,7 @@ def test_a_written_folder_is_loaded_by_diffusers_with_nothing_missing_or_left_ov
     (SD1, 859_520_964, latent_unet.SD1),
     (SD2, 865_910_724, latent_unet.SD2),
     (INPAINTING, 859_535_364, {**latent_unet.SD1, 'extra_channels': 5}),
-    (CIN256, 400_920_579, latent_unet.CIN256),  # in print 400.9 M, without the table's 0.5 M
+    (CIN256, 400_920_579, latent_unet.CIN256),  # published: 400.9 M, without the class table
   ],
 )
 def test_published_sizes_have_the_published_counts(config, count, fields):
@@ -211,8 +211,8 @@ def test_published_sizes_have_the_published_counts(config, count, fields):
 @pytest.mark.parametrize(
   ('layout', 'upsamplers'),
   [
-    # An upsampler is third in its block, after a transformer, or second where there is none;
-    # diffusers reads either, so these are from the published files' names.
+    # An upsampler is the third entry of its block, or the second if there is no transformer.
+    # diffusers reads either, so the expected names are those of the published files.
     ('sd1', {'output_blocks.2.1.conv', 'output_blocks.5.2.conv', 'output_blocks.8.2.conv'}),
     ('sd2', {'output_blocks.1.1.conv', 'output_blocks.3.2.conv', 'output_blocks.5.2.conv'}),
     ('inpainting', {'output_blocks.1.1.conv', 'output_blocks.3.2.conv', 'output_blocks.5.2.conv'}),
@@ -306,7 +306,7 @@ def test_an_original_checkpoint_becomes_the_parameters_and_foreign_arrays_are_li
 
 
 def filled(net):
-  """Parameters with nothing at zero, so that every path carries signal."""
+  """Returns random parameters without zeros, so that every path carries signal."""
   given = latent_unet.example(net, 8, net.out_channels)
   shapes = jax.eval_shape(net.init, jax.random.key(0), *given)['params']
   rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 with its real weights: photographs it knows, corruptions it puts in order."""
+"""EfficientNet-Lite0 with real weights classifies photographs and puts corruptions in order."""
 
 import os
 import pathlib
@@ -61,13 +61,13 @@ def test_photographs_are_what_they_show(lite0, name, classes):
 
 
 def test_features_are_those_of_the_published_arrays_run_by_torch(lite0, state):
-  """The network again, in torch, with its norms unfolded."""
+  """The same network in torch, with unfolded norms, gives the same features."""
   state = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in state.items()}
 
   def conv(h, name, norm, stride=1, groups=1, clip=True):
     kernel = state[f'{name}.weight']
     size, side = h.shape[-1], kernel.shape[-1]
-    total = max((-(-size // stride) - 1) * stride + side - size, 0)  # TensorFlow's SAME
+    total = max((-(-size // stride) - 1) * stride + side - size, 0)  # TensorFlow's SAME padding
     half = total // 2
     h = torch.nn.functional.pad(h, (half, total - half, half, total - half))
     h = torch.nn.functional.conv2d(h, kernel, stride=stride, groups=groups)
@@ -99,7 +99,7 @@ def test_features_are_those_of_the_published_arrays_run_by_torch(lite0, state):
 
 
 def crops():
-  """uint8 [n, 32, 32, 3] cut out of photographs, and those of one photograph."""
+  """Returns uint8 crops [n, 32, 32, 3] of five photographs, and crops of one photograph."""
   rng, sets = np.random.default_rng(0), []
   for name in ('chelsea.png', 'coffee.png', 'rocket.jpg', 'astronaut.png', 'motorcycle_left.png'):
     pixels = square(name, 160)
@@ -109,7 +109,7 @@ def crops():
 
 
 def photographs(folder):
-  """Of a folder <class>/<picture>: 2,000 of all classes, and of the first alone."""
+  """Returns 2,000 pictures of a folder <class>/<picture>, and up to 1,000 of the first class."""
   found = images.load(folder)
   rng = np.random.default_rng(0)
   first = [i for i, n in enumerate(found.names) if pathlib.Path(n).parent.name
@@ -120,7 +120,7 @@ def photographs(folder):
 
 @pytest.mark.parametrize('source', ['crops', 'GDISTILL_PHOTOGRAPHS'])
 def test_the_distance_puts_corruptions_in_order(lite0, source):
-  """clean < noise of 8 < noise of 32, and clean < one class, against other clean pictures."""
+  """Distances to other clean pictures: clean < noise of 8 < noise of 32, and clean < one class."""
   if source == 'crops':
     pixels, one = crops()
   elif os.environ.get(source):

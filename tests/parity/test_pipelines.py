@@ -1,4 +1,4 @@
-"""Imported and exported networks against the stock pipelines of diffusers, with random weights."""
+"""Imported and exported networks draw what diffusers' pipelines draw, with random weights."""
 
 import pathlib
 import re
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.parity
 
 PROMPTS = ['a photo of the cat', 'The THE of; cats!']
 SEEDS = np.array([3, 11])
-# Of config.json: what Stable Diffusion 1 and 2 have, at fewer levels.
+# Fields of the config.json of Stable Diffusion 1 and 2, with fewer levels.
 SD1 = dict(
   block_out_channels=(32, 64, 64), attention_head_dim=8,
   down_block_types=('CrossAttnDownBlock2D',) * 2 + ('DownBlock2D',),
@@ -43,7 +43,7 @@ SD2 = dict(
 
 @pytest.fixture(autouse=True)
 def exact():
-  torch.set_num_threads(1)  # more of them wait for each other at these sizes
+  torch.set_num_threads(1)  # more threads would be slower at these sizes
   with published.exact(), torch.no_grad():
     yield
 
@@ -57,7 +57,7 @@ def randomised(net):
 
 
 def stable_diffusion(folder, predict, unet):
-  """A folder as diffusers and transformers write it, of the versions that are installed."""
+  """Writes a small Stable Diffusion with the installed diffusers and transformers."""
   texts.clip_tokenizer(folder / 'raw')
   vocabulary = len(texts.clip_vocabulary())
   of_text = transformers.CLIPTextConfig(
@@ -85,7 +85,7 @@ def stable_diffusion(folder, predict, unet):
 
 
 def latents(pipe, shape, num_steps, scale, **given):
-  """What a pipeline draws from our z_1, before its decoder."""
+  """Returns the latents that a pipeline draws from our z_1, before decoding."""
   z = np.moveaxis(np.array(image_noise.start(image_noise.image_keys(SEEDS), shape)), -1, 1)
   pipe.set_progress_bar_config(disable=True)
   found = pipe(
@@ -148,7 +148,7 @@ def test_an_exported_student_runs_in_the_stock_pipeline_and_comes_back_whole(tmp
   sampler = sampling.Sampler(folders.read_folder(mine), 'ddim', 2).with_prompts(PROMPTS)
   pipe = diffusers.StableDiffusionPipeline.from_pretrained(tmp_path / 'out', safety_checker=None)
   found = {}
-  for num_steps in (1, 2, 4, 8, 5, 10):  # two ladders
+  for num_steps in (1, 2, 4, 8, 5, 10):  # numbers of steps of two ladders
     for scale in (1.0, 3.7, 7.5):
       found[scale] = drawn(sampler, scale - 1.0, num_steps)
       expected = latents(pipe, networks.image_shape(settings), num_steps, scale)
@@ -169,7 +169,7 @@ def test_an_exported_student_runs_in_the_stock_pipeline_and_comes_back_whole(tmp
 
 
 def test_a_published_teacher_is_distilled_and_its_students_run_in_the_stock_pipeline(tmp_path):
-  """import, train, export as a user does, with captioned pictures, on two ladders; and back."""
+  """Imports, trains on captioned pictures, exports and re-imports, for two ladders of steps."""
   source = stable_diffusion(tmp_path, 'epsilon', SD2)
   run('import', f'--source={source}', f'--out={tmp_path}/teacher')
   teacher = folders.read_folder(tmp_path / 'teacher')
@@ -206,8 +206,8 @@ def test_a_published_teacher_is_distilled_and_its_students_run_in_the_stock_pipe
       found[scale] = drawn(sampler, scale - 1.0, folder.num_steps)
       expected = latents(pipe, networks.image_shape(folder.settings), folder.num_steps, scale)
       assert distance(found[scale], expected) < 1e-3, scale
-    assert distance(found[1.0], found[7.5]) > 1e-5  # w reaches it, thirty times what differs above
-    assert earlier is None or distance(earlier, found[7.5]) > 1e-2  # and it is another network
+    assert distance(found[1.0], found[7.5]) > 1e-5  # w matters, 30 times the tolerance above
+    assert earlier is None or distance(earlier, found[7.5]) > 1e-2  # the rounds differ
     earlier = found[7.5]
     run('import', f'--source={out}', f'--out={out}_again')
     again = folders.read_folder(f'{out}_again')
@@ -216,7 +216,7 @@ def test_a_published_teacher_is_distilled_and_its_students_run_in_the_stock_pipe
 
 
 def by_readme(folder, shape, w, num_steps, label):
-  """The code in the folder's README, at this w and number of steps."""
+  """Runs the code in the folder's README for this w and number of steps."""
   [code] = re.findall(r'```python\n(.*?)```', (folder / 'README.md').read_text(), re.DOTALL)
   code = re.sub(r'set_timesteps\(\d+\)', f'set_timesteps({num_steps})', code)
   code = re.sub(r'\(len\(z\),\), [\d.]+', f'(len(z),), {w}', code)
@@ -278,7 +278,7 @@ def test_an_exported_class_network_of_latents_draws_the_same_and_comes_back_whol
     assert distance(drawn(sampler, 2.5, num_steps, (2, 0)), expected) < 1e-3
     pixels = np.asarray(sampler.draw(SEEDS, (2, 0), np.full(2, 2.5), num_steps))
     wanted = np.clip(127.5 * (images + 1.0), 0.0, 255.0)
-    # A code of the codebook may be another where two are as near.
+    # A latent near two entries of the codebook may be decoded to either.
     assert np.mean(np.abs(pixels - wanted) > 1.0) < 0.05
   run('import', f'--source={tmp_path}/out', f'--out={tmp_path}/again')
   jax.tree.map(
@@ -287,7 +287,7 @@ def test_an_exported_class_network_of_latents_draws_the_same_and_comes_back_whol
 
 
 class Callback:
-  """What published checkpoints remember besides weights, and who reads them does not have."""
+  """A class that published checkpoints hold besides weights, not installed where they are read."""
 
 
 def test_a_checkpoint_becomes_safetensors_without_what_is_not_a_tensor(

@@ -1,4 +1,4 @@
-"""Our pixel U-Net, exported, against itself in diffusers, with random weights."""
+"""Our pixel U-Net equals its export in diffusers, with random weights."""
 
 import chex
 import jax
@@ -42,7 +42,7 @@ def images():
 
 
 def params_of(net):
-  """Random parameters with nothing at zero; those of norms around one and zero."""
+  """Returns random parameters without zeros; scales of norms are around one."""
   one, cond = jnp.ones(1), {'label': jnp.zeros(1, int)}
   shapes = jax.eval_shape(net.init, jax.random.key(0), images()[:1], one, cond, one)['params']
   rng = np.random.default_rng(1)
@@ -63,7 +63,7 @@ def theirs(config, state):
 
 
 def said(net, x, timesteps, labels, ws=None):
-  """The exported network's output as a caller gets it."""
+  """Returns the output that a caller of the exported network gets."""
   cond = None
   if ws is not None:
     features = np.array(embeddings.w_features(jnp.asarray(ws), 16, 1000.0))
@@ -104,7 +104,7 @@ def test_an_export_says_what_the_network_says(takes_w, changed):
   expected = ours(net, params, x, convert.logsnr_at(jnp.asarray(TIMESTEPS)))
   found = said(exported, x, TIMESTEPS, LABELS, WS if takes_w else None)
   assert distance(found, expected) <= 1e-4
-  # And it looks at each of its inputs.
+  # The exported network depends on each of its inputs.
   for moved in (
     said(exported, x, TIMESTEPS - 30.0, LABELS, WS if takes_w else None),
     said(exported, x, TIMESTEPS, (LABELS + 2) % 3, WS if takes_w else None),
@@ -124,7 +124,7 @@ def test_there_and_back_is_bit_for_bit_but_for_what_was_rotated():
   short = {name: a for name, a in state.items() if name != 'mid_block.resnets.1.norm2.bias'}
   with pytest.raises(errors.ConfigError, match=r"norm2.bias' is missing"):
     convert.params_from(config, short)
-  with pytest.raises(errors.ConfigError, match="'surplus' is no array of our pixel U-Net"):
+  with pytest.raises(errors.ConfigError, match="'surplus' is not an array of our pixel U-Net"):
     convert.params_from(config, {**state, 'surplus': np.zeros(1)})
 
 
@@ -132,7 +132,7 @@ def test_a_row_of_its_own_for_no_label_is_taken_in():
   net = network()
   params, x = params_of(net), images()
   config, state = convert.state_from(params, settings())
-  state['class_embedding.weight'] += np.float32(0.3)  # as after training there
+  state['class_embedding.weight'] += np.float32(0.3)  # as after training in diffusers
   level = convert.logsnr_at(jnp.asarray(TIMESTEPS))
   expected = said(theirs(config, state), x, TIMESTEPS, LABELS, WS)
   assert distance(ours(net, convert.params_from(config, state), x, level), expected) <= 1e-4
@@ -143,7 +143,7 @@ def test_a_row_of_its_own_for_no_label_is_taken_in():
   ('changed', 'message'),
   [
     (dict(w_scale=4.0), 'model.w_scale=4.0 is not 1000.0'),
-    (dict(multipliers=(2, 2)), r'model.multipliers=\(2, 2\) begin with another number'),
+    (dict(multipliers=(2, 2)), r'model.multipliers=\(2, 2\) must begin with 1'),
     (dict(heads=1, attention_resolutions=(8, 4)), r'heads of \[32, 64\] channels'),
   ],
 )
@@ -158,4 +158,4 @@ def test_timesteps_are_levels_of_the_cosine_schedule():
   np.testing.assert_allclose(phi, 0.5 * np.pi * (i + 1) / 1000, atol=1e-6)
   ours = schedule.angle(schedule.cosine()(jnp.asarray((i + 1) / 1000, jnp.float32)))
   np.testing.assert_allclose(phi, ours, atol=5e-5)
-  assert np.abs(phi - ours).max() > 4e-5  # what the docstring says, and not less
+  assert np.abs(phi - ours).max() > 4e-5  # the docstring's bound of 5e-5 is tight

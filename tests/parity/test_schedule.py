@@ -1,4 +1,4 @@
-"""Tables of noise against diffusers' schedulers."""
+"""Tables of betas equal those of diffusers' schedulers."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,8 @@ pytestmark = pytest.mark.parity
 )
 def test_betas_and_their_index_are_those_of_diffusers(betas, settings):
   theirs = diffusers.DDPMScheduler(num_train_timesteps=1000, **settings)
-  np.testing.assert_allclose(betas, theirs.betas.numpy(), rtol=1e-4)  # which float32 worked out
+  # diffusers computes the betas in float32, hence the tolerance.
+  np.testing.assert_allclose(betas, theirs.betas.numpy(), rtol=1e-4)
   abar = theirs.alphas_cumprod.numpy().astype(np.float64)
   logsnr = np.log(abar) - np.log1p(-abar)
   found = schedule.index(jnp.asarray(logsnr, jnp.float32), betas)

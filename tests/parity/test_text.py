@@ -1,4 +1,4 @@
-"""Text encoders and tokenizers against transformers', with random weights and with real ones."""
+"""Text encoders and tokenizers equal those of transformers, with random and real weights."""
 
 import gzip
 import importlib.util
@@ -30,13 +30,13 @@ PROMPTS = [
 
 def randomised(net):
   torch.manual_seed(0)
-  for value in net.parameters():  # the initial ones are so small that all outputs are alike
+  for value in net.parameters():  # with the small initial parameters all outputs would be alike
     torch.nn.init.normal_(value, 0.0 if value.ndim > 1 else 0.5, 0.2)
   return net.eval()
 
 
 def odd_strings():
-  """Some two hundred: what people write, what they should not, and what nobody does."""
+  """Returns about two hundred texts: ordinary, careless and random ones."""
   rng = np.random.default_rng(0)
   found = [
     '', ' ', '\n', '\t\r\n', '.', '!', '!!!', '?!', '...', "don't can't I'll we've I'd you're it's",
@@ -134,7 +134,7 @@ def test_bert_gives_the_hidden_states_of_transformers(tmp_path):
 def test_clip_has_the_tokens_of_transformers(style, saved, tmp_path):
   folder = texts.clip_folder(tmp_path, pad=STYLES[style][1])
   tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / 'tokenizer')
-  if saved:  # as this version of transformers writes it: one tokenizer.json
+  if saved:  # the installed transformers writes a single tokenizer.json
     shutil.rmtree(folder / 'tokenizer')
     tokenizer.save_pretrained(folder / 'tokenizer')
     assert not (folder / 'tokenizer' / 'merges.txt').exists()
@@ -159,7 +159,7 @@ def test_the_published_vocabulary_of_clip_has_the_tokens_of_transformers(style, 
   [where] = found.submodule_search_locations
   file = pathlib.Path(where) / 'bpe_simple_vocab_16e6.txt.gz'
   merges = gzip.decompress(file.read_bytes()).decode().split('\n')[1 : 49152 - 256 - 2 + 1]
-  # The order of the bytes is theirs: the printable ones first.
+  # CLIP's order of the bytes: printable characters first.
   printable = [
     *range(ord('!'), ord('~') + 1),
     *range(ord('¡'), ord('¬') + 1),
@@ -177,12 +177,12 @@ def test_the_published_vocabulary_of_clip_has_the_tokens_of_transformers(style, 
   texts.put(folder / 'tokenizer' / 'merges.txt', '\n'.join(['#version: 0.2', *merges, '']))
   encoder = text.read(str(grown(folder, len(tokens))))
   check(encoder, transformers.CLIPTokenizer.from_pretrained(folder / 'tokenizer'))
-  # As in the notebook that CLIP was published with.
+  # These ids are in the notebook that was published with CLIP.
   assert encoder.tokens(['a diagram'])[0][0, :4].tolist() == [49406, 320, 22697, 49407]
 
 
 def grown(folder, words):
-  """With room for so many tokens in the network."""
+  """Gives the network in `folder` an embedding table of `words` tokens."""
   import safetensors.numpy
 
   state = texts.clip_state()

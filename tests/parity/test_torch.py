@@ -1,4 +1,4 @@
-"""Against second implementations in torch and diffusers, with random weights."""
+"""Blocks, DDIM and schedules equal second implementations in torch and diffusers."""
 
 import jax
 import numpy as np
@@ -20,7 +20,7 @@ def test_w_features_are_the_guidance_scale_embedding():
   w = torch.tensor([0.0, 0.7, 3.0, 6.5])
   expected = pipeline.get_guidance_scale_embedding(None, w, embedding_dim=256).numpy()
   found = embeddings.w_features(jnp.asarray(w.numpy()), 256, 1000.0)
-  np.testing.assert_allclose(found, expected, atol=5e-3)  # float32 of an angle of 6500
+  np.testing.assert_allclose(found, expected, atol=5e-3)  # rounding of an angle of 6500 in float32
 
 
 @pytest.mark.parametrize('num_steps', [1, 2, 4, 10, 50])
@@ -33,7 +33,7 @@ def test_ddim_walks_like_the_stock_scheduler_with_trailing_timesteps(num_steps):
   scheduler.set_timesteps(num_steps)
   z = np.random.default_rng(0).normal(size=(2, 4, 4, 3)).astype(np.float32)
 
-  def v_of(z, cos):  # some function of both inputs that both sides can compute
+  def v_of(z, cos):  # any function of both inputs that both sides can compute
     return 0.3 * z - 0.2 * cos
 
   theirs = torch.from_numpy(z)

@@ -1,4 +1,4 @@
-"""The autoencoders against diffusers', with random weights, both ways; and its names and counts."""
+"""Autoencoders equal diffusers', with random weights, both ways; names and sizes agree."""
 
 import jax
 import numpy as np
@@ -26,13 +26,13 @@ def blocks_of(config):
 
 
 def randomised(net):
-  """All parameters random, and of a size that keeps every branch as large as its shortcut."""
+  """Fills `net` with random parameters, scaled so that branches are as large as their shortcuts."""
   torch.manual_seed(0)
   for name, value in net.named_parameters():
     if name == 'quantize.embedding.weight':
       torch.nn.init.normal_(value)
     elif value.ndim > 1:
-      # some so small that the epsilon of the norm behind them shows
+      # some are so small that the epsilon of the next norm matters
       small = 0.01 if name.endswith('resnets.0.conv1.weight') else 1.0
       torch.nn.init.normal_(value, 0.0, 1.5 * small / np.sqrt(value[0].numel()))
     else:
@@ -58,7 +58,7 @@ def close(found, expected):
 
 
 def both(found, x, z):
-  """mean, std and images of ours, as the files have them: without scale and shift."""
+  """Returns our mean, std and images, without the scale and shift of latents."""
   apply = jax.jit(found.net.apply, static_argnames='method')
   with jax.default_matmul_precision('highest'):
     mean, std = apply({'params': found.params}, x, method='encode')
@@ -91,7 +91,7 @@ def test_kl_is_that_of_diffusers_both_ways(tmp_path, extra):
     mean, std = jax.jit(found.encode)(found.params, x)
     images = jax.jit(found.decode)(found.params, z)
   posterior = net.encode(torch_of(x)).latent_dist
-  # the scaling of diffusers' pipelines
+  # shift and scale as in diffusers' pipelines
   close(mean, (posterior.mean - 0.1) * 0.18215)
   close(std, posterior.std * 0.18215)
   close(images, net.decode(torch_of(z) / 0.18215 + 0.1).sample)
@@ -127,7 +127,7 @@ def test_tiny_is_that_of_diffusers_both_ways(tmp_path):
 
 
 def by_name(state, prefix, x):
-  """TAESD with a `pool`, straight from its file's names: {'3.conv.0.weight': ...}."""
+  """Applies TAESD with a `pool` by the names of the file's arrays: {'3.conv.0.weight': ...}."""
   functional = torch.nn.functional
   take = lambda name: torch.from_numpy(state[name]) if name in state else None
   conv = lambda h, name, **how: functional.conv2d(
@@ -153,7 +153,7 @@ def by_name(state, prefix, x):
     elif prefix == 'encoder':
       h = conv(h, name, padding=1, stride=2)
     else:
-      assert layer == before + 2  # the enlargement has a number and no array
+      assert layer == before + 2  # the upsampling has a number but no array
       h = conv(functional.interpolate(h, scale_factor=2, mode='nearest'), name, padding=1)
     before = layer
   return h
@@ -169,7 +169,7 @@ def test_tiny_with_a_pool_is_what_its_files_names_say(tmp_path):
   )
   params = jax.tree.map(np.float32, params)
   for layer in (*params['encoder'].values(), *params['decoder'].values()):
-    if 'pool_0' in layer:  # so small that the epsilon of the norm behind it shows
+    if 'pool_0' in layer:  # so small that the epsilon of the next norm matters
       layer['pool_0']['kernel'] *= 0.01
   state = {}
   for name, value in convert.state_from(net, params).items():
@@ -202,7 +202,7 @@ def test_what_is_written_loads_strictly_and_bit_for_bit(tmp_path, kind):
   assert not any(loading.values())
   for name, value in net.state_dict().items():
     assert torch.equal(back.state_dict()[name], value), name
-  # ours says these where theirs leaves them to its code
+  # our config.json states these values, which diffusers' leaves to their defaults
   spelt = {'kl': {'shift_factor': 0.0}, 'vq': {'vq_embed_dim': 3}, 'tiny': {}}[kind]
   plain = lambda config: {
     k: list(v) if isinstance(v, tuple) else v for k, v in config.items() if k[0] != '_'
@@ -225,7 +225,7 @@ def test_names_of_latent_diffusion_become_those_that_diffusers_makes_of_them():
 
 
 def latent_diffusion(state):
-  """diffusers' state under the names of the original: written by hand from ldm's modules."""
+  """Renames diffusers' arrays to latent diffusion's names, written by hand from its modules."""
   levels, result = 3, {}
   for name, value in state.items():
     parts, value = name.split('.'), value.numpy()

@@ -16,7 +16,7 @@ from gdistill.cli import edge
 from gdistill.convert import adm
 from gdistill.convert import autoencoder as autoencoders
 from gdistill.convert import dit
-from gdistill.convert import unet2d
+from gdistill.convert import stable_diffusion_unet as unet2d
 from gdistill.core import schedule
 from gdistill.drawing import sampling
 from gdistill.frozen import networks as frozen_networks

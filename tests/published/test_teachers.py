@@ -11,7 +11,7 @@ import safetensors.numpy
 
 from gdistill import errors
 from gdistill.convert import autoencoder as autoencoders
-from gdistill.convert import unet2d
+from gdistill.convert import stable_diffusion_unet as unet2d
 from gdistill.models import latent_unet
 from gdistill.published import common
 from gdistill.published import schedulers
@@ -132,7 +132,7 @@ def torch_alone(folder):
      r"unet/diffusion_pytorch_model.bin is one of torch's files.* gdistill convert checkpoint "
      r'--source=\S+\.bin --out=\S+\.safetensors'),
     (lambda f: (f / 'unet' / published.WEIGHTS).unlink(), errors.DataError,
-     r'no \.safetensors file and not diffusion_pytorch_model'),
+     r'no \.safetensors file; put diffusion_pytorch_model'),
     (lambda f: (f / 'scheduler' / 'scheduler_config.json').unlink(), errors.DataError,
      r'scheduler_config\.json cannot be read'),
     (lambda f: (f / 'unet' / 'config.json').write_text('{'), errors.DataError, 'is damaged'),

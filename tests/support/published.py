@@ -11,8 +11,8 @@ from jax import numpy as jnp
 
 from gdistill.convert import adm
 from gdistill.convert import autoencoder as autoencoders
+from gdistill.convert import stable_diffusion_unet as unet2d
 from gdistill.convert import text
-from gdistill.convert import unet2d
 from gdistill.frozen import networks as frozen_networks
 from gdistill.models import unet
 from gdistill.models import vae
@@ -159,7 +159,7 @@ def adm_state(size, order, seed=0):
     'time_embed.0': params['time0'], 'time_embed.2': params['time1'], 'out.0': params['norm_out'],
     'out.2': params['conv_out'], 'input_blocks.0.0': params['conv_in'],
   }  # fmt: skip
-  for ours, theirs, channels in adm._blocks(net, size):
+  for ours, theirs, channels in adm.blocks(net, size):
     block = params[ours]
     if 'attn' in ours:
       parts |= {f'{theirs}.norm': block['norm'], f'{theirs}.proj_out': block['out']}

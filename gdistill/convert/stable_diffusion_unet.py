@@ -1,4 +1,7 @@
-"""The latent U-Net's weights and settings, to and from diffusers' and latent diffusion's."""
+"""Stable Diffusion's U-Net: names of diffusers and latent diffusion to models.latent_unet and back.
+
+diffusers' config.json is converted too. Latent diffusion's ImageNet network has the same layers.
+"""
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
@@ -11,14 +14,14 @@ from flax import traverse_util
 from gdistill.convert import folding
 from gdistill.models import latent_unet
 
-# The table of 'class' contexts, by latent diffusion's name. diffusers' network has no place for
-# it: an exporter takes it out of the state and writes it beside.
+# Latent diffusion's name of the class table. diffusers' network has no place for the table, so an
+# exporter removes the table from the state and writes it to another file.
 CLASSES = 'cond_stage_model.embedding.weight'
 _LDM, _LDM_EMA = 'model.diffusion_model.', 'model_ema.diffusion_model'
 
 
 class _Stored(NamedTuple):
-  """What a weight is called here, and how it gets its shape here and in torch."""
+  """How a weight is stored: its name in Flax, and functions torch -> Flax and Flax -> torch."""
 
   name: str
   ours: Callable[[np.ndarray], np.ndarray]
@@ -32,12 +35,12 @@ _NORM = _Stored('scale', np.asarray, np.asarray)
 _BIAS = _Stored('bias', np.asarray, np.asarray)
 _BARE = _Stored('', np.asarray, np.asarray)
 
-# Layers by our name, diffusers' and latent diffusion's, and how their weights are stored.
+# Layers: our name, diffusers' name, latent diffusion's name, and how the weight is stored.
 _ENDS = (
   ('conv_in', 'conv_in', 'input_blocks.0.0', _CONV),
   ('time0', 'time_embedding.linear_1', 'time_embed.0', _LINEAR),
   ('time1', 'time_embedding.linear_2', 'time_embed.2', _LINEAR),
-  ('w_proj', 'time_embedding.cond_proj', 'time_embed.cond_proj', _LINEAR),  # not in LDM's
+  ('w_proj', 'time_embedding.cond_proj', 'time_embed.cond_proj', _LINEAR),  # LDM has none
   ('norm_out', 'conv_norm_out', 'out.0', _NORM),
   ('conv_out', 'conv_out', 'out.2', _CONV),
 )
@@ -50,7 +53,7 @@ _BLOCK = (
   ('shortcut', 'conv_shortcut', 'skip_connection', _POINT),
 )
 _RESAMPLE = (('', '', '', _CONV),)
-# Within a transformer both call the layers alike.
+# Layers of a transformer: diffusers and latent diffusion have the same names for them.
 _LAYER = (
   *((f'norm{i}', f'norm{i}', _NORM) for i in (1, 2, 3)),
   *((f'attn{i}/{name}', f'attn{i}.to_{name}', _LINEAR) for i in (1, 2) for name in 'qkv'),
@@ -59,7 +62,7 @@ _LAYER = (
   ('ff1', 'ff.net.2', _LINEAR),
 )
 
-# The fields of a config.json that settings_from reads, with what diffusers takes where they lack.
+# Fields of config.json that settings_from reads, with diffusers' defaults.
 _READ = dict(
   in_channels=4, out_channels=4, block_out_channels=(320, 640, 1280, 1280), layers_per_block=2,
   down_block_types=('CrossAttnDownBlock2D',) * 3 + ('DownBlock2D',),
@@ -67,7 +70,7 @@ _READ = dict(
   transformer_layers_per_block=1, attention_head_dim=8, use_linear_projection=False,
   norm_num_groups=32, norm_eps=1e-5, dropout=0.0, time_cond_proj_dim=None, time_embedding_dim=None,
 )  # fmt: skip
-# Those that can only be so; what is false may also be null.
+# Fields of config.json that must have these values; a false value may also be null.
 _FIXED = dict(
   center_input_sample=False, flip_sin_to_cos=True, freq_shift=0,
   mid_block_type='UNetMidBlock2DCrossAttn', only_cross_attention=False, downsample_padding=1,
@@ -80,18 +83,20 @@ _FIXED = dict(
   projection_class_embeddings_input_dim=None, attention_type='default',
   class_embeddings_concat=False, mid_block_only_cross_attention=None, cross_attention_norm=None,
 )  # fmt: skip
+# Fields of config.json that must be equal for all levels.
 _ONE_FOR_ALL = (
   'layers_per_block', 'cross_attention_dim', 'transformer_layers_per_block', 'norm_num_groups',
 )  # fmt: skip
-# Those that change no output: our softmax is in float32 whatever upcast_attention says.
+# Fields of config.json that change no output. upcast_attention: our softmax is always in float32.
 _WITHOUT_EFFECT = ('sample_size', 'upcast_attention', 'addition_embed_type_num_heads')
 
 
 def params_from(state: Mapping[str, np.ndarray], net: latent_unet.LatentUNet) -> dict:
-  """Flax parameters in float32 from {'down_blocks.0.resnets.0.conv1.weight': [O, I, H, W], ...}.
+  """Returns float32 parameters from {'down_blocks.0.resnets.0.conv1.weight': [O, I, H, W], ...}.
 
-  `null_text` is in no published file: it is zero until its embedding is written there. ConfigError
-  lists the arrays that are missing, not expected, or of another shape than the network's.
+  No published file holds `null_text`: the parameter is zero until the caller sets it to the
+  embedding of ''. Raises ConfigError that lists the arrays that are missing, not expected, or of
+  another shape than the network's.
   """
   folding.check({name: np.shape(array) for name, array in state.items()}, state_shapes(net))
   params = {
@@ -103,9 +108,9 @@ def params_from(state: Mapping[str, np.ndarray], net: latent_unet.LatentUNet) ->
 
 
 def state_from(params: Mapping, net: latent_unet.LatentUNet) -> dict[str, np.ndarray]:
-  """What diffusers' UNet2DConditionModel loads, and `CLASSES` where the network has that table.
+  """Returns the arrays of diffusers' UNet2DConditionModel, and `CLASSES` if there is a class table.
 
-  params_from of it gives the parameters back, but for `null_text`, which is left aside.
+  params_from restores the parameters from these arrays, except `null_text`, which is left out.
   """
   flat = traverse_util.flatten_dict(params, sep='/')
   return {
@@ -115,24 +120,24 @@ def state_from(params: Mapping, net: latent_unet.LatentUNet) -> dict[str, np.nda
 
 
 def state_shapes(net: latent_unet.LatentUNet) -> dict[str, tuple[int, ...]]:
-  """{name: shape} of what params_from takes and state_from gives."""
+  """Returns {name: shape} of the arrays that params_from takes and state_from returns."""
   shapes = _shapes(net)
   hollow = {row: np.broadcast_to(np.float32(0), shapes[row.path]) for row in _rows(net)}
   return {row.theirs: row.stored.theirs(array).shape for row, array in hollow.items()}
 
 
 def ldm_params_from(state: Mapping[str, np.ndarray], net: latent_unet.LatentUNet) -> dict:
-  """Flax parameters from {'model.diffusion_model.input_blocks.0.0.weight': ..., ...}."""
+  """Returns Flax parameters from {'model.diffusion_model.input_blocks.0.0.weight': ..., ...}."""
   return params_from(ldm_renamed(state, net), net)
 
 
 def ldm_renamed(
   state: Mapping[str, np.ndarray], net: latent_unet.LatentUNet
 ) -> dict[str, np.ndarray]:
-  """The network's arrays of an original checkpoint under diffusers' names.
+  """Returns the network's arrays in a checkpoint of latent diffusion under diffusers' names.
 
-  The running means, where the file has them: their authors sample with those. Other models'
-  arrays are left aside; what the network does not have keeps its name.
+  If the checkpoint holds EMA weights, those are returned, because the authors sample with them.
+  Arrays of other models are left out; arrays that the network does not have keep their names.
   """
   names = ldm_names(net)
   names = {_LDM + ldm: theirs for ldm, theirs in names.items()} | {
@@ -147,15 +152,15 @@ def ldm_renamed(
 
 
 def ldm_names(net: latent_unet.LatentUNet) -> dict[str, str]:
-  """{'input_blocks.0.0.weight': 'conv_in.weight', ...} for the arrays of this network."""
+  """Returns {'input_blocks.0.0.weight': 'conv_in.weight', ...} for the arrays of this network."""
   return {row.ldm: row.theirs for row in _rows(net) if row.theirs != CLASSES}
 
 
 def settings_from(config: Mapping[str, Any], num_classes: int = 0) -> dict[str, Any]:
-  """Fields of LatentUNet from the config.json of a UNet2DConditionModel.
+  """Returns fields of LatentUNet from the config.json of a UNet2DConditionModel.
 
-  `num_classes` > 0 says that the context is a row of a table and not a text: the file does not.
-  ConfigError names what the network has no place for.
+  `num_classes` > 0 means that the context is a row of a class table and not a text, which
+  config.json does not say. Raises ConfigError that names a field that LatentUNet does not support.
   """
   folding.refuse_others(config, _FIXED, (*_READ, *_WITHOUT_EFFECT))
   read = {**_READ, **config}
@@ -164,7 +169,7 @@ def settings_from(config: Mapping[str, Any], num_classes: int = 0) -> dict[str, 
   _check_types(read)
   extra = read['in_channels'] - read['out_channels']
   if extra < 0:
-    least = f"at least out_channels' {read['out_channels']}"
+    least = f'at least out_channels={read["out_channels"]}'
     folding.refuse('in_channels', read['in_channels'], least)
   return dict(
     channels=tuple(read['block_out_channels']),
@@ -187,10 +192,13 @@ def settings_from(config: Mapping[str, Any], num_classes: int = 0) -> dict[str, 
 
 
 def config_from(net: latent_unet.LatentUNet, sample_size: int) -> dict[str, Any]:
-  """The config.json with which diffusers' UNet2DConditionModel is this network."""
+  """Returns the config.json with which diffusers' UNet2DConditionModel is this network.
+
+  Raises ConfigError if diffusers has no such network.
+  """
   _published(net)
   if net.w_features and net.w_scale != 1000.0:
-    folding.refuse('w_scale', net.w_scale, "1000.0, what diffusers' pipelines multiply w by")
+    folding.refuse('w_scale', net.w_scale, "1000.0, by which diffusers' pipelines multiply w")
   return {
     '_class_name': 'UNet2DConditionModel',
     **_FIXED,
@@ -214,7 +222,7 @@ def config_from(net: latent_unet.LatentUNet, sample_size: int) -> dict[str, Any]
 
 
 class _Row(NamedTuple):
-  """An array: where it lies in our parameters, its two names in torch, and how it is stored."""
+  """One array: its path in our parameters, its two published names, and how it is stored."""
 
   path: str
   theirs: str
@@ -223,7 +231,7 @@ class _Row(NamedTuple):
 
 
 def _rows(net: latent_unet.LatentUNet) -> list[_Row]:
-  """Every array that the network has, but for `null_text`."""
+  """Returns a row for every array of the network except `null_text`."""
   shapes, rows = _shapes(net), []
   for ours, theirs, ldm, stored in _layers(net):
     rows.append(_Row(f'{ours}/{stored.name}', f'{theirs}.weight', f'{ldm}.weight', stored))
@@ -233,7 +241,7 @@ def _rows(net: latent_unet.LatentUNet) -> list[_Row]:
 
 
 def _layers(net: latent_unet.LatentUNet) -> Iterator[tuple[str, str, str, _Stored]]:
-  """(ours, diffusers', latent diffusion's, how it is stored) of what the network may have."""
+  """Yields (our name, diffusers', latent diffusion's, storage) of all layers of such networks."""
   yield from _ENDS
   for parts, *places in _places(net):
     for *names, stored in parts:
@@ -245,7 +253,7 @@ def _layers(net: latent_unet.LatentUNet) -> Iterator[tuple[str, str, str, _Store
 
 
 def _places(net: latent_unet.LatentUNet) -> Iterator[tuple[tuple, str, str, str]]:
-  """(layers, ours, diffusers', latent diffusion's) of blocks, which count differently in each."""
+  """Yields (layers, our name, diffusers', latent diffusion's) of every block; numberings differ."""
   transformer, last, n = _transformer(net), len(net.channels) - 1, 1
   for level in range(last + 1):
     theirs = f'down_blocks.{level}'
@@ -272,6 +280,7 @@ def _places(net: latent_unet.LatentUNet) -> Iterator[tuple[tuple, str, str, str]
 
 
 def _transformer(net: latent_unet.LatentUNet) -> tuple:
+  """Returns the layers of one transformer block, as rows of names and storage."""
   projection = _LINEAR if net.linear_projection else _POINT
   layers = tuple(
     (f'layer{i}/{ours}', *(f'transformer_blocks.{i}.{theirs}',) * 2, stored)
@@ -284,7 +293,7 @@ def _transformer(net: latent_unet.LatentUNet) -> tuple:
 
 @functools.lru_cache
 def _shapes(net: latent_unet.LatentUNet) -> dict[str, tuple[int, ...]]:
-  """{'down0_block0/conv1/kernel': shape} of the network's parameters."""
+  """Returns {'down0_block0/conv1/kernel': shape} of the network's parameters."""
   _published(net)
   given = latent_unet.example(net, 2 ** (len(net.channels) - 1), net.out_channels)
   params = jax.eval_shape(net.init, jax.random.key(0), *given)['params']
@@ -292,6 +301,7 @@ def _shapes(net: latent_unet.LatentUNet) -> dict[str, tuple[int, ...]]:
 
 
 def _check_types(read: Mapping[str, Any]) -> None:
+  """Raises ConfigError for the first field whose value no network can have."""
   count, one = 'a whole number of at least 1', 'one whole number of at least 1 for all levels'
   kinds = {
     **dict.fromkeys(('in_channels', 'out_channels'), (folding.is_count, count)),
@@ -311,7 +321,7 @@ def _check_types(read: Mapping[str, Any]) -> None:
 
 
 def _attention(config: Mapping[str, Any]) -> tuple[bool, ...]:
-  """Which levels have cross-attention; their blocks are of two kinds, the same down and up."""
+  """Returns for each level whether it has cross-attention; ConfigError if down and up differ."""
   attention = tuple(kind == _kind(True, 'Down') for kind in config['down_block_types'])
   down = [_kind(cross, 'Down') for cross in attention]
   up = [_kind(cross, 'Up') for cross in reversed(attention)]
@@ -322,7 +332,7 @@ def _attention(config: Mapping[str, Any]) -> tuple[bool, ...]:
 
 
 def _heads(config: Mapping[str, Any]) -> tuple[int, ...]:
-  """The number of heads of each level: what diffusers' files call attention_head_dim."""
+  """Returns each level's number of heads, which diffusers' files call attention_head_dim."""
   channels, heads = config['block_out_channels'], config['attention_head_dim']
   heads = tuple(heads) if isinstance(heads, (list, tuple)) else (heads,) * len(channels)
   fits = folding.are_counts(heads) and len(heads) == len(channels)
@@ -332,12 +342,12 @@ def _heads(config: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def _kind(cross: bool, way: str) -> str:
-  """diffusers' name of a level's block."""
+  """Returns diffusers' name of a level's block, such as 'CrossAttnDownBlock2D'."""
   return f'{"CrossAttn" if cross else ""}{way}Block2D'
 
 
 def _published(net: latent_unet.LatentUNet) -> None:
-  """ConfigError for a network that neither library has."""
+  """Raises ConfigError for a network that neither diffusers nor latent diffusion has."""
   if net.context == 'none':
     folding.refuse('context', net.context, "'text' or 'class': diffusers has cross-attention only")
   if not net.out_channels:

@@ -1,0 +1,77 @@
+"""Settings of text encoders: JSON files of transformers, and the network that they describe."""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from flax import linen as nn
+
+from gdistill import errors
+from gdistill.models import bert as models_bert
+from gdistill.models import clip as models_clip
+
+
+def read(file: pathlib.Path) -> dict[str, Any]:
+  """Returns the JSON object in `file`; raises DataError if the file holds no readable object."""
+  try:
+    found = json.loads(file.read_text(encoding='utf-8'))
+  except (OSError, ValueError, RecursionError) as e:
+    raise errors.DataError(f'{file} cannot be read ({errors.brief(e)}); download it again') from e
+  if not isinstance(found, dict):
+    raise errors.DataError(
+      f'{file} must hold a JSON object and holds {str(found)[:40]}; download it again'
+    )
+  return found
+
+
+def number(folder: pathlib.Path, config: Mapping[str, Any], name: str, default: Any) -> float:
+  """Returns the field `name` of `config`; raises DataError unless it is a positive number."""
+  value = config.get(name, default)
+  if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+    raise errors.DataError(
+      f'{folder}: {name}={value!r} in its settings must be a positive number; download them again'
+    )
+  return value
+
+
+def network(folder: pathlib.Path, kind: str, config: Mapping[str, Any]) -> nn.Module:
+  """Returns the module of models.clip or models.bert that <folder>/config.json describes.
+
+  `kind` is 'clip' or 'bert'. Raises ConfigError for a feature that the module does not have, and
+  DataError for a size that is not possible.
+  """
+
+  def size(name, default=None):
+    return int(number(folder, config, name, default))
+
+  activation = config.get('hidden_act', {'clip': 'quick_gelu', 'bert': 'gelu'}[kind])
+  if activation not in models_clip.ACTIVATIONS:
+    raise errors.ConfigError(
+      f'{folder}/config.json: hidden_act={activation!r} must be one of '
+      f'{", ".join(models_clip.ACTIVATIONS)}'
+    )
+  if config.get('position_embedding_type', 'absolute') != 'absolute' or config.get('is_decoder'):
+    raise errors.ConfigError(
+      f'{folder}/config.json: position_embedding_type={config.get("position_embedding_type")!r}, '
+      f'is_decoder={config.get("is_decoder", False)}: only encoders with absolute position '
+      'embeddings are supported'
+    )
+  of = [
+    size(name)
+    for name in ('hidden_size', 'num_hidden_layers', 'num_attention_heads', 'intermediate_size')
+  ]
+  if of[0] % of[2]:
+    raise errors.DataError(
+      f'{folder}/config.json: hidden_size={of[0]} must be a multiple of num_attention_heads='
+      f'{of[2]}; download it again'
+    )
+  vocabulary, length = size('vocab_size'), size('max_position_embeddings')
+  epsilon = number(folder, config, 'layer_norm_eps', {'clip': 1e-5, 'bert': 1e-12}[kind])
+  if kind == 'clip':
+    tower = models_clip.Tower(*of, activation, epsilon=epsilon)
+    return models_clip.Text(tower, models_clip.Words(vocabulary, length))
+  sentences = size('type_vocab_size', 2)
+  return models_bert.Bert(
+    models_bert.Sizes(*of, vocabulary, length, sentences, activation, epsilon)
+  )

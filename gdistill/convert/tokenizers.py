@@ -1,0 +1,167 @@
+"""CLIP's and BERT's tokenizers, built from the files that transformers writes."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gdistill import errors
+from gdistill.convert import text_config
+
+_TOKENIZER = 'tokenizer.json'
+_SETTINGS = ('tokenizer_config.json', 'special_tokens_map.json')
+# Every file that a folder with a tokenizer may hold.
+FILES = (_TOKENIZER, 'vocab.json', 'merges.txt', 'vocab.txt', *_SETTINGS)
+# Special tokens of a tokenizer whose settings do not name them.
+_SPECIAL = {
+  'clip': {
+    'bos_token': '<|startoftext|>', 'eos_token': '<|endoftext|>', 'unk_token': '<|endoftext|>',
+    'pad_token': '<|endoftext|>',
+  },
+  'bert': {
+    'cls_token': '[CLS]', 'sep_token': '[SEP]', 'unk_token': '[UNK]', 'pad_token': '[PAD]',
+    'mask_token': '[MASK]',
+  },
+}  # fmt: skip
+_AROUND = {'clip': ('bos_token', 'eos_token'), 'bert': ('cls_token', 'sep_token')}
+# Contractions, runs of letters, single digits, runs of other characters. Source: Radford et al.
+# 2103.00020.
+_CLIP_PIECES = (
+  r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tokenizer:
+  """A tokenizer: `inner` splits a text into ids; `start`, `end` and `pad` are special ids.
+
+  A row of tokens is `start`, the ids of the text, `end`, then `pad` up to the length.
+  """
+
+  inner: Any
+  start: int
+  end: int
+  pad: int
+
+
+def settings(folder: pathlib.Path) -> dict[str, Any]:
+  """Returns the fields of tokenizer_config.json and special_tokens_map.json together.
+
+  special_tokens_map.json has priority where both name a token, because it gives the padding token
+  that Stable Diffusion 2 was trained with. A tokenizer_config.json of the newer kind, with
+  'added_tokens_decoder', counts alone.
+  """
+  config, special = (
+    text_config.read(folder / name) if (folder / name).is_file() else {} for name in _SETTINGS
+  )
+  return config if 'added_tokens_decoder' in config else {**config, **special}
+
+
+def read(folder: pathlib.Path, kind: str, settings: Mapping[str, Any]) -> Tokenizer:
+  """Returns the tokenizer in `folder`, from tokenizer.json or else from the vocabulary's files.
+
+  `kind` is 'clip' or 'bert'. Raises ConfigError without the package tokenizers, and DataError if
+  files are missing or unreadable.
+  """
+  try:
+    import tokenizers
+  except ImportError:
+    raise errors.ConfigError(
+      "prompts need the package tokenizers: pip install 'gdistill[text]'"
+    ) from None
+  special = {name: settings.get(name) or default for name, default in _SPECIAL[kind].items()}
+  try:
+    names = {name: t['content'] if isinstance(t, dict) else t for name, t in special.items()}
+    if (folder / _TOKENIZER).is_file():
+      inner = tokenizers.Tokenizer.from_file(str(folder / _TOKENIZER))
+      inner.no_padding()
+      inner.no_truncation()
+    elif kind == 'clip':
+      inner = _clip_tokenizer(folder, names['unk_token'])
+    else:
+      inner = _bert_tokenizer(folder, names['unk_token'], settings)
+    # Special tokens that tokenizer.json already describes are not added a second time, and tokens
+    # outside the vocabulary are not added, because the network has no embedding for them.
+    known = {token.content for token in inner.get_added_tokens_decoder().values()}
+    new = [n for n, t in names.items() if t not in known and inner.token_to_id(t) is not None]
+    inner.add_special_tokens([_added(tokenizers, special[n]) for n in new])
+  except errors.GdistillError:
+    raise
+  except Exception as e:  # the package tokenizers raises a plain Exception
+    reason = errors.brief(e)
+    raise errors.DataError(
+      f'{folder} holds no readable tokenizer: {reason}; download its files again'
+    ) from e
+  around = {name: inner.token_to_id(names[name]) for name in (*_AROUND[kind], 'pad_token')}
+  for name, number in around.items():
+    if number is None:
+      raise errors.DataError(
+        f"{folder}: {name}={names[name]!r} is not in the tokenizer's vocabulary; download its "
+        'files again'
+      )
+  return Tokenizer(inner, *around.values())
+
+
+def _added(tokenizers: Any, token: str | Mapping[str, Any]) -> Any:
+  """Returns the special token as transformers would add it.
+
+  A token given as a plain string is matched before the text is lower-cased.
+  """
+  if isinstance(token, str):
+    return tokenizers.AddedToken(token, special=True)
+  flags = {k: v for k, v in token.items() if k in ('single_word', 'lstrip', 'rstrip', 'normalized')}
+  return tokenizers.AddedToken(token['content'], special=True, **flags)
+
+
+def _clip_tokenizer(folder: pathlib.Path, unknown: str) -> Any:
+  """Returns CLIP's lower-casing byte-pair tokenizer; the last piece of a word ends in '</w>'."""
+  from tokenizers import Regex
+  from tokenizers import Tokenizer
+  from tokenizers import models
+  from tokenizers import normalizers
+  from tokenizers import pre_tokenizers
+
+  _need(folder, ('vocab.json', 'merges.txt'))
+  inner = Tokenizer(
+    models.BPE.from_file(
+      str(folder / 'vocab.json'), str(folder / 'merges.txt'), unk_token=unknown,
+      continuing_subword_prefix='', end_of_word_suffix='</w>',
+    )
+  )  # fmt: skip
+  inner.normalizer = normalizers.Sequence(
+    [normalizers.NFC(), normalizers.Replace(Regex(r'\s+'), ' '), normalizers.Lowercase()]
+  )
+  inner.pre_tokenizer = pre_tokenizers.Sequence(
+    [
+      pre_tokenizers.Split(Regex(_CLIP_PIECES), 'removed', invert=True),
+      pre_tokenizers.ByteLevel(add_prefix_space=False),
+    ]
+  )
+  return inner
+
+
+def _bert_tokenizer(folder: pathlib.Path, unknown: str, settings: Mapping[str, Any]) -> Any:
+  """Returns BERT's WordPiece tokenizer, which splits words into the vocabulary's longest pieces."""
+  from tokenizers import Tokenizer
+  from tokenizers import models
+  from tokenizers import normalizers
+  from tokenizers import pre_tokenizers
+
+  _need(folder, ('vocab.txt',))
+  inner = Tokenizer(models.WordPiece.from_file(str(folder / 'vocab.txt'), unk_token=unknown))
+  inner.normalizer = normalizers.BertNormalizer(
+    handle_chinese_chars=settings.get('tokenize_chinese_chars', True),
+    strip_accents=settings.get('strip_accents'), lowercase=settings.get('do_lower_case', True),
+  )  # fmt: skip
+  inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+  return inner
+
+
+def _need(folder: pathlib.Path, names: Sequence[str]) -> None:
+  """Raises DataError if one of the files `names` is missing in `folder`."""
+  missing = [name for name in names if not (folder / name).is_file()]
+  if missing:
+    raise errors.DataError(
+      f'{folder} has neither {_TOKENIZER} nor {" and ".join(missing)}; put the tokenizer that '
+      'comes with the weights there, or name the parent folder if it has a subfolder tokenizer/'
+    )
