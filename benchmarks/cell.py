@@ -12,10 +12,14 @@ import numpy as np
 from jax import numpy as jnp
 
 from gdistill.evaluation.features import extractors
+from gdistill.evaluation.grid import cell_store
 from gdistill.evaluation.grid import cells as grid_cells
 from gdistill.evaluation.grid import draw_and_measure
+from gdistill.evaluation.grid import run as grid_run
 from gdistill.models import efficientnet
 from gdistill.process import interrupt
+from gdistill.training import assemble
+from gdistill.workdir import storage
 
 
 def main() -> None:
@@ -31,12 +35,16 @@ def main() -> None:
   folder = common.folder(recipe, 'progressive')
   sampler, extractor = common.sampler(folder, size), _extractor()
   cell = grid_cells.Cell('student', '', 'ddim', args.num_steps, 1.0)
+  drawing = grid_run.drawing_of(
+    assemble.Run(recipe), grid_cells.Grid('quick', (), (), args.images, 1, 'ddim', ())
+  )
+  store = cell_store.Store(storage.path('.'), extractor, recipe.evaluation.bank)
   draw = functools.partial(
-    draw_and_measure._drawn, recipe, extractor, sampler, cell, args.images, interrupt.Interrupt(),
+    draw_and_measure.draw_share, store, sampler, cell, drawing, interrupt.Interrupt(),
     lambda drawn: None,
   )  # fmt: skip
   seeds, w = np.arange(args.images), np.full(args.images, cell.w)
-  labels = grid_cells.labels(recipe, args.images)
+  labels = drawing.labels
 
   def networks():
     for first in range(0, args.images, size):

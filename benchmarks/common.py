@@ -26,8 +26,6 @@ from gdistill.cli import edge
 from gdistill.devices import mesh as meshes
 from gdistill.devices import sharding
 from gdistill.drawing import sampling
-from gdistill.evaluation.grid import cells as grid_cells
-from gdistill.evaluation.grid import run as grid_run
 from gdistill.frozen import networks as frozen_networks
 from gdistill.process import interrupt
 from gdistill.process import timing
@@ -35,7 +33,8 @@ from gdistill.recipe import reading
 from gdistill.recipe import settings as recipes
 from gdistill.rounds import folder as folders
 from gdistill.rounds import network as networks
-from gdistill.rounds import plan as plans
+from gdistill.training import assemble
+from gdistill.training import checks as run_checks
 from gdistill.training import loop
 from gdistill.training import losses as stage_losses
 from gdistill.training import run as training_run
@@ -328,7 +327,7 @@ class Step:
   @property
   def function(self) -> Callable:
     """Returns the step before compilation, (state, teacher, batches, given) -> (state, metrics)."""
-    loss = stage_losses.loss_of(self.recipe, self.stage)
+    loss = stage_losses.loss_of(assemble.setup_of(self.recipe, self.stage))
     return train_step.make_step(loss, self.settings, jax.default_backend() == 'cpu', self.mesh)
 
   @functools.cached_property
@@ -362,7 +361,7 @@ class Step:
     jax.block_until_ready(self.metrics)
 
   def dispatch(self) -> None:
-    """Dispatches one update; stays at most one update ahead of the devices, as train.fit does."""
+    """Dispatches one update; stays at most one update ahead of the devices, as loop.fit does."""
     before = self.metrics
     self.state, self.metrics = self.compiled(self.state, self.teacher, self.batch, self.given)
     jax.block_until_ready(before)
@@ -371,7 +370,7 @@ class Step:
 def fit(
   r: recipes.Recipe, workdir: pathlib.Path, compiled: dict
 ) -> tuple[list[float], timing.Seconds]:
-  """Runs the pipeline; returns the seconds of train.fit in each round, and the run's own account.
+  """Runs the pipeline; returns the seconds of loop.fit in each round, and the run's own account.
 
   `compiled` is a cache of the stages' compiled steps: steps found in `compiled` are used again.
   """
@@ -386,7 +385,9 @@ def fit(
 
   loop.fit = timed
   try:
-    training_run.run(r, workdir, interrupt.Interrupt(), seconds, compiled)
+    run = assemble.Run(r, workdir)
+    run_checks.everything(run)
+    training_run.train(run, interrupt.Interrupt(), seconds, compiled)
   finally:
     loop.fit = original
   return taken, seconds
@@ -415,7 +416,7 @@ def save_async(folder: pathlib.Path, step: int, state: Any) -> float:
 
 
 def folder(r: recipes.Recipe, stage: str) -> folders.Folder:
-  """Returns a finished round with random parameters, as model.read_folder would."""
+  """Returns a finished round with random parameters, as folders.read_folder would."""
   with_w = takes_w(r, stage)[0]
   card = {'takes_w': with_w, 'guided': stage == 'teacher', 'num_steps': 0, 'sampler': 'any'}
   card['class_names'] = []
@@ -430,11 +431,11 @@ def finished(workdir: str, num_steps: int) -> tuple[dict[str, folders.Folder], l
   The first result is {} if the run has no student for `num_steps` steps.
   """
   root = storage.path(workdir)
-  r = grid_run.read_recipe(root)
-  students = {one.num_steps: one.name for one in plans.plan(r) if one.num_steps}
+  run = assemble.of_workdir(root)
+  students = {one.num_steps: one.name for one in run.plan if one.num_steps}
   if num_steps not in students:
     return {}, sorted(students)
-  teacher, student = grid_cells.teacher_folder(r, root), root / students[num_steps]
+  teacher, student = run.teacher_folder, root / students[num_steps]
   read = {'teacher': folders.read_folder(teacher), 'student': folders.read_folder(student)}
   return read, sorted(students)
 

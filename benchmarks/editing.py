@@ -23,11 +23,10 @@ from gdistill.devices import mesh as meshes
 from gdistill.drawing import editor
 from gdistill.evaluation.features import extractors
 from gdistill.evaluation.figures import statistics
-from gdistill.evaluation.grid import real_images
 from gdistill.evaluation.grid import run as grid_run
-from gdistill.frozen import encode
 from gdistill.frozen import networks as frozen_networks
 from gdistill.rounds import folder as folders
+from gdistill.training import assemble
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
 
@@ -85,11 +84,11 @@ class _Run(_Rounds):
 
   def __init__(self, workdir: str, images: int):
     super().__init__(workdir)
-    recipe = grid_run.read_recipe(self.workdir)
-    train, held = encode.pictures(recipe)
-    self.extractor = real_images.extractor_of(recipe, self.workdir)
+    run = assemble.of_workdir(self.workdir)
+    train, held = run.pictures
+    self.extractor = grid_run.extractor_of(run)
     self.pixels, self.labels = held.some(min(images, len(held)))
-    self.classes = recipe.model.num_classes
+    self.classes = run.num_classes
     self.train = train.some(10_000)
     self.real = statistics.Moments.of(self._features(self.train[0])[0])
 

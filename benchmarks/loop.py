@@ -2,7 +2,7 @@
 
   python benchmarks/loop.py
 
-The loop is train.fit inside a run of the pipeline on configs/digits.py, with batches, logs,
+The loop is loop.fit inside a run of the pipeline on configs/digits.py, with batches, logs,
 progress, the finiteness check, and a checkpoint every 500 updates. The bare step is called with the
 same batch every time.
 """

@@ -182,10 +182,10 @@ def owned(workdir: Any, seconds: Any, stall_seconds: float) -> Iterator[Any]:
 def _account(workdir, seconds) -> None:
   """Notes where the time went; a full disk or a damaged note changes nothing of how it ended."""
   from gdistill.process import progress
-  from gdistill.training import run as training_run
+  from gdistill.process import timing
 
   try:
-    training_run.account(workdir, seconds)
+    timing.account(workdir, seconds, write=True)
   except errors.GdistillError as e:
     progress.say(f'warning: where the seconds went was not noted: {e}')
 

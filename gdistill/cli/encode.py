@@ -37,8 +37,10 @@ def _run(args, overrides) -> int:
   from gdistill.devices import mesh as meshes
   from gdistill.devices import processes
   from gdistill.frozen import encode
+  from gdistill.frozen import networks as frozen_networks
   from gdistill.process import interrupt
   from gdistill.recipe import reading
+  from gdistill.training import assemble
   from gdistill.workdir import storage
 
   recipe = reading.from_config(edge.load_config(args.config, overrides))
@@ -55,9 +57,12 @@ def _run(args, overrides) -> int:
   meshes.use_compile_cache()
   meshes.make_cpu_devices(recipe.mesh.cpu_devices)
   processes.start(args.coordinator, args.num_processes, args.process_id)
-  encode.check(recipe)
+  run = assemble.Run(recipe)
+  frozen_networks.check_fits(run.frozen, recipe.latents, recipe.model)
   with interrupt.Interrupt() as stop:
-    done = encode.run(recipe, out, stop, verify=True)
+    done = encode.run(
+      run.pictures[0], run.frozen, run.latents, run.inpainting, out, stop, verify=True
+    )
   if not jax.process_index():
     print(f'{out}: {done.index["count"]:,} pictures, digest {done.index["digest"]}')
   if left_out := done.index.get('left_out'):

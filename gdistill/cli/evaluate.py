@@ -107,14 +107,12 @@ def _settings(args) -> list[str]:
 def _of_preset(args) -> dict:
   from gdistill import errors
   from gdistill.evaluation import presets
-  from gdistill.evaluation.grid import run as grid_run
-  from gdistill.frozen import encode
-  from gdistill.workdir import storage
+  from gdistill.training import assemble
 
   preset = presets.get(args.preset)
   if args.grid == 'quick':
     raise errors.ConfigError(f'--grid=quick is not the protocol of --preset={preset.name}')
-  size = encode.pixel_shape(grid_run.read_recipe(storage.path(args.workdir)))[0]
+  size = assemble.of_workdir(args.workdir).picture_shape[0]
   if preset.prompts or size != preset.size:
     what = 'prompts' if preset.prompts else f'pictures of {preset.size} pixels, not {size}'
     raise errors.ConfigError(
@@ -134,23 +132,21 @@ def _grid(args, overrides) -> int:
   from gdistill.devices import processes
   from gdistill.evaluation.grid import run as grid_run
   from gdistill.process import timing
-  from gdistill.recipe import identity
-  from gdistill.workdir import storage
+  from gdistill.training import assemble
 
-  workdir = storage.path(args.workdir)
-  recipe = grid_run.read_recipe(workdir, lambda config: edge.override(config, overrides))
-  grid_run.check(recipe)
+  run = assemble.of_workdir(args.workdir, lambda config: edge.override(config, overrides))
+  grid_run.check(run)
   meshes.use_compile_cache()
-  meshes.make_cpu_devices(recipe.mesh.cpu_devices)
+  meshes.make_cpu_devices(run.cpu_devices)
   processes.start(args.coordinator, args.num_processes, args.process_id)
-  processes.agree('config', identity.digest_together(recipe))
+  processes.agree('config', run.digest)
   names = ('model', 'sampler', 'num_steps', 'w')
   again = {k: getattr(args, k) for k in names if getattr(args, k) is not None}
   seconds = timing.Seconds()
-  with edge.owned(workdir, seconds, recipe.train.stall_seconds) as stop:
-    rows = grid_run.run(workdir, args.grid or 'quick', stop, seconds, again, recipe)
+  with edge.owned(run.workdir, seconds, run.loop.stall_seconds) as stop:
+    rows = grid_run.evaluate(run, args.grid or 'quick', stop, seconds, again)
     if not jax.process_index():
-      grid_run.write(workdir, rows)
+      grid_run.write(run, rows)
   return 0
 
 

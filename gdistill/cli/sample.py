@@ -110,7 +110,7 @@ def _decoder(name: str, folder) -> str:
 
 def _prompts(args, folder, frozen) -> list[str]:
   """What the columns stand for; [] where they stand for labels."""
-  from gdistill.frozen import encode
+  from gdistill.frozen import prompts as run_prompts
 
   if frozen.text is None:
     if args.prompt:
@@ -118,7 +118,7 @@ def _prompts(args, folder, frozen) -> list[str]:
         f'--prompt={args.prompt!r}: {folder.path} is not conditioned on text; give --labels'
       )
     return []
-  prompts = args.prompt or encode.class_prompts(folder)
+  prompts = args.prompt or run_prompts.of_card(folder.card)
   if not prompts:
     raise errors.ConfigError(f'--prompt is missing: {folder.path} draws what a text says')
   return prompts

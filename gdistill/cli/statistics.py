@@ -35,9 +35,9 @@ def _run(args, overrides) -> int:
   from gdistill.data import images as pictures
   from gdistill.devices import mesh as meshes
   from gdistill.evaluation import samples
-  from gdistill.frozen import encode
   from gdistill.process import progress
   from gdistill.recipe import reading
+  from gdistill.training import assemble
   from gdistill.workdir import storage
 
   if bool(args.source) == bool(args.config):
@@ -57,9 +57,9 @@ def _run(args, overrides) -> int:
   if args.source:
     images = pictures.load(args.source, '--source', args.size or 0)
   else:
-    recipe = reading.from_config(edge.load_config(args.config, overrides))
+    run = assemble.Run(reading.from_config(edge.load_config(args.config, overrides)))
     held_out = args.split == 'held_out'
-    images = encode.pictures(recipe)[held_out]
+    images = run.pictures[held_out]
     if args.most:
       images = images.subset(images.indices(args.most))
   if len(images) < 2:
@@ -70,7 +70,7 @@ def _run(args, overrides) -> int:
     if args.source:
       found = samples.statistics_of_images(images, extractor, bar.update)
     else:
-      d = recipe.data
+      d = run.data
       split = (d.held_out_split or 'held out') if held_out else d.split
       found = samples.statistics_of_source(images, d.name, split, extractor, bar.update)
   storage.write_bytes(args.out, found.to_bytes())

@@ -41,7 +41,6 @@ def main(argv: Sequence[str], prog: str = 'python -m gdistill.main', plan: bool 
 
 def _run(args, overrides, plan: bool) -> int:
   from gdistill import errors
-  from gdistill.recipe import identity
   from gdistill.recipe import reading
 
   config = edge.load_config(args.config, overrides)
@@ -53,35 +52,38 @@ def _run(args, overrides, plan: bool) -> int:
   if not args.workdir and not plan:
     raise errors.ConfigError('--workdir is missing; name a folder for the run')
 
-  from gdistill.devices import mesh as meshes
-  from gdistill.devices import processes
-  from gdistill.training import checks as run_checks
-  from gdistill.training import run as training_run
-  from gdistill.workdir import storage
+  from gdistill.training import assemble
 
-  workdir = storage.path(args.workdir) if args.workdir else None
+  run = assemble.Run(recipe, args.workdir or None, args.devices)
   if plan:
-    print(_plan(recipe, workdir, args.devices))
+    print(_plan(run, args.devices))
     return 0
-  meshes.use_compile_cache()
-  meshes.make_cpu_devices(recipe.mesh.cpu_devices)
-  processes.start(args.coordinator, args.num_processes, args.process_id)
-  run_checks.everything(recipe, workdir)
-  from gdistill.evaluation.grid import cells as grid_cells
-  from gdistill.evaluation.grid import run as grid_run
-
-  grid_run.check(recipe)
-  if recipe.initial:
-    grid_cells.teacher_folder(recipe, workdir)  # the report will need it
-  processes.agree('config', identity.digest_together(recipe))
+  _start(run, args)
 
   from gdistill.process import timing
+  from gdistill.training import run as training_run
 
   seconds = timing.Seconds()
-  with edge.owned(workdir, seconds, recipe.train.stall_seconds) as stop:
-    training_run.run(recipe, workdir, stop, seconds)
-    _evaluate(workdir, stop, seconds)
+  with edge.owned(run.workdir, seconds, run.loop.stall_seconds) as stop:
+    training_run.train(run, stop, seconds)
+    _evaluate(run.workdir, stop, seconds)
   return 0
+
+
+def _start(run, args) -> None:
+  """Starts the devices, makes every check, and makes sure that all processes have one config."""
+  from gdistill.devices import mesh as meshes
+  from gdistill.devices import processes
+  from gdistill.evaluation.grid import run as grid_run
+  from gdistill.training import checks as run_checks
+
+  meshes.use_compile_cache()
+  meshes.make_cpu_devices(run.cpu_devices)
+  processes.start(args.coordinator, args.num_processes, args.process_id)
+  run_checks.everything(run)
+  grid_run.check(run)
+  run.teacher_folder  # noqa: B018 - raises if the report's teacher is missing
+  processes.agree('config', run.digest)
 
 
 def _check_devices(args, plan: bool) -> None:
@@ -101,46 +103,47 @@ def _check_devices(args, plan: bool) -> None:
       )
 
 
-def _plan(recipe, workdir, devices: int | None) -> str:
-  """What would happen, and in a last line what is missing of the data, which may lie elsewhere."""
+def _plan(run, devices: int | None) -> str:
+  """Returns the text of --plan; the last lines say which inputs are missing on this machine."""
   from gdistill import errors
   from gdistill.devices import mesh as meshes
-  from gdistill.evaluation.grid import cells as grid_cells
   from gdistill.training import checks as run_checks
   from gdistill.training import plan_text
   from gdistill.workdir import finished as finished_rounds
 
-  meshes.make_cpu_devices(1 if devices else recipe.mesh.cpu_devices)
-  there = not recipe.initial or finished_rounds.is_finished(recipe.initial)
+  meshes.make_cpu_devices(1 if devices else run.cpu_devices)
+  initial = run.recipe.initial
+  there = not initial or finished_rounds.is_finished(initial)
   if there:
-    run_checks.rest(recipe, workdir)
-  mesh = run_checks.mesh(recipe, devices)
-  if recipe.initial and there:
-    grid_cells.teacher_folder(recipe, workdir)
-  text = plan_text.describe(recipe, mesh, workdir)
+    run_checks.folders_and_grid(run)
+  run_checks.mesh(run)
+  if initial and there:
+    run.teacher_folder  # noqa: B018 - raises if the report's teacher is missing
+  text = plan_text.describe(run.plan, run.setups, run.student_shapes, run.mesh, run.workdir)
   if not there:
-    text += f'\ninitial: {recipe.initial} is no finished round yet; import or train it first'
+    text += f'\ninitial: {initial} is no finished round yet; import or train it first'
   try:
-    run_checks.data(recipe)
+    run_checks.data(run)
   except errors.DataError as e:
     text += f'\ndata: {e}'
   return text
 
 
 def _evaluate(workdir, stop, seconds) -> None:
-  """The quick grid, which all processes draw, and the page, unless they are there."""
+  """Draws the quick grid, in all processes, and writes the page, unless both are there."""
   import jax
 
   from gdistill.devices import processes
   from gdistill.evaluation.grid import run as grid_run
+  from gdistill.training import assemble
 
   page = workdir / 'report' / 'index.html'
-  recipe = grid_run.read_recipe(workdir)
-  idle = not grid_run.missing(recipe, workdir, 'quick') and not seconds.spent and page.exists()
+  run = assemble.of_workdir(workdir)
+  idle = not grid_run.missing(run, 'quick') and not seconds.spent and page.exists()
   if not processes.any_process(not idle):
     if not jax.process_index():
       print(f'nothing to do: every round is finished; {page}', file=sys.stderr)
     return
-  rows = grid_run.run(workdir, 'quick', stop, seconds)
+  rows = grid_run.evaluate(run, 'quick', stop, seconds)
   if not jax.process_index():
-    grid_run.write(workdir, rows)
+    grid_run.write(run, rows)

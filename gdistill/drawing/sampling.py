@@ -15,8 +15,8 @@ from gdistill.core import masks
 from gdistill.core import pixels as core_pixels
 from gdistill.core import types
 from gdistill.devices import mesh as meshes
-from gdistill.frozen import encode
 from gdistill.frozen import networks as frozen_networks
+from gdistill.frozen import prompts as run_prompts
 from gdistill.process import interrupt
 from gdistill.rounds import folder as folders
 from gdistill.rounds import network as networks
@@ -49,7 +49,7 @@ class Sampler:
     self.batch_size = batch_size
     self._frozen = frozen or frozen_networks.read_frozen(folder)
     self._program = _program(folder, sampler)
-    self._prompts = self._frozen.tokens(encode.class_prompts(folder) or [''], warn=False)
+    self._prompts = self._frozen.tokens(run_prompts.of_card(folder.card) or [''], warn=False)
     self._negative = None if negative is None else self._frozen.tokens([negative])
     self._whole, self._rows = meshes.over_local_devices(batch_size)
     self._params = jax.device_put(arguments(folder, self._frozen), self._whole)

@@ -1,14 +1,17 @@
-"""Where the time of a process goes."""
+"""Where the time of a process goes: seconds by kind of work, kept in WORKDIR/time.json."""
 
 import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator
 
+from gdistill.process import progress
+from gdistill.workdir import storage
+
 
 @dataclasses.dataclass
 class Seconds:
-  """Where the time went: `with seconds('save'): ...`."""
+  """A clock for kinds of work: `with seconds('save'): ...` adds to `spent['save']`."""
 
   spent: dict[str, float] = dataclasses.field(default_factory=dict)
 
@@ -19,3 +22,15 @@ class Seconds:
       yield
     finally:
       self.spent[name] = self.spent.get(name, 0.0) + time.monotonic() - start
+
+
+def account(workdir: storage.epath.Path, seconds: Seconds, write: bool) -> None:
+  """Prints this process's seconds; with `write`, adds them to WORKDIR/time.json."""
+  file = storage.path(workdir) / 'time.json'
+  if write:
+    before = storage.read_json(file) if storage.exists(file) else {}
+    total = {k: v for k, v in dict(before).items() if isinstance(v, (int, float))}
+    for name, spent in seconds.spent.items():
+      total[name] = round(total.get(name, 0.0) + spent, 3)
+    storage.write_json(file, total)
+  progress.say('seconds: ' + ', '.join(f'{k} {v:.1f}' for k, v in seconds.spent.items()))

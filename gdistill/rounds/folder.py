@@ -1,19 +1,20 @@
-"""A finished round's folder, read as a network with its parameters."""
+"""The folder of a finished round, read as a network with its parameters."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gdistill import errors
 from gdistill.recipe import settings as recipes
 from gdistill.rounds import network as networks
+from gdistill.rounds import plan as plans
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
 
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-  """What a finished round's card says, checked, and its parameters."""
+  """A finished round: its card, the network that the card describes, and the parameters."""
 
   path: storage.epath.Path
   card: dict
@@ -21,7 +22,7 @@ class Folder:
   noise: recipes.Noise
   net: networks.Network
   params: Any
-  null_params: Any = None  # of a second network, which this one is guided by
+  null_params: Any = None  # of the unconditional network of a pair
 
   @property
   def name(self) -> str:
@@ -33,7 +34,7 @@ class Folder:
 
   @property
   def guided(self) -> bool:
-    """Whether sampling at w needs guidance, two network calls a step."""
+    """Tells whether sampling at w needs guidance, which takes two network calls a step."""
     return self.card['guided']
 
   @property
@@ -42,18 +43,23 @@ class Folder:
 
 
 def settings_of(card: Mapping[str, Any]) -> tuple[recipes.Model, recipes.Noise]:
-  """(network, noise) of a card; KeyError or TypeError where it does not say them."""
+  """Returns the sections (model, noise) of a card; KeyError or TypeError if a key is missing."""
   lists = {k: tuple(card['model'][k]) for k in ('multipliers', 'attention_resolutions')}
   return recipes.Model(**{**card['model'], **lists}), recipes.Noise(**card['noise'])
 
 
 def null_of(card: Mapping[str, Any]) -> str:
-  """Where a network's null condition comes from: 'trained', 'network' (a second one), or 'none'."""
-  return card.get('null') or ('trained' if card['p_uncond'] else 'none')  # only imports say it
+  """Returns the source of the unconditional prediction: 'trained', 'network' or 'none'.
+
+  'trained' is the network itself, trained with label dropout; 'network' is a second network.
+  """
+  return card.get('null') or (
+    'trained' if card['p_uncond'] else 'none'
+  )  # only imported rounds have 'null'
 
 
 def read_folder(path: Any) -> Folder:
-  """CheckpointError or ConfigError where there is no finished round to read."""
+  """Reads a finished round; CheckpointError or ConfigError if the folder holds none."""
   folder = storage.path(path)
   card = finished_rounds.read_card(folder)
   try:
@@ -68,3 +74,27 @@ def read_folder(path: Any) -> Folder:
       folder / 'null', networks.initial_shapes(net, settings)
     )
   return Folder(folder, card, settings, noise_settings, net, params, null_params)
+
+
+def guided_teacher(
+  workdir: storage.epath.Path, plan: Sequence[plans.Round], initial: str
+) -> storage.epath.Path:
+  """Returns the folder of the guided teacher from which the students of a run descend.
+
+  The teacher is the plan's first round, or an ancestor of the round in the folder `initial`. Raises
+  ConfigError if an ancestor's folder is missing.
+  """
+  if plan and plan[0].stage == 'teacher':
+    return workdir / plan[0].name
+  folder = storage.path(initial)
+  card = finished_rounds.read_card(folder)
+  while card['stage'] != 'teacher':
+    before = card['teacher']  # a name: a round of the same run; a path: a round of another run
+    folder = storage.path(before) if '/' in before else folder.parent / before
+    if not finished_rounds.is_finished(folder):
+      raise errors.ConfigError(
+        f'{initial=} descends from {folder}, which is missing; copy that round too: the report '
+        'measures against the guided teacher'
+      )
+    card = finished_rounds.read_card(folder)
+  return folder

@@ -30,7 +30,7 @@ def build(
   remat: bool = False,
   noise_settings: recipes.Noise | None = None,
 ) -> Network:
-  """The network of these settings; one that is shown a time index needs to know the noise."""
+  """Returns the network of these settings; time='index' also needs `noise_settings`."""
   shared = dict(
     num_classes=settings.num_classes,
     w_features=settings.w_features if takes_w else 0,
@@ -86,13 +86,8 @@ def build(
   )
 
 
-def of_recipe(recipe: recipes.Recipe, takes_w: bool, remat: bool = False) -> Network:
-  """The network of a recipe, with the input for w or without."""
-  return build(recipe.model, takes_w, remat, recipe.noise)
-
-
 def _time(settings: recipes.Model, noise_settings: recipes.Noise | None) -> Callable:
-  """What turns logsnr into the number whose sinusoids the network sees."""
+  """Returns the function from logsnr to the number whose sinusoids are the time embedding."""
   if settings.time == 'phi':
     return embeddings.phi_index
   if settings.time == 'linear':
@@ -102,7 +97,7 @@ def _time(settings: recipes.Model, noise_settings: recipes.Noise | None) -> Call
 
 @dataclasses.dataclass(frozen=True)
 class _Index:
-  """schedule.index with its betas: compared by them, as fields of networks are."""
+  """schedule.index of some betas, comparable: networks with equal fields share a program."""
 
   betas: bytes
 
@@ -111,7 +106,7 @@ class _Index:
 
 
 def betas(settings: recipes.Noise) -> np.ndarray:
-  """The thousand betas of a discrete schedule."""
+  """Returns the thousand betas of a discrete schedule."""
   if settings.name == 'squared_cosine':
     return schedule.squared_cosine_betas()
   make = {'linear_beta': schedule.linear_betas, 'scaled_linear': schedule.scaled_linear_betas}
@@ -129,12 +124,12 @@ def image_shape(settings: recipes.Model) -> tuple[int, int, int]:
 
 
 def projection(latent: bool) -> types.Project | None:
-  """What a sampler does to x_hat: images are clipped to [-1, 1], latents never."""
+  """Returns the projection of x_hat while sampling: images are clipped to [-1, 1], latents not."""
   return None if latent else projections.clip
 
 
 def initial_params(net: Network, settings: recipes.Model, key: jax.Array) -> Any:
-  """Fresh parameters; the same key gives the same values in every layer two networks share."""
+  """Returns random parameters; two networks get equal values in the layers that both have."""
   one, (height, width, channels) = jnp.ones(1), image_shape(settings)
   cond = {'label': jnp.zeros(1, jnp.int32)}
   if settings.context == 'text':
@@ -146,12 +141,12 @@ def initial_params(net: Network, settings: recipes.Model, key: jax.Array) -> Any
 
 @functools.lru_cache
 def initial_shapes(net: Network, settings: recipes.Model) -> Any:
-  """The shapes of initial_params, remembered because tracing is slow: shared, not to be changed."""
+  """Returns the shapes of initial_params, cached because tracing is slow: do not change them."""
   return jax.eval_shape(lambda: initial_params(net, settings, jax.random.key(0)))
 
 
 def drawn(draw: Callable, key: jax.Array, shardings: Any = None) -> Any:
-  """draw(key), compiled without optimisation: it runs once, and compiling it is what costs."""
+  """Returns draw(key), compiled without optimisation: draw runs once, so compiling dominates."""
   given = {} if shardings is None else {'out_shardings': shardings}
   jitted = jax.jit(draw, **given)
   return jitted.lower(key).compile(compiler_options={'xla_backend_optimization_level': 0})(key)
@@ -164,7 +159,7 @@ def as_v_fn(
   noise_schedule: schedule.Schedule,
   dropout: tuple[jax.Array, jax.Array] | None = None,
 ) -> types.VFn:
-  """The network as v_fn(z, logsnr, cond, w); with dropout = (key, ids [B]), as it is trained."""
+  """Returns the network as v_fn(z, logsnr, cond, w); dropout = (key, ids [B]) turns dropout on."""
 
   def network(z, logsnr, cond, w):
     key, ids = (None, None) if dropout is None else dropout
@@ -177,23 +172,23 @@ def as_v_fn(
 
 
 class Pair(NamedTuple):
-  """Parameters of a teacher and of a second network that guidance points away from."""
+  """Parameters of a conditional network and of the unconditional network it is guided by."""
 
   cond: Any
   null: Any
 
 
 def as_teacher(settings: recipes.Model, params: Any) -> Any:
-  """Parameters to learn from, in the precision the network uses them in."""
+  """Casts a teacher's parameters to the precision in which the network computes."""
   cast = functools.partial(_MODULES[settings.network].as_teacher, dtype=jnp.dtype(settings.dtype))
   return Pair(*map(cast, params)) if isinstance(params, Pair) else cast(params)
 
 
 def grown(net: Network, settings: recipes.Model, key: jax.Array, old: Mapping[str, Any]) -> Any:
-  """The parameters of `net` with every layer that `old` has: a student that starts as its teacher.
+  """Returns parameters of `net` with the layers of `old`: a student that starts as its teacher.
 
-  Only the w projection may be missing in `old`, and input channels of the first convolution, which
-  then start at zero; anything else is another architecture.
+  `old` may lack the projection of w, and input channels of the first convolution; these start at
+  zero. Raises CheckpointError if another layer differs.
   """
   shapes = initial_shapes(net, settings)
   names = set(shapes) - set(old)
@@ -212,7 +207,7 @@ def grown(net: Network, settings: recipes.Model, key: jax.Array, old: Mapping[st
 
 
 def _widened(shapes: Mapping[str, Any], old: Mapping[str, Any]) -> Mapping[str, Any]:
-  """`old`, whose first convolution reads as many channels as that of `shapes`."""
+  """Returns `old` with zeros for the input channels that its first convolution lacks."""
   first = old.get('conv_in')
   more = shapes['conv_in']['kernel'].shape[2] - first['kernel'].shape[2] if first else 0
   if more <= 0:

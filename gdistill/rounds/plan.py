@@ -1,7 +1,8 @@
-"""The plan: a recipe as a list of rounds; each round writes a folder that the next round reads."""
+"""The plan of a run: a list of rounds; each round writes a folder that the next round reads."""
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 from gdistill.recipe import settings as recipes
 
@@ -20,34 +21,39 @@ class Round:
   outside: bool  # whether `teacher` is a folder of another run, not a round of this run
 
 
-def plan(recipe: recipes.Recipe) -> tuple[Round, ...]:
-  """Returns the rounds of a recipe: teacher, stage one, then N = start/2, start/4, ..., end.
+def plan(
+  stages: tuple[str, ...],
+  encoder: bool,
+  initial: str,
+  settings: Callable[[str], recipes.Training],
+) -> tuple[Round, ...]:
+  """Returns the rounds of a run: teacher, stage one, then N = start/2, start/4, ..., end.
 
-  With an encoder, a second series of rounds N = start/2, ..., end follows. Both series start from
-  the student of stage one. The function is pure.
+  With `encoder`, a second series of rounds N = start/2, ..., end follows. Both series start from
+  the student of stage one. `initial` is the folder that teaches the first round, '' for none;
+  `settings(stage)` returns the settings of a stage's rounds. The function is pure.
   """
   out: list[Round] = []
 
   def add(stage, num_steps, steps, lr, before):
     suffix = f'_{num_steps}' if num_steps else ''
-    name, teacher = f'{len(out):02d}_{stage}{suffix}', before.name if before else recipe.initial
+    name, teacher = f'{len(out):02d}_{stage}{suffix}', before.name if before else initial
     outside = bool(teacher) and before is None
     out.append(Round(len(out), name, stage, num_steps, steps, lr, teacher, outside))
     return out[-1]
 
   def ladder(stage, before):
-    p = recipe.progressive
+    p = settings(stage)
     halvings = int(math.log2(p.start_steps // p.end_steps))
     for n in (p.start_steps // 2**i for i in range(1, halvings + 1)):
       steps, lr = (p.last_steps, p.last_lr) if n <= 2 else (p.steps, p.lr)
       before = add(stage, n, steps, lr, before)
 
   before = None
-  for stage in (s for s in recipe.stages if s != 'progressive'):
-    settings = recipe.settings(stage)
-    before = add(stage, 0, settings.steps, settings.lr, before)
-  if 'progressive' in recipe.stages:
+  for stage in (s for s in stages if s != 'progressive'):
+    before = add(stage, 0, settings(stage).steps, settings(stage).lr, before)
+  if 'progressive' in stages:
     ladder('progressive', before)
-  if recipe.encoder:
+  if encoder:
     ladder('encoder', before)
   return tuple(out)

@@ -1,10 +1,9 @@
-"""Whether a recipe can run here: devices, data, folders. Compiles nothing, writes nothing."""
+"""Checks whether a run is possible here: devices, data, folders. Nothing is compiled or written."""
 
 import contextlib
 import math
 
 import numpy as np
-from jax.sharding import Mesh
 
 from gdistill import errors
 from gdistill.devices import mesh as meshes
@@ -17,52 +16,49 @@ from gdistill.recipe import reading
 from gdistill.recipe import settings as recipes
 from gdistill.rounds import folder as folders
 from gdistill.rounds import network as networks
-from gdistill.rounds import plan as plans
+from gdistill.training import assemble
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
 
 _MOST_IN_V = 50.0  # Stable Diffusion's schedule has 15 at its end, ADM's 20,000
 
 
-def everything(recipe: recipes.Recipe, workdir: storage.epath.Path | None) -> Mesh:
-  """Every check that needs devices, data's shape or folders; writes nothing, compiles nothing."""
-  found = mesh(recipe)
-  data(recipe)
-  rest(recipe, workdir)
-  return found
+def everything(run: assemble.Run) -> None:
+  """Makes every check that needs devices, the shape of the data or folders."""
+  mesh(run)
+  data(run)
+  folders_and_grid(run)
+  _warn_of_eps(run)
 
 
-def rest(recipe: recipes.Recipe, workdir: storage.epath.Path | None) -> None:
-  """What needs neither devices nor data."""
-  if recipe.initial:
-    initial(recipe, finished_rounds.read_card(recipe.initial))
-  grid(recipe)
-  if workdir is not None:
-    storage.check_writable('--workdir', workdir)
-    if recipe.latent:
-      encode.cache(recipe, workdir)
-    same_run(recipe, workdir)
+def folders_and_grid(run: assemble.Run) -> None:
+  """Makes the checks that need neither devices nor data."""
+  if run.recipe.initial:
+    initial(run, finished_rounds.read_card(run.recipe.initial))
+  grid(run)
+  if run.workdir is not None:
+    storage.check_writable('--workdir', run.workdir)
+    if run.recipe.latent:
+      encode.cache_folder(run.recipe.latents, run.workdir)
+    same_run(run.recipe, run.workdir)
 
 
-def mesh(recipe: recipes.Recipe, devices: int | None = None) -> Mesh:
-  """The mesh, of the devices there are or of so many that need not exist: batches and parameters
-  split over it.
-  """
+def mesh(run: assemble.Run) -> None:
+  """Checks that batches and parameters can be split over the run's mesh."""
   meshes.check_compile_cache()
-  found = meshes.make_mesh(recipe.mesh.data, recipe.mesh.fsdp, recipe.mesh.slices, devices)
+  found, recipe = run.mesh, run.recipe
   for section in recipe.sections:
     settings = recipe.settings(section)
     meshes.check_batch(section, settings.batch_size, settings.accumulation, found)
-  net = networks.of_recipe(recipe, recipe.takes_w)
-  sharding.check_fsdp(found, networks.initial_shapes(net, recipe.model))
-  return found
+  sharding.check_fsdp(found, run.student_shapes)
 
 
-def data(recipe: recipes.Recipe) -> None:
-  """Whether there are enough examples, of the model's shape and classes."""
-  encode.check(recipe)
-  train_set, held_set = encode.pictures(recipe)
-  height, _, channels = encode.pixel_shape(recipe)
+def data(run: assemble.Run) -> None:
+  """Checks that there are enough examples, of the model's shape and classes."""
+  recipe = run.recipe
+  frozen_networks.check_fits(run.frozen, recipe.latents, recipe.model)
+  train_set, held_set = run.pictures
+  height, _, channels = run.picture_shape
   for name, mine, theirs in (
     ('num_classes', recipe.model.num_classes, len(train_set.class_names)),
     ('image_size', height, train_set.shape[0]),
@@ -80,22 +76,26 @@ def data(recipe: recipes.Recipe) -> None:
     )
 
 
-def grid(recipe: recipes.Recipe) -> None:
-  """A grid without a single student in it would be found out only after the training."""
-  trained = [r.num_steps for r in plans.plan(recipe) if r.stage == 'progressive']
-  e, low, high = recipe.evaluation, recipe.guidance.w_min, recipe.guidance.w_max
+def grid(run: assemble.Run) -> None:
+  """Checks that the grid measures at least one student, before hours of training."""
+  trained = [r.num_steps for r in run.plan if r.stage == 'progressive']
+  e, guidance = run.recipe.evaluation, run.recipe.guidance
+  low, high = guidance.w_min, guidance.w_max
   if trained and not set(trained) & set(e.num_steps):
     raise errors.ConfigError(
-      f'evaluation.num_steps={e.num_steps} has none of the steps that get a round: {trained}'
+      f'evaluation.num_steps={e.num_steps} contains none of the steps that the rounds are trained '
+      f'for: {trained}; add one of them'
     )
   if trained and not any(low <= w <= high for w in e.ws):
     raise errors.ConfigError(
-      f'evaluation.ws={e.ws} has none between guidance.w_min={low} and guidance.w_max={high}'
+      f'evaluation.ws={e.ws} contains no w between guidance.w_min={low} and guidance.w_max={high}; '
+      'add one'
     )
 
 
-def initial(recipe: recipes.Recipe, card: dict) -> None:
-  """Whether a finished round may be what this recipe's first stage learns from."""
+def initial(run: assemble.Run, card: dict) -> None:
+  """Checks that the first stage may learn from the finished round with this card."""
+  recipe = run.recipe
   where, first = f'initial={recipe.initial!r}', (*recipe.stages, 'encoder')[0]
   if first in ('progressive', 'encoder'):
     _initial_student(recipe, card, where, first)
@@ -106,7 +106,7 @@ def initial(recipe: recipes.Recipe, card: dict) -> None:
       f'{where} has no null condition to be guided by (p_uncond=0); train the teacher with label '
       'dropout, or import it with an unconditional network beside it (--null)'
     )
-  _same_networks(recipe, card, where, first)
+  _same_networks(run, card, where, first)
 
 
 def _initial_student(recipe: recipes.Recipe, card: dict, where: str, first: str) -> None:
@@ -156,10 +156,11 @@ def _initial_student(recipe: recipes.Recipe, card: dict, where: str, first: str)
     )
 
 
-def _same_networks(recipe: recipes.Recipe, card: dict, where: str, first: str) -> None:
-  """The frozen networks and the trained one are those of the config, but for what may be built."""
+def _same_networks(run: assemble.Run, card: dict, where: str, first: str) -> None:
+  """Checks that a round's networks are those of the config, but for parts that may be added."""
+  recipe = run.recipe
   theirs = card.get('latents') if recipe.latent else None
-  for name, mine in frozen_networks.networks(recipe).items() if theirs else ():
+  for name, mine in run.frozen.names().items() if theirs else ():
     if theirs[name] != mine:
       raise errors.ConfigError(
         f'latents.{name} is {mine!r}, and {where} was trained with {theirs[name]!r}; name what is '
@@ -199,8 +200,9 @@ def _some(items: list[str], most: int = 12) -> str:
   return '; '.join(items[:most]) + more
 
 
-def warn_of_eps(recipe: recipes.Recipe) -> None:
-  """v = (eps - sigma z) / alpha: an error of eps counts 1 / alpha times in what is learned."""
+def _warn_of_eps(run: assemble.Run) -> None:
+  """Warns if errors of eps are amplified: v = (eps - sigma z) / alpha, so by 1 / alpha."""
+  recipe = run.recipe
   weights = {s: recipe.settings(s).weight for s in recipe.sections if s != 'teacher'}
   stage = next((s for s, weight in weights.items() if weight != 'snr'), None)
   times = math.sqrt(1.0 + math.exp(-float(networks.noise(recipe.noise)(np.ones(1, np.float32))[0])))

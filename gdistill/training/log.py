@@ -1,4 +1,4 @@
-"""A round's training metrics, as JSON lines and TensorBoard events."""
+"""The training metrics of a round, as JSON lines and TensorBoard events."""
 
 import json
 import pathlib
@@ -12,7 +12,7 @@ from gdistill.workdir import storage
 
 
 class Log:
-  """Training metrics as JSON lines and TensorBoard events, written whole: stores cannot append."""
+  """A round's metrics. Files are written whole, because object stores cannot append."""
 
   def __init__(self, folder: storage.epath.Path, step: int):
     self._file = folder / 'metrics.jsonl'
@@ -25,11 +25,13 @@ class Log:
     self._name = f'events.out.tfevents.{int(time.time())}.{step:08d}'
 
   def add(self, step: int, row: dict) -> None:
+    """Adds the metrics of a step, in process 0 alone."""
     if jax.process_index() == 0:
       self._lines.append(json.dumps(storage.jsonable({'step': step, **row})))
       self._new.append((step, row))
 
   def flush(self) -> None:
+    """Writes all lines so far, and an event file with the lines since this process started."""
     if not self._new:
       return
     storage.write_bytes(self._file, ('\n'.join(self._lines) + '\n').encode())
@@ -37,14 +39,15 @@ class Log:
 
 
 def _step_of(line: str) -> int:
+  """Returns the step of a line; of a damaged line a number so large that the line is dropped."""
   try:
     return int(json.loads(line)['step'])
   except (ValueError, KeyError, TypeError):
-    return np.iinfo(np.int64).max  # a damaged line is dropped, not repeated
+    return np.iinfo(np.int64).max
 
 
 def _tensorboard(rows: list[tuple[int, dict]]) -> bytes:
-  """An event file's bytes; written beside nothing, because workdirs may be object stores."""
+  """Returns the bytes of an event file, made in a temporary folder: a workdir may be a store."""
   import tensorboardX
 
   with tempfile.TemporaryDirectory() as folder:

@@ -1,5 +1,6 @@
 """The only training loop: a compiled step, checkpoints, logs, preemption. It knows no diffusion."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,99 +19,140 @@ from gdistill.workdir import state as states
 from gdistill.workdir import step_checkpoints
 from gdistill.workdir import storage
 
-_RESTORING = 0.25  # hours that one process waits for the others to have read their checkpoint
-_ASK_EVERY = 10  # updates; machines that are taken away give half a minute's notice
+_RESTORING = 0.25  # hours that a process waits for the others to restore their checkpoint
+_ASK_EVERY = 10  # updates: a preempted machine has thirty seconds, and asking others takes time
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Task:
+  """One round to train: where its first state, batches and compiled step come from."""
+
+  folder: storage.epath.Path
+  fresh: Callable[[], states.TrainState]  # makes the first state
+  like: states.TrainState  # the state's shapes with their shardings
+  step: (
+    Callable  # (state, teacher, batches, given) -> (state, metrics), compiled; donates the state
+  )
+  teacher: Any  # parameters, or None
+  batches: Callable[[int, int], Any]  # (first update, number of updates) -> arrays on the devices
+  given: dict  # what `step.numbers` returns
+  steps: int  # updates of the round
+  substeps: int  # updates of one call of `step`
 
 
 def fit(
-  folder: storage.epath.Path,
-  fresh: Callable[[], states.TrainState],
-  like: states.TrainState,
-  run: Callable,
-  teacher: Any,
-  batches: Callable[[int, int], Any],
-  given: dict,
-  steps: int,
-  settings: recipes.Train,
-  substeps: int,
-  stop: interrupt.Interrupt,
-  seconds: timing.Seconds,
+  task: Task, settings: recipes.Train, stop: interrupt.Interrupt, seconds: timing.Seconds
 ) -> states.TrainState:
-  """Trains one round from `fresh()`, or from its newest checkpoint, to `steps` updates.
+  """Trains a round to its end, from its newest checkpoint or from its first state.
 
-  `like` is the state's shapes with their shardings.
-
-  `run(state, teacher, batches(step, substeps), given)` is the compiled step. Raises Preempted
-  after saving when asked to stop, NumericsError when too many updates were skipped.
+  Raises Preempted, after a save, if a signal asks this process to stop; NumericsError if too many
+  updates were skipped.
   """
-  steps_folder = folder / 'steps'
-  with seconds('restore'):
-    shardings = jax.tree.map(lambda a: a.sharding, like)
-    found = step_checkpoints.restore_latest(steps_folder, like, shardings)
-    # Its own buffers: the step donates them. Nothing else may hold on to a state, which is large.
-    step, state = (0, fresh()) if found is None else (found[0], jax.tree.map(jnp.copy, found[1]))
-    del found
-    stop.moved()
-    processes.barrier(f'{folder.name} begins at {step}', hours=_RESTORING)
-  log, watch = training_log.Log(folder, step), Finite(settings, states.names(state.params))
-
-  def check(metrics, step):
-    watch.check(jax.device_get(metrics), step)
-
-  def save(step):
-    stop.watch()
-    with seconds('save'), stop.patient():
-      saver.save(step, state)
-      log.flush()
-
-  metrics, since, start = None, step, time.monotonic()
+  step, state = _start(task, stop, seconds)
   with (
-    step_checkpoints.Saver(steps_folder, settings.max_to_keep, stop.watch) as saver,
-    progress.Progress(folder.name, steps, step) as bar,
+    step_checkpoints.Saver(task.folder / 'steps', settings.max_to_keep, stop.watch) as saver,
+    progress.Progress(task.folder.name, task.steps, step) as bar,
     stop.steady(),
   ):
-    while step < steps:
+    going = _Going(task, settings, step, state, saver, stop, seconds)
+    del state  # a second reference would keep the donated buffers of the first state alive
+    while going.step < task.steps:
       saver.check()
-      with seconds('data'):
-        batch = batches(step, substeps)
-      with seconds('productive'):
-        before, (state, metrics) = metrics, run(state, teacher, batch, given)
-        step += substeps
-        # At most one step ahead of the devices: virtual CPU devices die of a longer queue.
-        if before is not None:
-          check(before, step - substeps)
-      if step % settings.log_every == 0 or step == steps:
-        with seconds('productive'):
-          row = {k: float(v) for k, v in jax.device_get(metrics).items() if k != 'broken'}
-        now = time.monotonic()
-        row['updates_per_second'] = (step - since) / max(now - start, 1e-9)
-        since, start = step, now
-        log.add(step, row)
-        bar.update(step, loss=row['loss'], lr=row['lr'])
-      else:
-        bar.update(step)
-      if step < steps and _asked_to_stop(stop, step, settings):
-        check(metrics, step)
-        save(step)
-        with seconds('save'), stop.patient():
-          saver.wait()
+      going.advance()
+      bar.update(going.step, **going.report())
+      if going.step < task.steps and _asked_to_stop(stop, going.step, settings):
+        going.save()
+        going.wait()
         raise errors.Preempted(
-          f'{stop.requested or "a signal"}: {folder.name} is saved at step {step}; '
-          'repeat the command to go on'
+          f'{stop.requested or "a signal"}: {task.folder.name} is saved at step {going.step}; '
+          'repeat the command to resume'
         )
-      if step % settings.checkpoint_every == 0 and step < steps:
-        check(metrics, step)
-        save(step)
-    with seconds('save'), stop.patient():
-      saver.wait()
-  if metrics is not None:
-    check(metrics, step)
-  log.flush()
-  return state
+      if going.step % settings.checkpoint_every == 0 and going.step < task.steps:
+        going.save()
+    going.wait()
+  return going.finish()
+
+
+def _start(
+  task: Task, stop: interrupt.Interrupt, seconds: timing.Seconds
+) -> tuple[int, states.TrainState]:
+  """Returns (step, state) of the newest checkpoint, or of the start; in buffers of their own."""
+  with seconds('restore'):
+    shardings = jax.tree.map(lambda a: a.sharding, task.like)
+    found = step_checkpoints.restore_latest(task.folder / 'steps', task.like, shardings)
+    # Copied, because the step donates the state's buffers.
+    step, state = (
+      (0, task.fresh()) if found is None else (found[0], jax.tree.map(jnp.copy, found[1]))
+    )
+    del found
+    stop.moved()
+    processes.barrier(f'{task.folder.name} begins at {step}', hours=_RESTORING)
+  return step, state
+
+
+class _Going:
+  """A round in training: its step and state, its log, and the checks of its metrics."""
+
+  def __init__(self, task, settings, step, state, saver, stop, seconds):
+    self.step = step
+    self._task, self._settings, self._state = task, settings, state
+    self._saver, self._stop, self._seconds = saver, stop, seconds
+    self._log = training_log.Log(task.folder, step)
+    self._finite = Finite(settings, states.names(state.params))
+    self._metrics = None
+    self._reported, self._since = step, time.monotonic()
+
+  def advance(self) -> None:
+    """Dispatches the next updates, and checks the metrics of the updates before."""
+    task, before = self._task, self._metrics
+    with self._seconds('data'):
+      batch = task.batches(self.step, task.substeps)
+    with self._seconds('productive'):
+      self._state, self._metrics = task.step(self._state, task.teacher, batch, task.given)
+      self.step += task.substeps
+      # The check waits for the updates before, so the loop stays at most one dispatch ahead of the
+      # devices: virtual CPU devices fail with longer queues.
+      if before is not None:
+        self._check(before, self.step - task.substeps)
+
+  def report(self) -> dict[str, float]:
+    """Logs the metrics every `log_every` updates; returns what the progress line shows then."""
+    if self.step % self._settings.log_every and self.step != self._task.steps:
+      return {}
+    with self._seconds('productive'):
+      row = {k: float(v) for k, v in jax.device_get(self._metrics).items() if k != 'broken'}
+    now = time.monotonic()
+    row['updates_per_second'] = (self.step - self._reported) / max(now - self._since, 1e-9)
+    self._reported, self._since = self.step, now
+    self._log.add(self.step, row)
+    return {'loss': row['loss'], 'lr': row['lr']}
+
+  def save(self) -> None:
+    """Saves a checkpoint in the background, once the last updates are known to be sound."""
+    self._check(self._metrics, self.step)
+    self._stop.watch()
+    with self._seconds('save'), self._stop.patient():
+      self._saver.save(self.step, self._state)
+      self._log.flush()
+
+  def wait(self) -> None:
+    """Waits for the save in the background."""
+    with self._seconds('save'), self._stop.patient():
+      self._saver.wait()
+
+  def finish(self) -> states.TrainState:
+    """Returns the last state, after the last check."""
+    if self._metrics is not None:
+      self._check(self._metrics, self.step)
+    self._log.flush()
+    return self._state
+
+  def _check(self, metrics: dict, step: int) -> None:
+    self._finite.check(jax.device_get(metrics), step)
 
 
 def _asked_to_stop(stop: interrupt.Interrupt, step: int, settings: recipes.Train) -> bool:
-  """Whether any process was signalled; several ask each other every ten updates or more."""
+  """Tells whether any process got a signal; processes ask each other every ten updates or more."""
   if jax.process_count() == 1:
     return bool(stop.requested)
   stop.moved()
@@ -119,20 +161,21 @@ def _asked_to_stop(stop: interrupt.Interrupt, step: int, settings: recipes.Train
 
 
 class Finite:
-  """Ends a run whose updates are not finite: too many in a row, or too large a share of all."""
+  """Ends a run if too many updates in a row, or too large a share of all, were not finite."""
 
   def __init__(self, settings: recipes.Train, names: Sequence[str]):
     self._settings, self._names = settings, names
     self._first = ''
 
   def check(self, metrics: dict, step: int) -> None:
-    """NumericsError, with the first leaf whose gradient broke last, after `step` updates."""
+    """Raises NumericsError after `step` updates; names the leaf whose gradient broke last."""
     settings, broken = self._settings, int(metrics['broken'])
     if broken >= 0:
       loss = float(metrics['loss'])
       self._first = f' (the first leaf is {self._names[broken]!r}, at a loss of {loss:g})'
     in_a_row, skipped = int(metrics['skipped_in_a_row']), int(metrics['skipped'])
-    many = skipped >= settings.max_skipped_in_a_row  # a share of the first few steps says little
+    # Also a minimum number: a share of the first few updates would end sound runs.
+    many = skipped >= settings.max_skipped_in_a_row
     share = 100 * skipped > settings.max_skipped_percent * step
     if in_a_row >= settings.max_skipped_in_a_row or (many and share):
       raise errors.NumericsError(

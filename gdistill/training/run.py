@@ -1,48 +1,127 @@
-"""The composition root: plan, skip what is finished, wire data + teacher + loss + folder."""
+"""Training a run: every round of the plan that is not finished, one after the other."""
 
 import concurrent.futures
 import functools
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from gdistill import errors
-from gdistill.data import latents
 from gdistill.data import pipeline as data
-from gdistill.data import source
 from gdistill.devices import processes
 from gdistill.devices import sharding
+from gdistill.frozen import copies
 from gdistill.frozen import encode
 from gdistill.process import interrupt
 from gdistill.process import progress
 from gdistill.process import timing
-from gdistill.recipe import identity
-from gdistill.recipe import reading
 from gdistill.recipe import settings as recipes
 from gdistill.rounds import folder as folders
 from gdistill.rounds import network as networks
 from gdistill.rounds import plan as plans
+from gdistill.training import assemble
 from gdistill.training import card as cards
-from gdistill.training import checks as run_checks
 from gdistill.training import loop
 from gdistill.training import shapes as stage_shapes
+from gdistill.training import stage_setup
 from gdistill.training import step as train_step
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import ledger
 from gdistill.workdir import state as states
 from gdistill.workdir import storage
 
+Compiled = dict[str, concurrent.futures.Future]  # {stage: its train step}
+# Part of every random key of a stage, so the keys of two stages never meet.
+_STAGE_IDS = {'teacher': 1, 'guidance': 2, 'progressive': 3, 'encoder': 4}
 
-def _check_same_data(
-  workdir: storage.epath.Path, examples: source.Source | latents.Latents
+
+def train(
+  run: assemble.Run,
+  stop: interrupt.Interrupt,
+  seconds: timing.Seconds,
+  compiled: Compiled | None = None,
 ) -> None:
-  """A run goes on only with the data it began with, wherever they lie now; process 0 tells."""
+  """Trains every round of the plan that is not finished; a finished run does nothing.
+
+  `run` must have passed checks.everything. `compiled` collects the train step of each stage, and
+  runs with the same settings may share it. Raises Preempted if a signal asks this process to stop.
+  """
+  workdir, plan = run.workdir, run.plan
+  if jax.process_index() == 0:
+    _write_config(workdir, run.config)
+    for r in plan:
+      _tidy(workdir, r)
+  todo = [r for r in plan if not finished_rounds.is_finished(workdir / r.name)]
+  if not todo:
+    return
+  with seconds('data'):
+    if run.frozen.autoencoder:
+      _encode(run, stop)
+    processes.agree('data', run.examples.fingerprint)
+    _check_same_data(workdir, run.examples)
+  updates = sum(r.steps for r in todo)
+  progress.say(
+    f'{workdir}: {len(todo)} of {len(plan)} rounds to do, {updates:,} updates, on {run.mesh.size} '
+    f'{jax.devices()[0].platform} device{"s" if run.mesh.size > 1 else ""}; first it compiles'
+  )
+  compiled = {} if compiled is None else compiled
+  pending = _compile_all(run, [r.stage for r in todo], compiled)
+  try:
+    for r in todo:
+      if processes.any_process(bool(stop.requested)):
+        raise errors.Preempted(
+          f'{stop.requested or "a signal"}: all finished work is saved; repeat the command to '
+          'resume'
+        )
+      with stop.patient():
+        _train_round(run, r, compiled[r.stage], stop, seconds)
+  except BaseException:
+    for stage, promise in pending.items():
+      if promise.cancel():
+        del compiled[stage]
+    raise
+
+
+def _write_config(workdir: storage.epath.Path, config: dict) -> None:
+  file = workdir / 'config.json'
+  if not storage.exists(file) or storage.read_json(file) != config:
+    storage.write_json(file, config)
+
+
+def _tidy(workdir: storage.epath.Path, r: plans.Round) -> None:
+  """Finishes what a kill may have left undone after a round's card was written."""
+  if finished_rounds.is_finished(workdir / r.name):
+    told = any(
+      e['event'] == 'round-finished' and e.get('round') == r.name for e in ledger.ledger(workdir)
+    )
+    if not told:
+      _record(workdir, 'round-finished', round=r.name)
+    if storage.exists(workdir / r.name / 'steps'):
+      storage.remove_tree(workdir / r.name / 'steps')
+
+
+def _encode(run: assemble.Run, stop: interrupt.Interrupt) -> None:
+  """Encodes the training pictures, unless the latents are there, and copies the frozen networks."""
+  done = encode.run(
+    run.pictures[0], run.frozen, run.latents, run.inpainting, run.latent_folder, stop
+  )
+  if done.encoded:
+    speed = done.encoded / done.seconds
+    progress.say(f'encoded {done.encoded:,} pictures, both flips, {speed:.0f} pictures a second')
+  if not jax.process_index():
+    copies.keep(run.frozen, run.workdir)
+
+
+def _check_same_data(workdir: storage.epath.Path, examples: Any) -> None:
+  """Raises DataError unless the examples are those that the run began with, wherever they lie."""
   told = [e for e in ledger.ledger(workdir) if e['event'] == 'data']
   if not told:
-    stage_shapes.record(workdir, 'data', examples=len(examples), fingerprint=examples.fingerprint)
+    _record(workdir, 'data', examples=len(examples), fingerprint=examples.fingerprint)
   elif told[0].get('fingerprint') != examples.fingerprint:
     raise errors.DataError(
       f'the data are not those this run began with: {len(examples)} examples with fingerprint '
@@ -51,123 +130,56 @@ def _check_same_data(
     )
 
 
-def run(
-  recipe: recipes.Recipe,
-  workdir: Any,
-  stop: interrupt.Interrupt,
-  seconds: timing.Seconds,
-  compiled: dict[str, concurrent.futures.Future] | None = None,
-) -> None:
-  """Trains every round of the plan that is not finished; a finished run does nothing.
+def _compile_all(run: assemble.Run, stages: list[str], compiled: Compiled) -> Compiled:
+  """Compiles in the background: the next stage compiles while the stage before it trains.
 
-  `compiled` holds the train step of each stage; runs of one recipe may share it.
+  Returns the promised steps, which are also entered into `compiled`.
   """
-  workdir = storage.path(workdir)
-  mesh = run_checks.everything(recipe, workdir)
-  run_checks.warn_of_eps(recipe)
-  processes.agree('config', identity.digest_together(recipe))
-  plan = plans.plan(recipe)
-  resolved, config_file = reading.to_dict(recipe), workdir / 'config.json'
-  if jax.process_index() == 0:
-    if not storage.exists(config_file) or storage.read_json(config_file) != resolved:
-      storage.write_json(config_file, resolved)
-    for r in plan:
-      _tidy(workdir, r)
-  if all(finished_rounds.is_finished(workdir / r.name) for r in plan):
-    return
-  with seconds('data'):
-    if recipe.latent:
-      _encode(recipe, workdir, stop)
-    examples = encode.examples(recipe, workdir)
-    processes.agree('data', examples.fingerprint)
-    _check_same_data(workdir, examples)
-  compiled = {} if compiled is None else compiled
-  todo = [r for r in plan if not finished_rounds.is_finished(workdir / r.name)]
-  updates = sum(r.steps for r in todo)
-  progress.say(
-    f'{workdir}: {len(todo)} of {len(plan)} rounds to do, {updates:,} updates, on {mesh.size} '
-    f'{jax.devices()[0].platform} device{"s" if mesh.size > 1 else ""}; first it compiles'
-  )
-  stages = [s for s in dict.fromkeys(r.stage for r in todo) if s not in compiled]
+  # Made here, not in the thread: two threads could make the same part of the run twice.
+  setups, mesh, fields = run.setups, run.mesh, run.examples.fields
+  stages = [s for s in dict.fromkeys(stages) if s not in compiled]
   pending = {stage: concurrent.futures.Future() for stage in stages}
   compiled |= pending
 
-  def compile_all():  # the next stage compiles while the one before it trains
+  def work():
     for stage, promise in pending.items():
       if promise.set_running_or_notify_cancel():
         try:
-          promise.set_result(stage_shapes.compile_stage(recipe, stage, mesh, examples, workdir))
+          promise.set_result(stage_shapes.compile_stage(setups[stage], mesh, fields))
+          _record(run.workdir, 'compiled', stage=stage)
         except BaseException as e:
           promise.set_exception(e)
 
-  # No executor, which would be waited for: a compile takes minutes, and who is told to leave has
-  # half of one.
-  threading.Thread(target=compile_all, name=interrupt.COMPILING, daemon=True).start()
-  try:
-    for r in todo:
-      if processes.any_process(bool(stop.requested)):
-        raise errors.Preempted(
-          f'{stop.requested or "a signal"}: what is finished is saved; repeat the command to go on'
-        )
-      with stop.patient():
-        _run_round(recipe, workdir, r, examples, mesh, compiled[r.stage], stop, seconds)
-  except BaseException:
-    for stage, promise in pending.items():
-      if promise.cancel():
-        del compiled[stage]
-    raise
+  # A daemon thread, not an executor: Python waits for executors at exit, a compile takes minutes,
+  # and a preempted process has thirty seconds.
+  threading.Thread(target=work, name=interrupt.COMPILING, daemon=True).start()
+  return pending
 
 
-def _encode(recipe: recipes.Recipe, workdir: storage.epath.Path, stop: interrupt.Interrupt) -> None:
-  """The training pictures' latents, unless they are there, and a copy of what decodes them."""
-  done = encode.run(recipe, encode.cache(recipe, workdir), stop)
-  if done.encoded:
-    speed = done.encoded / done.seconds
-    progress.say(f'encoded {done.encoded:,} pictures, both flips, {speed:.0f} pictures a second')
-  if not jax.process_index() and not encode.kept(workdir):
-    encode.keep(recipe, workdir)
-
-
-def _tidy(workdir: storage.epath.Path, r: plans.Round) -> None:
-  """What a kill between a round's card and its last words may have left undone."""
-  if finished_rounds.is_finished(workdir / r.name):
-    told = any(
-      e['event'] == 'round-finished' and e.get('round') == r.name for e in ledger.ledger(workdir)
-    )
-    if not told:
-      stage_shapes.record(workdir, 'round-finished', round=r.name)
-    if storage.exists(workdir / r.name / 'steps'):
-      storage.remove_tree(workdir / r.name / 'steps')
-
-
-def _run_round(recipe, workdir, r, examples, mesh, step, stop, seconds) -> None:
-  settings, folder = recipe.settings(r.stage), workdir / r.name
-  substeps = 1 if jax.default_backend() == 'cpu' else recipe.train.substeps
+def _train_round(
+  run: assemble.Run,
+  r: plans.Round,
+  step: concurrent.futures.Future,
+  stop: interrupt.Interrupt,
+  seconds: timing.Seconds,
+) -> None:
+  """Trains one round, from its newest checkpoint if it has any, and writes params and card."""
+  setup, mesh, folder = run.setups[r.stage], run.mesh, run.workdir / r.name
   began = time.monotonic()
-  stage_shapes.record(workdir, 'round-entered', round=r.name)
-  teacher, where = None, None
+  _record(run.workdir, 'round-entered', round=r.name)
+  parent = None
   if r.teacher:
-    where = r.teacher if r.outside else workdir / r.teacher
-  if where is not None and r.stage != 'teacher':
+    parent = r.teacher if r.outside else run.workdir / r.teacher
+  teacher = None
+  if parent is not None and r.stage != 'teacher':
     with seconds('restore'):
-      found = folders.read_folder(where)
-      pair = r.stage == 'guidance' and found.null_params is not None
-      teacher = networks.Pair(found.params, found.null_params) if pair else found.params
-      teacher = networks.as_teacher(recipe.model, teacher)
+      teacher = _teacher(setup, parent)
     teacher = sharding.put_like(sharding.tree_shardings(mesh, teacher), teacher)
-  key = jax.random.fold_in(jax.random.fold_in(jax.random.key(recipe.seed), _ID[r.stage]), r.index)
+  key = jax.random.fold_in(jax.random.key(run.seed), _STAGE_IDS[r.stage])
+  key = jax.random.fold_in(key, r.index)
   key_init, key_steps = jax.random.split(key)
-  # It reads the teacher again: held on to, the copy would lie beside the state for the whole round.
-  fresh = functools.partial(_fresh_state, recipe, r, where, key_init, mesh)
-
-  size, rows = settings.batch_size, sharding.local_rows(mesh, settings.batch_size)
-  read = data.reader(examples, (recipe.seed, r.index), size, rows, r.steps, recipe.data)
-
-  def batches(step, count):
-    # The leading axis is updates; rows are sharded behind it.
-    made = jax.tree.map(lambda *a: np.stack(a), *(read(step + i) for i in range(count)))
-    return sharding.put_batches(mesh, size, made)
-
+  size = setup.settings.batch_size
+  batches = _batches(run.examples, (run.seed, r.index), size, r.steps, mesh, run.data)
   given = train_step.numbers(r.steps, r.lr, r.num_steps, key_steps)
   given = sharding.put_like(jax.tree.map(lambda _: sharding.replicated(mesh), given), given)
   with seconds('compile'):
@@ -175,44 +187,75 @@ def _run_round(recipe, workdir, r, examples, mesh, step, stop, seconds) -> None:
       stop.check(moved=False)
     step = step.result()
   state = loop.fit(
-    folder, fresh, stage_shapes.state_shapes(recipe, r.stage, mesh), step, teacher, batches,
-    given, r.steps, recipe.train, substeps, stop, seconds,
-  )  # fmt: skip
+    loop.Task(
+      folder=folder,
+      # Reads the teacher once more: a copy kept here would lie beside the state all round long.
+      fresh=functools.partial(_fresh_state, setup, parent, key_init, mesh),
+      like=stage_shapes.state_shapes(setup, mesh),
+      step=step,
+      teacher=teacher,
+      batches=batches,
+      given=given,
+      steps=r.steps,
+      substeps=setup.substeps,
+    ),
+    run.loop,
+    stop,
+    seconds,
+  )
   with seconds('save'):
-    card = cards.make_card(recipe, r, state, examples, time.monotonic() - began)
+    card = cards.make_card(r, setup, state, time.monotonic() - began, run.card_entries())
     stop.watch()
     finished_rounds.finish(folder, states.handed_on(state), card)
-    stage_shapes.record(workdir, 'round-finished', round=r.name)
+    _record(run.workdir, 'round-finished', round=r.name)
     if jax.process_index() == 0:
       storage.remove_tree(folder / 'steps')
   progress.say(f'{r.name}: finished {r.steps} updates in {time.monotonic() - began:.0f} s')
 
 
-# In every random key of a stage.
-_ID = {'teacher': 1, 'guidance': 2, 'progressive': 3, 'encoder': 4}
+def _teacher(setup: stage_setup.StageSetup, folder: Any) -> Any:
+  """Reads the parameters that a round learns from, cast to the precision of the network."""
+  found = folders.read_folder(folder)
+  pair = setup.stage == 'guidance' and found.null_params is not None
+  params = networks.Pair(found.params, found.null_params) if pair else found.params
+  return networks.as_teacher(setup.model, params)
 
 
-def _fresh_state(recipe, r, where, key, mesh) -> states.TrainState:
-  """The round's first state: drawn where it will live, or the teacher's of folder `where`."""
-  net = networks.of_recipe(recipe, recipe.takes_w and r.stage != 'teacher')
-  create = stage_shapes.state_maker(recipe.settings(r.stage))
-  shardings = jax.tree.map(lambda a: a.sharding, stage_shapes.state_shapes(recipe, r.stage, mesh))
-  if where is None:
+def _batches(
+  examples: Any,
+  seed: tuple[int, ...],
+  size: int,
+  steps: int,
+  mesh: Mesh,
+  settings: recipes.Data,
+) -> Callable[[int, int], Any]:
+  """Returns batches(step, count): arrays [count updates, rows, ...] spread over the mesh."""
+  read = data.reader(examples, seed, size, sharding.local_rows(mesh, size), steps, settings)
+
+  def batches(step, count):
+    made = jax.tree.map(lambda *a: np.stack(a), *(read(step + i) for i in range(count)))
+    return sharding.put_batches(mesh, size, made)
+
+  return batches
+
+
+def _fresh_state(
+  setup: stage_setup.StageSetup, parent: Any, key: jax.Array, mesh: Mesh
+) -> states.TrainState:
+  """Returns a round's first state: drawn on the devices, or grown from the round in `parent`."""
+  create = stage_shapes.state_maker(setup.settings)
+  shardings = jax.tree.map(lambda a: a.sharding, stage_shapes.state_shapes(setup, mesh))
+  net = networks.build(setup.model, setup.takes_w, noise_settings=setup.noise)
+  if parent is None:
     return networks.drawn(
-      lambda key: create(networks.initial_params(net, recipe.model, key)), key, shardings
+      lambda key: create(networks.initial_params(net, setup.model, key)), key, shardings
     )
-  params = networks.grown(net, recipe.model, key, folders.read_folder(where).params)
+  params = networks.grown(net, setup.model, key, folders.read_folder(parent).params)
   params = sharding.put_like(shardings.params, params)
   return jax.jit(create, out_shardings=shardings)(params)
 
 
-def account(workdir: Any, seconds: timing.Seconds) -> None:
-  """Adds this process's seconds to WORKDIR/time.json, and says them in one line."""
-  file = storage.path(workdir) / 'time.json'
-  before = storage.read_json(file) if storage.exists(file) else {}
-  total = {k: v for k, v in dict(before).items() if isinstance(v, (int, float))}
-  for name, spent in seconds.spent.items():
-    total[name] = round(total.get(name, 0.0) + spent, 3)
+def _record(workdir: storage.epath.Path, event: str, **fields: Any) -> None:
+  """Adds an entry to the ledger, in process 0 alone."""
   if jax.process_index() == 0:
-    storage.write_json(file, total)
-  progress.say('seconds: ' + ', '.join(f'{k} {v:.1f}' for k, v in seconds.spent.items()))
+    ledger.record(workdir, event, **fields)

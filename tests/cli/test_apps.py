@@ -21,12 +21,10 @@ from gdistill.core import pixels as core_pixels
 from gdistill.core import process
 from gdistill.drawing import editor
 from gdistill.process import interrupt
-from gdistill.process import timing
 from gdistill.recipe import settings as recipes
 from gdistill.rounds import folder as folders
 from gdistill.rounds import network as networks
 from gdistill.samplers import noise as image_noise
-from gdistill.training import run as training_run
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
 
@@ -37,7 +35,7 @@ PICTURES = RNG.integers(0, 256, (3, 8, 8), dtype=np.uint8)
 @pytest.fixture(scope='module')
 def workdir(tmp_path_factory):
   folder = tmp_path_factory.mktemp('apps') / 'run'
-  training_run.run(micro.recipe(encoder=True), folder, interrupt.Interrupt(), timing.Seconds())
+  micro.train(micro.recipe(encoder=True), folder)
   return folder
 
 
@@ -45,7 +43,7 @@ def workdir(tmp_path_factory):
 def painting(tmp_path_factory):
   folder = tmp_path_factory.mktemp('apps') / 'painting'
   recipe = micro.recipe(model=dict(extra_channels=2))
-  training_run.run(recipe, folder, interrupt.Interrupt(), timing.Seconds())
+  micro.train(recipe, folder)
   return folder
 
 

@@ -25,9 +25,7 @@ from gdistill.cli import table
 from gdistill.evaluation.features import extractors
 from gdistill.evaluation.grid import cells as grids
 from gdistill.evaluation.grid import run as grid_run
-from gdistill.process import interrupt
-from gdistill.process import timing
-from gdistill.training import run as training_run
+from gdistill.training import assemble
 from gdistill.workdir import ledger
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -37,7 +35,7 @@ ROOT = pathlib.Path(__file__).parent.parent.parent
 def workdir(tmp_path_factory):
   folder = tmp_path_factory.mktemp('cli') / 'run'
   recipe = micro.recipe()
-  training_run.run(recipe, folder, interrupt.Interrupt(), timing.Seconds())
+  micro.train(recipe, folder)
   return folder
 
 
@@ -137,14 +135,15 @@ def test_evaluate_draws_what_is_missing_and_again_what_is_asked_for(workdir, cap
 
 def test_evaluation_stops_between_batches_and_goes_on(workdir, tmp_path):
   recipe = micro.recipe()
-  cells = grids.plan(recipe, workdir, 'quick')
+  run = assemble.Run(recipe, workdir)
+  cells = grid_run.list_cells(run, grid_run.of_size(run, 'quick'))
   assert cells[0].num_steps == recipe.evaluation.quick_reference_steps
   assert len(cells) == len(set(cells))
   stop = micro.StopAfter(3)
   with pytest.raises(Exception, match='repeat the command'):
-    grid_run.run(workdir, 'quick', stop, timing.Seconds())
+    micro.evaluate(workdir, stop=stop)
   kept = {p: p.stat().st_mtime_ns for p in (workdir / 'evaluation' / 'cells').iterdir()}
-  grid_run.run(workdir, 'quick', interrupt.Interrupt(), timing.Seconds())
+  micro.evaluate(workdir)
   assert all(p.stat().st_mtime_ns == t for p, t in kept.items())
 
 
@@ -197,9 +196,10 @@ def test_drawing_anew_forgets_what_was_measured_of_the_old_pictures(workdir, mon
 
 
 def test_a_damaged_cell_is_named(workdir):
-  grid_run.run(workdir, 'quick', interrupt.Interrupt(), timing.Seconds())
+  micro.evaluate(workdir)
   recipe = micro.recipe()  # of the quick grid: another test may have drawn the full one, too
-  cells = grids.plan(recipe, workdir, 'quick')
+  run = assemble.Run(recipe, workdir)
+  cells = grid_run.list_cells(run, grid_run.of_size(run, 'quick'))
   ids = grids.names(cells, recipe.evaluation.quick_images).values()
   name = next(name for name in ids if name.startswith('student-ddim-1-'))
   cell = workdir / 'evaluation' / 'cells' / f'{name}.npz'

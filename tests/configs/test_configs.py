@@ -19,7 +19,7 @@ from gdistill.recipe import identity
 from gdistill.recipe import reading
 from gdistill.recipe import settings as recipes
 from gdistill.rounds import network as networks
-from gdistill.rounds import plan as plans
+from gdistill.training import assemble
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIGS = sorted(p.stem for p in (ROOT / 'configs').glob('*.py') if p.stem != 'common')
@@ -99,7 +99,7 @@ PAPER = {
 @pytest.mark.parametrize('name', PAPER)
 def test_the_papers_runs_have_the_papers_settings(name):
   paper, recipe = PAPER[name], reading.from_config(load(name))
-  plan = plans.plan(recipe)
+  plan = assemble.plan_of(recipe)
   assert [r.num_steps for r in plan] == [0, 0, *(2**k for k in range(9, -1, -1))]
   assert [r.steps for r in plan[2:]] == [50_000] * 8 + [100_000] * 2
   assert {r.lr for r in plan[2:]} == {paper['lr']} and plan[0].lr == paper['teacher_lr']
@@ -152,7 +152,7 @@ def test_the_latent_runs_have_the_published_networks_and_the_papers_settings(nam
   assert (recipe.noise.beta_start, recipe.noise.beta_end) == paper['betas']
   assert recipe.noise.name == 'scaled_linear' and recipe.latent
   assert (recipe.guidance.w_min, recipe.guidance.w_max) == paper['w']
-  plan = plans.plan(recipe)
+  plan = assemble.plan_of(recipe)
   assert [r.num_steps for r in plan] == [0, *(2**k for k in range(8, -1, -1))]
   assert plan[0].stage == 'guidance' and plan[0].teacher == recipe.initial != ''
   for stage in recipe.stages:
@@ -162,9 +162,9 @@ def test_the_latent_runs_have_the_published_networks_and_the_papers_settings(nam
 
 
 def test_stable_diffusions_stages_are_as_long_as_the_papers():
-  plan = plans.plan(reading.from_config(load('stable_diffusion')))
+  plan = assemble.plan_of(reading.from_config(load('stable_diffusion')))
   assert [r.steps for r in plan] == [3000, *[2000] * 7, *[20_000] * 2]
-  ten = plans.plan(reading.from_config(load('stable_diffusion', 'ten')))
+  ten = assemble.plan_of(reading.from_config(load('stable_diffusion', 'ten')))
   assert [r.num_steps for r in ten] == [0, 20, 10, 5] and {r.steps for r in ten[1:]} == {2000}
 
 

@@ -17,9 +17,11 @@ from gdistill.convert import autoencoder as autoencoders
 from gdistill.data import captions
 from gdistill.data import latents
 from gdistill.data import records
+from gdistill.frozen import copies
 from gdistill.frozen import encode
 from gdistill.frozen import networks as frozen_networks
 from gdistill.process import interrupt
+from gdistill.training import assemble
 from gdistill.workdir import ledger
 from gdistill.workdir import storage
 
@@ -32,14 +34,18 @@ def given(tmp_path_factory):
 
 
 def run(recipe, folder, **more):
-  return encode.run(recipe, str(folder), interrupt.Interrupt(), **more)
+  parts = assemble.Run(recipe)
+  return encode.run(
+    parts.pictures[0], parts.frozen, recipe.latents, recipe.inpainting, str(folder),
+    interrupt.Interrupt(), **more,
+  )  # fmt: skip
 
 
 @pytest.mark.parametrize('name', [PHOTOS, SD])
 def test_the_cache_holds_what_the_autoencoder_makes_of_both_flips(given, tmp_path, name):
   recipe = latent_runs.recipe(name, given)
   done = run(recipe, tmp_path / 'cache')
-  train, _ = encode.pictures(recipe)
+  train, _ = assemble.Run(recipe).pictures
   shape = (8, 8, recipe.model.image_channels)
   found = latents.load(str(tmp_path / 'cache'), shape)
   assert done.encoded == len(train) == len(found) and done.seconds > 0
@@ -63,7 +69,7 @@ def test_captions_are_those_of_the_pictures_and_embedded_by_the_text_encoder(giv
   recipe = latent_runs.recipe(SD, given)
   done = run(recipe, tmp_path)
   assert sum(s['count'] for s in done.index['text_shards']) == 7
-  train, _ = encode.pictures(recipe)
+  train, _ = assemble.Run(recipe).pictures
   batch = latents.load(str(tmp_path), (8, 8, recipe.model.image_channels)).gather(range(len(train)))
   words = [train.read.caption(i) for i in range(len(train))]
   assert len(set(words)) == 7
@@ -75,7 +81,7 @@ def test_captions_are_those_of_the_pictures_and_embedded_by_the_text_encoder(giv
 
 def test_pictures_of_classes_have_the_captions_of_their_classes(given):
   recipe = latent_runs.recipe(TEXT, given)
-  train, _ = encode.pictures(recipe)
+  train, _ = assemble.Run(recipe).pictures
   words = {label: f'the {name}' for label, name in enumerate(('big cat', 'dog', 'eel'))}
   found = captions.of_source(train, recipe.latents.template)
   assert found == [words[k] for k in train.read.labels]
@@ -90,9 +96,13 @@ def test_pictures_of_classes_have_the_captions_of_their_classes(given):
   ],
 )
 def test_a_network_that_does_not_fit_what_is_encoded_is_told_how(given, name, model, words):
-  encode.check(latent_runs.recipe(name, given))
+  def check(recipe):
+    frozen = frozen_networks.of_settings(recipe.latents)
+    frozen_networks.check_fits(frozen, recipe.latents, recipe.model)
+
+  check(latent_runs.recipe(name, given))
   with pytest.raises(errors.ConfigError, match=r'model\.' + words):
-    encode.check(latent_runs.recipe(name, given, model=model))
+    check(latent_runs.recipe(name, given, model=model))
 
 
 def test_a_cache_of_latents_of_another_size_is_refused_and_stays(given, tmp_path):
@@ -104,7 +114,7 @@ def test_a_cache_of_latents_of_another_size_is_refused_and_stays(given, tmp_path
 
 
 @pytest.mark.parametrize(
-  ('size', 'remedy'), [(32, 'set model.image_size=16'), (15, 'prepare them anew')]
+  ('size', 'remedy'), [(32, 'set model.image_size=16'), (15, 'prepare the pictures again')]
 )
 def test_records_of_another_size_name_the_size_of_the_latents(given, tmp_path, size, remedy):
   pixels = np.zeros((size, size, 3), np.uint8)
@@ -115,14 +125,16 @@ def test_records_of_another_size_name_the_size_of_the_latents(given, tmp_path, s
   labelled.prepared(tmp_path / 'in', tmp_path / 'out', size=size)
   source = dict(name='records', path=str(tmp_path / 'out'))
   recipe = latent_runs.recipe(IMAGENET, given, data=source)
-  words = rf'model\.image_size=8: .* \[{size}, {size}, 3\], .* latent of 2 x 2 x 3; {remedy}$'
+  words = (
+    rf'model\.image_size=8: .* \[{size}, {size}, 3\], .* 2 x 2 pixels of 3 channels; {remedy}$'
+  )
   with pytest.raises(errors.DataError, match=words):
-    encode.pictures(recipe)
+    assemble.Run(recipe).pictures  # noqa: B018
   if size == 32:
     fits = latent_runs.recipe(
       IMAGENET, given, data=source, model=dict(image_size=16, attention_resolutions=(16,))
     )
-    assert encode.pictures(fits)[0].shape == (32, 32, 3)
+    assert assemble.Run(fits).pictures[0].shape == (32, 32, 3)
 
 
 def other(given, tmp_path, kind='tiny'):
@@ -192,7 +204,7 @@ def test_captions_that_are_cut_are_counted_and_the_pictures_left_out_are_told(
     SD, given, data=dict(name='captions', path=str(path), held_out=0.4),
     latents=dict(text_length=5), model=dict(context_length=5),
   )  # fmt: skip
-  train, _ = encode.pictures(recipe)
+  train, _ = assemble.Run(recipe).pictures
   long = {train.read.caption(i) for i in range(len(train))} - {'the cat'}
   run(recipe, tmp_path / 'cache')
   said = capsys.readouterr().err
@@ -202,9 +214,10 @@ def test_captions_that_are_cut_are_counted_and_the_pictures_left_out_are_told(
 
 def test_a_run_keeps_copies_of_its_networks_and_is_told_by_them(given, tmp_path):
   recipe = latent_runs.recipe(SD, given)
-  assert not encode.kept(tmp_path) and encode.from_workdir(recipe, tmp_path) == recipe
-  encode.keep(recipe, tmp_path)
-  own = encode.from_workdir(recipe, tmp_path).latents
+  frozen, workdir = frozen_networks.of_settings(recipe.latents), storage.path(tmp_path)
+  assert copies.own_paths(recipe.latents, workdir) == recipe.latents
+  copies.keep(frozen, workdir)
+  own = copies.own_paths(recipe.latents, workdir)
   assert (own.autoencoder, own.text) == (str(tmp_path / 'autoencoder'), str(tmp_path))
   for path in ('text_encoder/model.safetensors', 'tokenizer/vocab.json'):
     assert (tmp_path / path).read_bytes() == (given / 'text' / path).read_bytes()
@@ -214,7 +227,7 @@ def test_a_run_keeps_copies_of_its_networks_and_is_told_by_them(given, tmp_path)
   assert one.keys() == two.keys()
   for name in one:
     np.testing.assert_array_equal(one[name], two[name])
-  assert encode.about(recipe) == encode.about(encode.from_workdir(recipe, tmp_path))
+  assert frozen.names() == frozen_networks.of_settings(own).names()
   assert not list(tmp_path.rglob('.tmp-*'))
 
 
@@ -233,6 +246,7 @@ def test_of_many_prompts_that_are_cut_a_few_are_said(given, capsys):
 
 def test_killed_after_any_copy_the_copies_are_made_again(given, tmp_path, monkeypatch):
   recipe, write, done = latent_runs.recipe(SD, given), storage.write_bytes, []
+  frozen, workdir = frozen_networks.of_settings(recipe.latents), storage.path(tmp_path)
 
   def dying(most, path, data):
     write(path, data)
@@ -243,16 +257,17 @@ def test_killed_after_any_copy_the_copies_are_made_again(given, tmp_path, monkey
   def keep(most):
     done.clear()
     monkeypatch.setattr(storage, 'write_bytes', functools.partial(dying, most))
-    encode.keep(recipe, tmp_path)
+    copies.keep(frozen, workdir)
 
   for most in range(1, 8):
     with pytest.raises(KeyboardInterrupt):
       keep(most)
-    assert not encode.kept(tmp_path)
+    assert copies.own_paths(recipe.latents, workdir) == recipe.latents
   keep(None)
   # two of the autoencoder, two of the text encoder and four of its tokenizer
-  assert len(done) == 8 and encode.kept(tmp_path)
-  assert encode.about(encode.from_workdir(recipe, tmp_path)) == encode.about(recipe)
+  assert len(done) == 8
+  own = copies.own_paths(recipe.latents, workdir)
+  assert own != recipe.latents and frozen_networks.of_settings(own).names() == frozen.names()
 
 
 def test_a_workdir_in_a_bucket_needs_a_cache_elsewhere(given):
@@ -260,16 +275,16 @@ def test_a_workdir_in_a_bucket_needs_a_cache_elsewhere(given):
   with pytest.raises(
     errors.ConfigError, match=r"latents\.cache='' is --workdir=gs://b/run/latents"
   ):
-    encode.cache(recipe, 'gs://b/run')
+    encode.cache_folder(recipe.latents, storage.path('gs://b/run'))
   shared = latent_runs.recipe(PHOTOS, given, latents=dict(cache='/disk/latents'))
-  assert encode.cache(shared, 'gs://b/run') == '/disk/latents'
+  assert encode.cache_folder(shared.latents, storage.path('gs://b/run')) == '/disk/latents'
 
 
 def test_what_training_reads_is_refused_in_another_shape(given, tmp_path):
   recipe = latent_runs.recipe(PHOTOS, given, latents=dict(cache=str(tmp_path)))
   run(recipe, tmp_path)
-  assert encode.examples(recipe, tmp_path).fields['latents'][0] == (2, 1, 8, 8, 32)
+  assert assemble.Run(recipe, tmp_path).examples.fields['latents'][0] == (2, 1, 8, 8, 32)
   smaller = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, image_channels=4))
   with pytest.raises(errors.DataError, match=r'image_size=8 and model\.image_channels=32'):
-    encode.examples(smaller, tmp_path)
+    assemble.Run(smaller, tmp_path).examples  # noqa: B018
   assert records.read_index(str(tmp_path), latents.FORMAT)['count'] == 12

@@ -17,8 +17,8 @@ from gdistill.drawing import sampling
 from gdistill.recipe import settings as recipes
 from gdistill.rounds import folder as folders
 from gdistill.rounds import network as networks
-from gdistill.rounds import plan as plans
 from gdistill.samplers import noise as image_noise
+from gdistill.training import assemble
 
 torch = pytest.importorskip('torch', reason='bash launch/test.sh parity installs torch')
 diffusers = pytest.importorskip('diffusers', reason='bash launch/test.sh parity installs diffusers')
@@ -187,7 +187,7 @@ def test_a_published_teacher_is_distilled_and_its_students_run_in_the_stock_pipe
       evaluation=dict(num_steps=(1, 5)),
     )  # fmt: skip
     workdir = latent_runs.trained(recipe, tmp_path / name, compiled=compiled)
-    students = [r for r in plans.plan(recipe) if r.num_steps]
+    students = [r for r in assemble.plan_of(recipe) if r.num_steps]
     students_read.extend(folders.read_folder(workdir / r.name) for r in students)
 
   distilled('one', ('guidance', 'progressive'), 'teacher', 16, 1)

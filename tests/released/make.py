@@ -51,7 +51,7 @@ def recipe() -> recipes.Recipe:
 def state():
   """A round's state, as a step holds it."""
   made = recipe()
-  net = networks.of_recipe(made, takes_w=True)
+  net = networks.build(made.model, takes_w=True, noise_settings=made.noise)
   params = networks.initial_params(net, made.model, jax.random.key(0))
   return filled(states.create(params, train_step.optimizer(made.guidance), True))
 

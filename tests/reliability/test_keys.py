@@ -8,6 +8,7 @@ import pytest
 from gdistill.drawing import sampling
 from gdistill.rounds import folder as folders
 from gdistill.rounds import network as networks
+from gdistill.training import assemble
 from gdistill.training import losses as stage_losses
 
 CASES = {
@@ -37,19 +38,21 @@ def test_a_reuse_is_found():
 def test_a_loss_uses_every_key_once(case):
   stage, recipe = case.split(',')[0], micro.recipe(**CASES[case])
   takes_w = recipe.takes_w and stage != 'teacher'
-  net = networks.of_recipe(recipe, takes_w)
+  net = networks.build(recipe.model, takes_w, noise_settings=recipe.noise)
   params = networks.initial_params(net, recipe.model, jax.random.key(0))
   teacher = params
   if stage == 'guidance':
     teacher = networks.initial_params(
-      networks.of_recipe(recipe, False), recipe.model, jax.random.key(0)
+      networks.build(recipe.model, False, noise_settings=recipe.noise),
+      recipe.model,
+      jax.random.key(0),
     )
   size = recipe.model.image_size
   batch = {
     'pixels': np.zeros((4, size, size, 1), np.uint8), 'label': np.arange(4, dtype=np.int32),
     'id': np.arange(4, dtype=np.int32),
   }  # fmt: skip
-  loss = stage_losses.loss_of(recipe, stage)
+  loss = stage_losses.loss_of(assemble.setup_of(recipe, stage))
   found = jax.jit(lambda key: loss(params, teacher, batch, key, 4))(jax.random.key(1))
   assert found.shape == (4,) and np.isfinite(found).all()
 

@@ -5,7 +5,7 @@ import dataclasses
 import micro
 import pytest
 
-from gdistill.rounds import plan as plans
+from gdistill.training import assemble
 
 
 def test_the_plan_halves_from_start_to_end_and_gives_the_last_rounds_their_own_length_and_rate():
@@ -16,7 +16,7 @@ def test_the_plan_halves_from_start_to_end_and_gives_the_last_rounds_their_own_l
       'start_steps': 16, 'end_steps': 1, 'steps': 5, 'lr': 3e-3, 'last_steps': 7, 'last_lr': 4e-3,
     },
   )  # fmt: skip
-  plan = plans.plan(recipe)
+  plan = assemble.plan_of(recipe)
   found = [(r.index, r.name, r.num_steps, r.steps, r.lr, r.teacher) for r in plan]
   assert found == [
     (0, '00_teacher', 0, 12, 1e-3, ''),
@@ -29,7 +29,7 @@ def test_the_plan_halves_from_start_to_end_and_gives_the_last_rounds_their_own_l
   assert not any(r.outside for r in plan)
   # The encoder's rounds follow all others, start from the student of stage one, and change no
   # other round.
-  more = plans.plan(dataclasses.replace(recipe, encoder=True))
+  more = assemble.plan_of(dataclasses.replace(recipe, encoder=True))
   assert more[:6] == plan
   found = [(r.index, r.name, r.stage, r.num_steps, r.steps, r.lr, r.teacher) for r in more[6:]]
   assert found == [
@@ -61,7 +61,7 @@ OUTSIDE = '/elsewhere/01_guidance'
   ],
 )
 def test_an_encoders_ladder_learns_from_stage_one_wherever_that_is(stages, names, teachers):
-  plan = plans.plan(micro.recipe(stages=stages, initial=OUTSIDE, encoder=True))
+  plan = assemble.plan_of(micro.recipe(stages=stages, initial=OUTSIDE, encoder=True))
   assert [r.name for r in plan] == names and [r.teacher for r in plan] == teachers
   assert [r.outside for r in plan] == [t == OUTSIDE for t in teachers]
 
@@ -73,6 +73,6 @@ def test_a_ladder_may_end_early_and_need_not_be_powers_of_two(start, end, steps)
     progressive={'start_steps': start, 'end_steps': end},
     evaluation={'num_steps': (steps[0],)},
   )  # fmt: skip
-  plan = plans.plan(recipe)
+  plan = assemble.plan_of(recipe)
   assert [r.num_steps for r in plan] == steps
   assert plan[0].teacher == '/elsewhere/01_guidance' and plan[0].index == 0 and plan[0].outside

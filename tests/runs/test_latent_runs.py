@@ -14,6 +14,7 @@ from PIL import Image
 
 import gdistill.cli
 from gdistill import errors
+from gdistill.training import assemble
 from gdistill.cli import evaluate as evaluate_command
 from gdistill.cli import statistics as statistics_command
 from gdistill.drawing import sampling
@@ -21,7 +22,7 @@ from gdistill.evaluation.features import extractors
 from gdistill.evaluation.grid import cells as grid_cells
 from gdistill.evaluation.grid import draw_and_measure
 from gdistill.evaluation.grid import run as grid_run
-from gdistill.frozen import encode
+from gdistill.frozen import copies
 from gdistill.frozen import networks as frozen_networks
 from gdistill.recipe import reading
 from gdistill.rounds import folder as folders
@@ -66,7 +67,7 @@ def undisturbed(given, tmp_path_factory):
 def test_every_config_goes_from_pictures_to_figures(given, tmp_path, name):
   recipe, workdir = run(name, given, tmp_path / 'run')
   kind, text = latent_runs.KINDS[name]
-  cards = [finished_rounds.read_card(workdir / r.name) for r in plans.plan(recipe)]
+  cards = [finished_rounds.read_card(workdir / r.name) for r in assemble.plan_of(recipe)]
   assert [c['num_steps'] for c in cards] == [0, 0, 2, 1]
   own = latent_runs.autoencoder(kind)
   for card in cards:
@@ -184,13 +185,13 @@ def test_the_samplers_bounds_are_those_of_float32(undisturbed):
 
 def test_all_cells_are_drawn_for_the_prompts_of_the_run(given, monkeypatch):
   recipe = latent_runs.recipe(SD, given)
-  held = encode.pictures(recipe)[1]
-  prompts = encode.prompts(recipe)
+  parts = assemble.Run(recipe)
+  held, prompts = parts.pictures[1], parts.prompts
   assert prompts == list(dict.fromkeys(held.read.caption(i) for i in range(4)))
-  assert encode.about(recipe)['prompts'] == prompts and len(prompts) > 1
+  assert parts._about_latents()['prompts'] == prompts and len(prompts) > 1
   names = ['the big cat', 'the dog', 'the eel']
-  assert encode.prompts(latent_runs.recipe(TEXT, given)) == names
-  assert encode.prompts(latent_runs.recipe(PHOTOS, given)) == []
+  assert assemble.Run(latent_runs.recipe(TEXT, given)).prompts == names
+  assert assemble.Run(latent_runs.recipe(PHOTOS, given)).prompts == []
 
   class Stands:  # a teacher that was imported knows none
     num_prompts = 1
@@ -205,8 +206,10 @@ def test_all_cells_are_drawn_for_the_prompts_of_the_run(given, monkeypatch):
   monkeypatch.setattr(sampling, 'Sampler', Stands)
   monkeypatch.setattr(folders, 'read_folder', lambda folder: None)
   cell = grid_cells.Cell('teacher', 'somewhere', 'ddim', 1, 2.0)
-  assert draw_and_measure._sampler(None, cell, 8, prompts).num_prompts == prompts
-  assert draw_and_measure._sampler(None, cell, 8, []).num_prompts == 1
+  drawing = draw_and_measure.Drawing(8, 8, 8, 1, prompts, (16, 16, 3), (8, 8, 4))
+  assert draw_and_measure._sampler(None, cell, drawing).num_prompts == prompts
+  without = dataclasses.replace(drawing, prompts=[])
+  assert draw_and_measure._sampler(None, cell, without).num_prompts == 1
 
 
 @pytest.mark.parametrize('stage', ['guidance', 'progressive'])
@@ -220,7 +223,7 @@ def test_no_loss_projects_latents(given, monkeypatch, stage):
     'text': np.ones((2, 9, 32), np.float32), 'text_mask': np.ones((2, 9), bool),
     'id': np.arange(2, dtype=np.int32),
   }  # fmt: skip
-  stage_losses.loss_of(recipe, stage)({}, {}, batch, jax.random.key(1), 4)
+  stage_losses.loss_of(assemble.setup_of(recipe, stage))({}, {}, batch, jax.random.key(1), 4)
   assert seen['project'] is None and seen['loss_project'] is None
   np.testing.assert_array_equal(seen['x'], np.full((2, 8, 8, 32), 3.0))
   assert seen['cond'].keys() == {'label', 'text', 'text_mask'}
@@ -239,12 +242,21 @@ def test_what_is_known_belongs_to_the_flip_that_is_drawn(given, monkeypatch):
     'latents': latents, 'masked': masked, 'label': np.zeros(count, np.int32),
     'id': np.arange(count, dtype=np.int32), 'text': np.ones((count, 9, 32), np.float32),
   }  # fmt: skip
-  stage_losses.loss_of(recipe, 'progressive')({}, {}, batch, jax.random.key(1), 4)
+  stage_losses.loss_of(assemble.setup_of(recipe, 'progressive'))({}, {}, batch, jax.random.key(1), 4)
   x, extra = np.asarray(seen['x']), np.asarray(seen['cond']['extra'])
   np.testing.assert_array_equal(extra[..., 1:], x)
   flips = [(x == latents[:, flip, 0]).all((1, 2, 3)) for flip in (0, 1)]
   assert (flips[0] != flips[1]).all() and 10 < flips[0].sum() < 30
   assert {0.0, 1.0, 2.0} == set(extra[:, 0, 0, 0])
+
+
+def first_state(recipe):
+  """The state that the first round of a recipe begins with."""
+  run = assemble.Run(recipe)
+  run_checks.everything(run)
+  first = run.plan[0]
+  key = jax.random.key(0)
+  return training_run._fresh_state(run.setups[first.stage], first.teacher, key, run.mesh)
 
 
 @pytest.mark.heavy
@@ -253,7 +265,8 @@ def test_an_inpainting_run_goes_from_pictures_to_figures_and_paints(given, tmp_p
   recipe, workdir = run(SD, given, tmp_path / 'run', **more)
   index = json.loads((workdir / 'latents' / 'index.json').read_text())
   assert index['masks'] == 2
-  found = encode.examples(recipe, workdir).gather(np.arange(8))['masked'].astype(np.float32)
+  examples = assemble.Run(recipe, workdir).examples
+  found = examples.gather(np.arange(8))['masked'].astype(np.float32)
   masks = found[..., 0]
   assert set(np.unique(masks)) == {0.0, 1.0}
   # What everything is masked of is grey, whatever it showed.
@@ -266,8 +279,7 @@ def test_an_inpainting_run_goes_from_pictures_to_figures_and_paints(given, tmp_p
   # An ordinary network becomes one of these: the new inputs start at zero.
   _, plain = run(SD, given, tmp_path / 'plain', stages=('teacher',))
   tuned = latent_runs.recipe(SD, given, initial=str(plain / '00_teacher'), **more)
-  mesh, first = run_checks.everything(tuned, None), plans.plan(tuned)[0]
-  state = training_run._fresh_state(tuned, first, first.teacher, jax.random.key(0), mesh)
+  state = first_state(tuned)
   kernel = folders.read_folder(plain / '00_teacher').params['conv_in']['kernel']
   np.testing.assert_array_equal(state.params['conv_in']['kernel'][:, :, :4], kernel)
   assert not np.any(state.params['conv_in']['kernel'][:, :, 4:])
@@ -296,10 +308,9 @@ def test_a_teacher_may_start_from_one_that_predicts_something_else(given, tmp_pa
   cache = dict(cache=str(first / 'latents'))
   recipe = latent_runs.recipe(PHOTOS, given, initial=initial, latents=cache)
   assert recipe.stages[0] == 'teacher' and recipe.model.predict == 'v'
-  mesh = run_checks.everything(recipe, None)
-  plan = plans.plan(recipe)
+  plan = assemble.plan_of(recipe)
   assert [r.teacher for r in plan[:2]] == [initial, '00_teacher']
-  state = training_run._fresh_state(recipe, plan[0], initial, jax.random.key(0), mesh)
+  state = first_state(recipe)
   expected = folders.read_folder(initial).params
   jax.tree.map(np.testing.assert_array_equal, state.params, expected)
   jax.tree.map(np.testing.assert_array_equal, state.ema, expected)
@@ -313,42 +324,40 @@ def test_a_teacher_may_start_from_one_that_predicts_something_else(given, tmp_pa
   assert 0 < max(jax.tree.leaves(near)) < 5 * recipe.teacher.lr * 1.1  # five updates away
   with pytest.raises(errors.ConfigError, match=r"model\.predict='v' differs from"):
     later = dataclasses.replace(recipe, stages=('guidance', 'progressive'))
-    run_checks.initial(later, finished_rounds.read_card(initial))
+    run_checks.initial(assemble.Run(later), finished_rounds.read_card(initial))
 
 
 def test_a_teacher_of_other_frozen_networks_is_refused(given):
   recipe = latent_runs.recipe(SD, given, stages=('guidance', 'progressive'), initial='sd')
   card = {
     'stage': 'teacher', 'p_uncond': 0.1, 'takes_w': False,
-    'latents': frozen_networks.networks(recipe),
+    'latents': frozen_networks.of_settings(recipe.latents).names(),
     **{name: reading.to_dict(getattr(recipe, name)) for name in ('model', 'noise')},
   }  # fmt: skip
-  run_checks.initial(recipe, card)
+  run_checks.initial(assemble.Run(recipe), card)
   assert card['latents']['text_length'] == 9
   for name, value in (('autoencoder', 'kl-x-1-0'), ('text', 'y'), ('text_length', 77)):
     with pytest.raises(
       errors.ConfigError, match=rf"latents\.{name} is .* initial='sd' was trained with '?{value}'?;"
     ):
-      run_checks.initial(recipe, {**card, 'latents': {**card['latents'], name: value}})
+      changed = {**card, 'latents': {**card['latents'], name: value}}
+      run_checks.initial(assemble.Run(recipe), changed)
 
 
 def test_the_evaluation_of_a_run_in_a_bucket_can_be_changed(undisturbed, monkeypatch):
   """Its copies lie at paths that a config may not name."""
 
-  def there(recipe, workdir):
-    where = dataclasses.replace(recipe.latents, autoencoder='gs://bucket/run/autoencoder')
-    return dataclasses.replace(recipe, latents=where)
+  def there(latents, workdir):
+    return dataclasses.replace(latents, autoencoder='gs://bucket/run/autoencoder')
 
-  monkeypatch.setattr(encode, 'from_workdir', there)
-  found = grid_run.read_recipe(
-    storage.path(undisturbed), lambda config: config['evaluation'].update(bank=7)
-  )
+  monkeypatch.setattr(copies, 'own_paths', there)
+  found = assemble.of_workdir(undisturbed, lambda config: config['evaluation'].update(bank=7))
   assert found.evaluation.bank == 7 and found.latents.autoencoder.startswith('gs://')
 
 
 def test_a_ladder_may_go_through_forty_steps_down_to_five(given):
   recipe = latent_runs.recipe(SD, given, progressive=dict(start_steps=40, end_steps=5))
-  assert [r.num_steps for r in plans.plan(recipe)] == [0, 0, 20, 10, 5]
+  assert [r.num_steps for r in assemble.plan_of(recipe)] == [0, 0, 20, 10, 5]
   with pytest.raises(errors.ConfigError, match=r'start_steps=1024 must be at most 512 with noise'):
     latent_runs.recipe(SD, given, progressive=dict(start_steps=1024, end_steps=1))
   latent_runs.recipe(PHOTOS, given, progressive=dict(start_steps=1024, end_steps=1))
@@ -359,8 +368,7 @@ def test_an_evaluation_needs_no_cache_and_a_finished_run_does_not_make_it(
 ):
   workdir = shutil.copytree(undisturbed, tmp_path / 'run')
   shutil.rmtree(workdir / 'latents')
-  recipe = grid_run.read_recipe(storage.path(workdir))
-  assert recipe.latents.autoencoder == str(workdir / 'autoencoder')
+  assert assemble.of_workdir(workdir).latents.autoencoder == str(workdir / 'autoencoder')
   assert latent_runs.evaluated(workdir)
   run(PHOTOS, given, workdir)
   assert not (workdir / 'latents').exists()
@@ -370,7 +378,7 @@ def test_pictures_are_measured_at_their_own_size_not_at_that_of_latents(
   undisturbed, given, tmp_path, monkeypatch, capsys
 ):
   """A recipe's image_size is that of a latent, 8 here; its pictures have more pixels."""
-  height = encode.pixel_shape(latent_runs.recipe(PHOTOS, given))[0]
+  height = assemble.Run(latent_runs.recipe(PHOTOS, given)).picture_shape[0]
   assert height > 8
   assert evaluate_command.main([f'--workdir={undisturbed}', '--preset=cifar10']) == 2
   assert f'pictures of 32 pixels, not {height}:' in capsys.readouterr().err

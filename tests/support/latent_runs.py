@@ -5,6 +5,7 @@ import pathlib
 import tarfile
 
 import jax
+import micro
 import numpy as np
 import texts
 from jax import numpy as jnp
@@ -12,13 +13,9 @@ from PIL import Image
 
 from gdistill.cli import edge
 from gdistill.convert import autoencoder as autoencoders
-from gdistill.evaluation.grid import run as grid_run
 from gdistill.models import vae
-from gdistill.process import interrupt
-from gdistill.process import timing
 from gdistill.recipe import reading
 from gdistill.recipe import settings as recipes
-from gdistill.training import run as training_run
 from gdistill.workdir import storage
 
 SIZE, CLASSES = 16, ('big_cat', 'dog', 'eel, conger')
@@ -131,10 +128,9 @@ def recipe(name: str, given: pathlib.Path, **sections) -> recipes.Recipe:
 def trained(
   one: recipes.Recipe, workdir: pathlib.Path, stop=None, compiled: dict | None = None
 ) -> pathlib.Path:
-  training_run.run(one, workdir, stop or interrupt.Interrupt(), timing.Seconds(), compiled)
+  micro.train(one, workdir, stop, compiled)
   return workdir
 
 
 def evaluated(workdir: pathlib.Path) -> list[dict]:
-  rows = grid_run.run(workdir, 'quick', interrupt.Interrupt(), timing.Seconds())
-  return storage.jsonable(rows)
+  return storage.jsonable(micro.evaluate(workdir))

@@ -3,8 +3,13 @@
 import threading
 
 from gdistill.cli import edge
+from gdistill.evaluation.grid import run as grid_run
 from gdistill.process import interrupt
+from gdistill.process import timing
 from gdistill.recipe import reading
+from gdistill.training import assemble
+from gdistill.training import checks as run_checks
+from gdistill.training import run as training_run
 
 
 def config(**sections):
@@ -30,6 +35,21 @@ def config(**sections):
 
 def recipe(**sections):
   return reading.from_config(config(**sections))
+
+
+def train(recipe, workdir, stop=None, compiled=None, seconds=None):
+  """Checks and trains a run, as the command does; returns the run."""
+  run = assemble.Run(recipe, workdir)
+  run_checks.everything(run)
+  training_run.train(run, stop or interrupt.Interrupt(), seconds or timing.Seconds(), compiled)
+  return run
+
+
+def evaluate(workdir, size='quick', change=None, again=None, stop=None):
+  """Draws and measures the grid of a run, after `change(config)`; returns the rows."""
+  run = assemble.of_workdir(workdir, change)
+  stop = stop or interrupt.Interrupt()
+  return grid_run.evaluate(run, size, stop, timing.Seconds(), again)
 
 
 class StopAfter(interrupt.Interrupt):

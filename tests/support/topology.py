@@ -16,6 +16,8 @@ from gdistill.process import interrupt
 from gdistill.process import timing
 from gdistill.recipe import reading
 from gdistill.recipe import settings as recipes
+from gdistill.training import assemble
+from gdistill.training import checks as run_checks
 from gdistill.training import run as training_run
 
 
@@ -44,7 +46,9 @@ def main(out: str, config: str, workdir: str, *join: str) -> None:
   meshes.make_cpu_devices(recipe.mesh.cpu_devices)
   if join:
     processes.start(join[0], int(join[1]), int(join[2]))
-  training_run.run(recipe, workdir, interrupt.Interrupt(), timing.Seconds())
+  run = assemble.Run(recipe, workdir)
+  run_checks.everything(run)
+  training_run.train(run, interrupt.Interrupt(), timing.Seconds())
   np.save(pathlib.Path(out) / 'noise.npy', noise(recipe))
 
 

@@ -19,18 +19,15 @@ from gdistill import errors
 from gdistill import notebook
 from gdistill.cli import sample
 from gdistill.core import projections
-from gdistill.evaluation.grid import cells as grid_cells
 from gdistill.evaluation.grid import run as grid_run
 from gdistill.process import interrupt
-from gdistill.process import timing
 from gdistill.published import exporting
 from gdistill.rounds import folder as folders
 from gdistill.rounds import network as networks
-from gdistill.rounds import plan as plans
+from gdistill.training import assemble
 from gdistill.training import checks as run_checks
 from gdistill.training import losses as stage_losses
 from gdistill.training import plan_text
-from gdistill.training import run as training_run
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import ledger
 from gdistill.workdir import step_checkpoints
@@ -41,12 +38,12 @@ COMPILED = {}  # executables shared by the runs of one recipe, as a long process
 
 def run(workdir, stop=None, compiled=COMPILED, **sections):
   recipe = micro.recipe(**sections)
-  training_run.run(recipe, workdir, stop or interrupt.Interrupt(), timing.Seconds(), compiled)
+  micro.train(recipe, workdir, stop, compiled)
   return recipe
 
 
 def digests(workdir):
-  plan = plans.plan(micro.recipe())
+  plan = assemble.plan_of(micro.recipe())
   return {r.name: finished_rounds.params_digest(storage.path(workdir) / r.name) for r in plan}
 
 
@@ -58,7 +55,7 @@ def undisturbed(tmp_path_factory):
 
 
 def test_every_round_leaves_a_finished_folder(undisturbed):
-  for r in plans.plan(micro.recipe()):
+  for r in assemble.plan_of(micro.recipe()):
     card = finished_rounds.read_card(undisturbed / r.name)
     assert (card['stage'], card['num_steps']) == (r.stage, r.num_steps)
     assert card['takes_w'] == (r.stage != 'teacher')
@@ -71,7 +68,7 @@ def test_every_round_leaves_a_finished_folder(undisturbed):
   events = [e['event'] for e in ledger.ledger(undisturbed)]
   # One train step is compiled for each stage, over the whole ladder.
   assert events.count('compiled') <= 3
-  assert events.count('round-finished') == len(plans.plan(micro.recipe())) == 4
+  assert events.count('round-finished') == len(assemble.plan_of(micro.recipe())) == 4
 
 
 def test_one_compiled_step_serves_every_round_of_its_stage(tmp_path):
@@ -164,7 +161,7 @@ def test_checkpoint_cadence_does_not_reach_the_parameters(undisturbed, tmp_path)
 def test_a_run_can_begin_from_a_finished_round_elsewhere(undisturbed, tmp_path):
   given = dict(stages=('progressive',), initial=str(undisturbed / '01_guidance'))
   recipe = run(tmp_path / 'run', **given)
-  names = [r.name for r in plans.plan(recipe)]
+  names = [r.name for r in assemble.plan_of(recipe)]
   assert names == ['00_progressive_2', '01_progressive_1']
   # Another place in the plan is another stream of random numbers, but the same network.
   card = finished_rounds.read_card(tmp_path / 'run' / names[-1])
@@ -184,7 +181,7 @@ def test_a_finished_run_grows_an_encoders_ladder_and_may_leave_it_out_again(
   recipe = run(workdir, encoder=True, compiled=compiled)
   assert set(compiled) == {'encoder'}
   assert {p: p.stat().st_mtime_ns for p in before} == before
-  plan = plans.plan(recipe)
+  plan = assemble.plan_of(recipe)
   names = [r.name for r in plan]
   assert names[4:] == ['04_encoder_2', '05_encoder_1'] and names_of_finished(workdir) == names
   for r in plan[4:]:
@@ -215,20 +212,24 @@ def test_a_finished_run_grows_an_encoders_ladder_and_may_leave_it_out_again(
     assert both[0] == both[1], name
 
 
+def cells(recipe, workdir, size):
+  run = assemble.Run(recipe, workdir)
+  return grid_run.list_cells(run, grid_run.of_size(run, size))
+
+
 def test_encoders_are_in_no_cell_and_no_evaluation_waits_for_them(undisturbed):
   recipe, workdir = micro.recipe(), storage.path(undisturbed)
   more = dataclasses.replace(recipe, encoder=True)
   for which in ('quick', 'full'):
-    assert grid_cells.plan(more, workdir, which) == grid_cells.plan(recipe, workdir, which)
+    assert cells(more, workdir, which) == cells(recipe, workdir, which)
   one = {'model': 'student', 'num_steps': 3}  # it gets as far as this complaint
   with pytest.raises(errors.ConfigError, match='is no cell of this grid'):
-    grid_run.run(workdir, 'quick', interrupt.Interrupt(), timing.Seconds(), one, more)
+    micro.evaluate(workdir, change=lambda config: config.update(encoder=True), again=one)
   only = dataclasses.replace(more, stages=(), initial=str(undisturbed / '01_guidance'))
-  assert grid_cells.teacher_folder(only, storage.path('elsewhere')) == workdir / '00_teacher'
-  assert {c.model for c in grid_cells.plan(only, workdir, 'full')} == {'teacher', 'floor'}
-  run_checks.grid(dataclasses.replace(
-    only, evaluation=dataclasses.replace(recipe.evaluation, num_steps=(64,))
-  ))  # fmt: skip
+  assert assemble.Run(only, 'elsewhere').teacher_folder == workdir / '00_teacher'
+  assert {c.model for c in cells(only, workdir, 'full')} == {'teacher', 'floor'}
+  others = dataclasses.replace(recipe.evaluation, num_steps=(64,))
+  run_checks.grid(assemble.Run(dataclasses.replace(only, evaluation=others)))
 
 
 def test_an_encoders_ladder_alone_and_one_beside_a_decoders_from_a_round_elsewhere(
@@ -305,29 +306,31 @@ def test_encoders_begin_from_a_student_of_stage_one_or_go_on_from_an_encoder(
   recipe = micro.recipe(**{'initial': str(folder), 'encoder': True, **given})
   card = {**finished_rounds.read_card(folder), 'sampler': 'deterministic', **card}
   with pytest.raises(errors.ConfigError, match=words) as e:
-    run_checks.initial(recipe, card)
+    run_checks.initial(assemble.Run(recipe), card)
   assert '\n' not in str(e.value)
   fine = micro.recipe(initial=str(folder), encoder=True, stages=())
   for theirs in (dict(), dict(stage='encoder', num_steps=4)):
     own = {**finished_rounds.read_card(folder), 'sampler': 'deterministic', **theirs}
-    run_checks.initial(fine, own)
+    run_checks.initial(assemble.Run(fine), own)
 
 
 def test_the_plan_lists_an_encoders_rounds_and_their_batches_are_checked(undisturbed):
   recipe = micro.recipe(
     stages=(), initial=str(undisturbed / '01_guidance'), encoder=True, progressive={'batch_size': 8}
   )
-  lines = plan_text.describe(recipe, run_checks.mesh(recipe)).splitlines()
+  run = assemble.Run(recipe)
+  run_checks.mesh(run)
+  text = plan_text.describe(run.plan, run.setups, run.student_shapes, run.mesh)
+  lines = text.splitlines()
   row = next(line for line in lines if line.startswith('01_encoder_1'))
   assert row.split()[1:] == ['9', '0.0005', '8', '72', '00_encoder_2']
   assert any(line.startswith('encoder ') and line.split()[-1] == '8' for line in lines)
   assert 'compiled train steps: 1 (encoder), each once for its rounds' in lines
   with pytest.raises(errors.ConfigError, match=r'progressive\.batch_size=8'):
-    run_checks.mesh(recipe, devices=3)
+    run_checks.mesh(assemble.Run(recipe, devices=3))
   with pytest.raises(errors.DataError, match='a batch needs 2048'):
-    run_checks.data(dataclasses.replace(
-      recipe, progressive=dataclasses.replace(recipe.progressive, batch_size=2048)
-    ))  # fmt: skip
+    large = dataclasses.replace(recipe.progressive, batch_size=2048)
+    run_checks.data(assemble.Run(dataclasses.replace(recipe, progressive=large)))
 
 
 @pytest.mark.parametrize(
@@ -352,8 +355,8 @@ def test_the_plan_lists_an_encoders_rounds_and_their_batches_are_checked(undistu
       r'model\.channels=8 differs',
     ),
     (dict(model={'num_classes': 7}), r'model\.num_classes=7 .* set it to 10'),
-    (dict(evaluation={'num_steps': (8,)}), r'evaluation\.num_steps=\(8,\) has none'),
-    (dict(evaluation={'ws': (5.0,)}), r'evaluation\.ws=\(5\.0,\) has none'),
+    (dict(evaluation={'num_steps': (8,)}), r'evaluation\.num_steps=\(8,\) contains none'),
+    (dict(evaluation={'ws': (5.0,)}), r'evaluation\.ws=\(5\.0,\) contains no w'),
     (dict(mesh={'data': 3}), r'mesh\.data=3 x mesh\.fsdp=1 must make the 1 devices'),
   ],
 )  # fmt: skip
@@ -371,7 +374,7 @@ def test_a_teacher_without_label_dropout_cannot_be_guided(undisturbed, tmp_path)
   card = finished_rounds.read_card(undisturbed / '00_teacher')
   recipe = micro.recipe(stages=('guidance',), initial=str(undisturbed / '00_teacher'))
   with pytest.raises(errors.ConfigError, match='no null condition'):
-    run_checks.initial(recipe, {**card, 'p_uncond': 0.0})
+    run_checks.initial(assemble.Run(recipe), {**card, 'p_uncond': 0.0})
 
 
 @pytest.mark.parametrize(
@@ -417,14 +420,14 @@ def test_the_single_w_student_and_the_naive_baseline_take_no_w(tmp_path):
     progressive={'w_power': 0.0},
     evaluation={'ws': (1.0,)},
   )
-  last = plans.plan(recipe)[-1].name
+  last = assemble.plan_of(recipe)[-1].name
   card = finished_rounds.read_card(tmp_path / 'a' / last)
   assert not card['takes_w'] and not card['guided'] and card['w_min'] == card['w_max'] == 1.0
   recipe = run(
     tmp_path / 'b', compiled={}, stages=('teacher', 'progressive'),
     progressive={'w_power': 0.0, 'clip_x_hat': False},
   )  # fmt: skip
-  names = [r.name for r in plans.plan(recipe)]
+  names = [r.name for r in assemble.plan_of(recipe)]
   assert names == ['00_teacher', '01_progressive_2', '02_progressive_1']
   card = finished_rounds.read_card(tmp_path / 'b' / names[-1])
   assert card['guided'] and not card['takes_w'] and card['p_uncond'] == recipe.teacher.p_uncond > 0
@@ -442,7 +445,9 @@ def test_the_settings_of_a_loss_reach_it(monkeypatch, stage):
   params = networks.initial_params(net, recipe.model, jax.random.key(0))
   batch = {'pixels': np.zeros((2, 8, 8, 1), np.uint8), 'label': np.zeros(2, np.int32)}
   batch['id'] = np.arange(2, dtype=np.int32)
-  stage_losses.loss_of(recipe, stage)(params, params, batch, jax.random.key(1), 4)
+  stage_losses.loss_of(assemble.setup_of(recipe, stage))(
+    params, params, batch, jax.random.key(1), 4
+  )
   assert given['w_power'] == 1.5 and given['weight'] == 'snr_plus_one'
   assert given['loss_project'] is projections.clip
   assert (given['w_min'], given['w_max']) == (0.0, 4.0)
@@ -510,6 +515,6 @@ def test_where_errors_of_eps_blow_up_in_v_it_is_said(capsys, noise, weight, pred
   if times:  # 1 / alpha of the last index
     found = np.prod(1.0 - networks.betas(recipe.noise)) ** -0.5
     assert f'{found:,.0f}' == times
-  run_checks.warn_of_eps(recipe)
+  run_checks._warn_of_eps(assemble.Run(recipe))
   said = capsys.readouterr().err
   assert (f'counts {times} times in v, under guidance.weight=' in said) if times else not said

@@ -169,11 +169,14 @@ import dataclasses, json, math, re
 import jax
 jax.config.update('jax_num_cpu_devices', 8)
 from jax import numpy as jnp
-from gdistill import parallel, recipe, state, train
 from gdistill.cli import edge
+from gdistill.devices import mesh as meshes, sharding
+from gdistill.recipe import reading
+from gdistill.training import step as train_step
+from gdistill.workdir import state as states
 
-parallel._SMALL = 0
-base = recipe.from_config(edge.load_config('configs/digits.py', [])).teacher
+sharding._SMALL = 0
+base = reading.from_config(edge.load_config('configs/digits.py', [])).teacher
 
 
 def loss(p, teacher, batch, key, num_steps):
@@ -188,17 +191,17 @@ def placed(tree, shardings):
 
 out = {}
 for parts, fsdp in ((1, 1), (4, 1), (1, 2), (2, 2)):
-  mesh = parallel.make_mesh(-1, fsdp)
+  mesh = meshes.make_mesh(-1, fsdp)
   settings = dataclasses.replace(base, batch_size=64, accumulation=parts)
   params = {'a': jnp.ones((16, 64)), 'b': jnp.ones((64, 8))}
-  shapes = jax.eval_shape(lambda: state.create(params, train.optimizer(settings), True))
-  given = jax.eval_shape(lambda: train.numbers(1, 1.0, 1, jax.random.key(0)))
+  shapes = jax.eval_shape(lambda: states.create(params, train_step.optimizer(settings), True))
+  given = jax.eval_shape(lambda: train_step.numbers(1, 1.0, 1, jax.random.key(0)))
   rows = {'x': jax.ShapeDtypeStruct((1, 64, 16), jnp.float32)}
-  step = train.compile_step(
-    train.make_step(loss, settings, True, mesh),
-    placed(shapes, train.state_shardings(mesh, shapes)), None,
-    placed(rows, {'x': parallel.batches_sharding(mesh)}),
-    placed(given, jax.tree.map(lambda _: parallel.replicated(mesh), given)),
+  step = train_step.compile_step(
+    train_step.make_step(loss, settings, True, mesh),
+    placed(shapes, train_step.state_shardings(mesh, shapes)), None,
+    placed(rows, {'x': sharding.batches_sharding(mesh)}),
+    placed(given, jax.tree.map(lambda _: sharding.replicated(mesh), given)),
   )
   found = {}
   for kind in ('all-reduce', 'reduce-scatter'):

@@ -1,4 +1,4 @@
-"""What a workdir keeps of the cells of a grid: pictures, measures of them, figures of those."""
+"""What a workdir keeps of each cell of a grid: pictures, their measure, and the figures."""
 
 import dataclasses
 import hashlib
@@ -18,9 +18,9 @@ from gdistill.workdir import storage
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Part:
-  """What one process drew of a cell: the first pictures of it, and the measure of all.
+  """One process's share of a cell: the first pictures, and the measure of all pictures.
 
-  `latents` are what the pictures were decoded from; of pixel space there are none, [k, 0].
+  `latents` are the latents that the pictures were decoded from, [k, 0] in pixel space.
   """
 
   pixels: np.ndarray  # [k, H, W, C]
@@ -31,7 +31,7 @@ class Part:
   drawn: int
 
   def merge(self, other: 'Part') -> 'Part':
-    """Both parts; the slower process is the one that was waited for."""
+    """Returns the sum of both parts; its seconds are those of the slower process."""
     index = np.concatenate([self.index, other.index])
     order = np.argsort(index)
     return Part(
@@ -44,14 +44,14 @@ class Part:
     )
 
   def to_arrays(self) -> dict[str, np.ndarray]:
-    """Everything, for an .npz file."""
+    """Returns all fields as arrays of an .npz file."""
     arrays = {f'measured_{k}': v for k, v in self.measured.to_arrays().items()}
     arrays |= {'pixels': self.pixels, 'latents': self.latents, 'index': self.index}
     return arrays | {'seconds': np.float64(self.seconds), 'drawn': np.int64(self.drawn)}
 
   @classmethod
   def from_arrays(cls, arrays: dict[str, np.ndarray]) -> 'Part':
-    """The inverse of `to_arrays`."""
+    """Returns the part from the arrays that `to_arrays` made."""
     found = {k.removeprefix('measured_'): v for k, v in arrays.items() if k.startswith('measured_')}
     seconds, drawn = (arrays[name].item() for name in ('seconds', 'drawn'))
     measured = measure.Measured.from_arrays(found)
@@ -59,15 +59,16 @@ class Part:
 
 
 def pictures(workdir: storage.epath.Path, name: str) -> storage.epath.Path:
-  """The file of a cell's pictures."""
+  """Returns the file of a cell's pictures."""
   return workdir / 'evaluation' / 'cells' / f'{name}.npz'
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Store:
-  """Pictures by what drew them, measures also by what measured them, figures also by against what.
+  """The files of a grid's cells in a workdir.
 
-  A cell is there when its pictures and its measure are; figures only save the time to compute them.
+  Pictures are named by the cell, measures also by the extractor, figures also by the reference. A
+  cell is complete when pictures and measure exist; figures only save the time to compute them.
   """
 
   workdir: storage.epath.Path
@@ -86,7 +87,10 @@ class Store:
     return f'{self.extractor.key}-{self.bank}-{measure.FORMAT}'
 
   def figures(self, name: str, target: str, real: str) -> storage.epath.Path:
-    """Of a cell against the reference cell `target` and the real images of digest `real`."""
+    """Returns the file of a cell's figures against the cell `target` and the images `real`.
+
+    `real` is a digest of the real images.
+    """
     place = f'{_digest(name)}-{_digest(target)}-{self._kind}-{real}.json'
     return self.folder / 'figures' / place
 
@@ -94,7 +98,7 @@ class Store:
     return self.folder / 'parts' / f'{name}.{process}-of-{jax.process_count()}.npz'
 
   def clear_parts(self) -> None:
-    """Removes what processes drew of cells and nobody put together."""
+    """Removes the shares of cells that were never merged, because a process was killed."""
     for name in storage.list_dir(self.folder / 'parts'):
       storage.remove(self.folder / 'parts' / name)
 
@@ -102,12 +106,12 @@ class Store:
     return storage.exists(pictures(self.workdir, name)) and storage.exists(self.measured(name))
 
   def kept(self, name: str) -> int:
-    """How many pictures of a cell there are."""
+    """Returns how many pictures of a cell are kept."""
     file = pictures(self.workdir, name)
     return len(read(file).get('pixels', ())) if storage.exists(file) else 0
 
   def write(self, name: str, part: Part) -> None:
-    """What was made of the pictures that were there goes first; then the measure, then pictures."""
+    """Writes a cell: removes old pictures, measures and figures first, and writes pictures last."""
     file = pictures(self.workdir, name)
     if storage.exists(file):
       storage.remove(file)
@@ -123,11 +127,11 @@ class Store:
     storage.write_bytes(file, npz(arrays, pack=True))
 
   def write_measure(self, name: str, measured: measure.Measured) -> None:
-    """Of pictures that are there, by another extractor."""
+    """Writes the measure of kept pictures by another extractor."""
     storage.write_bytes(self.measured(name), npz(measured.to_arrays()))
 
   def read(self, name: str) -> dict[str, np.ndarray]:
-    """Pixels, seconds_per_image and versions; CheckpointError where they are damaged."""
+    """Reads pixels, seconds_per_image and versions of a cell; CheckpointError if damaged."""
     file = pictures(self.workdir, name)
     stored = read(file)
     for key in ('pixels', 'seconds_per_image'):
@@ -136,7 +140,7 @@ class Store:
     return stored
 
   def read_measure(self, name: str) -> measure.Measured:
-    """CheckpointError where it is damaged."""
+    """Reads the measure of a cell; CheckpointError if damaged."""
     file = self.measured(name)
     try:
       return measure.Measured.from_arrays(read(file))
@@ -145,28 +149,28 @@ class Store:
 
 
 def _digest(name: str) -> str:
-  """The end of a cell's name: it holds all that the name says."""
+  """Returns the last part of a cell's name, which is a digest of the whole cell."""
   return name.rsplit('-', 1)[-1]
 
 
 def digest(*what: Any) -> str:
-  """Twelve hex digits."""
+  """Returns twelve hex digits of a hash of JSON values."""
   return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def npz(arrays: dict[str, np.ndarray], pack: bool = False) -> bytes:
-  """An .npz file; pictures pack well, while sums and features take seconds and stay as large."""
+  """Returns an .npz file; `pack` compresses, which suits pictures but not sums and features."""
   buffer = io.BytesIO()
   (np.savez_compressed if pack else np.savez)(buffer, **arrays)
   return buffer.getvalue()
 
 
 def read(file: storage.epath.Path) -> dict[str, np.ndarray]:
-  """The arrays of an .npz file; CheckpointError where it is damaged."""
+  """Reads the arrays of an .npz file; CheckpointError if damaged."""
   try:
     with np.load(io.BytesIO(storage.read_bytes(file)), allow_pickle=False) as stored:
       return {name: stored[name] for name in stored.files}
-  except Exception as e:  # zipfile, zlib and numpy each have their own
+  except Exception as e:  # zipfile, zlib and numpy raise errors of their own
     raise errors.CheckpointError(
       f'{file} is damaged ({errors.brief(e)}); remove it and evaluate again'
     ) from e

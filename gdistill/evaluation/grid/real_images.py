@@ -1,7 +1,8 @@
 """The feature network of a run, and the real images measured with it."""
 
+import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -14,95 +15,95 @@ from gdistill.evaluation import reference
 from gdistill.evaluation.features import classifier
 from gdistill.evaluation.features import extractors
 from gdistill.evaluation.figures import measure
-from gdistill.evaluation.grid import cell_store as keeping
-from gdistill.frozen import encode
+from gdistill.evaluation.grid import cell_store
 from gdistill.process import interrupt
 from gdistill.recipe import settings as recipes
 from gdistill.workdir import storage
 
-# ---- what measures
-
 
 def extractor_of(
-  recipe: recipes.Recipe, workdir: storage.epath.Path, look: Callable[[], None] = lambda: None
+  settings: recipes.Evaluation,
+  picture_shape: tuple[int, int, int],
+  train: source.Source,
+  num_classes: int,
+  workdir: storage.epath.Path,
+  look: Callable[[], None] = lambda: None,
 ) -> extractors.Extractor:
-  """The feature network that the recipe asks for."""
-  e = recipe.evaluation
-  if e.extractor == 'classifier':
-    return extractors.of_classifier(_classifier(recipe, workdir, look))
-  found = extractors.load(e.extractor, e.weights)
-  found.check(encode.pixel_shape(recipe))
+  """Returns the feature network that the settings name: a public one, or the run's classifier.
+
+  The classifier is trained on the training pictures once, and kept in the workdir; `look` is called
+  between its updates.
+  """
+  if settings.extractor == 'classifier':
+    params = _classifier(train, settings.real_images, num_classes, workdir, look)
+    return extractors.of_classifier(params)
+  found = extractors.load(settings.extractor, settings.weights)
+  found.check(picture_shape)
   return found
 
 
 def _classifier(
-  recipe: recipes.Recipe, workdir: storage.epath.Path, look: Callable[[], None]
+  train: source.Source,
+  most: int,
+  num_classes: int,
+  workdir: storage.epath.Path,
+  look: Callable[[], None],
 ) -> classifier.Params:
-  """The small network, trained on the training images once and kept in the workdir."""
-  pixels, labels = real_images(recipe)[0].some(recipe.evaluation.real_images)
+  pixels, labels = train.some(most)
   key = hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()[:12]
   file = workdir / 'evaluation' / f'classifier-{key}.npz'
-  # One process trains it: other machines would round otherwise.
+  # Process 0 trains for all, because other machines round differently.
   if not jax.process_index() and not storage.exists(file):
-    params = classifier.train_classifier(pixels, labels, recipe.model.num_classes, 0, look)
+    params = classifier.train_classifier(pixels, labels, num_classes, 0, look)
     storage.write_bytes(file, classifier.to_bytes(params))
   processes.barrier('the classifier is there', hours=48)
   processes.agree('the training images', key)
   try:
     return classifier.from_bytes(storage.read_bytes(file))
-  except Exception as e:  # zipfile, zlib and numpy each have their own
+  except Exception as e:  # zipfile, zlib and numpy raise errors of their own
     raise errors.CheckpointError(
-      f'{file} is damaged ({errors.brief(e)}); remove it and repeat'
+      f'{file} is damaged ({errors.brief(e)}); remove it and repeat the command'
     ) from e
 
 
-def real_images(recipe: recipes.Recipe) -> tuple[source.Source, source.Source]:
-  """The training and the held-out images that figures are measured with."""
-  return encode.pictures(recipe)
+@dataclasses.dataclass(frozen=True, eq=False)
+class RealSet:
+  """Real images to measure: where they come from, and what is done to them first."""
+
+  name: str  # 'training', 'held out' or 'autoencoded'
+  data: str  # the recipe's data.name
+  split: str
+  images: source.Source
+  through: Callable[[np.ndarray], np.ndarray] | None = None  # pixels -> pixels
 
 
-def known_classes(
-  extractor: extractors.Extractor, recipe: recipes.Recipe, labels: np.ndarray
-) -> np.ndarray | None:
-  """The labels where the extractor tells the data's own classes apart."""
-  return labels if extractor.num_classes == recipe.model.num_classes else None
-
-
-def measure_real(
-  recipe: recipes.Recipe, store: keeping.Store, stop: interrupt.Interrupt
+def measure_sets(
+  sets: Sequence[RealSet],
+  store: cell_store.Store,
+  num_classes: int,
+  stop: interrupt.Interrupt,
 ) -> dict[str, reference.Reference]:
-  """{'training': ..., 'held out': ...}, measured once and kept in the workdir.
+  """Returns {name: measure} of real images; each is measured once and kept in the workdir."""
+  return {one.name: _measure_set(one, store, num_classes, stop) for one in sets}
 
-  In latent space also 'autoencoded': the held-out images as the decoder gives them back, which is
-  what drawing latents perfectly would score.
-  """
-  out, (train, held) = {}, real_images(recipe)
-  held_split = recipe.data.held_out_split or 'held out'
-  sets = [('held out', held_split, held, None), ('training', recipe.data.split, train, None)]
-  if recipe.latent:
-    through = encode.autoencoded(recipe)
-    sets.append(('autoencoded', f'{held_split}, autoencoded', held, through))
-  for name, split, images, through in sets:
-    images = images.subset(images.indices(recipe.evaluation.real_images))
-    about = reference.describe(
-      store.extractor,
-      recipe.data.name,
-      split,
-      len(images),
-      images.fingerprint,
-      store.bank,
-      images.shape,
-    )
-    file = store.folder / 'real' / f'{name.replace(" ", "_")}-{protocol.digest(about)}.npz'
-    if storage.exists(file):
-      out[name] = reference.read(file, store.extractor, 'remove it and evaluate again')
-      continue
-    running = measure.Running(store.extractor, len(images), store.bank)
-    for index, found in images.batches(extractors.BATCH):
-      stop.check()
-      pixels = found['pixels'] if through is None else through(found['pixels'])
-      features = extractors.extract(store.extractor, pixels)
-      running.add(features, index, known_classes(store.extractor, recipe, found['label']))
-    out[name] = reference.Reference(running.measured(), about)
-    storage.write_bytes(file, out[name].to_bytes())
-  return out
+
+def _measure_set(
+  one: RealSet, store: cell_store.Store, num_classes: int, stop: interrupt.Interrupt
+) -> reference.Reference:
+  images, extractor = one.images, store.extractor
+  about = reference.describe(
+    extractor, one.data, one.split, len(images), images.fingerprint, store.bank, images.shape
+  )
+  digest = protocol.digest(about)
+  file = store.folder / 'real' / f'{one.name.replace(" ", "_")}-{digest}.npz'
+  if storage.exists(file):
+    return reference.read(file, extractor, 'remove it and evaluate again')
+  running = measure.Running(extractor, len(images), store.bank)
+  for index, found in images.batches(extractors.BATCH):
+    stop.check()
+    pixels = found['pixels'] if one.through is None else one.through(found['pixels'])
+    classes = found['label'] if extractor.num_classes == num_classes else None
+    running.add(extractors.extract(extractor, pixels), index, classes)
+  measured = reference.Reference(running.measured(), about)
+  storage.write_bytes(file, measured.to_bytes())
+  return measured

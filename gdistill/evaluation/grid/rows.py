@@ -1,4 +1,7 @@
-"""The rows of report/metrics.json: every cell's figures and how they were made."""
+"""The rows of report/metrics.json: every cell's figures, and how they were made."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -8,61 +11,35 @@ from gdistill.evaluation import reference
 from gdistill.evaluation.figures import measure
 from gdistill.evaluation.figures import precision_recall
 from gdistill.evaluation.figures import statistics
-from gdistill.evaluation.grid import cell_store as keeping
-from gdistill.evaluation.grid import cells as grids
-from gdistill.evaluation.grid import real_images
-from gdistill.frozen import encode
+from gdistill.evaluation.grid import cell_store
+from gdistill.evaluation.grid import cells as grid_cells
+from gdistill.evaluation.grid import draw_and_measure
+from gdistill.process import interrupt
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
 
-# ---- rows
+Row = dict[str, Any]
+References = Mapping[str, reference.Reference]
 
 
-def make_rows(recipe, store, names, images, grid, stop) -> tuple[list[dict], list[dict]]:
-  """(those of the real images, those of the cells)."""
-  real = real_images.measure_real(recipe, store, stop)
-  seen, held = real['training'], real['held out']
+def make_rows(
+  grid: str,
+  store: cell_store.Store,
+  names: Mapping[grid_cells.Cell, str],
+  drawing: draw_and_measure.Drawing,
+  real: References,
+  stop: interrupt.Interrupt,
+) -> tuple[list[Row], list[Row]]:
+  """Returns (rows of the real images, rows of the cells)."""
   cards = {f: finished_rounds.read_card(f) for f in {c.folder for c in names}}
-  shared = {
-    'grid': grid,
-    'images': images,
-    'reference_steps': next(iter(names)).num_steps,
-    'teacher_checkpoint': cards[next(iter(names)).folder]['params_digest'],
-    'distance': store.extractor.distance,
-    **seen.protocol,
-    'held_out_split': held.protocol['reference_split'],
-    'held_out_images': _count(held),
-    'pictures_resize': 'none',
-    'rounding': 'to uint8',
-    'clipping': 'none' if recipe.latent else 'x_hat to [-1, 1] at every step',
-    'labels': grids.labels_in_words(recipe, images, encode.prompts(recipe)),
-    'bank': recipe.evaluation.bank,
-  }
-
-  def figures(found):
-    bank = found.ordered_bank
-    return {
-      **measure.figures(found, seen.measured, seen.support),
-      'fd_held_out': statistics.frechet_distance(found.features, held.measured.features),
-      'nearest_training': _median(bank, seen.support),
-      'nearest_held_out': _median(bank, held.support),
-    }
-
-  digest = keeping.digest(seen.protocol, held.protocol)
-
-  data_row = {'model': 'data', 'stage': None, 'sampler': None, 'num_steps': 0, 'w': None}
-  data_row |= {'network_calls': 0, 'fd_teacher': None, 'rms_teacher': None, 'rms_latents': None}
-  data_row |= {'seconds_per_image': None, 'versions': protocol.versions_in_words(), **shared}
-  # What drawing perfectly would score: images nobody trained on, in latent space autoencoded ones.
-  about = [
-    {**data_row, **figures(r.measured), 'set': split, 'images': _count(r)}
-    for split, r in real.items()
-  ]
+  shared = _shared(grid, store, names, drawing, real, cards)
+  data = [_data_row(split, one, real, shared) for split, one in real.items()]
   rows, targets = [], {}
   for cell, name in names.items():
     stop.check()
     stored, card = store.read(name), cards[cell.folder]
-    target, first = targets.setdefault(cell.w, (name, stored))  # the reference is first
+    # The first cell of each w is the reference.
+    target, first = targets.setdefault(cell.w, (name, stored))
     pairs = 0 if cell.first_seed else min(len(stored['pixels']), len(first['pixels']))
     rows.append({
       'model': cell.model,
@@ -71,11 +48,11 @@ def make_rows(recipe, store, names, images, grid, stop) -> tuple[list[dict], lis
       'num_steps': cell.num_steps,
       'w': cell.w,
       'network_calls': cell.num_steps * (2 if card['guided'] else 1),
-      **_figures(store, name, target, figures, store.figures(name, target, digest)),
+      **_figures_of_cell(store, name, target, real),
       'rms_teacher': _paired(stored, first, 'pixels', pairs),
       'rms_latents': _paired(stored, first, 'latents', pairs),
       'rms_images': pairs,
-      'seeds': f'{cell.first_seed}..{cell.first_seed + images - 1}',
+      'seeds': f'{cell.first_seed}..{cell.first_seed + drawing.images - 1}',
       'seconds_per_image': float(stored['seconds_per_image']),
       'round': storage.path(cell.folder).name,
       'guided': card['guided'],
@@ -84,37 +61,91 @@ def make_rows(recipe, store, names, images, grid, stop) -> tuple[list[dict], lis
       'versions': str(stored.get('versions', 'not noted')),
       **shared,
     })  # fmt: skip
-  return about, rows
+  return data, rows
 
 
-def _paired(stored, first, what: str, pairs: int) -> float | None:
-  """Root mean square difference to the reference's pictures, or latents, of equal seeds."""
-  if not pairs or what not in stored:
-    return None
-  return statistics.rms(*(a[what][:pairs] for a in (stored, first)))
+def _shared(
+  grid: str,
+  store: cell_store.Store,
+  names: Mapping[grid_cells.Cell, str],
+  drawing: draw_and_measure.Drawing,
+  real: References,
+  cards: Mapping[str, dict],
+) -> Row:
+  """Returns what all rows say about the protocol of their figures."""
+  teacher, held = next(iter(names)), real['held out']
+  latent = drawing.latent_shape is not None
+  return {
+    'grid': grid,
+    'images': drawing.images,
+    'reference_steps': teacher.num_steps,
+    'teacher_checkpoint': cards[teacher.folder]['params_digest'],
+    'distance': store.extractor.distance,
+    **real['training'].protocol,
+    'held_out_split': held.protocol['reference_split'],
+    'held_out_images': _count(held),
+    'pictures_resize': 'none',
+    'rounding': 'to uint8',
+    'clipping': 'none' if latent else 'x_hat to [-1, 1] at every step',
+    'labels': grid_cells.labels_in_words(drawing.num_classes, drawing.images, drawing.prompts),
+    'bank': store.bank,
+  }
 
 
-def _figures(store, name, target, figures, file) -> dict:
-  """Of one cell: seconds of work in 2,048 dimensions, so they are kept in `file`."""
+def _data_row(split: str, one: reference.Reference, real: References, shared: Row) -> Row:
+  """Returns the row of a set of real images: the score of drawing perfectly.
+
+  Held-out images are those that nothing was trained on; in latent space there are also the images
+  that the autoencoder makes of them.
+  """
+  row = {'model': 'data', 'stage': None, 'sampler': None, 'num_steps': 0, 'w': None}
+  row |= {'network_calls': 0, 'fd_teacher': None, 'rms_teacher': None, 'rms_latents': None}
+  row |= {'seconds_per_image': None, 'versions': protocol.versions_in_words(), **shared}
+  return {**row, **_figures(one.measured, real), 'set': split, 'images': _count(one)}
+
+
+def _figures(found: measure.Measured, real: References) -> Row:
+  """Returns the figures of a set of pictures against the real images."""
+  seen, held, bank = real['training'], real['held out'], found.ordered_bank
+  return {
+    **measure.figures(found, seen.measured, seen.support),
+    'fd_held_out': statistics.frechet_distance(found.features, held.measured.features),
+    'nearest_training': _median_distance(bank, seen.support),
+    'nearest_held_out': _median_distance(bank, held.support),
+  }
+
+
+def _figures_of_cell(store: cell_store.Store, name: str, target: str, real: References) -> Row:
+  """Returns a cell's figures, also against the cell `target`; kept, because they take seconds."""
+  digest = cell_store.digest(real['training'].protocol, real['held out'].protocol)
+  file = store.figures(name, target, digest)
   try:
     known = storage.read_json(file) if storage.exists(file) else None
     if isinstance(known, dict):
       return known
   except errors.CheckpointError:
-    pass  # damaged: they are computed anew
+    pass  # a damaged file: the figures are computed again
   found, target_found = store.read_measure(name), store.read_measure(target)
   distance = statistics.frechet_distance(found.features, target_found.features)
-  row = {**figures(found), 'fd_teacher': distance}
+  row = {**_figures(found, real), 'fd_teacher': distance}
   storage.write_json(file, row)
   return row
 
 
+def _paired(stored: Row, first: Row, what: str, pairs: int) -> float | None:
+  """Returns the root mean square difference to the reference at equal seeds; None if unknown."""
+  if not pairs or what not in stored:
+    return None
+  return statistics.rms(*(a[what][:pairs] for a in (stored, first)))
+
+
 def _count(one: reference.Reference) -> int:
-  """How many pictures were measured."""
+  """Returns how many pictures were measured."""
   return int(one.measured.features.count)
 
 
-def _median(points: np.ndarray, support: precision_recall.Support | None) -> float | None:
+def _median_distance(points: np.ndarray, support: precision_recall.Support | None) -> float | None:
+  """Returns the median distance of pictures to their nearest neighbour among real images."""
   if support is None or not len(points):
     return None
   return float(np.median(precision_recall.nearest_distances(points, support.points)))

@@ -13,11 +13,6 @@ import micro
 import numpy as np
 import pytest
 
-from gdistill.evaluation.grid import run as grid_run
-from gdistill.process import interrupt
-from gdistill.process import timing
-from gdistill.recipe import reading
-from gdistill.training import run as training_run
 from gdistill.workdir import storage
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -28,9 +23,7 @@ TIMES = ('seconds_per_image',)
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
   folder = tmp_path_factory.mktemp('grids') / 'run'
-  training_run.run(
-    micro.recipe(evaluation={'batch_size': 8}), folder, interrupt.Interrupt(), timing.Seconds()
-  )
+  micro.train(micro.recipe(evaluation={'batch_size': 8}), folder)
   return folder
 
 
@@ -57,24 +50,20 @@ def compare(found, expected):
 
 def test_pictures_may_leave_the_devices_or_stay_there(workdir, capsys):
   """What is kept changes no figure; a cell that keeps few is drawn anew to be measured again."""
-  whole = grid_run.run(workdir, 'quick', interrupt.Interrupt(), timing.Seconds())
+  whole = micro.evaluate(workdir)
   cells = {p.name: np.load(p)['pixels'] for p in (workdir / 'evaluation' / 'cells').iterdir()}
   assert {len(pixels) for pixels in cells.values()} == {20}
   for made in ('cells', 'measured', 'figures'):
     shutil.rmtree(workdir / 'evaluation' / made)
-  config = reading.to_dict(grid_run.read_recipe(storage.path(workdir)))
-  config['evaluation']['keep_images'] = 3
-  recipe = reading.from_config(config)
-  few = grid_run.run(workdir, 'quick', interrupt.Interrupt(), timing.Seconds(), recipe=recipe)
+  few = micro.evaluate(workdir, change=lambda c: c['evaluation'].update(keep_images=3))
   for p in (workdir / 'evaluation' / 'cells').iterdir():
     np.testing.assert_array_equal(np.load(p)['pixels'], cells[p.name][:3])
   assert {r['rms_images'] for r in few} == {3} and {r['rms_images'] for r in whole} == {20}
   unlike = dict.fromkeys(('rms_teacher', 'rms_images'))
   compare([{**r, **unlike} for r in few], [{**r, **unlike} for r in whole])
-  config['evaluation']['bank'] = 7  # what was measured has another
-  recipe, run = reading.from_config(config), (interrupt.Interrupt(), timing.Seconds())
   capsys.readouterr()
-  again = grid_run.run(workdir, 'quick', *run, recipe=recipe)
+  # The measures that are kept have another bank.
+  again = micro.evaluate(workdir, change=lambda c: c['evaluation'].update(keep_images=3, bank=7))
   assert f'{len(again)} cells keep fewer than their 20 pictures' in capsys.readouterr().err
   assert [r['fd'] for r in again] == pytest.approx([r['fd'] for r in few], rel=1e-5, abs=1e-5)
   assert {r['bank'] for r in again} == {7}
@@ -114,7 +103,7 @@ def test_one_two_and_eight_devices_give_the_same_figures(workdir):
 @pytest.mark.heavy
 def test_a_process_may_have_nothing_to_draw(workdir):
   """20 pictures in batches of 32: they all fall to the first of two processes."""
-  expected = grid_run.run(workdir, 'quick', interrupt.Interrupt(), timing.Seconds())
+  expected = micro.evaluate(workdir)
   shutil.rmtree(workdir / 'evaluation')  # the classifier too, which one of them trains
   for child in start(workdir, 2, '--config.evaluation.batch_size=32'):
     lines, _ = child.communicate(timeout=600)
@@ -136,7 +125,7 @@ def start(workdir, processes, *more):
 def test_killed_in_the_middle_it_goes_on_and_ends_with_the_same_figures(
   workdir, tmp_path, processes
 ):
-  expected = grid_run.run(workdir, 'full', interrupt.Interrupt(), timing.Seconds())
+  expected = micro.evaluate(workdir, 'full')
   for made in ('cells', 'measured', 'figures'):
     shutil.rmtree(workdir / 'evaluation' / made)
   children, deadline = start(workdir, processes, '--grid=full'), time.monotonic() + 300

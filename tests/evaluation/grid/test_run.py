@@ -9,6 +9,7 @@ from gdistill import errors
 from gdistill.evaluation.grid import cells as grids
 from gdistill.evaluation.grid import run as grid_run
 from gdistill.recipe import reading
+from gdistill.training import assemble
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
 
@@ -27,11 +28,12 @@ def test_the_teacher_of_a_run_begun_elsewhere_is_found_through_the_cards(
   monkeypatch.setattr(finished_rounds, 'read_card', lambda folder: cards[pathlib.Path(folder)])
   monkeypatch.setattr(finished_rounds, 'is_finished', lambda folder: pathlib.Path(folder) in cards)
   recipe = micro.recipe(stages=('progressive',), initial=str(tmp_path / initial))
-  found = grids.teacher_folder(recipe, storage.path(tmp_path / 'third'))
+  run = assemble.Run(recipe, tmp_path / 'third')
+  found = run.teacher_folder
   assert str(found) == str(first / '00_teacher')
   del cards[first / '00_teacher']
   with pytest.raises(errors.ConfigError, match=r'descends from .*00_teacher.*copy that round'):
-    grids.teacher_folder(recipe, storage.path(tmp_path / 'third'))
+    run.teacher_folder  # noqa: B018
 
 
 @pytest.mark.parametrize(
@@ -39,7 +41,8 @@ def test_the_teacher_of_a_run_begun_elsewhere_is_found_through_the_cards(
 )
 def test_a_grid_holds_every_w_at_every_number_of_steps(tmp_path, grid, reference, dpm):
   recipe = micro.recipe(evaluation={f'{grid}_reference_steps': reference})
-  cells = grids.plan(recipe, storage.path(tmp_path), grid)
+  run = assemble.Run(recipe, tmp_path)
+  cells = grid_run.list_cells(run, grid_run.of_size(run, grid))
   found = {(c.model, c.sampler, c.num_steps, c.w) for c in cells}
   ws = (0.0, 2.0)
   expected = {('teacher', s, n, w) for s in ('ddim', 'dpm_solver') for n in (1, 2) for w in ws}
@@ -61,17 +64,18 @@ def test_a_grid_holds_every_w_at_every_number_of_steps(tmp_path, grid, reference
 
 def test_a_report_keeps_the_full_grid_while_all_of_it_is_there(tmp_path, monkeypatch):
   recipe, workdir = micro.recipe(), storage.path(tmp_path)
+  run = assemble.Run(recipe, workdir)
   names = {'cell 1': 'a', 'cell 2': 'b'}
-  monkeypatch.setattr(grids, 'plan', lambda recipe, workdir, grid: list(names))
+  monkeypatch.setattr(grids, 'list_cells', lambda *args: list(names))
   monkeypatch.setattr(grids, 'names', lambda cells, images: names)
   storage.write_json(workdir / 'config.json', reading.to_dict(recipe))
   full = [{'grid': 'full', 'cell': name} for name in 'ab']
-  assert grid_run._full_rows(recipe, workdir) == []  # no report yet
+  assert grid_run.full_rows(run) == []  # no report yet
   storage.write_json(workdir / 'report' / 'metrics.json', full)
   storage.write_bytes(workdir / 'evaluation' / 'cells' / 'a.npz', b'')
-  assert grid_run._full_rows(recipe, workdir) == []  # the cell of a row is gone
+  assert grid_run.full_rows(run) == []  # the cell of a row is gone
   storage.write_bytes(workdir / 'evaluation' / 'cells' / 'b.npz', b'')
-  assert grid_run._full_rows(recipe, workdir) == full
+  assert grid_run.full_rows(run) == full
   names['cell 2'] = 'c'  # of another round, or at another w
   storage.write_bytes(workdir / 'evaluation' / 'cells' / 'c.npz', b'')
-  assert grid_run._full_rows(recipe, workdir) == []
+  assert grid_run.full_rows(run) == []

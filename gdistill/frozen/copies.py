@@ -1,0 +1,39 @@
+"""A run's own copies of its frozen networks, with which its rounds can be drawn from anywhere."""
+
+import dataclasses
+import os
+import tempfile
+
+from gdistill.convert import autoencoder as autoencoders
+from gdistill.convert import text as texts
+from gdistill.frozen import networks as frozen_networks
+from gdistill.recipe import settings as recipes
+from gdistill.workdir import storage
+
+_LAST = f'{frozen_networks.AUTOENCODER}/config.json'  # written last: all copies are there then
+
+
+def keep(frozen: frozen_networks.Frozen, workdir: storage.epath.Path) -> None:
+  """Copies the frozen networks into the workdir, unless the copies are there already."""
+  if _kept(workdir):
+    return
+  with tempfile.TemporaryDirectory() as folder:
+    if frozen.text:
+      texts.write(folder, frozen.text)
+    autoencoders.write(os.path.join(folder, frozen_networks.AUTOENCODER), frozen.autoencoder)
+    for name in sorted(storage.files(folder), key=lambda name: name == _LAST):
+      storage.write_bytes(workdir / name, storage.read_bytes(os.path.join(folder, name)))
+
+
+def own_paths(latents: recipes.Latents, workdir: storage.epath.Path) -> recipes.Latents:
+  """Returns the settings with the paths of the workdir's own copies, if the copies are there."""
+  if not latents.autoencoder or not _kept(workdir):
+    return latents
+  paths = {'autoencoder': os.fspath(workdir / frozen_networks.AUTOENCODER)}
+  if latents.text:
+    paths['text'] = os.fspath(workdir)
+  return dataclasses.replace(latents, **paths)
+
+
+def _kept(workdir: storage.epath.Path) -> bool:
+  return storage.exists(workdir / _LAST)

@@ -1,0 +1,27 @@
+"""The prompts that a text-conditional network is measured with."""
+
+from typing import Any
+
+from gdistill.data import captions
+from gdistill.data import source
+
+_MOST = 200  # held-out captions that a card keeps
+
+
+def held_out(held: source.Source) -> list[str]:
+  """Returns up to 200 captions of the held-out pictures; [] if the pictures have no captions."""
+  return captions.held_out(held, _MOST)
+
+
+def of_run(train: source.Source, held: source.Source, template: str) -> list[str]:
+  """Returns the prompts of a run: held-out captions, or one prompt for each class."""
+  return held_out(held) or captions.of_names(train.class_names, template)
+
+
+def of_card(card: dict[str, Any]) -> list[str]:
+  """Returns the prompts of a finished round's card, as `of_run` chose them; [] without text."""
+  about = card.get('latents') or {}
+  if about.get('prompts'):
+    return list(about['prompts'])
+  template = about.get('template', '')
+  return captions.of_names(card['class_names'], template) if template else []

@@ -1,0 +1,228 @@
+"""A run put together once from its recipe and its workdir; the rooms below are handed values."""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from jax.sharding import AbstractMesh, Mesh
+
+from gdistill import errors
+from gdistill.data import latents
+from gdistill.data import pipeline as data
+from gdistill.data import source
+from gdistill.devices import mesh as meshes
+from gdistill.frozen import copies
+from gdistill.frozen import encode
+from gdistill.frozen import networks as frozen_networks
+from gdistill.frozen import prompts as run_prompts
+from gdistill.recipe import identity
+from gdistill.recipe import reading
+from gdistill.recipe import settings as recipes
+from gdistill.rounds import folder as folders
+from gdistill.rounds import network as networks
+from gdistill.rounds import plan as plans
+from gdistill.training import stage_setup
+from gdistill.workdir import finished as finished_rounds
+from gdistill.workdir import storage
+
+
+class Run:
+  """The parts of a run. Each part is made when it is first asked for, and then kept.
+
+  `workdir` is None where nothing is read or written, as in --plan without a workdir. `devices`
+  plans for that number of devices, which need not exist; None takes the devices that are there.
+  Only training/checks.py reads `recipe`; every other page takes the parts.
+  """
+
+  def __init__(self, recipe: recipes.Recipe, workdir: Any = None, devices: int | None = None):
+    self.recipe = recipe
+    self.workdir = None if workdir is None else storage.path(workdir)
+    self.cpu_devices = recipe.mesh.cpu_devices
+    self.seed, self.inpainting = recipe.seed, recipe.inpainting
+    self.data, self.latents, self.loop = recipe.data, recipe.latents, recipe.train
+    self.evaluation, self.num_classes = recipe.evaluation, recipe.model.num_classes
+    self.w_range = recipe.guidance.w_min, recipe.guidance.w_max
+    self.student_sampler = recipe.progressive.sampler  # 'deterministic' or 'stochastic'
+    self._devices = devices
+
+  @functools.cached_property
+  def plan(self) -> tuple[plans.Round, ...]:
+    """The rounds."""
+    return plan_of(self.recipe)
+
+  @functools.cached_property
+  def mesh(self) -> Mesh | AbstractMesh:
+    """The mesh of devices."""
+    m = self.recipe.mesh
+    return meshes.make_mesh(m.data, m.fsdp, m.slices, self._devices)
+
+  @functools.cached_property
+  def setups(self) -> Mapping[str, stage_setup.StageSetup]:
+    """{stage: what its rounds share}, in the order of the rounds."""
+    stages = dict.fromkeys(r.stage for r in self.plan)
+    return {stage: setup_of(self.recipe, stage) for stage in stages}
+
+  @functools.cached_property
+  def student_net(self) -> networks.Network:
+    """The network of the students."""
+    r = self.recipe
+    return networks.build(r.model, r.takes_w, noise_settings=r.noise)
+
+  @property
+  def student_shapes(self) -> Any:
+    """The shapes of a student's parameters."""
+    return networks.initial_shapes(self.student_net, self.recipe.model)
+
+  @functools.cached_property
+  def frozen(self) -> frozen_networks.Frozen:
+    """The networks around a latent network: neither in pixel space."""
+    return frozen_networks.of_settings(self.latents)
+
+  @property
+  def input_shape(self) -> tuple[int, int, int]:
+    """[h, w, c] of the trained network's input: a picture, or a latent."""
+    return networks.image_shape(self.recipe.model)
+
+  @property
+  def picture_shape(self) -> tuple[int, int, int]:
+    """[H, W, C] of a picture."""
+    return self.frozen.picture_shape(self.input_shape)
+
+  @functools.cached_property
+  def pictures(self) -> tuple[source.Source, source.Source]:
+    """(training, held-out) pictures with their labels."""
+    try:
+      return data.load(self.data, self.picture_shape)
+    except errors.ShapeError as e:
+      if self.frozen.autoencoder is None:
+        raise
+      raise self._of_another_shape(e.found) from e
+
+  @functools.cached_property
+  def latent_folder(self) -> str:
+    """The folder that keeps the latents of the training pictures."""
+    return encode.cache_folder(self.latents, self.workdir)
+
+  @functools.cached_property
+  def examples(self) -> source.Source | latents.Latents:
+    """The examples that training reads: pictures, or latents that are encoded already."""
+    if not self.recipe.latent:
+      return self.pictures[0]
+    return latents.load(self.latent_folder, self.input_shape)
+
+  @functools.cached_property
+  def prompts(self) -> list[str]:
+    """The prompts that all networks of the run are measured with; [] without text."""
+    if not self.latents.text:
+      return []
+    return run_prompts.of_run(*self.pictures, self.latents.template)
+
+  @property
+  def teacher_folder(self) -> storage.epath.Path:
+    """The folder of the guided teacher from which all students descend."""
+    return folders.guided_teacher(self.workdir, self.plan, self.recipe.initial)
+
+  @property
+  def config(self) -> dict:
+    """The resolved config, in plain JSON types."""
+    return reading.to_dict(self.recipe)
+
+  @property
+  def digest(self) -> str:
+    """A digest of all that must be the same in every process of one start."""
+    return identity.digest_together(self.recipe)
+
+  def card_entries(self) -> dict[str, Any]:
+    """Returns the entries that the cards of all rounds share."""
+    r, examples = self.recipe, self.examples
+    parent = finished_rounds.read_card(r.initial) if r.initial else {}
+    return {
+      'class_names': list(examples.class_names),
+      'latents': self._about_latents(),
+      'data': {'examples': len(examples), 'fingerprint': examples.fingerprint},
+      'licence': parent.get('licence'),
+      'seed': r.seed,
+      'config': self.config,
+      'config_digest': identity.digest(r),
+    }
+
+  def _about_latents(self) -> dict[str, Any] | None:
+    if not self.recipe.latent:
+      return None
+    where = self.latents
+    return {
+      **self.frozen.names(),
+      'template': where.template,
+      'prompts': run_prompts.held_out(self.pictures[1]) if where.text else [],
+    }
+
+  def _of_another_shape(self, found: tuple[int, int, int]) -> errors.DataError:
+    height, _, channels = found
+    factor = self.frozen.autoencoder.factor
+    fits = channels == 3 and height % factor == 0
+    remedy = f'set model.image_size={height // factor}' if fits else 'prepare the pictures again'
+    return errors.DataError(
+      f'model.image_size={self.recipe.model.image_size}: {self.data.path} holds pictures of '
+      f'height, width, channels {list(found)}, and the autoencoder makes one latent from '
+      f'{factor} x {factor} pixels of 3 channels; {remedy}'
+    )
+
+
+def plan_of(recipe: recipes.Recipe) -> tuple[plans.Round, ...]:
+  """Returns the rounds of a recipe."""
+  return plans.plan(recipe.stages, recipe.encoder, recipe.initial, recipe.settings)
+
+
+def setup_of(recipe: recipes.Recipe, stage: str) -> stage_setup.StageSetup:
+  """Returns what the rounds of a stage share."""
+  teacher = stage == 'teacher'
+  return stage_setup.StageSetup(
+    stage=stage,
+    settings=recipe.settings(stage),
+    model=recipe.model,
+    noise=recipe.noise,
+    takes_w=recipe.takes_w and not teacher,
+    teacher_takes_w=recipe.takes_w and stage in ('progressive', 'encoder'),
+    null_network=stage == 'guidance' and recipe.stages[0] == stage and _is_pair(recipe.initial),
+    w_min=recipe.guidance.w_min,
+    w_max=recipe.guidance.w_max,
+    p_uncond=recipe.teacher.p_uncond if teacher or recipe.naive else 0.0,
+    guided=teacher or recipe.naive,
+    latent=recipe.latent,
+    flip=recipe.data.flip,
+    remat=recipe.train.remat == 'blocks',
+    substeps=1 if jax.default_backend() == 'cpu' else recipe.train.substeps,
+  )
+
+
+def _is_pair(folder: str) -> bool:
+  """Tells whether a finished round has an unconditional network; a plan may come before it."""
+  there = finished_rounds.is_finished(folder)
+  return there and finished_rounds.read_card(folder).get('null') == 'network'
+
+
+def of_workdir(workdir: Any, change: Callable[[dict[str, Any]], Any] | None = None) -> Run:
+  """Returns the run that a workdir holds, after `change(config)`, with its own frozen networks.
+
+  Raises ConfigError if the workdir holds no run.
+  """
+  workdir = storage.path(workdir)
+  file = workdir / 'config.json'
+  if not storage.exists(file):
+    raise errors.ConfigError(f'--workdir={workdir} holds no run (no config.json); train one first')
+  try:
+    recipe = reading.from_config(storage.read_json(file))
+  except errors.ConfigError as e:
+    raise errors.ConfigError(
+      f'{os.fspath(file)}: {e}; if another version of gdistill wrote this file, use that version'
+    ) from e
+  if change is not None:
+    config = reading.to_dict(recipe)
+    change(config)
+    recipe = reading.from_config(config)
+  # After the checks of from_config, which refuse a path in an object store.
+  own = copies.own_paths(recipe.latents, workdir)
+  return Run(dataclasses.replace(recipe, latents=own), workdir)

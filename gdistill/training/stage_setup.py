@@ -1,0 +1,54 @@
+"""What all rounds of one stage share: settings, networks, and how their batches are read."""
+
+import dataclasses
+from typing import Any
+
+from gdistill.core import schedule
+from gdistill.recipe import settings as recipes
+from gdistill.rounds import network as networks
+
+
+@dataclasses.dataclass(frozen=True)
+class StageSetup:
+  """The settings of a stage's rounds, without anything that differs from round to round."""
+
+  stage: str  # 'teacher', 'guidance', 'progressive' or 'encoder'
+  settings: recipes.Training
+  model: recipes.Model
+  noise: recipes.Noise
+  takes_w: bool  # whether the student has an input for w
+  teacher_takes_w: bool
+  null_network: bool  # whether the teacher is a pair: a conditional and an unconditional network
+  w_min: float
+  w_max: float
+  p_uncond: float  # how often a label is dropped while the stage trains
+  guided: bool  # whether sampling a finished round at w needs guidance: two network calls a step
+  latent: bool  # whether the network works on latents
+  flip: bool  # whether half of the pictures are flipped left to right
+  remat: bool  # whether the backward pass recomputes the blocks' activations
+  substeps: int  # updates per dispatch
+
+  @property
+  def net(self) -> networks.Network:
+    """Returns the student's network."""
+    return networks.build(self.model, self.takes_w, self.remat, self.noise)
+
+  @property
+  def teacher_net(self) -> networks.Network:
+    """Returns the network of the round that teaches this stage."""
+    return networks.build(self.model, self.teacher_takes_w, False, self.noise)
+
+  @property
+  def schedule(self) -> schedule.Schedule:
+    """Returns the noise schedule, a function from t to logsnr."""
+    return networks.noise(self.noise)
+
+  @property
+  def student_shapes(self) -> Any:
+    """Returns the shapes of the student's parameters."""
+    return networks.initial_shapes(self.net, self.model)
+
+  @property
+  def inpainting(self) -> bool:
+    """Tells whether the network sees a mask and the known part of the picture."""
+    return self.model.extra_channels > 0
