@@ -184,19 +184,20 @@ def long_functions(files: Sequence[File], limit: int = LONGEST_FUNCTION) -> list
   """Returns ('path:line name', lines) of the functions over `limit` lines, the longest first."""
   found = []
   for f in files:
-    for node in _functions(f.tree):
+    for node in functions(f.tree):
       lines = node.end_lineno - node.lineno + 1
       if lines > limit:
         found.append((f'{f.path}:{node.lineno} {node.name}', lines))
   return sorted(found, key=lambda a: (-a[1], a[0]))
 
 
-def _functions(node: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+def functions(node: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+  """Yields the functions and methods below a node, but not the functions inside a function."""
   for child in ast.iter_child_nodes(node):
     if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
       yield child
     else:
-      yield from _functions(child)
+      yield from functions(child)
 
 
 def private_names(files: Sequence[File]) -> list[str]:
