@@ -240,6 +240,8 @@ def picture(files: Sequence[measure_rooms.File]) -> str:
   odd = sorted(set(graph) ^ set(CAPTIONS))
   if odd:
     raise SystemExit(f'CAPTIONS and the rooms of gdistill/ differ in {", ".join(odd)}')
+  if circles := measure_rooms.circles(graph):
+    raise SystemExit(f'rooms in a circle have no floor: {circles}')
   rows, links = arranged(graph)
   x = positions(rows, links)
   height = TOP + FLOOR * (len(rows) - 1) + BOX_HEIGHT + BOTTOM
