@@ -234,7 +234,7 @@ def test_the_gradient_is_reduced_once_an_update_however_many_microbatches():
 
 def test_small_leaves_are_reduced_whole_with_the_loss_in_one_message():
   done = subprocess.run(
-    [sys.executable, '-c', REDUCTIONS.replace('parallel._SMALL = 0\n', '')],
+    [sys.executable, '-c', REDUCTIONS.replace('sharding._SMALL = 0\n', '')],
     capture_output=True, text=True, check=False,
     env={**os.environ, 'JAX_PLATFORMS': 'cpu'}, cwd=pathlib.Path(__file__).parents[2],
   )  # fmt: skip
