@@ -280,7 +280,7 @@ def write(out: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
   except Exception as e:  # OSError, or an error of safetensors
     temporary.unlink(missing_ok=True)
     raise errors.CheckpointError(
-      f'{out} cannot be written: {errors.brief(e)}; free space or mend its permissions'
+      f'{out} cannot be written: {errors.brief(e)}; free space or fix its permissions'
     ) from e
 
 

@@ -122,7 +122,7 @@ class _Files:
         data = f.read()
     except OSError as e:
       raise errors.DataError(
-        f'{self.name(i)} cannot be read: {e.strerror}; mend or remove it'
+        f'{self.name(i)} cannot be read: {e.strerror}; fix or remove it'
       ) from e
     return pictures.square(pictures.decode(data, self.name(i)), self.size), 0
 
@@ -197,7 +197,7 @@ def _table(file: str) -> dict[str, str]:
           raise ValueError(f'row {number} names {name!r} again')
         found[name] = webdataset.first_line(text)
   except (OSError, ValueError, csv.Error, RecursionError) as e:
-    raise errors.DataError(f'{file} cannot be read ({errors.brief(e)}); mend it') from e
+    raise errors.DataError(f'{file} cannot be read ({errors.brief(e)}); fix it') from e
   return found
 
 

@@ -135,7 +135,7 @@ class _Read:
         f.seek(int(self.offsets[i]))
         return f.read(int(self.sizes[i]))
     except OSError as e:
-      raise errors.DataError(f'{name} cannot be read: {e.strerror}; mend or remove it') from e
+      raise errors.DataError(f'{name} cannot be read: {e.strerror}; fix or remove it') from e
 
 
 def _nothing(listed: Listing, prefix: str) -> str:
@@ -172,7 +172,7 @@ def _folder(path: str) -> dict[str, int]:
           found[prefix + e.name] = e.stat().st_size
     except OSError as e:
       at = e.filename or folder
-      raise errors.DataError(f'data.path: {at} cannot be listed: {e.strerror}; mend it') from e
+      raise errors.DataError(f'data.path: {at} cannot be listed: {e.strerror}; fix it') from e
 
   walk(path, '', 0)
   return found

@@ -115,7 +115,7 @@ def files(path: str, flag: str) -> tuple[str, ...]:
   """Returns the paths of a folder's pictures, at any depth and sorted; DataError if none."""
 
   def unreadable(e):
-    raise errors.DataError(f'{flag}: {e.filename} cannot be read: {e.strerror}; mend it') from e
+    raise errors.DataError(f'{flag}: {e.filename} cannot be read: {e.strerror}; fix it') from e
 
   names, seen = [], set()
   for folder, folders, found in os.walk(path, onerror=unreadable, followlinks=True):
@@ -141,7 +141,7 @@ def decoded(file: str, *how: Any) -> np.ndarray:
     with open(file, 'rb') as f:
       data = f.read()
   except OSError as e:
-    raise errors.DataError(f'{file} cannot be read: {e.strerror}; mend or remove it') from e
+    raise errors.DataError(f'{file} cannot be read: {e.strerror}; fix or remove it') from e
   return pictures.decode(data, file, *how)
 
 

@@ -47,10 +47,10 @@ def decode(
       pixels = np.asarray(picture.convert(_MODES[channels]))
   except PIL.UnidentifiedImageError:
     reason = 'it is no JPEG, PNG or WebP' if data else 'it is empty'
-    raise errors.DataError(f'{name} is no readable picture: {reason}; mend or remove it') from None
+    raise errors.DataError(f'{name} is no readable picture: {reason}; fix or remove it') from None
   except Exception as e:  # Pillow raises OSError, SyntaxError, ValueError, struct.error, ...
     reason = errors.brief(e)
-    raise errors.DataError(f'{name} is no readable picture: {reason}; mend or remove it') from e
+    raise errors.DataError(f'{name} is no readable picture: {reason}; fix or remove it') from e
   return pixels.reshape(*pixels.shape[:2], channels)
 
 

@@ -180,7 +180,7 @@ def test_the_name_does_not_decide_the_format():
 def test_a_truncated_file_is_an_error_that_names_it(kind):
   data = encode(ramp(), kind)
   for end in (0, 1, 10, len(data) // 2, len(data) - 9):
-    with pytest.raises(errors.DataError, match=r'train/cat/7\.jpg is no readable picture: .*mend'):
+    with pytest.raises(errors.DataError, match=r'train/cat/7\.jpg is no readable picture: .*fix'):
       pictures.decode(data[:end], 'train/cat/7.jpg')
 
 

@@ -25,7 +25,7 @@ class Numbered:
 
   def __call__(self, i):
     if i == self.bad:
-      raise errors.DataError(f'train/cat/{i}.jpg is no readable picture; mend or remove it')
+      raise errors.DataError(f'train/cat/{i}.jpg is no readable picture; fix or remove it')
     return np.full((2, 2, 1), i, np.uint8), i % 3
 
 
@@ -104,7 +104,7 @@ def test_a_host_reads_ahead_its_own_rows_alone():
 @pytest.mark.parametrize('workers', [0, 2])
 def test_a_damaged_picture_reaches_the_caller_by_name(workers):
   read = reader(numbered(bad=17), workers=workers)
-  with pytest.raises(errors.DataError, match=r'^train/cat/17\.jpg is no readable picture; mend'):
+  with pytest.raises(errors.DataError, match=r'^train/cat/17\.jpg is no readable picture; fix'):
     for step in range(4):
       read(step)
   if not workers:

@@ -91,6 +91,6 @@ def test_a_damaged_file_names_the_example(tfds_path, tmp_path):
   file.write_bytes(data)
   train, _ = load(copy)
   train[0]
-  with pytest.raises(errors.DataError, match=r'example \d+ of cifar10/.* train .*(prepare|mend)'):
+  with pytest.raises(errors.DataError, match=r'example \d+ of cifar10/.* train .*(prepare|fix)'):
     for i in range(len(train)):
       train[i]
