@@ -1,4 +1,4 @@
-"""Every check of a recipe that needs neither data nor devices."""
+"""The checks of a recipe that need neither data nor devices: limits of values, and combinations."""
 
 from typing import Any
 
@@ -7,11 +7,13 @@ from gdistill.recipe import settings as recipes
 
 
 def _need(ok: bool, name: str, value: Any, remedy: str) -> None:
+  """Raises ConfigError 'name=value remedy' unless `ok`."""
   if not ok:
     raise errors.ConfigError(f'{name}={value!r} {remedy}')
 
 
 def check_recipe(recipe: recipes.Recipe) -> None:
+  """Raises ConfigError with the first key that has a value out of its limits, and a remedy."""
   _need(0 <= recipe.seed < 2**32, 'seed', recipe.seed, 'must be from 0 to 2**32 - 1')
   _check_stages(recipe)
   _check_data(recipe.data)
@@ -32,7 +34,7 @@ def _check_stages(recipe: recipes.Recipe) -> None:
   choices = '; '.join(', '.join(a) for a in allowed)
   _need(
     stages in allowed or (recipe.encoder and not stages), 'stages', stages,
-    f'must be one of: {choices}; with encoder=True also ()',
+    f'must be one of: {choices}; or, with encoder=True, ()',
   )  # fmt: skip
   if stages[:1] != ('teacher',):
     why = f'begins with {stages[0]}' if stages else 'is empty'
@@ -43,8 +45,8 @@ def _check_stages(recipe: recipes.Recipe) -> None:
   elif recipe.encoder:
     _need(
       'guidance' in stages, 'encoder', recipe.encoder,
-      f'needs a student of stage one, which stages={stages} has not; put guidance among them or '
-      'set encoder=False',
+      f'needs a student of stage one, and stages={stages} has no stage one; add guidance to stages '
+      'or set encoder=False',
     )  # fmt: skip
 
 
@@ -52,12 +54,18 @@ def _check_data(data: recipes.Data) -> None:
   share = data.held_out
   _need(0 <= share < 1, 'data.held_out', share, 'must be at least 0 and below 1')
   if data.name == 'digits':
-    _need(share > 0, 'data.held_out', share, 'must be above 0: the digits have no second split')
+    _need(share > 0, 'data.held_out', share, 'must be above 0: the digits have one split only')
   if data.name in ('folder', 'records', 'captions', 'webdataset'):
-    _need(bool(data.path), 'data.path', data.path, f'must be given with data.name={data.name!r}')
+    _need(
+      bool(data.path), 'data.path', data.path,
+      f'must name the folder or the files of the data with data.name={data.name!r}',
+    )  # fmt: skip
     _need('://' not in data.path, 'data.path', data.path, 'must be a local path; copy or mount it')
   if data.name in ('tfds', 'tfds_captions'):
-    _need(bool(data.dataset), 'data.dataset', data.dataset, 'must be a TensorFlow Datasets name')
+    _need(
+      bool(data.dataset), 'data.dataset', data.dataset,
+      f'must name a set of TensorFlow Datasets with data.name={data.name!r}',
+    )  # fmt: skip
   for name, low, high in (('workers', 0, 256), ('threads', 1, 256), ('prefetch', 1, 1024)):
     value = getattr(data, name)
     _need(low <= value <= high, f'data.{name}', value, f'must be from {low} to {high}')
@@ -73,16 +81,16 @@ def _check_latents(recipe: recipes.Recipe) -> None:
     _need(low <= value < 2**20, f'latents.{name}', value, f'must be from {low} to {2**20 - 1}')
   _need(
     not (recipe.latent and recipe.data.name == 'digits'), 'data.name', recipe.data.name,
-    'must be of coloured pictures with latents.autoencoder',
+    'has grey pictures, which latents.autoencoder cannot encode; set another data.name',
   )  # fmt: skip
   text = recipe.model.context == 'text'
   _need(
     not text or latents.template.count('{}') == 1, 'latents.template', latents.template,
-    'must have one {} where the name of a class goes',
+    'must contain {} once, in the place of the name of the class',
   )  # fmt: skip
   _need(
     not latents.text or recipe.latent, 'latents.text', latents.text,
-    'needs latents.autoencoder: text-conditional networks work on latents here',
+    'needs latents.autoencoder: networks with text work on latents only; set both keys or neither',
   )  # fmt: skip
   _need(
     bool(latents.text) == (recipe.latent and text), 'latents.text', latents.text,
@@ -93,23 +101,23 @@ def _check_latents(recipe: recipes.Recipe) -> None:
     clip = getattr(recipe, stage).clip_x_hat
     _need(
       not (clip and recipe.latent), f'{stage}.clip_x_hat', clip,
-      'must be False with latents.autoencoder: latents have no range to be clipped to',
+      'must be False with latents.autoencoder: latents have no range to clip x_hat to',
     )  # fmt: skip
 
 
 def check_noise(noise: recipes.Noise) -> None:
-  """ConfigError names what cannot be a schedule."""
+  """Raises ConfigError if the settings make no noise schedule."""
   _need(
     noise.logsnr_min < noise.logsnr_max, 'noise.logsnr_min', noise.logsnr_min,
     f'must be below noise.logsnr_max={noise.logsnr_max}',
   )  # fmt: skip
   for name in ('beta_start', 'beta_end'):
     value = getattr(noise, name)
-    _need(0 < value < 1, f'noise.{name}', value, 'must lie between 0 and 1')
+    _need(0 < value < 1, f'noise.{name}', value, 'must be above 0 and below 1')
 
 
 def check_model(model: recipes.Model) -> None:
-  """ConfigError names what cannot be a network."""
+  """Raises ConfigError if the settings make no network."""
   for name in ('image_size', 'image_channels', 'num_classes', 'num_blocks', 'groups', 'patch'):
     _need(getattr(model, name) >= 1, f'model.{name}', getattr(model, name), 'must be at least 1')
   for name in ('channels', 'emb_channels', 'w_features'):
@@ -117,8 +125,9 @@ def check_model(model: recipes.Model) -> None:
     _need(value >= 4 and value % 2 == 0, f'model.{name}', value, 'must be even and at least 4')
   one = (model.heads is None) != (model.head_dim is None)
   _need(
-    one, 'model.heads', model.heads, f'or model.head_dim={model.head_dim} must be None, not both'
-  )
+    one, 'model.heads', model.heads,
+    f'and model.head_dim={model.head_dim!r}: one of the two must be a number and the other None',
+  )  # fmt: skip
   if model.network == 'dit':
     _check_heads(model, model.channels)
     _need(
@@ -134,7 +143,7 @@ def check_model(model: recipes.Model) -> None:
 
 
 def _check_levels(model: recipes.Model) -> None:
-  """What a U-Net's resolutions and widths ask for."""
+  """Checks the resolutions and widths of a U-Net."""
   _need(
     bool(model.multipliers) and min(model.multipliers) >= 1, 'model.multipliers',
     model.multipliers, 'must list a width multiplier of at least 1 for every resolution',
@@ -142,20 +151,20 @@ def _check_levels(model: recipes.Model) -> None:
   step = 2 ** (len(model.multipliers) - 1)
   _need(
     model.image_size % step == 0, 'model.image_size', model.image_size,
-    f'must be divisible by {step}: {len(model.multipliers)} multipliers halve it '
+    f'must be divisible by {step}: a network with {len(model.multipliers)} multipliers halves it '
     f'{len(model.multipliers) - 1} times',
   )  # fmt: skip
   reached = [model.image_size // 2**i for i in range(len(model.multipliers))]
   for resolution in model.attention_resolutions:
     _need(
       resolution in reached, 'model.attention_resolutions', model.attention_resolutions,
-      f'names {resolution}, which is never reached; the network works at {reached}',
+      f'has {resolution}, and the network has no such resolution; choose from {reached}',
     )  # fmt: skip
   widths = [model.channels, *(model.channels * m for m in model.multipliers)]
   for width in widths:
     _need(
       width % model.groups == 0, 'model.groups', model.groups,
-      f'must divide the width {width} of every resolution ({widths})',
+      f'must divide the width {width} and all other widths of the network: {widths}',
     )  # fmt: skip
     _check_heads(model, width)
 
@@ -165,14 +174,14 @@ def _check_heads(model: recipes.Model, width: int) -> None:
     value = getattr(model, name)
     if value is not None:
       _need(value >= 1, f'model.{name}', value, 'must be at least 1, or None')
-      _need(width % value == 0, f'model.{name}', value, f'must divide the width {width}')
+      _need(width % value == 0, f'model.{name}', value, f'must divide the width {width} of a layer')
 
 
 def _check_context(model: recipes.Model) -> None:
   only = model.network == 'latent_unet'
   _need(
     model.context == 'none' or only, 'model.context', model.context,
-    f"must be 'none' with model.network={model.network!r}: only 'latent_unet' attends to one",
+    f"must be 'none' with model.network={model.network!r}: only 'latent_unet' has cross-attention",
   )  # fmt: skip
   needed = {'context_dim': model.context != 'none', 'context_length': model.context == 'text'}
   for name, need in needed.items():
@@ -186,12 +195,12 @@ def _check_context(model: recipes.Model) -> None:
   inpainting = model.image_channels + 1
   _need(
     model.extra_channels in (0, inpainting), 'model.extra_channels', model.extra_channels,
-    f'must be 0, or {inpainting} for inpainting: a mask and model.image_channels='
-    f'{model.image_channels}',
+    f'must be 0, or {inpainting} for inpainting: 1 for the mask and model.image_channels='
+    f'{model.image_channels} for the masked picture',
   )  # fmt: skip
   _need(
     model.network != 'dit' or not model.extra_channels, 'model.extra_channels',
-    model.extra_channels, "must be 0 with model.network='dit', which has no such input",
+    model.extra_channels, "must be 0 with model.network='dit', which takes no extra channels",
   )  # fmt: skip
 
 
@@ -234,7 +243,10 @@ def _check_distillation(recipe: recipes.Recipe) -> None:
   p = teacher.p_uncond
   _need(0 <= p < 1, 'teacher.p_uncond', p, 'must be at least 0 and below 1')
   if {'guidance', 'teacher'} <= set(recipe.stages) or recipe.naive:
-    _need(p > 0, 'teacher.p_uncond', p, 'must be above 0: guidance needs a trained null class')
+    _need(
+      p > 0, 'teacher.p_uncond', p,
+      'must be above 0: only dropped labels train the null condition that guidance needs',
+    )  # fmt: skip
   _need(guidance.w_min >= 0, 'guidance.w_min', guidance.w_min, 'must be at least 0')
   _need(
     guidance.w_min <= guidance.w_max, 'guidance.w_min', guidance.w_min,
@@ -244,27 +256,27 @@ def _check_distillation(recipe: recipes.Recipe) -> None:
     name, value = f'{section}.w_power', getattr(recipe, section).w_power
     _need(0 <= value <= 8, name, value, 'must be from 0 to 8')
     _need(
-      recipe.takes_w or not value,
-      name,
-      value,
-      'must be 0 where students take no w: the naive baseline, and guidance.w_min = guidance.w_max',
-    )
+      recipe.takes_w or not value, name, value,
+      'must be 0 if students take no w (in the naive baseline, or if guidance.w_min equals '
+      'guidance.w_max)',
+    )  # fmt: skip
   for name in ('ws_per_pass', 'trajectory_steps'):
     value = getattr(guidance, name)
     _need(value >= 1, f'guidance.{name}', value, 'must be at least 1')
   _need(
     not (recipe.naive and progressive.clip_x_hat), 'progressive.clip_x_hat', progressive.clip_x_hat,
-    'must be False for the naive baseline: guiding its students reaches beyond the edges',
+    'must be False in the naive baseline: guidance combines values of x_hat that are not clipped',
   )  # fmt: skip
   if {'guidance', 'progressive'} <= set(recipe.sections) and guidance.clip_x_hat:
     _need(
       progressive.clip_x_hat, 'progressive.clip_x_hat', progressive.clip_x_hat,
-      'must be True where guidance.clip_x_hat is: beyond the edges its student was taught nothing',
+      'must be True with guidance.clip_x_hat=True: the student of stage one has learned nothing '
+      'about x_hat beyond [-1, 1]',
     )  # fmt: skip
   _need(
     not recipe.encoder or recipe.model.predict != 'x', 'model.predict', recipe.model.predict,
-    'must be another with encoder=True: encoding begins at t = 0, where an estimate of x says '
-    'nothing about noise',
+    "must be 'v', 'eps' or 'flow' with encoder=True: encoding begins at t = 0, where an estimate "
+    'of x says nothing about the noise',
   )  # fmt: skip
   start, end = progressive.start_steps, progressive.end_steps
   _need(end >= 1, 'progressive.end_steps', end, 'must be at least 1')
@@ -275,11 +287,14 @@ def _check_distillation(recipe: recipes.Recipe) -> None:
   )  # fmt: skip
   _need(
     recipe.model.time != 'index' or recipe.noise.name != 'cosine', 'model.time', recipe.model.time,
-    "must be 'phi' with noise.name='cosine', which has no indices",
+    "must be 'phi' with noise.name='cosine', a schedule without timestep indices",
   )  # fmt: skip
   if recipe.noise.name != 'cosine':
-    _need(start <= 512, 'progressive.start_steps', start, f'must be at most 512 with noise.name='
-          f'{recipe.noise.name!r}: its thousand steps have no half steps below that')  # fmt: skip
+    _need(
+      start <= 512, 'progressive.start_steps', start,
+      f'must be at most 512 with noise.name={recipe.noise.name!r}, a schedule without noise levels '
+      'below t = 1/1000',
+    )  # fmt: skip
 
 
 def _check_mesh(mesh: recipes.Mesh) -> None:
@@ -289,8 +304,9 @@ def _check_mesh(mesh: recipes.Mesh) -> None:
   for name in ('data', 'fsdp'):
     value = getattr(mesh, name)
     _need(
-      value >= 1 or value == -1, f'mesh.{name}', value, 'must be at least 1, or -1 for the rest'
-    )
+      value >= 1 or value == -1, f'mesh.{name}', value,
+      'must be at least 1, or -1 for all devices that are left',
+    )  # fmt: skip
   _need(
     (mesh.data, mesh.fsdp) != (-1, -1), 'mesh.data', mesh.data,
     'and mesh.fsdp=-1 cannot both be -1; give one of them a size',
@@ -302,10 +318,11 @@ def _check_loop(train: recipes.Train) -> None:
     _need(getattr(train, name) >= 1, f'train.{name}', getattr(train, name), 'must be at least 1')
   stall = train.stall_seconds
   _need(
-    stall == 0 or stall >= 1, 'train.stall_seconds', stall, 'must be at least 1, or 0 for never'
-  )
+    stall == 0 or stall >= 1, 'train.stall_seconds', stall,
+    'must be at least 1, or 0 for no watchdog',
+  )  # fmt: skip
   percent = train.max_skipped_percent
-  _need(0 < percent <= 100, 'train.max_skipped_percent', percent, 'must be above 0, at most 100')
+  _need(0 < percent <= 100, 'train.max_skipped_percent', percent, 'must be above 0 and at most 100')
   for name in ('checkpoint_every', 'log_every'):
     _need(
       getattr(train, name) % train.substeps == 0, f'train.{name}', getattr(train, name),
@@ -318,18 +335,24 @@ def _check_evaluation(e: recipes.Evaluation) -> None:
     value = getattr(e, name)
     _need(
       4 <= value < 2**31, f'evaluation.{name}', value,
-      'must be at least 4: precision and recall look at 3 neighbours',
+      f'must be from 4 to {2**31 - 1}: precision and recall use the 3 nearest neighbours',
     )  # fmt: skip
-  _need(4 <= e.real_images < 2**31, 'evaluation.real_images', e.real_images, 'must be at least 4')
+  _need(
+    4 <= e.real_images < 2**31, 'evaluation.real_images', e.real_images,
+    f'must be from 4 to {2**31 - 1}',
+  )  # fmt: skip
   _need(e.batch_size >= 1, 'evaluation.batch_size', e.batch_size, 'must be at least 1')
   for name in ('keep_images', 'bank'):
     value = getattr(e, name)
-    _need(0 <= value < 2**31, f'evaluation.{name}', value, 'must be at least 0')
+    _need(0 <= value < 2**31, f'evaluation.{name}', value, f'must be from 0 to {2**31 - 1}')
   for name in ('quick_reference_steps', 'full_reference_steps'):
     value = getattr(e, name)
     _need(1 <= value <= 100_000, f'evaluation.{name}', value, 'must be from 1 to 100000')
-  _need(bool(e.ws) and min(e.ws) >= 0, 'evaluation.ws', e.ws, 'must list strengths of at least 0')
+  _need(
+    bool(e.ws) and min(e.ws) >= 0, 'evaluation.ws', e.ws,
+    'must list guidance strengths of at least 0',
+  )  # fmt: skip
   _need(
     bool(e.num_steps) and min(e.num_steps) >= 1 and max(e.num_steps) <= 100_000,
-    'evaluation.num_steps', e.num_steps, 'must list step counts from 1 to 100000',
+    'evaluation.num_steps', e.num_steps, 'must list numbers of steps from 1 to 100000',
   )  # fmt: skip

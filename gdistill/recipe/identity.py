@@ -1,4 +1,4 @@
-"""Which recipes are the same run: digests, and the settings that may change between two starts."""
+"""Whether two recipes belong to one run: their digests, and the keys that may change."""
 
 import hashlib
 import json
@@ -8,8 +8,8 @@ from typing import Any
 from gdistill.recipe import reading
 from gdistill.recipe import settings as recipes
 
-# What may change between two starts of one run. Nothing here reaches the parameters, but for the
-# mesh and remat, which decide their last bits.
+# Keys and sections that may change between two starts of one run, because they do not affect the
+# parameters. Only mesh and remat affect the last bits of the parameters.
 MAY_CHANGE = (
   'train.checkpoint_every',
   'train.max_to_keep',
@@ -27,19 +27,20 @@ MAY_CHANGE = (
   'data.prefetch',
   'mesh',
   'evaluation',
-  'encoder',  # adds rounds behind all others, or leaves them out
+  'encoder',  # adds rounds after all others, or omits these rounds
 )
 
 
 def digest(recipe: recipes.Recipe) -> str:
-  """A hash of everything that must not change between two starts of a run."""
-  fields = {k: v for k, v in flat(reading.to_dict(recipe)).items() if not _may_change(k)}
+  """Returns a hash of all keys that must not change between two starts of a run."""
+  fields = {k: v for k, v in flat(reading.to_dict(recipe)).items() if not may_change(k)}
   return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def digest_together(recipe: recipes.Recipe) -> str:
-  """A hash of everything that must be the same in all processes of one start: but for how each
-  reads its data, all of it.
+  """Returns a hash of all keys that must be the same in all processes of one start.
+
+  These are all keys, except those that say where and how a process reads its data.
   """
   own = {f'data.{name}' for name in ('path', 'workers', 'threads', 'prefetch')}
   own |= {f'latents.{name}' for name in ('autoencoder', 'text', 'cache')}
@@ -48,14 +49,14 @@ def digest_together(recipe: recipes.Recipe) -> str:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-  """'field: old -> new' for each field that differs and may not."""
+  """Returns 'key: old -> new' for each key that differs between two configs and must not change."""
   a, b = flat(old), flat(new)
-  keys = [k for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k) and not _may_change(k)]
+  keys = [k for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k) and not may_change(k)]
   return [f'{k}: {a.get(k)!r} -> {b.get(k)!r}' for k in keys]
 
 
 def flat(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-  """{'a': {'b': 1}} -> {'a.b': 1}."""
+  """Flattens nested dicts: {'a': {'b': 1}} -> {'a.b': 1}."""
   out = {}
   for key, value in tree.items():
     if isinstance(value, Mapping):
@@ -65,5 +66,6 @@ def flat(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
   return out
 
 
-def _may_change(key: str) -> bool:
+def may_change(key: str) -> bool:
+  """Whether a key, such as 'data.path', may change between two starts of one run."""
   return any(key == name or key.startswith(name + '.') for name in MAY_CHANGE)

@@ -1,4 +1,4 @@
-"""From a config to a checked Recipe, and back to plain JSON."""
+"""Turns a config into a checked Recipe, and a Recipe into plain JSON."""
 
 import dataclasses
 import difflib
@@ -14,7 +14,10 @@ from gdistill.recipe import settings as recipes
 
 
 def from_config(config: Mapping[str, Any]) -> recipes.Recipe:
-  """A checked Recipe from a ConfigDict or a plain dict; ConfigError names what is wrong."""
+  """Returns the checked Recipe of a ConfigDict or a plain dict.
+
+  ConfigError names the key that is unknown, missing, of another type or out of its limits.
+  """
   plain = config.to_dict() if hasattr(config, 'to_dict') else config
   recipe = _build(recipes.Recipe, plain, '')
   recipe_checks.check_recipe(recipe)
@@ -22,14 +25,15 @@ def from_config(config: Mapping[str, Any]) -> recipes.Recipe:
 
 
 def to_dict(recipe: recipes.Recipe) -> dict:
-  """The resolved config: plain JSON types, every key."""
+  """Returns the resolved config: every key, as plain JSON types."""
   return json.loads(json.dumps(dataclasses.asdict(recipe)))
 
 
 def _build(kind: type, values: Any, prefix: str) -> Any:
+  """Returns an instance of the dataclass `kind`; `prefix` begins the names of its keys."""
   where = prefix[:-1] or 'config'
   if not isinstance(values, Mapping):
-    raise errors.ConfigError(f'{where}={values!r} must be a section of keys')
+    raise errors.ConfigError(f'{where}={values!r} must be a section of keys (a dict)')
   fields = {f.name: f for f in dataclasses.fields(kind)}
   hints = typing.get_type_hints(kind)
   for key in values:
@@ -43,11 +47,12 @@ def _build(kind: type, values: Any, prefix: str) -> Any:
       else:
         out[name] = _typed(hints[name], values[name], prefix + name)
     elif field.default is dataclasses.MISSING:
-      raise errors.ConfigError(f'{prefix}{name} is missing; configs/digits.py shows every key')
+      raise errors.ConfigError(f'{prefix}{name} is missing; add it: docs/config.md lists all keys')
   return kind(**out)
 
 
 def _unknown(key: str, prefix: str, fields: Mapping[str, Any]) -> str:
+  """Returns the error line of an unknown key: sections that have the key, or the nearest key."""
   homes = [
     f'{f.name}.{key}'
     for f in dataclasses.fields(recipes.Recipe)
@@ -61,6 +66,7 @@ def _unknown(key: str, prefix: str, fields: Mapping[str, Any]) -> str:
 
 
 def _typed(hint: Any, value: Any, name: str) -> Any:
+  """Returns the value with the type of its annotation; ConfigError for another type."""
   origin = typing.get_origin(hint)
   if origin is Literal:
     choices = typing.get_args(hint)
@@ -77,7 +83,7 @@ def _typed(hint: Any, value: Any, name: str) -> Any:
     return tuple(_typed(inner, v, f'{name}[{i}]') for i, v in enumerate(value))
   if hint is float:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not abs(value) < 1e300:  # also nan, inf and integers no float can hold
+    if not number or not abs(value) < 1e300:  # nan, inf, too large for a float
       raise errors.ConfigError(f'{name}={value!r} must be a finite number')
     return float(value)
   if hint is int and (isinstance(value, bool) or not isinstance(value, int)):

@@ -1,4 +1,7 @@
-"""A run's settings as frozen dataclasses: every key of a config, with its type and default."""
+"""A run's settings as frozen dataclasses: every key of a config, with its type and default.
+
+The comment above a key is its meaning: docs/make_config_table.py copies it into docs/config.md.
+"""
 
 import dataclasses
 from typing import Literal
@@ -6,181 +9,331 @@ from typing import Literal
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-  """Where images come from, and which of them training never sees."""
+  """Where pictures come from, and which of them are held out of training."""
 
+  # Kind of source: scikit-learn's digits; class folders or an archive of them; records of `gdistill
+  # prepare`; labelled pictures of TensorFlow Datasets; a folder of pictures with captions;
+  # WebDataset shards with captions; captioned pictures of TensorFlow Datasets.
   name: Literal['digits', 'folder', 'records', 'tfds', 'captions', 'webdataset', 'tfds_captions']
-  held_out: float  # share of the examples, the same for every class; 0: held_out_split
-  path: str = ''  # the folder or archive; of 'tfds' its data_dir, '' for the usual one
-  dataset: str = ''  # of 'tfds': which one; other sources do not look at it
+  # Share of the examples that is held out, the same share of every class; 0 takes the split
+  # `held_out_split` as the held-out examples instead.
+  held_out: float
+  # Local folder, archive, or pattern of shards such as 'shards/*.tar'. For 'tfds' and
+  # 'tfds_captions', the folder of prepared data sets, where '' is the library's default.
+  path: str = ''
+  # Name of the data set for 'tfds' and 'tfds_captions'; other sources ignore this key.
+  dataset: str = ''
+  # Name of the training split: a subfolder of `path`, or a split of TensorFlow Datasets. '' means
+  # `path` itself, without a subfolder.
   split: str = 'train'
+  # Name of the split that is held out of training; used only if `held_out` is 0.
   held_out_split: str = 'test'
-  flip: bool = False  # left and right, half of the time
-  workers: int = 0  # processes that read; 0 reads in threads of this one
-  threads: int = 4  # of each process that reads
-  prefetch: int = 2  # batches read ahead
+  # Whether training mirrors each picture left to right with probability 1/2.
+  flip: bool = False
+  # Number of processes on each host that read examples; 0 reads in threads of the training process.
+  workers: int = 0
+  # Number of threads in each process that reads examples.
+  threads: int = 4
+  # Number of batches that each process reads ahead of the training; more take more memory.
+  prefetch: int = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Latents:
-  """Latent space: what encodes pictures and captions, once and for all, and where that is kept.
+  """Latent space: the frozen encoders of pictures and captions, and the cache of their outputs.
 
-  The image_size and image_channels of the model are then those of a latent.
+  In latent space, `model.image_size` and `model.image_channels` are the sizes of a latent.
   """
 
-  autoencoder: str = ''  # its folder or files; '' trains on pixels
-  text: str = ''  # the text encoder's folder, or the package that carries it
-  text_length: int = 0  # tokens of a caption that are kept; 0: as many as the encoder takes
-  template: str = 'a photo of a {}'  # captions of pictures that have a class alone
-  cache: str = ''  # folder of what was encoded; '' is WORKDIR/latents
+  # Folder or files of the autoencoder that encodes the pictures; '' trains on pixels, and then the
+  # other keys of this section have no effect.
+  autoencoder: str = ''
+  # Folder of the text encoder, or the Python package that contains it; '' without text. Needed
+  # exactly if `model.context` is 'text'.
+  text: str = ''
+  # Number of tokens of a caption that the text encoder reads; longer captions are cut. 0 means 77
+  # for CLIP and 16 for BERT.
+  text_length: int = 0
+  # Caption of a picture that has only a class: {} is replaced by the name of the class.
+  template: str = 'a photo of a {}'
+  # Local folder of the encoded pictures and captions; '' means WORKDIR/latents.
+  cache: str = ''
+  # Number of pictures that each process encodes at a time; another number may change the last bits
+  # of the latents.
   batch_size: int = 64
+  # Number of pictures in each shard of the cache; an interrupted encoding continues at a shard.
   shard_size: int = 1024
-  skip_corrupt: bool = False  # leaves out pictures that cannot be read
-  masks: int = 4  # of an inpainting network: random masks of a flip, each encoded with its picture
+  # Whether unreadable pictures are left out and counted; False ends the run at the first of them.
+  skip_corrupt: bool = False
+  # Number of random masks per picture and flip that the cache holds for an inpainting network;
+  # other networks ignore this key.
+  masks: int = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Noise:
-  """The noise schedule; the limits belong to 'cosine', the betas to the discrete ones.
+  """The noise schedule: logsnr as a function of time t, where t = 0 is data and t = 1 is noise."""
 
-  'squared_cosine' is the discrete one of a thousand betas that follow a cosine; it has no settings.
-  """
-
+  # Shape of the schedule: 'cosine' is continuous; the others are discrete, with 1,000 betas that
+  # are linear, linear in their square roots, or from a squared cosine without further settings.
   name: Literal['cosine', 'linear_beta', 'scaled_linear', 'squared_cosine']
+  # logsnr of 'cosine' at t = 1; lower is closer to pure noise.
   logsnr_min: float = -20.0
+  # logsnr of 'cosine' near t = 0, and the largest logsnr that the network gets as input.
   logsnr_max: float = 20.0
+  # First beta of 'linear_beta' and 'scaled_linear'.
   beta_start: float = 0.00085
+  # Last beta of 'linear_beta' and 'scaled_linear'.
   beta_end: float = 0.012
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-  """The network: models/unet.py, latent_unet.py and dit.py say what the keys mean.
+  """The network: its architecture in models/, its sizes, its inputs and what it predicts.
 
-  What has a default is of latent and of published networks. `channels` times `multipliers` are the
-  widths of a U-Net; a DiT has `channels` wide blocks, `num_blocks` of them, and no multipliers.
+  The keys with a default are for networks on latents and for published networks.
   """
 
+  # Height and width of the pictures that the network takes, or of the latents in latent space.
   image_size: int
+  # Number of channels of the pictures (1 grey, 3 colour), or of the latents in latent space.
   image_channels: int
+  # Number of classes; labels run from 0 to num_classes - 1. Captioned pictures have 1 class.
   num_classes: int
+  # Base width of a U-Net, in channels; the width of every block of a DiT.
   channels: int
+  # Width of each resolution of a U-Net, finest first, as a multiple of `channels`. The network
+  # halves the resolution between two entries. A DiT ignores this key.
   multipliers: tuple[int, ...]
+  # Number of residual blocks at each resolution of a U-Net on the way down (one more on the way
+  # up); the number of all blocks of a DiT.
   num_blocks: int
+  # Heights at which a U-Net has attention after its residual blocks; the bottom always has it. A
+  # DiT ignores this key.
   attention_resolutions: tuple[int, ...]
+  # Width of a U-Net's embedding of time, w and class; a DiT uses `channels` for it.
   emb_channels: int
+  # Number of heads of every attention layer; None where `head_dim` is given.
   heads: int | None
+  # Number of channels of each attention head; None where `heads` is given.
   head_dim: int | None
+  # Number of groups of a U-Net's group norms, a divisor of every width. A DiT ignores this key.
   groups: int
-  dropout: float  # of the teacher; distillation uses none
+  # Dropout rate in a U-Net's residual blocks while the teacher is trained; distillation uses no
+  # dropout, and a DiT has none.
+  dropout: float
+  # Number of Fourier features of w in a network that takes w; even.
   w_features: int
+  # Factor on w in the Fourier features of w; larger resolves smaller differences of w. An export
+  # to diffusers needs 1000.
   w_scale: float
+  # Type in which the network computes; trained parameters, norms and the output stay float32.
   dtype: Literal['float32', 'bfloat16']
+  # What the network outputs: the clean picture x, the noise eps, v = alpha eps - sigma x, or the
+  # flow velocity x - eps of a network on the linear path between noise and data.
   predict: Literal['x', 'eps', 'v', 'flow']
+  # Architecture: the paper's pixel U-Net, the U-Net of latent diffusion with cross-attention, or
+  # the diffusion transformer.
   network: Literal['unet', 'latent_unet', 'dit'] = 'unet'
-  context: Literal['none', 'class', 'text'] = 'none'  # of 'latent_unet'
+  # What the cross-attention of 'latent_unet' attends to: nothing, one token for the class, or the
+  # tokens of the caption. Other networks need 'none', which adds the class to the time embedding.
+  context: Literal['none', 'class', 'text'] = 'none'
+  # Width of the tokens that cross-attention attends to, such as the text encoder's; 0 for 'none'.
   context_dim: int = 0
+  # Number of tokens that the text encoder returns; 0 unless `context` is 'text'.
   context_length: int = 0
+  # Number of layers in each transformer of 'latent_unet'; other networks ignore this key.
   transformer_depth: int = 1
+  # Whether published weights store the first and last layers of the transformers of 'latent_unet'
+  # as linear layers (Stable Diffusion 2) or as 1x1 convolutions; the network computes the same.
   linear_projection: bool = False
-  extra_channels: int = 0  # image_channels + 1: a mask, and a masked picture, for inpainting
-  patch: int = 2  # of 'dit'
-  time: Literal['phi', 'index', 'linear'] = 'phi'  # what the network's time features are of
+  # Number of further input channels: image_channels + 1 for inpainting (the mask, and the masked
+  # picture); 0 for other networks. A DiT needs 0.
+  extra_channels: int = 0
+  # Height and width of the patches of a DiT, a divisor of `image_size`.
+  patch: int = 2
+  # Number that stands for time in the network: the schedule angle phi scaled to 0..1000, the
+  # timestep index of a discrete schedule, or t = alpha / (alpha + sigma) of the linear path.
+  time: Literal['phi', 'index', 'linear'] = 'phi'
+  # Epsilon of a U-Net's group norms; a DiT ignores this key.
   epsilon: float = 1e-6
+  # Shift in the frequencies of the time sinusoids of 'unet' and 'dit': 1 here, 0 in ADM and DiT.
+  # 'latent_unet' always has 0.
   freq_shift: float = 1.0
+  # Whether the time features of 'unet' begin with the cosines, as in ADM. The other networks always
+  # begin with the cosines.
   cos_first: bool = False
+  # Whether 'unet' or 'dit' also computes a variance, as published networks do, which is dropped.
   learned_sigma: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-  """What every stage's optimisation is told. The learning rate decays within the round."""
+  """The optimisation of a stage: Adam with decoupled weight decay, started again in every round."""
 
+  # Number of updates of each round; in `progressive`, of the rounds for more than 2 sampling steps.
   steps: int
+  # Number of examples in each update, over all devices and microbatches.
   batch_size: int
+  # Number of microbatches that a batch is computed in, one after another; more need less memory.
   accumulation: int
+  # Learning rate of Adam after warm-up, in `progressive` of the rounds for more than 2 steps.
   lr: float
-  anneal: bool  # linear to zero over the round; otherwise constant
+  # Whether the learning rate falls linearly to 0 over each round; False keeps it constant.
+  anneal: bool
+  # Number of updates at the start of each round in which the learning rate rises linearly; 0: none.
   warmup: int
-  ema: float  # 0: none, the parameters themselves are handed on
+  # Decay of the EMA of the parameters per update; a round hands on the EMA. 0: no EMA, and a round
+  # hands on the parameters themselves.
+  ema: float
+  # Decay of Adam's first moment per update.
   beta1: float
+  # Decay of Adam's second moment per update.
   beta2: float
+  # Epsilon that Adam adds to the root of the second moment.
   adam_eps: float
+  # Decoupled weight decay: each update subtracts lr * weight_decay * parameters; 0: none.
   weight_decay: float
+  # Largest norm of the whole gradient; larger gradients are scaled down to this norm.
   grad_clip: float
+  # Weight of the squared error of x: the signal-to-noise ratio SNR, max(SNR, 1), or SNR + 1.
   weight: Literal['snr', 'snr_trunc', 'snr_plus_one']
 
 
 @dataclasses.dataclass(frozen=True)
 class Teacher(Training):
-  p_uncond: float  # how often a label is dropped
+  """The stage `teacher`: trains a conditional network that also learns the null condition."""
+
+  # Probability that an example's label or caption is replaced by the null condition. Guidance
+  # needs a value above 0. The naive baseline also drops labels in its rounds of stage two.
+  p_uncond: float
 
 
 @dataclasses.dataclass(frozen=True)
 class Guidance(Training):
+  """The stage `guidance`, stage one: distils the guided teacher into one network that takes w."""
+
+  # Smallest guidance strength w that students are trained for; w = 0 is the conditional model.
   w_min: float
-  w_max: float  # equal to w_min: a single-w student, which takes no w
+  # Largest guidance strength w that students are trained for; training draws w uniformly. If w_max
+  # equals w_min, students are for this single w and have no input for w.
+  w_max: float
+  # Number of values of w for each example that share one pass of the teacher.
   ws_per_pass: int
+  # Where noisy training states come from: noised data, or the guided teacher's own DDIM path.
   state: Literal['data', 'trajectory']
+  # Number of DDIM steps on the guided teacher's path; used only if `state` is 'trajectory'.
   trajectory_steps: int
-  one_batch: bool  # conditional and null pass as one batch of 2B; pays on accelerators
-  w_power: float = 0.0  # the loss is divided by (1 + w)^w_power; 0 is the paper
-  clip_x_hat: bool = False  # compare x_hat as samplers clip it; False is the paper
+  # Whether the teacher's conditional and null pass run as one batch; faster on accelerators.
+  one_batch: bool
+  # The loss is divided by (1 + w)^w_power; larger gives more weight to small w. 0 is the paper's.
+  w_power: float = 0.0
+  # Whether the loss compares x_hat clipped to [-1, 1], as samplers clip it; False is the paper's.
+  # Latents need False, because samplers do not clip latents.
+  clip_x_hat: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Progressive(Training):
+  """The stage `progressive`, stage two: each round halves the number of sampling steps N."""
+
+  # Number of sampling steps N that the first round halves; end_steps times a power of two.
   start_steps: int
+  # Number of sampling steps N of the student of the last round.
   end_steps: int
+  # Sampler that the students are distilled for: DDIM, or the paper's stochastic sampler.
   sampler: Literal['deterministic', 'stochastic']
+  # Where noisy training states come from: noised data, or the round's teacher's own DDIM path.
   state: Literal['data', 'trajectory']
-  last_steps: int  # training steps of the rounds for 2 and 1 sampling steps
-  last_lr: float  # and their learning rate: they have far to go, the others only a little
-  w_power: float = 0.0  # as in guidance
-  clip_x_hat: bool = False  # as in guidance, and the teacher's two steps clip too
+  # Number of updates of the rounds for 2 and for 1 sampling steps, which have the most to learn.
+  last_steps: int
+  # Learning rate of the rounds for 2 and for 1 sampling steps.
+  last_lr: float
+  # The loss is divided by (1 + w)^w_power; larger gives more weight to small w. 0 is the paper's.
+  w_power: float = 0.0
+  # Whether the loss compares x_hat clipped to [-1, 1], and the teacher's two steps clip x_hat too;
+  # False is the paper's. Must be True if `guidance.clip_x_hat` is, and False on latents.
+  clip_x_hat: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-  """Devices: batch rows over all of them, large parameters over fsdp, what only the optimiser
-  needs over fsdp and data. One of data and fsdp may be -1: what is left of a slice.
+  """The mesh of devices: slices x data x fsdp must be the number of devices.
+
+  Batches are split over all devices, large parameters over `fsdp`, and what only the optimiser
+  needs (moments and EMA) over `fsdp` and `data`.
   """
 
+  # Number of parts of the mesh axis that splits batches, moments and EMA, but not parameters; -1:
+  # all devices of a slice that `fsdp` leaves.
   data: int
+  # Number of parts that large parameters are split into; more need less memory and more
+  # communication. -1: all devices of a slice that `data` leaves. Not both may be -1.
   fsdp: int
-  slices: int = 1  # TPU slices, or whatever a slow network joins
-  cpu_devices: int = 1  # how many devices to make of a CPU, whatever its number of cores
+  # Number of TPU slices, or of other groups of devices that a slow network connects.
+  slices: int = 1
+  # Number of devices that JAX makes of one CPU; the last bits of the results depend on it. GPUs and
+  # TPUs ignore this key.
+  cpu_devices: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Train:
-  """The loop itself."""
+  """The training loop of every stage: checkpoints, logs, skipped updates and memory."""
 
-  substeps: int  # updates per dispatch on accelerators; a CPU always runs one
+  # Number of updates in one call of the compiled step on GPUs and TPUs; on a CPU always 1. A
+  # divisor of the updates of every round, of `checkpoint_every` and of `log_every`.
+  substeps: int
+  # Number of updates between two checkpoints of a round; fewer lose less work if a run is killed.
   checkpoint_every: int
+  # Number of checkpoints of an unfinished round that are kept.
   max_to_keep: int
+  # Number of updates between two lines of metrics.jsonl.
   log_every: int
+  # Number of updates in a row with a loss or gradient that is not finite (such an update is
+  # skipped) at which the run ends with exit code 5.
   max_skipped_in_a_row: int
+  # Largest percentage of skipped updates among the updates of a round; above it the run ends with
+  # exit code 5, once at least `max_skipped_in_a_row` updates were skipped.
   max_skipped_percent: float
-  remat: Literal['none', 'blocks'] = 'none'  # 'blocks': a fifth more work, far less memory
-  stall_seconds: float = 300.0  # without an update, then it leaves with 134; 0: never
+  # What the student's backward pass computes again instead of keeping it in memory: nothing, or
+  # the inside of each block, which is a fifth more work and needs far less memory.
+  remat: Literal['none', 'blocks'] = 'none'
+  # Seconds without an update (30 median updates if that is longer, six times the seconds in a
+  # compile or a save) after which the watchdog ends the process with exit code 134; 0: never.
+  stall_seconds: float = 300.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-  """The w x N grid, in two sizes."""
+  """The grid of w and numbers of sampling steps N: a quick one after training, and a full one."""
 
+  # Guidance strengths w of the grid; students are drawn only at those that they are trained for.
   ws: tuple[float, ...]
+  # Numbers of sampling steps N of the grid; of students, only the N that have a round are drawn.
   num_steps: tuple[int, ...]
+  # Number of pictures in each cell of the quick grid, which a run draws after training.
   quick_images: int
+  # Number of the guided teacher's DDIM steps that the quick grid takes as its reference.
   quick_reference_steps: int
+  # Number of pictures in each cell of the full grid, `gdistill evaluate --grid=full`.
   full_images: int
+  # Number of the guided teacher's DDIM steps that the full grid takes as its reference.
   full_reference_steps: int
+  # Number of pictures that each process draws at a time; more need more memory.
   batch_size: int
-  real_images: int = 10_000  # training and held-out images to measure with, at most so many each
+  # Largest number of training pictures, and of held-out pictures, that figures compare with.
+  real_images: int = 10_000
+  # Feature network that pictures are measured with: a small classifier that is trained on the run's
+  # own training pictures, or a published network.
   extractor: Literal['classifier', 'inception', 'lite0', 'clip_b32', 'clip_l14'] = 'classifier'
-  weights: str = ''  # of a public extractor: its file, '' for where gdistill convert puts it
-  keep_images: int = 2_000  # pictures of a cell that are kept
-  bank: int = 10_000  # pictures of a cell whose features have neighbours: precision, recall, KID
+  # File of a published feature network's weights; '' means where `gdistill convert` writes it.
+  weights: str = ''
+  # Number of pictures of each cell that are kept, for the report and for other feature networks.
+  keep_images: int = 2_000
+  # Number of pictures of each cell whose single features are kept, for precision, recall and KID;
+  # more take more disk space.
+  bank: int = 10_000
 
 
 STAGES = ('teacher', 'guidance', 'progressive')
@@ -188,17 +341,15 @@ STAGES = ('teacher', 'guidance', 'progressive')
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-  """One run: which stages, from what, and every number they need.
+  """One run: its stages, what it starts from, and every number that it needs."""
 
-  `stages` is a consecutive part of teacher, guidance, progressive, or (teacher, progressive) for
-  the naive baseline; what does not begin with a teacher begins from the round in `initial`. A
-  teacher may: it then starts from that teacher's parameters, which may predict something else.
-  `encoder` adds a second ladder from stage one's student, from data to noise, with the settings of
-  `progressive`; it may then be all there is, with no stages.
-  """
-
+  # Seed of everything random in training: initial parameters, order of examples, noise, w, dropout.
   seed: int
+  # Stages to train: a consecutive part of ('teacher', 'guidance', 'progressive'), or ('teacher',
+  # 'progressive') for the naive baseline, or () to train an encoder alone.
   stages: tuple[str, ...]
+  # Folder of a finished round that the first stage starts from; '' if `stages` begins with a
+  # teacher from random parameters. A teacher that starts from another may predict something else.
   initial: str
   data: Data
   noise: Noise
@@ -210,35 +361,38 @@ class Recipe:
   train: Train
   evaluation: Evaluation
   latents: Latents = Latents()
-  encoder: bool = False  # an encoder ladder beside the decoder's, always deterministic
+  # Whether rounds are added that distil an encoder, from data to noise. They start from the student
+  # of stage one, use the settings of `progressive`, and are always for the deterministic sampler.
+  encoder: bool = False
 
   def settings(self, stage: str) -> Training:
-    """What the rounds of a stage are trained with: an encoder ladder has the decoder's."""
+    """Returns the section of a stage; the rounds of the encoder use the section `progressive`."""
     return getattr(self, 'progressive' if stage == 'encoder' else stage)
 
   @property
   def sections(self) -> tuple[str, ...]:
-    """Where the settings of all rounds are."""
+    """The names of the sections that the rounds of this run use."""
     ladder = ('progressive',) if self.encoder and 'progressive' not in self.stages else ()
     return self.stages + ladder
 
   @property
   def latent(self) -> bool:
-    """Whether the networks see latents, not pixels."""
+    """Whether the networks work on latents, not on pixels."""
     return bool(self.latents.autoencoder)
 
   @property
   def inpainting(self) -> bool:
-    """Whether the networks are shown a mask and what it leaves of a picture."""
+    """Whether the networks take a mask and the masked picture as further input channels."""
     return self.model.extra_channels > 0
 
   @property
   def naive(self) -> bool:
-    """Halve the unguided network and guide afterwards."""
+    """Whether this is the naive baseline: halve the unguided network, guide when sampling."""
     return self.stages == ('teacher', 'progressive')
 
   @property
   def single_w(self) -> bool:
+    """Whether students are trained for one value of w only."""
     return self.guidance.w_min == self.guidance.w_max
 
   @property

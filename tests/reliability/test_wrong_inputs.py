@@ -63,7 +63,7 @@ CONFIG = [
   (2, 'model.heads=3 must divide', 'model.heads=3'),
   (2, 'model.multipliers=() must', 'model.multipliers=()'),
   (2, 'must be divisible by', 'model.multipliers=(1,1,1,1,1)'),
-  (2, 'never reached', 'model.attention_resolutions=(5,)'),
+  (2, 'no such resolution', 'model.attention_resolutions=(5,)'),
   (2, 'model.num_classes=7', 'model.num_classes=7'),
   (2, 'model.dropout=1.0 must be', 'model.dropout=1.0'),
   # mesh
