@@ -1,7 +1,4 @@
-"""A run's settings as frozen dataclasses: every key of a config, with its type and default.
-
-The comment above a key is its meaning: docs/make_config_table.py copies it into docs/config.md.
-"""
+"""A run's settings as frozen dataclasses; the comment above a key is its line in docs/config.md."""
 
 import dataclasses
 from typing import Literal
