@@ -10,9 +10,9 @@ import common
 
 COMMANDS = {
   # Imported by name here: the commands import these modules only when they work, not for --help.
-  'import of gdistill.pipeline and gdistill.evaluate': [
+  'import of gdistill.training.run and gdistill.evaluation.grid.run': [
     '-c',
-    'import sys, gdistill.pipeline, gdistill.evaluate; assert "jax" in sys.modules',
+    'import sys, gdistill.training.run, gdistill.evaluation.grid.run; assert "jax" in sys.modules',
   ],
   'gdistill --help': ['-c', "import gdistill.cli, sys; gdistill.cli.main(['--help'])"],
   'gdistill train --help': ['-m', 'gdistill.main', '--help'],

@@ -34,7 +34,7 @@ if __name__ == '__main__':
   where = sys.argv[1]
   if '://' in where:
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-    from gdistill import storage
+    from gdistill.workdir import storage
 
     print(progress(storage.path(where)))
   else:
