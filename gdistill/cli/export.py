@@ -1,4 +1,4 @@
-"""gdistill export: a finished round to a folder that diffusers opens."""
+"""The command `gdistill export`: a finished round to a folder that diffusers opens."""
 
 import sys
 from collections.abc import Sequence
@@ -9,13 +9,14 @@ from gdistill.cli import edge
 def parser() -> edge.Parser:
   p = edge.Parser(
     prog='gdistill export',
-    description='Writes unet/, scheduler/ and, in latent space, vae/, text_encoder/ and '
-    "tokenizer/, as diffusers' pipelines load them, with a model card. A student's w is its "
-    'guidance_scale - 1. `gdistill import` reads the folder back, bit for bit.',
+    description='Writes a finished round in the layout of a pipeline of diffusers: unet/ and '
+    'scheduler/, vae/ for a network of latents, text_encoder/ and tokenizer/ for a network that '
+    "reads text, and a model card. A student's w is guidance_scale - 1 in diffusers. `gdistill "
+    'import` reads the folder back, bit for bit.',
   )
   p.add_argument('--folder', required=True, help='a finished round: WORKDIR/<round>')
-  p.add_argument('--out', required=True, help='a folder that is empty or does not exist')
-  p.add_argument('--licence', default='', help="default: that of the teacher's import")
+  p.add_argument('--out', required=True, help='the new folder: empty, or it does not exist')
+  p.add_argument('--licence', default='', help="default: the licence of the teacher's import")
   return p
 
 

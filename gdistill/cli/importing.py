@@ -1,4 +1,4 @@
-"""gdistill import: a published teacher to a finished round that runs begin from."""
+"""The command `gdistill import`: a published network to a finished round that runs start from."""
 
 import sys
 from collections.abc import Sequence
@@ -7,24 +7,36 @@ from gdistill.cli import edge
 
 
 def parser() -> edge.Parser:
+  kinds = (
+    'stable_diffusion, cin256, dit, sit, adm64 or adm256; default: the kind that the source tells; '
+    "SiT needs --kind=sit, because its arrays have DiT's names"
+  )
   p = edge.Parser(
     prog='gdistill import',
-    description='Reads a published network (safetensors and JSON, never code) and writes a '
-    'finished round, with its autoencoder and text encoder beside it, that --config.initial names '
-    'and `gdistill sample` draws from. Also a student that `gdistill export` wrote.',
+    description='Reads a published network (safetensors and JSON, never code) and writes it as a '
+    'finished round, with its autoencoder and text encoder in the same folder. A run starts from '
+    'the round with --config.initial=FOLDER, and `gdistill sample` draws from it. A folder that '
+    '`gdistill export` wrote becomes the exported round again.',
   )
   p.add_argument(
     '--source', required=True,
-    help="a folder of diffusers' (Stable Diffusion 1 and 2, DiT), or a .safetensors file (latent "
-    "diffusion's cin256-v2, DiT, SiT, ADM)",
+    help='a folder of diffusers (Stable Diffusion 1 and 2, cin256-v2, DiT), a .safetensors file '
+    "(latent diffusion's cin256-v2, DiT, SiT, ADM), or a folder that gdistill export wrote",
   )  # fmt: skip
-  p.add_argument('--out', required=True, help='a folder that is empty or does not exist')
-  p.add_argument('--kind', default='', help='of what cannot be told from names: sit, adm64, ...')
-  p.add_argument('--null', default='', help="ADM: the unconditional network's file, to guide by")
-  p.add_argument('--autoencoder', default='', help='its folder or file, where the source has none')
-  p.add_argument('--text', default='', help="the text encoder's folder, where the source has none")
-  p.add_argument('--tiny', default='', help='a tiny autoencoder for --decoder=tiny: its folder')
-  p.add_argument('--licence', default='', help='default: what the model card beside it says')
+  p.add_argument('--out', required=True, help='the new folder: empty, or it does not exist')
+  p.add_argument('--kind', default='', help=kinds)
+  p.add_argument('--null', default='', help='ADM: the file of the unconditional network')
+  p.add_argument(
+    '--autoencoder', default='', help='folder or file of the autoencoder, if the source has none'
+  )
+  p.add_argument('--text', default='', help='folder of the text encoder, if the source has none')
+  p.add_argument(
+    '--tiny', default='',
+    help='folder of a tiny autoencoder, with which gdistill sample --decoder=tiny decodes',
+  )  # fmt: skip
+  p.add_argument(
+    '--licence', default='', help="default: the licence in the model card, the source's README.md"
+  )
   return p
 
 
@@ -57,8 +69,8 @@ def _run(args) -> int:
   )
   if card['null'] == 'none':
     print(
-      'it has no null condition: it cannot be guided alone, and stage one needs --null=FILE, '
-      'the unconditional network beside it',
+      f'{out}: the network has no null condition, so it cannot be guided; to guide it or to start '
+      'stage one from it, import it with --null=FILE, the unconditional network',
       file=sys.stderr,
     )
   return 0

@@ -1,48 +1,79 @@
-"""OpenAI's ADM, guided by a second, unconditional network."""
+"""Reads OpenAI's ADM on ImageNet, which is guided by a second, unconditional network."""
 
 import pathlib
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
 from gdistill import errors
 from gdistill.convert import adm
-from gdistill.published import common
+from gdistill.published import model_settings
+from gdistill.published import schedulers
+from gdistill.published import source_files
+from gdistill.published import teacher
 from gdistill.recipe import settings as recipes
 
-# (fields of the network, side of its images, how q, k and v lie in a layer, noise)
-_ADM = {
-  'adm64': (adm.ADM_64, 64, 'new', recipes.Noise('squared_cosine')),
-  'adm256': (adm.ADM_256, 256, 'legacy', common.DDPM_NOISE),
+
+class Release(NamedTuple):
+  """A released network of ADM: everything that its file of weights does not say."""
+
+  fields: Mapping[str, Any]  # fields of unet.UNet
+  image_size: int
+  order: Literal['new', 'legacy']  # order of q, k and v in a layer; see convert/adm.py
+  noise: recipes.Noise
+
+
+RELEASES = {
+  'adm64': Release(adm.ADM_64, 64, 'new', recipes.Noise('squared_cosine')),
+  'adm256': Release(adm.ADM_256, 256, 'legacy', schedulers.DDPM_NOISE),
 }
+_HEAD_ORDERS = {'new': 'q, k, v in thirds', 'legacy': 'q, k, v of each head in turn'}
 
 
-def read(path: pathlib.Path, kind: str, null: str, autoencoder: str, text: str) -> Any:
-  """ADM on ImageNet; `null` is the file of its unconditional network."""
-  fields, size, order, noise = _ADM[kind]
+def read(
+  path: pathlib.Path, kind: str, *, null: str, autoencoder: str, text: str
+) -> teacher.Teacher:
+  """Returns the class-conditional network at `path`, guided by the network in the file `null`.
+
+  Without `null`, the returned teacher cannot be guided.
+  """
+  release = RELEASES[kind]
   settings = recipes.Model(
-    image_size=size, image_channels=3, groups=32, w_features=256, w_scale=1000.0, dtype='float32',
-    predict='eps', time='index', **{'dropout': 0.0, **fields},
+    image_size=release.image_size, image_channels=3, groups=32, w_features=256, w_scale=1000.0,
+    dtype='float32', predict='eps', time='index', **{'dropout': 0.0, **release.fields},
   )  # fmt: skip
-
-  def network_of(file, is_null):
-    state = common.read_state(file)
-    with common.naming(file):
-      params = adm.params_from(state, common.check_network(settings, noise), size, order)
-    if (adm.LABELS in state) == is_null:
-      raise errors.ConfigError(
-        f'{file} is {"no" if is_null else "the"} unconditional network, for it has '
-        f'{"" if is_null else "no "}{adm.LABELS}; --source is the class-conditional one and --null '
-        'the other'
-      )
-    return params, common.digest(state)
-
-  params, of_params = network_of(common.one_file(path), False)
+  params, digest = _read_network(path, release, settings, has_labels=True)
   about = {
-    'digest': of_params, 'epsilon': settings.epsilon,
-    'head_order': 'q, k, v in thirds' if order == 'new' else 'q, k, v of each head in turn',
-    'null_rule': 'none: it needs another, unconditional network',
-  }  # fmt: skip
+    'digest': digest,
+    'epsilon': settings.epsilon,
+    'head_order': _HEAD_ORDERS[release.order],
+    'null_rule': 'none: guidance needs a second, unconditional network',
+  }
   if not null:
-    return common.Teacher(kind, settings, noise, params, 'none', None, None, None, about)
-  null_params, of_null = network_of(common.one_file(pathlib.Path(null)), True)
-  about |= {'null_rule': 'another network', 'null_digest': of_null}
-  return common.Teacher(kind, settings, noise, params, 'network', null_params, None, None, about)
+    return teacher.Teacher(kind, settings, release.noise, params, 'none', about)
+  null_params, null_digest = _read_network(pathlib.Path(null), release, settings, has_labels=False)
+  about |= {'null_rule': 'a second, unconditional network', 'null_digest': null_digest}
+  return teacher.Teacher(
+    kind, settings, release.noise, params, 'network', about, null_params=null_params
+  )
+
+
+def _read_network(
+  path: pathlib.Path, release: Release, settings: recipes.Model, has_labels: bool
+) -> tuple[dict, str]:
+  """Returns (parameters, digest) of a network with or without labels; ConfigError for the other."""
+  file = source_files.weights_file(path)
+  state = source_files.read_weights(file)
+  with source_files.errors_begin_with(file):
+    net = model_settings.build(settings, release.noise)
+    params = adm.params_from(state, net, release.image_size, release.order)
+  if has_labels and adm.LABELS not in state:
+    raise errors.ConfigError(
+      f'{file} is the unconditional network, because it has no {adm.LABELS}; name the '
+      'class-conditional network with --source, and the unconditional network with --null'
+    )
+  if not has_labels and adm.LABELS in state:
+    raise errors.ConfigError(
+      f'{file} is a class-conditional network, because it has {adm.LABELS}; name the '
+      'unconditional network with --null'
+    )
+  return params, source_files.digest(state)

@@ -1,9 +1,8 @@
-"""Latent diffusion's class-conditional ImageNet network."""
+"""Reads latent diffusion's class-conditional ImageNet network, cin256-v2."""
 
 import dataclasses
 import pathlib
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -12,59 +11,90 @@ from gdistill.convert import autoencoder as autoencoders
 from gdistill.convert import files
 from gdistill.convert import stable_diffusion_unet as unet2d
 from gdistill.models import latent_unet
-from gdistill.published import common
+from gdistill.published import model_settings
 from gdistill.published import schedulers
-from gdistill.published import stable_diffusion
+from gdistill.published import source_files
+from gdistill.published import teacher
 from gdistill.recipe import settings as recipes
 
-_LDM_NOISE = recipes.Noise('scaled_linear', beta_start=0.0015, beta_end=0.0195)
+NOISE = recipes.Noise('scaled_linear', beta_start=0.0015, beta_end=0.0195)
+_IMAGE_SIZE = 64  # side of the latents
+_AUTOENCODER_FOLDERS = ('vqvae', 'vae', 'autoencoder')
+_Network = tuple[recipes.Model, recipes.Noise, dict[str, np.ndarray], dict]
 
 
-def read(path: pathlib.Path, kind: str, null: str, autoencoder: str, text: str) -> Any:
-  """Latent diffusion's class-conditional network, by its own names in one file or by diffusers'."""
+def read(
+  path: pathlib.Path, kind: str, *, null: str, autoencoder: str, text: str
+) -> teacher.Teacher:
+  """Returns the network of a folder of diffusers, or of one file with latent diffusion's names."""
   if path.is_dir() and (path / 'unet').is_dir():
-    config, state = common.read_part(path, 'unet')
-    beside = path / 'class_embedder' / common.WEIGHTS
-    if unet2d.CLASSES not in state and beside.is_file():
-      tables = list(common.read_state(beside).values())
-      state |= {unet2d.CLASSES: tables[0]} if tables else {}
-    noise, predict = schedulers.read_noise(path)
-    with common.naming(path / 'unet' / 'config.json'):
-      fields = unet2d.settings_from(config, _classes(state, path))
-      settings = stable_diffusion.latent_settings(fields, common.sample_size(config, 64), predict)
-      net = common.check_network(settings, noise)
-    with common.naming(path / 'unet'):
-      params = unet2d.params_from(state, net)
-    where = next((path / n for n in ('vqvae', 'vae', 'autoencoder') if (path / n).is_dir()), path)
+    settings, noise, state, params = _read_folder(path)
+    parts = (path / name for name in _AUTOENCODER_FOLDERS)
+    own = next((part for part in parts if part.is_dir()), path)
   else:
-    state = files.weights(common.one_file(path))
-    fields = latent_unet.LatentUNet(**latent_unet.CIN256)
-    fields = {f.name: getattr(fields, f.name) for f in dataclasses.fields(fields)}
-    fields['num_classes'] = _classes(state, path)
-    settings, noise = stable_diffusion.latent_settings(fields, 64, 'eps'), _LDM_NOISE
-    where = common.one_file(path)
-    with common.naming(where):
-      net = common.check_network(settings, noise)
-      ours = {id(a) for a in unet2d.ldm_renamed(state, net).values()}
-      common.check_finite(where, {name: a for name, a in state.items() if id(a) in ours})
-      params = unet2d.ldm_params_from(state, net)
+    settings, noise, state, params = _read_file(path)
+    own = source_files.weights_file(path)
   about = {
-    'digest': common.digest(state), 'null_rule': f'row {settings.num_classes} of the class table',
-    'head_order': 'q, k, v apart', 'epsilon': settings.epsilon,
-  }  # fmt: skip
-  found = autoencoders.read(autoencoder or where)
-  return common.Teacher(kind, settings, noise, params, 'trained', None, found, None, about)
+    'digest': source_files.digest(state),
+    'null_rule': f'row {settings.num_classes} of the class table',
+    'head_order': 'q, k, v apart',
+    'epsilon': settings.epsilon,
+  }
+  frozen = autoencoders.read(autoencoder or own)
+  return teacher.Teacher(kind, settings, noise, params, 'trained', about, autoencoder=frozen)
 
 
-def _classes(state: Mapping[str, np.ndarray], path: pathlib.Path) -> int:
+def _read_folder(path: pathlib.Path) -> _Network:
+  """Returns (settings, noise, arrays by diffusers' names, parameters) of a folder of diffusers.
+
+  If unet/ does not hold the table of classes, the first array in class_embedder/ is that table.
+  """
+  config, state = source_files.read_component(path / 'unet')
+  table_file = path / 'class_embedder' / source_files.WEIGHTS_NAME
+  if unet2d.CLASSES not in state and table_file.is_file():
+    tables = list(source_files.read_weights(table_file).values())
+    state |= {unet2d.CLASSES: tables[0]} if tables else {}
+  noise, predict = schedulers.read(path)
+  with source_files.errors_begin_with(path / 'unet' / 'config.json'):
+    fields = unet2d.settings_from(config, _num_classes(state, path))
+    image_size = model_settings.image_size(config, _IMAGE_SIZE)
+    settings = model_settings.of_latent_unet(fields, image_size, predict)
+    net = model_settings.build(settings, noise)
+  with source_files.errors_begin_with(path / 'unet'):
+    params = unet2d.params_from(state, net)
+  return settings, noise, state, params
+
+
+def _read_file(path: pathlib.Path) -> _Network:
+  """Returns (settings, noise, arrays by the authors' names, parameters) of latent diffusion's file.
+
+  The file also holds arrays of the autoencoder and of the training. Only the network's arrays are
+  checked to be finite.
+  """
+  file = source_files.weights_file(path)
+  state = files.weights(file)
+  net = latent_unet.LatentUNet(**latent_unet.CIN256)
+  fields = {f.name: getattr(net, f.name) for f in dataclasses.fields(net)}
+  fields['num_classes'] = _num_classes(state, path)
+  settings = model_settings.of_latent_unet(fields, _IMAGE_SIZE, 'eps')
+  with source_files.errors_begin_with(file):
+    net = model_settings.build(settings, NOISE)
+    used = {id(a) for a in unet2d.ldm_renamed(state, net).values()}
+    source_files.check_finite(file, {name: a for name, a in state.items() if id(a) in used})
+    params = unet2d.ldm_params_from(state, net)
+  return settings, NOISE, state, params
+
+
+def _num_classes(state: Mapping[str, np.ndarray], path: pathlib.Path) -> int:
+  """Returns the rows of the table of classes minus one: the last row is the null condition."""
   if unet2d.CLASSES not in state:
     raise errors.ConfigError(
-      f'{path} has no {unet2d.CLASSES}, the table of classes, and is no class-conditional network '
-      "of latent diffusion's; of Stable Diffusion name a folder as diffusers writes it"
+      f"{path} has no {unet2d.CLASSES}, the table of classes of latent diffusion's ImageNet "
+      "network; to import Stable Diffusion, name a folder in diffusers' layout"
     )
   shape = np.shape(state[unet2d.CLASSES])
   if len(shape) != 2 or shape[0] < 2:
     raise errors.ConfigError(
-      f'{path}: {unet2d.CLASSES} is {shape} and must be (classes + 1, width)'
+      f'{path}: {unet2d.CLASSES} has shape {shape}; it must be (classes + 1, width)'
     )
   return shape[0] - 1

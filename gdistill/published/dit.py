@@ -1,71 +1,110 @@
-"""DiT and SiT."""
+"""Reads DiT and SiT of any size, from the authors' files or from a folder of diffusers."""
 
 import pathlib
+from collections.abc import Collection, Mapping
 from typing import Any
+
+import numpy as np
 
 from gdistill import errors
 from gdistill.convert import autoencoder as autoencoders
 from gdistill.convert import dit
 from gdistill.convert import folding
-from gdistill.published import common
+from gdistill.published import model_settings
 from gdistill.published import schedulers
+from gdistill.published import source_files
+from gdistill.published import teacher
 from gdistill.recipe import settings as recipes
 
+_XL_WIDTH, _XL_HEADS = 1152, 16  # DiT-XL: 16 heads of 72 channels
+_HEAD_DIM = 64  # channels of a head in the smaller DiTs
 
-def read(path: pathlib.Path, kind: str, null: str, autoencoder: str, text: str) -> Any:
-  """DiT or SiT of any size, whose shapes say which."""
-  within = path / 'transformer'
-  file = common.one_file(within if within.is_dir() else path)
-  whole = file.parent.parent if file.parent.name == 'transformer' else file.parent
-  state = common.read_state(file)
-  with common.naming(path):
+
+def read(
+  path: pathlib.Path, kind: str, *, null: str, autoencoder: str, text: str
+) -> teacher.Teacher:
+  """Returns the DiT or SiT at `path`; the shapes of the arrays give the sizes of the network."""
+  component = path / 'transformer'
+  file = source_files.weights_file(component if component.is_dir() else path)
+  pipeline = file.parent.parent if file.parent.name == 'transformer' else file.parent
+  state = source_files.read_weights(file)
+  with source_files.errors_begin_with(path):
     params = dit.params_from(state)
-  width = params['patch']['bias'].shape[0]
-  patch, _, channels, _ = params['patch']['kernel'].shape
-  out = params['final']['bias'].shape[0] // patch**2
-  original, heads = dit.is_original(state), 16 if width == 1152 else width // 64
-  # What lies beside a file with the authors' names need not be of it.
-  beside = {p.name for p in whole.iterdir() if p.is_dir()} if path.is_dir() or not original else ()
-  noise, predict = common.DDPM_NOISE, 'eps'
-  if kind == 'sit':
-    noise, predict = recipes.Noise('cosine'), 'flow'
+  original = dit.is_original(state)
+  # Folders beside a single file with the authors' names may belong to another network.
+  trusted = path.is_dir() or not original
+  parts = {p.name for p in pipeline.iterdir() if p.is_dir()} if trusted else set()
+  image_size, heads = _image_size_and_heads(file, state, params)
+  noise, predict = _noise(pipeline, parts, kind)
+  settings = _settings(params, image_size, heads, predict, kind, original)
+  with source_files.errors_begin_with(path):
+    model_settings.build(settings, noise)
+  where = autoencoder or (str(pipeline / 'vae') if 'vae' in parts else '')
+  if not where:
+    raise errors.ConfigError(
+      f"--source={path} holds no autoencoder; name the folder of Stable Diffusion's autoencoder "
+      '(sd-vae-ft-ema) with --autoencoder'
+    )
+  about = {
+    'digest': source_files.digest(state),
+    'null_rule': f'row {settings.num_classes} of the label table',
+    'head_order': 'q, k, v in thirds',
+    'epsilon': 1e-6,
+  }
+  frozen = autoencoders.read(where)
+  return teacher.Teacher(kind, settings, noise, params, 'trained', about, autoencoder=frozen)
+
+
+def _image_size_and_heads(
+  file: pathlib.Path, state: Mapping[str, np.ndarray], params: Mapping[str, Any]
+) -> tuple[int, int]:
+  """Returns (side of the latents, number of attention heads).
+
+  The side follows from the position embeddings if the file has any, and otherwise from config.json
+  beside the file. The number of heads follows from the width under the authors' names, and from
+  config.json under diffusers' names.
+  """
+  patch, _, _, width = params['patch']['kernel'].shape
+  heads = _XL_HEADS if width == _XL_WIDTH else width // _HEAD_DIM
   if 'pos_embed' in state:
-    size = round(state['pos_embed'].shape[1] ** 0.5) * patch
-  else:
-    config = common.read_json(file.with_name('config.json'))
-    with common.naming(file.with_name('config.json')):
-      size = common.sample_size(config, 32)
-      if size % patch:
-        folding.refuse('sample_size', size, f'a multiple of patch_size={patch}')
-      heads = heads if original else dit.heads_from(config, params)
-  if 'scheduler' in beside:
-    if kind == 'sit':
-      raise errors.ConfigError(
-        f'{whole}/scheduler is of a network that is shown an index, as SiT is not; say --kind=dit'
-      )
-    noise, predict = schedulers.read_noise(whole)
-  settings = recipes.Model(
-    image_size=size, image_channels=channels,
+    return round(state['pos_embed'].shape[1] ** 0.5) * patch, heads
+  config_file = file.with_name('config.json')
+  config = source_files.read_json(config_file)
+  with source_files.errors_begin_with(config_file):
+    image_size = model_settings.image_size(config, 32)
+    if image_size % patch:
+      folding.refuse('sample_size', image_size, f'a multiple of patch_size={patch}')
+    if not dit.is_original(state):
+      heads = dit.heads_from(config, params)
+  return image_size, heads
+
+
+def _noise(pipeline: pathlib.Path, parts: Collection[str], kind: str) -> tuple[recipes.Noise, str]:
+  """Returns (noise schedule, predict) of the folder scheduler/, or of the paper without it."""
+  if 'scheduler' not in parts:
+    return (recipes.Noise('cosine'), 'flow') if kind == 'sit' else (schedulers.DDPM_NOISE, 'eps')
+  if kind == 'sit':
+    raise errors.ConfigError(
+      f'{pipeline}/scheduler belongs to a network that takes integer timesteps, and SiT takes '
+      'none; use --kind=dit'
+    )
+  return schedulers.read(pipeline)
+
+
+def _settings(
+  params: Mapping[str, Any], image_size: int, heads: int, predict: str, kind: str, original: bool
+) -> recipes.Model:
+  """Returns the section `model` of a recipe for the network with these parameters."""
+  patch, _, channels, width = params['patch']['kernel'].shape
+  out_channels = params['final']['bias'].shape[0] // patch**2
+  return recipes.Model(
+    image_size=image_size, image_channels=channels,
     num_classes=len(params['label']['embedding']) - 1, channels=width, multipliers=(1,),
     num_blocks=sum(name.startswith('block') for name in params), attention_resolutions=(),
     emb_channels=width, heads=heads, head_dim=None, groups=1,
     dropout=0.0, w_features=256, w_scale=1000.0, dtype='float32',
     predict=predict, network='dit', patch=patch,
     time='linear' if kind == 'sit' else 'index',
-    freq_shift=0.0 if original else 1.0,  # diffusers reads the same weights so
-    cos_first=True, learned_sigma=out == 2 * channels,
+    freq_shift=0.0 if original else 1.0,  # diffusers' class computes the same weights with 1
+    cos_first=True, learned_sigma=out_channels == 2 * channels,
   )  # fmt: skip
-  with common.naming(path):
-    common.check_network(settings, noise)
-  where = autoencoder or (str(whole / 'vae') if 'vae' in beside else '')
-  if not where:
-    raise errors.ConfigError(
-      f"--source={path} brings no autoencoder; name the folder of Stable Diffusion's "
-      '(sd-vae-ft-ema) with --autoencoder'
-    )
-  about = {
-    'digest': common.digest(state), 'null_rule': f'row {settings.num_classes} of the label table',
-    'head_order': 'q, k, v in thirds', 'epsilon': 1e-6,
-  }  # fmt: skip
-  found = autoencoders.read(where)
-  return common.Teacher(kind, settings, noise, params, 'trained', None, found, None, about)

@@ -1,4 +1,4 @@
-"""Writes what was imported as a finished round, with the frozen networks it needs in its folder."""
+"""Writes a published teacher or an exported round as a finished round, with its frozen networks."""
 
 import dataclasses
 import os
@@ -11,26 +11,33 @@ from gdistill import errors
 from gdistill.convert import autoencoder as autoencoders
 from gdistill.convert import text as texts
 from gdistill.frozen import networks as frozen_networks
-from gdistill.published import common
 from gdistill.published import exporting
+from gdistill.published import source_files
+from gdistill.published import teacher
 from gdistill.published import teachers
 from gdistill.recipe import settings as recipes
 from gdistill.training import card as cards
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
 
-TINY = 'autoencoder_tiny'  # beside the autoencoder, for quick looks
+TINY = 'autoencoder_tiny'  # folder of the autoencoder for gdistill sample --decoder=tiny
 
 
 def run(source: str, out: storage.epath.Path, *, tiny: str = '', **given: str) -> dict[str, Any]:
-  """Reads `source` as teachers.read does and writes the round; returns its card."""
-  if exporting.exported(pathlib.Path(source)):
+  """Writes the network of `source` to `out` as a finished round; returns the round's card.
+
+  `given` are arguments of teachers.read. `tiny` names a tiny autoencoder that is stored too. A
+  `source` that gdistill exported becomes the round that was exported. Raises ConfigError or
+  DataError.
+  """
+  if exporting.is_export(pathlib.Path(source)):
     surplus = [name for name, value in {**given, 'tiny': tiny}.items() if value]
     if surplus:
       raise errors.ConfigError(
-        f'--source={source} was exported by gdistill and needs no --{surplus[0]}; leave it out'
+        f'--source={source} was exported by gdistill and needs no --{surplus[0]}; leave '
+        f'--{surplus[0]} out'
       )
-    return _student(pathlib.Path(source), out)
+    return _import_export(pathlib.Path(source), out)
   found = teachers.read(source, **given)
   small = autoencoders.read(tiny) if tiny else None
   if small is not None:
@@ -46,8 +53,8 @@ def run(source: str, out: storage.epath.Path, *, tiny: str = '', **given: str) -
   return finished_rounds.finish(out, found.params, _card(found))
 
 
-def _student(source: pathlib.Path, out: storage.epath.Path) -> dict[str, Any]:
-  """A folder that was exported, as the round it was."""
+def _import_export(source: pathlib.Path, out: storage.epath.Path) -> dict[str, Any]:
+  """Writes the round that `source` was exported from; returns its card."""
   card, params, autoencoder, text = exporting.read(source)
   if text is not None:
     texts.write(os.fspath(out), text)
@@ -57,26 +64,29 @@ def _student(source: pathlib.Path, out: storage.epath.Path) -> dict[str, Any]:
   done = finished_rounds.finish(out, params, card)
   if done['params_digest'] != wanted:
     raise errors.DataError(
-      f'--source={source} holds other weights than it was exported with; export it again'
+      f'--source={source} holds other weights than it was exported with; export the round again'
     )
   return done
 
 
-def _check_tiny(small: autoencoders.Autoencoder, found: common.Teacher, tiny: str) -> None:
+def _check_tiny(small: autoencoders.Autoencoder, found: teacher.Teacher, tiny: str) -> None:
+  """Raises ConfigError if the tiny autoencoder does not decode the teacher's latents."""
   big = found.autoencoder
   if big is None:
     raise errors.ConfigError(
-      f'--tiny={tiny} is for latents: {found.kind} draws pixels; leave it out'
+      f'--tiny={tiny} decodes latents, and {found.kind} draws pixels; leave --tiny out'
     )
-  common.check_finite(f'--tiny={tiny}', autoencoders.state_from(small.net, small.params))
+  source_files.check_finite(f'--tiny={tiny}', autoencoders.state_from(small.net, small.params))
   if (small.factor, small.latent_channels) != (big.factor, big.latent_channels):
     raise errors.ConfigError(
-      f'--tiny={tiny} makes latents of {small.latent_channels} channels at 1/{small.factor}; it '
-      'must be one for the latents of this network'
+      f'--tiny={tiny} makes latents of {small.latent_channels} channels at 1/{small.factor} of the '
+      f"image's side, and the teacher's autoencoder of {big.latent_channels} channels at "
+      f'1/{big.factor}; name a tiny autoencoder for these latents'
     )
 
 
-def _card(found: common.Teacher) -> dict[str, Any]:
+def _card(found: teacher.Teacher) -> dict[str, Any]:
+  """Returns the content of card.json for an imported teacher."""
   text = found.text
   classes = found.settings.num_classes
   return {
@@ -86,7 +96,7 @@ def _card(found: common.Teacher) -> dict[str, Any]:
     'takes_w': False,
     'guided': True,
     'null': found.null,
-    'p_uncond': None,  # nothing that is imported says it
+    'p_uncond': None,  # published files do not state the rate of label dropout
     'null_label': -1,
     'w_min': 0.0,
     'w_max': 0.0,

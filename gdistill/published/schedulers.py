@@ -1,58 +1,103 @@
-"""diffusers' scheduler configs as a noise schedule."""
+"""diffusers' scheduler_config.json to a noise schedule of this package, and back."""
 
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import numpy as np
+
 from gdistill import errors
 from gdistill.convert import folding
-from gdistill.published import common
+from gdistill.published import source_files
 from gdistill.recipe import settings as recipes
+from gdistill.rounds import network as networks
 
-# Samplers whose folders say nothing of a network but its betas and what it predicts.
+DDPM_NOISE = recipes.Noise('linear_beta', beta_start=1e-4, beta_end=0.02)
+# What the network predicts -> diffusers' prediction_type.
+PREDICTION_TYPES = {'eps': 'epsilon', 'v': 'v_prediction', 'x': 'sample'}
+_PREDICTS = {theirs: ours for ours, theirs in PREDICTION_TYPES.items()}
+# Schedulers of diffusers whose config.json says nothing about the network except its betas and
+# prediction_type: the other fields choose a sampler.
 _SCHEDULERS = (
   'DDIMScheduler', 'DDPMScheduler', 'PNDMScheduler', 'LMSDiscreteScheduler', 'LCMScheduler',
   'HeunDiscreteScheduler', 'EulerDiscreteScheduler', 'EulerAncestralDiscreteScheduler',
   'DPMSolverMultistepScheduler', 'DPMSolverSinglestepScheduler', 'UniPCMultistepScheduler',
   'DEISMultistepScheduler',
 )  # fmt: skip
+# diffusers' beta_schedule -> the name of a noise schedule.
 _BETAS = {
   'linear': 'linear_beta', 'scaled_linear': 'scaled_linear', 'squaredcos_cap_v2': 'squared_cosine'
 }  # fmt: skip
-_PREDICTS = {'epsilon': 'eps', 'v_prediction': 'v', 'sample': 'x'}
+_BETA_SCHEDULES = {ours: theirs for theirs, ours in _BETAS.items()}
+_DEFAULTS = {'beta_schedule': 'linear', 'prediction_type': 'epsilon'}  # those of diffusers
+# Fields that must have these values or be absent.
+_FIXED = {
+  'num_train_timesteps': 1000, 'trained_betas': None, 'rescale_betas_zero_snr': False,
+  'use_flow_sigmas': False,
+}  # fmt: skip
+
+
+def read(folder: pathlib.Path) -> tuple[recipes.Noise, str]:
+  """Returns (noise schedule, predict) of scheduler/scheduler_config.json in a pipeline's folder."""
+  file = folder / 'scheduler' / 'scheduler_config.json'
+  return noise_from(source_files.read_json(file), str(file))
 
 
 def noise_from(
   config: Mapping[str, Any], where: str = 'scheduler_config.json'
 ) -> tuple[recipes.Noise, str]:
-  """(noise, predict) of diffusers' scheduler; ConfigError names what there is no place for."""
+  """Returns (noise schedule, predict) of a scheduler's config; `where` names it in errors.
+
+  Raises ConfigError that names the first field whose value this package does not support.
+  """
   name = config.get('_class_name')
   if name not in _SCHEDULERS:
     raise errors.ConfigError(
-      f'{where}: _class_name={name!r} is a scheduler of an unknown kind; known are '
+      f'{where}: _class_name={name!r} is not a supported scheduler; it must be one of '
       f'{", ".join(_SCHEDULERS)}'
     )
-  only = {
-    'num_train_timesteps': 1000, 'trained_betas': None, 'rescale_betas_zero_snr': False,
-    'use_flow_sigmas': False,
-  }  # fmt: skip
-  for field, value in only.items():
+  for field, value in _FIXED.items():
     if config.get(field, value) not in (value, None):
       raise errors.ConfigError(f'{where}: {field}={config[field]!r} must be {value!r}')
   for field, table in (('beta_schedule', _BETAS), ('prediction_type', _PREDICTS)):
-    value = config.get(field, {'beta_schedule': 'linear', 'prediction_type': 'epsilon'}[field])
-    if value not in list(table):
+    value = config.get(field, _DEFAULTS[field])
+    if value not in list(table):  # a list, because `value` may be unhashable
       raise errors.ConfigError(f'{where}: {field}={value!r} must be one of {", ".join(table)}')
-  betas = _BETAS[config.get('beta_schedule', 'linear')]
+  found = {**_DEFAULTS, **config}
   start, end = config.get('beta_start', 1e-4), config.get('beta_end', 0.02)
   for field, value in (('beta_start', start), ('beta_end', end)):
     if not (folding.is_share(value) and value > 0):
       raise errors.ConfigError(f'{where}: {field}={value!r} must be a number between 0 and 1')
-  noise = recipes.Noise(betas, beta_start=float(start), beta_end=float(end))
-  return noise, _PREDICTS[config.get('prediction_type', 'epsilon')]
+  noise = recipes.Noise(
+    _BETAS[found['beta_schedule']], beta_start=float(start), beta_end=float(end)
+  )
+  return noise, _PREDICTS[found['prediction_type']]
 
 
-def read_noise(path: pathlib.Path) -> tuple[recipes.Noise, str]:
-  """noise_from the scheduler/ of a folder."""
-  file = path / 'scheduler' / 'scheduler_config.json'
-  return noise_from(common.read_json(file), str(file))
+def config_from(noise: recipes.Noise, predict: str, clip_sample: bool) -> dict[str, Any]:
+  """Returns the config of a DDIMScheduler whose N timesteps are t = i/N (trailing spacing).
+
+  A schedule without a name in diffusers is written as its thousand betas, 1 - abar_i / abar_{i-1}
+  with abar_i = sigmoid(logsnr((i + 1) / 1000)), i = 0 to 999. `clip_sample` clips x_hat to [-1, 1].
+  """
+  betas: dict[str, Any]
+  if noise.name == 'squared_cosine':  # diffusers reads no betas for this schedule
+    betas = {'beta_schedule': _BETA_SCHEDULES[noise.name], 'trained_betas': None}
+  elif noise.name in _BETA_SCHEDULES:
+    betas = {
+      'beta_schedule': _BETA_SCHEDULES[noise.name], 'beta_start': noise.beta_start,
+      'beta_end': noise.beta_end, 'trained_betas': None,
+    }  # fmt: skip
+  else:
+    t = np.arange(1, 1001, dtype=np.float32) / 1000
+    abar = np.asarray(jax.nn.sigmoid(networks.noise(noise)(t)), np.float64)
+    before = np.concatenate([[1.0], abar[:-1]])
+    betas = {'trained_betas': (1.0 - abar / before).tolist()}
+  return {
+    '_class_name': 'DDIMScheduler', **betas,
+    'num_train_timesteps': 1000, 'timestep_spacing': 'trailing', 'steps_offset': 1,
+    'set_alpha_to_one': True, 'prediction_type': PREDICTION_TYPES[predict],
+    'clip_sample': clip_sample, 'clip_sample_range': 1.0, 'rescale_betas_zero_snr': False,
+    'thresholding': False,
+  }  # fmt: skip

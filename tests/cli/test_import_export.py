@@ -12,7 +12,7 @@ import gdistill.cli
 from gdistill import errors
 from gdistill.cli import edge
 from gdistill.convert import autoencoder as autoencoders
-from gdistill.published import adm as adm_teacher
+from gdistill.published import adm
 from gdistill.recipe import settings as recipes
 from gdistill.rounds import folder as folders
 
@@ -92,15 +92,15 @@ def test_a_student_says_why_a_negative_prompt_does_nothing(tmp_path, capsys):
 
 
 def test_adm_without_a_null_condition_is_drawn_from_unguided(tmp_path, capsys, monkeypatch):
-  _, _, order, noise = adm_teacher._ADM['adm64']
-  monkeypatch.setitem(adm_teacher._ADM, 'adm64', (published.SMALL_ADM, 8, order, noise))
-  state, _ = published.adm_state(8, order)
+  release = adm.RELEASES['adm64']._replace(fields=published.SMALL_ADM, image_size=8)
+  monkeypatch.setitem(adm.RELEASES, 'adm64', release)
+  state, _ = published.adm_state(8, release.order)
   safetensors.numpy.save_file(state, tmp_path / 'adm.safetensors')
   given = ['import', f'--source={tmp_path}/adm.safetensors', '--kind=adm64']
   code, said = 0, ''
   assert gdistill.cli.main([*given, f'--out={tmp_path}/round']) == 0
   said = capsys.readouterr().err
-  assert 'it has no null condition: it cannot be guided alone' in said
+  assert 'the network has no null condition, so it cannot be guided' in said
   given = ['sample', f'--folder={tmp_path}/round', '--num_steps=1', '--seeds=0', '--labels=2']
   code, said = run(capsys, *given, f'--out={tmp_path}/out')
   assert code == 2 and '--w=1.0' in said and 'no null condition' in said and '--w=0' in said

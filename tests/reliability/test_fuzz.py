@@ -16,7 +16,7 @@ from gdistill.evaluation.features import extractors
 from gdistill.evaluation.figures import measure
 from gdistill.evaluation.grid import cell_store
 from gdistill.evaluation.report import sprites
-from gdistill.published import common
+from gdistill.published import source_files
 from gdistill.recipe import reading
 from gdistill.training import checks as run_checks
 from gdistill.workdir import finished as finished_rounds
@@ -101,7 +101,7 @@ def test_damaged_settings_of_published_networks(tmp_path, cases):
   data = json.dumps({'_class_name': 'UNet2DConditionModel', 'in_channels': 4}).encode()
 
   def read(bad):
-    assert isinstance(common.read_json(written(tmp_path / 'config.json', bad)), dict)
+    assert isinstance(source_files.read_json(written(tmp_path / 'config.json', bad)), dict)
 
   assert damage.fuzz(data, cases, read) > cases // 3
 

@@ -1,0 +1,80 @@
+"""Reads the JSON and safetensors files of a published network; every error names the file."""
+
+import contextlib
+import hashlib
+import json
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from gdistill import errors
+from gdistill.convert import files
+
+WEIGHTS_NAME = 'diffusion_pytorch_model.safetensors'  # diffusers' name for a component's weights
+
+
+def read_component(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+  """Returns (config.json, {name: array}) of a component of diffusers, such as the folder unet/."""
+  return read_json(folder / 'config.json'), read_weights(weights_file(folder))
+
+
+def weights_file(path: pathlib.Path) -> pathlib.Path:
+  """Returns the .safetensors file at `path`, a file or a folder, or the index of its shards.
+
+  Raises ConfigError for one of torch's files. Raises DataError if there are no weights, or if
+  several files could be meant.
+  """
+  return files.find(path, WEIGHTS_NAME)
+
+
+def read_weights(file: pathlib.Path) -> dict[str, np.ndarray]:
+  """Returns {name: array} of a file that `weights_file` returned; DataError if not all finite."""
+  state = files.weights(file)
+  check_finite(file, state)
+  return state
+
+
+def read_json(file: pathlib.Path) -> dict[str, Any]:
+  """Returns the JSON object in a file; DataError if the file is unreadable or holds no object."""
+  try:
+    found = json.loads(file.read_text(encoding='utf-8'))
+  except OSError as e:
+    raise errors.DataError(f'{file} cannot be read: {e.strerror}; download it') from e
+  except (ValueError, RecursionError) as e:
+    raise errors.DataError(f'{file} is damaged: {errors.brief(e)}; download it again') from e
+  if not isinstance(found, dict):
+    raise errors.DataError(f'{file} is damaged: it holds no JSON object; download it again')
+  return found
+
+
+def check_finite(where: Any, state: Mapping[str, np.ndarray]) -> None:
+  """Raises DataError that names the first array with a NaN or an infinity, taken as float32.
+
+  `where` is the file, folder or argument that the arrays come from.
+  """
+  for name, a in state.items():
+    if not np.isfinite(np.asarray(a, np.float32)).all():
+      raise errors.DataError(
+        f'{where}: {name} is not finite, so the weights are damaged; download them again'
+      )
+
+
+@contextlib.contextmanager
+def errors_begin_with(where: pathlib.Path) -> Iterator[None]:
+  """Puts `where` and a colon before the message of a ConfigError that is raised in the context."""
+  try:
+    yield
+  except errors.ConfigError as e:
+    raise errors.ConfigError(f'{where}: {errors.brief(e)}') from e
+
+
+def digest(state: Mapping[str, np.ndarray]) -> str:
+  """Returns the sha256 over all arrays: their sorted names, types, shapes and bytes."""
+  found = hashlib.sha256()
+  for name in sorted(state):
+    value = np.ascontiguousarray(state[name])
+    found.update(f'{name} {value.dtype} {value.shape}\n'.encode())
+    found.update(value.tobytes())
+  return found.hexdigest()
