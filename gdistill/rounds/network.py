@@ -114,12 +114,14 @@ def betas(settings: recipes.Noise) -> np.ndarray:
 
 
 def noise(settings: recipes.Noise) -> schedule.Schedule:
+  """Returns the noise schedule of these settings, a function from t to logsnr."""
   if settings.name == 'cosine':
     return schedule.cosine(settings.logsnr_min, settings.logsnr_max)
   return schedule.discrete(betas(settings))
 
 
 def image_shape(settings: recipes.Model) -> tuple[int, int, int]:
+  """Returns [h, w, c] of the network's input: a picture, or a latent."""
   return (settings.image_size, settings.image_size, settings.image_channels)
 
 
