@@ -1,4 +1,4 @@
-"""Where the time of a process goes."""
+"""The seconds that a process spends, summed up by the name of the work."""
 
 import contextlib
 import dataclasses
@@ -8,12 +8,13 @@ from collections.abc import Iterator
 
 @dataclasses.dataclass
 class Seconds:
-  """Where the time went: `with seconds('save'): ...`."""
+  """Sums of seconds by name: `with seconds('save'): ...` adds the time of the block to 'save'."""
 
   spent: dict[str, float] = dataclasses.field(default_factory=dict)
 
   @contextlib.contextmanager
   def __call__(self, name: str) -> Iterator[None]:
+    """Adds the time of the block to spent[name], also if the block raises."""
     start = time.monotonic()
     try:
       yield
