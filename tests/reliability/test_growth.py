@@ -11,15 +11,14 @@ import pytest
 SCRIPT = """
 import json, os, sys, threading
 import jax
-from gdistill import train
-from gdistill.cli import edge
 from gdistill.cli import train as command
+from gdistill.training import loop
 
 every, rows, compiled, looks = int(sys.argv[1]), [], [0], [0]
 jax.monitoring.register_event_duration_secs_listener(
   lambda name, seconds, **more: compiled.__setitem__(0, compiled[0] + ('backend_compile' in name))
 )
-check = train.Finite.check
+check = loop.Finite.check
 
 def look(*args):
   looks[0] += 1
@@ -32,7 +31,7 @@ def look(*args):
     })
   check(*args)
 
-train.Finite.check = look
+loop.Finite.check = look
 code = command.main(sys.argv[2:])
 print(json.dumps(rows))
 sys.exit(code)

@@ -10,6 +10,7 @@ REASON = "pip install 'moto[server]' s3fs boto3 to run against an S3 emulator"
 
 
 def refuse(*args, **kwargs):
+  """Stands for an operation that object stores do not have."""
   raise NotImplementedError('an object store cannot do this')
 
 

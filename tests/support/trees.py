@@ -9,6 +9,8 @@ from jax import numpy as jnp
 
 
 class State(typing.NamedTuple):
+  """A training state of named tuples, dicts and an optimiser state, with an empty field."""
+
   step: jax.Array
   params: dict
   opt: optax.OptState
@@ -16,6 +18,7 @@ class State(typing.NamedTuple):
 
 
 def state(seed: int) -> State:
+  """Returns a state whose numbers depend on the seed."""
   rng = np.random.default_rng(seed)
   params = {
     'down0': {'conv1': {'kernel': jnp.asarray(rng.normal(size=(3, 4)), jnp.float32)}},
@@ -26,7 +29,10 @@ def state(seed: int) -> State:
 
 
 def same(a, b) -> bool:
-  """Bitwise, and of the same types; assert_trees_all_equal would take 1 for 1.0."""
+  """Returns whether two trees have the same structure, dtypes, shapes and bits.
+
+  chex.assert_trees_all_equal would accept 1 in place of 1.0.
+  """
   return jax.tree.structure(a) == jax.tree.structure(b) and all(
     np.asarray(x).dtype == np.asarray(y).dtype
     and np.asarray(x).shape == np.asarray(y).shape

@@ -1,4 +1,4 @@
-"""Fixtures of the tests of checkpoints."""
+"""The fixture that records error lines of the log."""
 
 import pytest
 from absl import logging
@@ -6,6 +6,7 @@ from absl import logging
 
 @pytest.fixture
 def logged(monkeypatch):
+  """Returns the list of the error lines that are logged during the test."""
   lines = []
   monkeypatch.setattr(logging, 'error', lambda text, *args: lines.append(text % args))
   return lines

@@ -154,7 +154,7 @@ def test_a_damaged_file_is_never_silently_wrong(tmp_path, damage, logged):
   assert 'manifest.json' in names and len(names) > 4
   caught = 0
   for i, name in enumerate(names):
-    # how many data files Orbax writes, and their names, differ from save to save
+    # The number and the names of the data files that Orbax writes differ between saves.
     other = name if name in others else others[i % len(others)]
     folder = tmp_path / str(i)
     shutil.copytree(tmp_path / 'good', folder)
@@ -169,7 +169,9 @@ def test_a_damaged_file_is_never_silently_wrong(tmp_path, damage, logged):
     assert meta == {'step': step} and trees.same(tree, trees.state(step)), name
     assert step == (1 if alone is None else 2), name
     caught += alone is None
-  assert caught == len(names) if damage is not swap else caught >= 2  # some are equal
+  assert (
+    caught == len(names) if damage is not swap else caught >= 2
+  )  # some files are equal in both steps
 
 
 def test_a_leaf_that_orbax_gets_wrong_is_named(tmp_path, monkeypatch):

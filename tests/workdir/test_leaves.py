@@ -78,4 +78,4 @@ def test_another_target_is_an_error_naming_the_first_leaf(tmp_path, target, text
   for restore in (checkpoints.restore, lambda _, t: step_checkpoints.restore_latest(tmp_path, t)):
     with pytest.raises(errors.CheckpointError, match=f'{tmp_path}/3.*{text}.*; use the model'):
       restore(tmp_path / '3', target)
-  assert os.listdir(tmp_path) == ['3']  # a wish that is not met is no damage
+  assert os.listdir(tmp_path) == ['3']  # not set aside: the step is not damaged

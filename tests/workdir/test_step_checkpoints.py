@@ -26,12 +26,14 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 def break_step(folder, step):
+  """Overwrites the arrays of a step with bytes of the same number."""
   arrays = storage.path(folder) / str(step) / 'arrays'
   for name, size in storage.files(arrays).items():
     storage.write_bytes(arrays / name, b'x' * size)
 
 
 def latest_step(folder):
+  """Returns the newest complete step, or None."""
   found = folder.iterdir() if folder.exists() else []
   return max((int(p.name) for p in found if checkpoints.is_complete(p)), default=None)
 
@@ -93,7 +95,7 @@ def test_it_falls_back_step_by_step_and_sets_damage_aside(tmp_path, logged):
   assert sorted(os.listdir(tmp_path)) == ['1', '2.corrupt-manifest', three]
   assert storage.files(tmp_path / three) == damaged
   assert len(logged) == 2 and f'{tmp_path}/3' in logged[0] and f'{tmp_path}/2' in logged[1]
-  # the same steps again, and again damaged: both stay
+  # Step 2 is saved again and damaged again: both damaged copies are kept.
   step_checkpoints.save_step(tmp_path, 2, trees.state(2))
   (tmp_path / '2' / 'manifest.json').write_bytes(b'')
   assert step_checkpoints.restore_latest(tmp_path, trees.state(0))[0] == 1
@@ -104,7 +106,7 @@ def test_when_every_step_is_damaged_each_is_listed_and_nothing_starts_afresh(tmp
   for step in (1, 2):
     step_checkpoints.save_step(tmp_path, step, trees.state(step))
     break_step(tmp_path, step)
-  for _ in range(2):  # also after they were set aside
+  for _ in range(2):  # the second time, the steps have been set aside already
     with pytest.raises(errors.CheckpointError, match='every step is damaged') as e:
       step_checkpoints.restore_latest(tmp_path, trees.state(0))
     assert all(text in str(e.value) for text in ('1', '2', 'digest', 'remove the folder'))
@@ -117,7 +119,7 @@ def test_unfinished_steps_are_no_damage(tmp_path, logged):
   assert step_checkpoints.restore_latest(tmp_path) is None
   assert latest_step(tmp_path) is None
   step_checkpoints.save_step(tmp_path, 1, trees.state(1))
-  assert os.listdir(tmp_path) == ['1']  # the half is gone once there is a whole one
+  assert os.listdir(tmp_path) == ['1']  # a complete save removed the incomplete step
   (tmp_path / '9').mkdir()
   assert latest_step(tmp_path) == 1
   assert step_checkpoints.restore_latest(tmp_path)[0] == 1 and not logged
@@ -182,9 +184,11 @@ def test_a_save_in_the_background_keeps_what_was_when_it_was_asked_for(tmp_path,
   monkeypatch.setattr(step_checkpoints, 'save_step', slow)
   state = {'a': jnp.arange(4.0)}
   with step_checkpoints.Saver(tmp_path / 'steps', keep=1) as saver:
-    saver.save(5, state)  # returns though nothing is written yet
+    saver.save(5, state)  # returns before anything is written
     assert latest_step(tmp_path / 'steps') is None
-    moved = jax.jit(lambda a: a + 100.0, donate_argnums=0)(state['a'])  # in the same memory
+    moved = jax.jit(lambda a: a + 100.0, donate_argnums=0)(
+      state['a']
+    )  # the result takes over the memory
     assert state['a'].is_deleted()
     state = {'a': moved}
     saver.check()
@@ -201,10 +205,10 @@ def test_a_save_in_the_background_keeps_what_was_when_it_was_asked_for(tmp_path,
 def test_a_save_that_failed_in_the_background_is_raised_by_whatever_comes_next(tmp_path, ask):
   with step_checkpoints.Saver(tmp_path / 'steps', keep=1) as saver:
     saver.save(7, {'a': np.array([1.0, np.nan])})
-    saver._thread.submit(lambda: None).result()  # the one thread has ended the save before
+    saver._thread.submit(lambda: None).result()  # by then the only thread has ended the save
     with pytest.raises(errors.NumericsError, match=r'steps/7: leaf .a. is not finite'):
       getattr(saver, ask)(*((8, {'a': np.ones(2)}) if ask == 'save' else ()))
-    saver.wait()  # said once
+    saver.wait()  # the error is raised only once
   assert latest_step(tmp_path / 'steps') is None
 
 
@@ -225,7 +229,7 @@ def test_a_save_that_fails_once_is_tried_once_more(tmp_path, monkeypatch):
     pytest.raises(errors.CheckpointError, match=r'steps/4 could not be saved: no space left'),
     step_checkpoints.Saver(tmp_path / 'steps', keep=1) as saver,
   ):
-    saver.save(4, {'a': np.ones(2)})  # and nobody asks before the end
+    saver.save(4, {'a': np.ones(2)})  # the error is raised at the end of the block
   assert latest_step(tmp_path / 'steps') == 3
 
 
@@ -239,7 +243,7 @@ def test_who_lost_its_lock_completes_no_step_and_removes_none(tmp_path):
     with step_checkpoints.Saver(tmp_path / 'steps', 1, lost) as saver:
       saver.save(2, {'a': np.ones(2)})
   assert latest_step(tmp_path / 'steps') == 1
-  assert (tmp_path / 'steps' / '2' / 'arrays').exists()  # which is the other one's by now
+  assert (tmp_path / 'steps' / '2' / 'arrays').exists()  # the folder belongs to the other run
 
 
 def test_a_step_is_not_half_because_its_store_cannot_be_asked(tmp_path, monkeypatch):

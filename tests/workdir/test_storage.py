@@ -1,3 +1,5 @@
+"""Tests of files in a workdir: written whole or not at all, read with clear errors."""
+
 import dataclasses
 import json
 import os
