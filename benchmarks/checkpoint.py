@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from gdistill.workdir import checkpoints
+from gdistill.workdir import leaves as tree_leaves
 
 
 def main() -> None:
@@ -56,7 +57,7 @@ def digest_seconds(state, folder: pathlib.Path) -> float:
   """Returns the seconds for the digests of all leaves and files, by the functions of a save."""
   leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
   began = time.perf_counter()
-  checkpoints._each(checkpoints._leaf, leaves)
+  tree_leaves.in_threads(tree_leaves.entry, leaves)
   checkpoints.file_digests(folder)
   return time.perf_counter() - began
 

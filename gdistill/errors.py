@@ -1,5 +1,11 @@
 """The errors that gdistill reports to a user, each with the exit code of the process."""
 
+import errno
+import os
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
+
 
 def brief(e: BaseException, most: int = 300) -> str:
   """Returns the message of an error in one line of about `most` characters, cut in the middle.
@@ -9,6 +15,29 @@ def brief(e: BaseException, most: int = 300) -> str:
   text = ' '.join(str(e).split()) or type(e).__name__
   half = most // 2
   return text if len(text) <= most else f'{text[:half]} ... {text[-half:]}'
+
+
+def is_full(e: BaseException | None) -> bool:
+  """Returns whether the error, or an error that caused it, says that a disk or quota is full."""
+  return _is_one_of(e, _FULL)
+
+
+def write_advice(e: BaseException) -> str:
+  """Returns what a user can do about a failed write: the end of an error line, by its cause."""
+  if is_full(e):
+    return 'free disk space'
+  if _is_one_of(e, _DENIED):
+    return 'fix the permissions of the folder'
+  return 'check the path, its permissions and the storage'
+
+
+def _is_one_of(e: BaseException | None, numbers: tuple[int, ...]) -> bool:
+  while e is not None:
+    # Other libraries raise errors without errno, which quote the system's message.
+    if getattr(e, 'errno', None) in numbers or any(os.strerror(n) in str(e) for n in numbers):
+      return True
+    e = e.__cause__
+  return False
 
 
 class GdistillError(Exception):

@@ -1,4 +1,7 @@
-"""A run: python -m gdistill.main --config=configs/digits.py --workdir=runs/digits [--plan]."""
+"""Trains a run: python -m gdistill.main --config=configs/digits.py --workdir=runs/digits [--plan].
+
+The same as `gdistill train`.
+"""
 
 import sys
 

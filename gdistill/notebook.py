@@ -1,4 +1,4 @@
-"""For notebooks: pictures of a finished round, a dial for w, tables beside published figures."""
+"""For notebooks: pictures of a finished round, a slider for w, tables with published figures."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ from gdistill.workdir import storage
 
 
 class Gallery:
-  """A finished round that draws the same labels and seeds at any w, compiled once."""
+  """A finished round that draws the same labels and seeds at any w; it is compiled once."""
 
   def __init__(
     self,
@@ -36,22 +36,22 @@ class Gallery:
 
   @property
   def network_calls(self) -> int:
-    """For one picture."""
+    """The number of network calls for one picture."""
     return self.num_steps * (2 if self.card['guided'] else 1)
 
   def pixels(self, w: float) -> np.ndarray:
-    """uint8 [seeds, labels, H, W, C]."""
+    """Returns the pictures at w, uint8 [seeds, labels, H, W, C]."""
     rows, columns = len(self._seeds), len(self._labels)
     seeds, labels = self._seeds.repeat(columns), np.tile(self._labels, rows)
     pixels = self._draw(seeds, labels, np.full(len(seeds), w), self.num_steps)
     return pixels.reshape(rows, columns, *pixels.shape[1:])
 
   def picture(self, w: float, scale: int = 6) -> Any:
-    """One PIL image with a column a label and a row a seed."""
+    """Returns one PIL image with a column for each label and a row for each seed."""
     return sheets.picture(sheets.sheet(self.pixels(w), scale))
 
   def dial(self, scale: int = 6, step: float = 0.25) -> Any:
-    """A slider for w over the range it was trained for, and the pictures under it."""
+    """Returns a slider over the w that the round was trained for, with the pictures below it."""
     import ipywidgets
     from IPython import display
 
@@ -65,7 +65,10 @@ class Gallery:
 
 
 def rounds(folder: Any) -> dict[str, Any]:
-  """{name: folder} of the finished rounds of a run that draw, in their order, or of one folder."""
+  """Returns {name: folder} of the finished rounds of a run in order, without encoders.
+
+  `folder` may also be the folder of one round. ConfigError if there is no finished round.
+  """
   folder = storage.path(folder)
   if finished_rounds.is_finished(folder):
     return {folder.name: folder}
@@ -77,10 +80,10 @@ def rounds(folder: Any) -> dict[str, Any]:
 
 
 def published_table(rows: Sequence[Mapping[str, Any]], preset: str) -> str:
-  """Markdown: each published figure of a preset, and ours at the same N and w by its protocol.
+  """Returns a Markdown table of a preset's published figures and ours at the same N and w.
 
-  Ours are the students'; a row by another feature network or of fewer images stands in no table
-  with them, and the line below says so.
+  Our figures are those of students measured by the preset's protocol: the same feature network,
+  image counts and size. If no row was measured so, a line below the table names the difference.
   """
   about = presets.get(preset)
   lines = ['| N | w | published | ours | source |', '|---:|---:|---:|---:|---|']
@@ -98,9 +101,9 @@ def published_table(rows: Sequence[Mapping[str, Any]], preset: str) -> str:
     other = students[0]
     lines += [
       '',
-      f'Ours are {other["distance"]} of {other["images"]:,} images of '
-      f'{other.get("reference_size")} pixels by {other["extractor"]}; these are FID of '
-      f'{about.images:,} of {size} by '
-      f'{about.extractor}, against {about.reference_images:,}: they do not compare.',
+      f'Our figures are {other["distance"]} of {other["images"]:,} images of '
+      f'{other.get("reference_size")} pixels by {other["extractor"]}; the published figures are '
+      f'FID of {about.images:,} images of {size} pixels by {about.extractor}, against '
+      f'{about.reference_images:,} reference images: they do not compare.',
     ]
   return '\n'.join(lines)

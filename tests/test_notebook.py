@@ -1,4 +1,4 @@
-"""What notebooks show: sheets of pictures, the rounds of a run, published figures beside ours."""
+"""Tests of what notebooks show: sheets, the rounds of a run, published figures beside ours."""
 
 import numpy as np
 import pytest

@@ -1,7 +1,6 @@
 """Files of prepared and encoded data: atomic writes, checksums, temporary names."""
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -48,9 +47,7 @@ def publish(temporary: str, file: str) -> None:
 def unwritable(path: str, e: Exception) -> errors.DataError:
   """Returns the error for a file or folder that cannot be written, with advice for its cause."""
   reason = getattr(e, 'strerror', None) or errors.brief(e)
-  full = getattr(e, 'errno', None) in (errno.ENOSPC, errno.EDQUOT) or 'No space left' in reason
-  advice = 'free space' if full else 'check the disk and the permissions of the folder'
-  return errors.DataError(f'{path} cannot be written: {reason}; {advice}')
+  return errors.DataError(f'{path} cannot be written: {reason}; {errors.write_advice(e)}')
 
 
 def _fsync(path: str) -> None:

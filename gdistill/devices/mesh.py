@@ -1,4 +1,4 @@
-"""The mesh of devices, its axes and its checks, and the cache of compiled programs."""
+"""The mesh of devices, its axes and its checks; CPU devices; the cache of compiled programs."""
 
 import contextlib
 import math
@@ -11,32 +11,31 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 
 from gdistill import errors
 
-AXES = ('slice', 'data', 'fsdp')
-
 
 def make_cpu_devices(count: int) -> None:
-  """Makes `count` devices of a CPU; must come before anything asks for a device.
+  """Makes JAX show the CPU as `count` devices; must be called before JAX creates its devices.
 
-  XLA runs small convolutions on one core whatever it is given, so two devices are what makes two
-  cores work. The number is the run's and not the machine's: it decides the last bits.
+  XLA runs a small convolution on one core, so two cores need two devices. `count` comes from the
+  run's config and not from the machine, because it changes the last bits of every result.
   """
-  with contextlib.suppress(RuntimeError):  # devices are made already: a process keeps what it has
+  with contextlib.suppress(RuntimeError):  # JAX has created its devices: they stay as they are
     jax.config.update('jax_num_cpu_devices', count)
 
 
 def use_compile_cache() -> None:
-  """Programs compiled once are kept in ~/.cache/gdistill/xla, unless JAX is told of another place.
+  """Makes JAX keep compiled programs in ~/.cache/gdistill/xla.
 
-  JAX_COMPILATION_CACHE_DIR names that place; '' keeps nothing.
+  The environment variable JAX_COMPILATION_CACHE_DIR names another folder; '' turns the cache off.
+  Without a home folder that can be written, there is no cache.
   """
   check_compile_cache()
   if 'JAX_COMPILATION_CACHE_DIR' in os.environ:
     return
   base = os.environ.get('XDG_CACHE_HOME') or os.path.join(os.path.expanduser('~'), '.cache')
   folder = os.path.join(base, 'gdistill', 'xla')
-  with contextlib.suppress(OSError):  # no home, or one that cannot be written: then without
+  with contextlib.suppress(OSError):  # the folder cannot be written: run without a cache
     if not os.path.isabs(folder):
-      return  # no home at all: '~' stayed as it is
+      return  # there is no home folder, so expanduser returned '~' unchanged
     os.makedirs(folder, mode=0o700, exist_ok=True)
     if os.stat(folder).st_uid == os.getuid() and os.access(folder, os.W_OK):
       jax.config.update('jax_compilation_cache_dir', folder)
@@ -44,23 +43,27 @@ def use_compile_cache() -> None:
 
 
 def check_compile_cache() -> None:
-  """A compile cache that anyone may write to is a way to run anyone's code."""
+  """Raises ConfigError if everyone may write to the compile cache: JAX runs the programs in it."""
   folder = os.environ.get('JAX_COMPILATION_CACHE_DIR') or jax.config.jax_compilation_cache_dir
   if folder and '://' not in folder and os.path.isdir(folder):
     mode = os.stat(folder).st_mode
     if mode & stat.S_IWOTH:
       raise errors.ConfigError(
-        f'JAX_COMPILATION_CACHE_DIR={folder} is writable by everyone; chmod 0700 it'
+        f'JAX_COMPILATION_CACHE_DIR={folder} is writable by everyone; run: chmod 0700 {folder}'
       )
+
+
+AXES = ('slice', 'data', 'fsdp')  # the axes of every mesh, the slowest connection first
 
 
 def make_mesh(
   data: int, fsdp: int, slices: int = 1, devices: int | None = None
 ) -> Mesh | AbstractMesh:
-  """Axes slice, data and fsdp over all devices; -1 takes what is left of a slice.
+  """Returns the mesh (slice, data, fsdp) over all devices; a size of -1 fills up a slice.
 
-  The slice axis is the slow one, across data-centre network. With `devices`, a mesh of so many
-  that need not exist: for plans.
+  Slices of a pod are connected by the data-centre network, which is slow; only the slice axis
+  crosses it. With `devices`, returns an abstract mesh of that many devices, which need not exist,
+  for plans. ConfigError if the sizes do not multiply to the number of devices.
   """
   count = jax.device_count() if devices is None else devices
   if count % slices:
@@ -83,7 +86,7 @@ def make_mesh(
   found = jax.devices()
   there = len({getattr(d, 'slice_index', 0) for d in found})
   try:
-    # Split: an axis of 2 on a 4x4 torus takes a part of one of its rings.
+    # Physical axes may be split, because an axis of 2 on a 4x4 torus takes a part of one ring.
     if slices > 1 and there == slices:
       grid = mesh_utils.create_hybrid_device_mesh(
         (1, *shape[1:]), (slices, 1, 1), found, allow_split_physical_axes=True
@@ -99,7 +102,7 @@ def make_mesh(
 
 
 def check_batch(name: str, batch_size: int, accumulation: int, mesh: Mesh) -> None:
-  """Each microbatch must split evenly over the devices."""
+  """Raises ConfigError unless each microbatch splits evenly over the devices of the mesh."""
   if batch_size % (accumulation * mesh.size):
     raise errors.ConfigError(
       f'{name}.batch_size={batch_size} must be divisible by {mesh.size} devices x '
@@ -108,7 +111,11 @@ def check_batch(name: str, batch_size: int, accumulation: int, mesh: Mesh) -> No
 
 
 def over_local_devices(batch_size: int) -> tuple[NamedSharding, NamedSharding]:
-  """(whole, rows): on each of this process's devices, and split over as many as divide a batch."""
+  """Returns (whole, rows): shardings for parameters and batches on this process's devices.
+
+  They use gcd(batch_size, number of devices) devices: `whole` puts a copy on each of these devices,
+  and `rows` splits a batch evenly.
+  """
   devices = jax.local_devices()
   count = math.gcd(batch_size, len(devices))
   mesh = Mesh(np.array(devices[:count]), ('data',))

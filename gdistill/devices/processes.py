@@ -1,4 +1,4 @@
-"""Several processes as one run: how they find each other, agree, and wait."""
+"""Several processes of one run: how they connect, agree on values, and wait for each other."""
 
 import glob
 import importlib.util
@@ -12,13 +12,13 @@ import numpy as np
 
 from gdistill import errors
 
-HEARTBEAT, _STARTING = 20, 300  # seconds until a dead process is noticed, a late one given up
-
 
 def start(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-  """Joins the other processes of a run: as the flags say, or else as the cluster does.
+  """Connects this process to the other processes of its run, as the flags or the cluster say.
 
-  --num_processes=1 alone keeps a process by itself whatever the cluster says.
+  Without flags, the process starts alone if `cluster` finds no cluster. With --num_processes=1 and
+  no other flag it always starts alone. ConfigError if flags are missing or wrong; PeerError if the
+  processes cannot be joined.
   """
   given = {'coordinator': coordinator, 'num_processes': num_processes, 'process_id': process_id}
   missing = [name for name, value in given.items() if value is None]
@@ -27,7 +27,7 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
   if len(missing) == len(given):
     where = cluster(os.environ)
     if where:
-      _join(f'the processes that {where} tells of', {})
+      _join(f'the processes reported by {where}', {})
     return
   if missing:
     name = next(n for n in given if n not in missing)
@@ -46,14 +46,15 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
     'cluster_detection_method': 'deactivate',
   }  # fmt: skip
   if host in ('localhost', '127.0.0.1', '[::1]'):
-    flags['coordinator_bind_address'] = coordinator  # nobody else's network hears of it
+    flags['coordinator_bind_address'] = coordinator  # listen on this machine alone
   _join(f'--coordinator={coordinator!r}', flags)
 
 
 def cluster(env: Mapping[str, str]) -> str | None:
-  """Which cluster has started this process as one of several, by what it leaves in `env`.
+  """Returns the cluster that started this process as one of several, or None, from `env`.
 
-  JAX finds the other processes by itself there, and needs only be told to.
+  On such a cluster jax.distributed.initialize finds the other processes without arguments.
+  ConfigError if a cluster's processes could not find each other.
   """
 
   def count(name):
@@ -65,27 +66,32 @@ def cluster(env: Mapping[str, str]) -> str | None:
     return 'the TPU (TPU_WORKER_HOSTNAMES)'
   if 'tpu' in platforms and chips and importlib.util.find_spec('libtpu'):
     return 'the TPU (its metadata)'
-  # Only a step that srun starts has the node list: a batch script by itself is one process.
+  # srun sets the node list. A batch script outside srun also sees SLURM_NTASKS, but is one process.
   if count('SLURM_NTASKS') > 1 and {'SLURM_STEP_NODELIST', 'SLURM_PROCID'} <= env.keys():
     return 'Slurm (SLURM_NTASKS)'
   by_hand = (
-    'give --coordinator, --num_processes and --process_id, or --num_processes=1 for one alone'
+    'give --coordinator, --num_processes and --process_id, or --num_processes=1 for one process'
   )
   if count('OMPI_COMM_WORLD_SIZE') > 1:
     if 'OMPI_MCA_orte_hnp_uri' not in env:
       raise errors.ConfigError(
-        f'OMPI_COMM_WORLD_SIZE={env["OMPI_COMM_WORLD_SIZE"]}, but without OMPI_MCA_orte_hnp_uri, '
-        f'which Open MPI 4 sets, processes do not find each other; {by_hand}'
+        f'OMPI_COMM_WORLD_SIZE={env["OMPI_COMM_WORLD_SIZE"]}: processes find each other through '
+        f'OMPI_MCA_orte_hnp_uri, which Open MPI 4 sets and which is missing here; {by_hand}'
       )
     return 'MPI (OMPI_COMM_WORLD_SIZE)'
   if {'KUBERNETES_SERVICE_HOST', 'JOB_COMPLETION_INDEX'} <= env.keys():
     if not importlib.util.find_spec('kubernetes'):
       raise errors.ConfigError(
         f'JOB_COMPLETION_INDEX={env["JOB_COMPLETION_INDEX"]}: processes of a Kubernetes job find '
-        f'each other through the package kubernetes; pip install kubernetes, or {by_hand}'
+        'each other through the package kubernetes, which is not installed; '
+        f'pip install kubernetes, or {by_hand}'
       )
     return 'Kubernetes (JOB_COMPLETION_INDEX)'
   return None
+
+
+HEARTBEAT = 20  # seconds after which a process that died is noticed
+_STARTING = 300  # seconds that a process waits for the others when it starts
 
 
 def _join(what: str, flags: Mapping[str, Any]) -> None:
@@ -93,16 +99,16 @@ def _join(what: str, flags: Mapping[str, Any]) -> None:
     jax.distributed.initialize(
       heartbeat_timeout_seconds=HEARTBEAT, initialization_timeout=_STARTING, **flags
     )
-  except Exception as e:  # grpc and JAX each have their own
+  except Exception as e:  # grpc and JAX raise different classes
     reason = errors.brief(e)
     raise errors.PeerError(
       f'{what} could not be joined: {reason}; start all processes again, within {_STARTING} s of '
-      'each other, or one alone with --num_processes=1'
+      'each other, or one process alone with --num_processes=1'
     ) from e
 
 
 def agree(name: str, value: str) -> None:
-  """Raises unless every process holds the same string (compared by its first 32 bytes)."""
+  """Raises ConfigError unless all processes call this with the same first 32 bytes of `value`."""
   if jax.process_count() == 1:
     return
   from jax.experimental import multihost_utils
@@ -112,13 +118,13 @@ def agree(name: str, value: str) -> None:
   odd = [i for i, row in enumerate(everyone) if not np.array_equal(row, everyone[0])]
   if odd:
     raise errors.ConfigError(
-      f'{name}={value!r} differs between processes (process 0 against {odd}); '
-      'start every process with the same command'
+      f'{name}={value!r} differs between processes: processes {odd} have another value than '
+      'process 0; start every process with the same command'
     )
 
 
 def from_first(values: np.ndarray) -> np.ndarray:
-  """Process 0's array; every process must ask, with one of that shape and kind."""
+  """Returns process 0's array; every process must call this, with the same shape and dtype."""
   if jax.process_count() == 1:
     return values
   from jax.experimental import multihost_utils
@@ -127,13 +133,13 @@ def from_first(values: np.ndarray) -> np.ndarray:
 
 
 def of_first(value: str) -> str:
-  """Process 0's string of at most 64 bytes; every process must ask."""
+  """Returns process 0's string, of at most 64 bytes; every process must call this."""
   mine = np.frombuffer(value.encode().ljust(64), np.uint8)
   return from_first(mine).tobytes().decode().rstrip()
 
 
 def from_everyone(flag: bool) -> np.ndarray:
-  """[processes]: the flag of each; every process must ask."""
+  """Returns [processes], the flag of every process; every process must call this."""
   if jax.process_count() == 1:
     return np.array([flag])
   from jax.experimental import multihost_utils
@@ -142,15 +148,16 @@ def from_everyone(flag: bool) -> np.ndarray:
 
 
 def any_process(flag: bool) -> bool:
-  """Whether the flag is up in some process; every process must ask."""
+  """Returns whether the flag is true in any process; every process must call this."""
   return bool(np.any(from_everyone(flag)))
 
 
 def barrier(name: str, hours: float | None = None) -> None:
-  """Waits until every process is here.
+  """Waits until every process has called `barrier` with this name.
 
-  With `hours`, for so long and once a name, and PeerError says who did not come: between hosts,
-  since a CPU's collectives give up after half an hour.
+  With `hours`, waits at most that long, and PeerError names the missing processes; a name can then
+  be used only once. This wait does not use a collective of the devices, because collectives on CPU
+  give up after half an hour.
   """
   if jax.process_count() > 1 and hours is None:
     from jax.experimental import multihost_utils
@@ -162,11 +169,10 @@ def barrier(name: str, hours: float | None = None) -> None:
     everyone = set(range(jax.process_count()))
     try:
       ocp.multihost.sync_global_processes(name, timeout=int(3600 * hours), processes=everyone)
-    except Exception as e:  # jaxlib's own, which says who is missing in words
-      # After these words '/job:jax_worker/replica:0/task:1', or by another jaxlib '1', a line each.
+    except Exception as e:  # an error of jaxlib, whose message lists the missing processes
+      # One line per process: '/job:jax_worker/replica:0/task:1', or '1' in other jaxlib versions.
       late = '\n'.join(str(e).partition('timed out task names:')[2].split())
       missing = sorted({int(n) for n in re.findall(r'(?:^|task:)(\d+)$', late, re.MULTILINE)})
-      who = f'processes {missing} did not come' if missing else errors.brief(e)
-      raise errors.PeerError(
-        f'{name}: {who} within {hours:g} h of process {jax.process_index()}; start all again'
-      ) from e
+      limit = f'within {hours:g} h of process {jax.process_index()}'
+      reason = f'processes {missing} did not come {limit}' if missing else errors.brief(e)
+      raise errors.PeerError(f'{name}: {reason}; start all processes again') from e

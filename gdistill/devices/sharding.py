@@ -1,4 +1,4 @@
-"""The sharding rule: where batches, parameters and moments lie on the mesh."""
+"""The sharding rule: where batches, parameters and optimiser moments lie on the mesh."""
 
 from typing import Any
 
@@ -10,26 +10,28 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from gdistill import errors
 from gdistill.devices import mesh as meshes
 
-# Leaves below so many elements are not worth a message each.
+# Leaves with fewer elements stay whole, because every split leaf costs a message of its own.
 _SMALL = 2**16
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+  """Returns the sharding that puts a copy on every device."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def batches_sharding(mesh: Mesh) -> NamedSharding:
-  """[updates, rows, ...]: rows over every device."""
+  """Returns the sharding of batches [updates, rows, ...]: rows are split over all devices."""
   return NamedSharding(mesh, PartitionSpec(None, meshes.AXES))
 
 
 def leaf_sharding(
   mesh: Mesh, shape: tuple[int, ...], axes: tuple[str, ...] = ('fsdp',)
 ) -> NamedSharding:
-  """The rule: each axis splits the largest dimension, of what is left, that it divides.
+  """Returns the sharding of a leaf: each axis in turn splits the largest dimension it divides.
 
-  Leaves of fewer than 2^16 elements stay whole. Parameters are split over fsdp; what only the
-  optimiser needs, its moments and the running mean, over fsdp and then data: `held_sharding`.
+  A dimension that an earlier axis has split counts with its size per shard. Leaves of fewer than
+  2^16 elements stay whole. Parameters are split over fsdp; the optimiser's moments and the EMA are
+  split over fsdp and then data: `held_sharding`.
   """
   split: list[tuple[str, ...]] = [() for _ in shape]
   left = list(shape)
@@ -47,18 +49,20 @@ def leaf_sharding(
 
 
 def held_sharding(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
-  """Of moments and running means, which no forward pass needs whole."""
+  """Returns the sharding of a leaf of the moments or the EMA, which no forward pass needs whole."""
   return leaf_sharding(mesh, shape, ('fsdp', 'data'))
 
 
 def tree_shardings(mesh: Mesh, tree: Any) -> Any:
-  """leaf_sharding for every leaf of a tree of parameters or their shapes."""
+  """Returns `leaf_sharding` of every leaf of a tree of parameters or of their shapes."""
   return jax.tree.map(lambda leaf: leaf_sharding(mesh, leaf.shape), tree)
 
 
 def gather(leaf: jax.Array, spec: PartitionSpec) -> jax.Array:
-  """Within shard_map: the whole leaf from the shards of `leaf_sharding`; its gradient is summed
-  over fsdp and scattered."""
+  """Returns the whole leaf from the shards of `leaf_sharding`; call inside shard_map.
+
+  The gradient of `gather` is summed over fsdp and scattered to the shards.
+  """
   for dimension, names in enumerate(spec):
     if 'fsdp' in _names(names):
       return jax.lax.all_gather(leaf, 'fsdp', axis=dimension, tiled=True)
@@ -68,10 +72,11 @@ def gather(leaf: jax.Array, spec: PartitionSpec) -> jax.Array:
 def mean_gradient(
   mesh: Mesh, grad: jax.Array, spec: PartitionSpec, held: PartitionSpec
 ) -> jax.Array:
-  """Within shard_map: the mean over all devices of the gradient of what `gather` was given.
+  """Returns the mean over all devices of a parameter's gradient; call inside shard_map.
 
-  `spec` is the parameter's, over fsdp, along which the gradient is summed already where it names
-  it; `held` that of its moments: the mean lands split so, in one reduction.
+  `spec` is the parameter's: if it names fsdp, the gradient of `gather` is already summed over fsdp.
+  `held` is the spec of the parameter's moments: the mean is split like the moments, and one
+  reduction both sums and splits it.
   """
   left = [axis for axis in meshes.AXES if mesh.shape[axis] > 1 and not _splits(spec, axis)]
   if _splits(held, 'data'):
@@ -82,19 +87,23 @@ def mean_gradient(
 
 
 def squares_of_split(mesh: Mesh, tree: Any, specs: Any) -> jax.Array:
-  """Within shard_map: [leaves], the sum of squares of each leaf of a tree split as `specs` say."""
+  """Returns [leaves], the sum of squares of each leaf of a tree split by `specs`.
+
+  Call inside shard_map.
+  """
   found, split = [], []
   for leaf, spec in zip(jax.tree.leaves(tree), jax.tree.leaves(specs), strict=True):
     square = jnp.sum(jnp.square(leaf))
     split.append(any(spec))
     if any(spec):
       holders = np.prod([mesh.shape[axis] for axis in meshes.AXES if _splits(spec, axis)])
-      square *= holders / mesh.size  # as many devices hold the same part
+      # The psum below counts each part once for every device that holds a copy of the part.
+      square *= holders / mesh.size
     found.append(square)
   own = jnp.stack(found)
   if not any(split):
     return own
-  # One message for all leaves; those that are whole everywhere stay as they are.
+  # One reduction for all leaves; leaves that every device holds whole need none.
   return jnp.where(np.array(split), jax.lax.psum(own, meshes.AXES), own)
 
 
@@ -107,24 +116,24 @@ def _splits(spec: PartitionSpec, axis: str) -> bool:
 
 
 def check_fsdp(mesh: Mesh, params: Any) -> None:
-  """An fsdp axis that divides nothing would silently shard nothing."""
+  """Raises ConfigError if mesh.fsdp divides no dimension of a large leaf, so splits nothing."""
   size = mesh.shape['fsdp']
   shapes = [leaf.shape for leaf in jax.tree.leaves(params) if leaf.size >= _SMALL]
   if size > 1 and not any(d % size == 0 for shape in shapes for d in shape):
     raise errors.ConfigError(
       f'mesh.fsdp={size} divides no dimension of any parameter of {_SMALL:,} elements or more '
-      f'({len(shapes)} of them); lower it'
+      f'({len(shapes)} of them); lower mesh.fsdp'
     )
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
-  """The rows of a batch that this process's devices work on, ascending."""
+  """Returns the rows of a batch that this process's devices hold, in ascending order."""
   places = batches_sharding(mesh).addressable_devices_indices_map((1, batch_size))
   return np.unique(np.concatenate([np.arange(batch_size)[rows] for _, rows in places.values()]))
 
 
 def put_batches(mesh: Mesh, batch_size: int, batches: Any) -> Any:
-  """This process's rows [updates, rows, ...] to arrays whose rows are spread over the mesh."""
+  """Returns this process's rows [updates, rows, ...] as arrays with rows split over the mesh."""
   sharding = batches_sharding(mesh)
   if jax.process_count() == 1:
     return jax.device_put(batches, sharding)
@@ -141,7 +150,7 @@ def put_batches(mesh: Mesh, batch_size: int, batches: Any) -> Any:
 
 
 def put_like(shardings: Any, tree: Any) -> Any:
-  """Host or device arrays to the given shardings, in buffers of their own."""
+  """Returns the arrays of a tree, from host or devices, in new buffers with these shardings."""
   if jax.process_count() == 1:
     return jax.device_put(tree, shardings, may_alias=False)
   return jax.tree.map(

@@ -1,4 +1,4 @@
-"""Pictures from pictures: what finished rounds edit, paint in and transfer, each one program."""
+"""Compiled editors: a finished round edits, inpaints or transfers any number of pictures."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,19 +20,19 @@ from gdistill.rounds import folder as folders
 from gdistill.rounds import network as networks
 from gdistill.samplers import noise as image_noise
 
-# Arrays [n, ...] by name: 'pixels' [n, H, W, C] uint8, 'seeds', and of what is drawn 'labels',
-# 'w' and, with text, 'prompts' (ids, mask); the same of the source with 'from_' before it. 'mask'
-# [n, H, W, 1] is 1 where a picture is to be painted.
+# Arrays [n, ...] by name. 'pixels' [n, H, W, C] uint8 and 'seeds'. For the pictures to draw:
+# 'labels', 'w' and, if the network reads text, 'prompts' (ids, mask). For the source pictures:
+# 'from_labels', 'from_w', 'from_prompts'. 'mask' [n, H, W, 1] is 1 where a picture is painted.
 Rows = Mapping[str, Any]
 Draw = Callable[[tuple, Rows, Mapping[str, jax.Array]], jax.Array]
 
 
 class Editor:
-  """(rows, counts) -> pixels [n, H, W, C] uint8, of any number of rows.
+  """A compiled function (rows, counts) -> pixels [n, H, W, C] uint8, for any number of rows.
 
-  `draw(params, rows, counts)` is traced, once for every size of picture; `params` are the
-  arguments of `folder` and of `encoder`, a second round with the same networks around it. Rows are
-  drawn in batches, spread over this process's devices, and do not depend on each other.
+  `draw(params, rows, counts)` is compiled once for every size of picture; `params` are all
+  parameters that `draw` needs. Rows are drawn in batches, which are split over this process's
+  devices; a row does not depend on the other rows.
   """
 
   def __init__(self, draw: Draw, params: Any, batch_size: int):
@@ -50,7 +50,10 @@ class Editor:
     stop: interrupt.Interrupt | None = None,
     progress: Callable[[int], None] = lambda done: None,
   ) -> np.ndarray:
-    """Polls `stop` and reports between batches; a batch is filled up by repetition."""
+    """Draws all rows; after each batch calls `progress(rows done)` and `stop.check()`.
+
+    The last batch is filled up with repeated rows, which are not returned.
+    """
     total, out = len(rows['pixels']), []
     counts = {name: np.int32(n) for name, n in counts.items()}
     for first in range(0, total, self.batch_size):
@@ -72,11 +75,12 @@ def editor(
   encoder: folders.Folder | None = None,
   negative: str | None = None,
 ) -> Editor:
-  """rows, {'num_steps', 'start'} -> edits from t = start / num_steps on.
+  """Returns an Editor that edits pictures: it samples from z_t at t = start / num_steps.
 
-  With an `encoder`, noise is what it makes of the source under the source's condition, in the
-  first 'encode_stop' of 'encode_steps' steps; without, it is the seed's. All the way to t = 1 that
-  is a transfer.
+  The editor's counts are 'num_steps' and 'start'. Without an `encoder`, z_t is the picture with
+  noise from its seed. With an `encoder`, z_t is the picture inverted under the source's condition,
+  by the first 'encode_stop' of 'encode_steps' steps; with t = 1 this is style transfer. `negative`
+  is a negative prompt.
   """
   of = _Networks(folder, frozen, encoder, negative)
 
@@ -106,10 +110,11 @@ def painter(
   exact: bool,
   negative: str | None = None,
 ) -> Editor:
-  """rows, {'num_steps'} -> pictures painted where 'mask' is 1.
+  """Returns an Editor that paints pictures where 'mask' is 1; the editor's count is 'num_steps'.
 
-  A network with the channels for it is shown mask and masked picture; any other is held to the
-  known region in every step. `exact` returns the known pixels themselves.
+  A network with extra input channels gets the mask and the masked picture; with any other network,
+  x_hat is replaced by the known picture at each step. With `exact`, known pixels are returned
+  unchanged. `negative` is a negative prompt.
   """
   of = _Networks(folder, frozen, None, negative)
 
@@ -123,7 +128,7 @@ def painter(
       cond['extra'] = masks.condition(masks.smaller(mask, of.factor), left)
       z = inpaint.inpaint(of.v_fn(params), x, cond, *rest, stochastic=of.stochastic)
     else:
-      # Latents that see a pixel to be painted are not known.
+      # A latent is known only if no pixel under it is to be painted.
       small = masks.covering(mask, of.factor)
       z = inpaint.constrained(of.v_fn(params), x, small, cond, *rest, stochastic=of.stochastic)
     drawn = of.pixels(params, z)
@@ -133,7 +138,7 @@ def painter(
 
 
 class _Networks:
-  """A decoder's round, what stands around it and perhaps an encoder's round, inside a program."""
+  """The networks that `draw` calls inside jit: a decoder's round and perhaps an encoder's round."""
 
   def __init__(self, folder, frozen, encoder, negative):
     self._folder, self._frozen, self._encoder = folder, frozen, encoder
@@ -175,18 +180,18 @@ class _Networks:
 
 
 def check_pair(card: Mapping[str, Any], encoder: Mapping[str, Any], where: str) -> None:
-  """ConfigError where an encoder, which is `where`, is none for the network of `card`."""
+  """Raises ConfigError if the encoder round at `where` does not fit the decoder round of `card`."""
   about = [_of_process(c) for c in (card, encoder)]
   for what, ours in about[0].items():
     if about[1][what] != ours:
       raise errors.ConfigError(
-        f'--encoder={where} has another {what} than --folder ({about[1][what]} and {ours}); name '
+        f'--encoder={where} has another {what} than --folder ({about[1][what]} and {ours}); use '
         'an encoder of the same run'
       )
 
 
 def _of_process(card):
-  """What an encoder and a decoder must have in common."""
+  """Returns the properties in which an encoder's and a decoder's round must agree."""
   settings, noise = folders.settings_of(card)
   latents = card.get('latents') or {}
   return {

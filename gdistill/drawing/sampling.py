@@ -1,4 +1,4 @@
-"""Pictures from a finished round: one compiled sampler for every number of steps and every w."""
+"""Samples from a finished round: one compiled program for every number of steps and every w."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -30,12 +30,13 @@ SAMPLERS = ('ddim', 'stochastic', 'ancestral', 'dpm_solver')
 
 
 class Sampler:
-  """(seeds [B], labels [B], w [B], num_steps) -> pixels [B, H, W, C] uint8, for one batch size.
+  """A compiled function (seeds [B], labels [B], w [B], num_steps) -> pixels [B, H, W, C] uint8.
 
   Each image is a function of its own seed, label, w and the number of steps. In pixel space x_hat
-  is clipped to [-1, 1] in every step. Where a network reads text, `labels` number the `prompts`,
-  which are those of the classes by default. Compiled once, from text to pixels: the number of
-  steps, prompts and parameters are arguments. A batch is spread over this process's devices.
+  is clipped to [-1, 1] in every step. If the network reads text, `labels` are indices into the
+  prompts, which are the prompts of the classes by default. The program is compiled once, for one
+  batch size, from token ids to pixels; the number of steps, the tokens and the parameters are its
+  arguments. A batch is split over this process's devices.
   """
 
   def __init__(
@@ -75,10 +76,10 @@ class Sampler:
     )
     empty = self._arguments(np.zeros(1), np.zeros(1), np.zeros(1), 1)
     self._draw = jitted.lower(self._params, *empty).compile()
-    self._draw(self._params, *empty)  # the first call pays for set-up
+    self._draw(self._params, *empty)  # warm-up: the first call takes longer than later calls
 
   def _arguments(self, seeds, labels, w, num_steps) -> tuple:
-    """One batch's arrays, padded by repetition, where the program expects them."""
+    """Returns a batch's arrays on the devices, filled up to `batch_size` with repeated rows."""
     kinds = {'seeds': np.uint32, 'labels': np.int32, 'w': np.float32}
     rows = {
       name: np.resize(a, self.batch_size).astype(kind)
@@ -90,30 +91,33 @@ class Sampler:
     return (jax.device_put(rows, self._rows), *whole)
 
   def draw(self, seeds, labels, w, num_steps: int) -> jax.Array:
-    """One batch of at most batch_size images, on the devices; filled up by repetition."""
+    """Returns the pixels of one batch, [batch_size, H, W, C] on the devices.
+
+    A batch of fewer images is filled up with repeated images.
+    """
     return self.draw_both(seeds, labels, w, num_steps)[0]
 
   def draw_both(self, seeds, labels, w, num_steps: int) -> tuple[jax.Array, jax.Array]:
-    """(pixels, x): the same batch also as the network's own output, latents or images."""
+    """Returns (pixels, x) of one batch; x are the samples before decoding: latents or images."""
     return self._draw(self._params, *self._arguments(seeds, labels, w, num_steps))
 
   @property
   def num_prompts(self) -> int:
-    """How many there are to number; 0 where the network reads no text."""
+    """The number of prompts; 0 if the network reads no text."""
     return 0 if self._prompts is None else len(self._prompts[0])
 
   def with_prompts(self, prompts: Sequence[str]) -> 'Sampler':
-    """The same program, whose labels number these prompts."""
+    """Returns a sampler that shares the compiled program, with other prompts."""
     other = copy.copy(self)
     other._prompts = self._frozen.tokens(prompts)
     return other
 
   def serves(self, folder: folders.Folder, sampler: str) -> bool:
-    """Whether this compiled program also draws from that folder, given its parameters."""
+    """Returns whether the compiled program can also draw from that round, with its parameters."""
     return self._program == _program(folder, sampler)
 
   def with_params(self, folder: folders.Folder) -> 'Sampler':
-    """The same program with another round's parameters."""
+    """Returns a sampler that shares the compiled program, with another round's parameters."""
     other = copy.copy(self)
     other._params = jax.device_put(arguments(folder, self._frozen), self._whole)
     return other
@@ -127,7 +131,7 @@ class Sampler:
     stop: interrupt.Interrupt | None = None,
     progress: Callable[[int], None] = lambda done: None,
   ) -> np.ndarray:
-    """Any number of images, batch by batch; polls `stop` and reports between batches."""
+    """Draws any number of images in batches; calls `progress` and `stop.check` after each batch."""
     out = []
     for first in range(0, len(seeds), self.batch_size):
       rows = slice(first, first + self.batch_size)
@@ -146,7 +150,10 @@ def _program(folder: folders.Folder, sampler: str) -> tuple:
 
 
 def arguments(folder: folders.Folder, frozen: frozen_networks.Frozen) -> tuple[Any, dict[str, Any]]:
-  """(the network's parameters, those of whatever stands around it), for `as_v_fn`."""
+  """Returns (parameters of the round's network, parameters around it), as `as_v_fn` takes them.
+
+  Around the network are the frozen networks, and 'null', the unconditional network if there is one.
+  """
   null = {} if folder.null_params is None else {'null': folder.null_params}
   return folder.params, frozen.params | null
 
@@ -157,8 +164,11 @@ def as_v_fn(
   params: tuple[Any, dict[str, Any]],
   negative: Any,
 ) -> types.VFn:
-  """What a round says at w, guided where it has to be: away from `negative` tokens, or the null
-  condition. To be traced; `params` are its `arguments`.
+  """Returns the v_fn of a round; `params` are the round's `arguments`. Call inside jit.
+
+  If the round needs guidance when it is sampled, v_fn is guided by w, away from the prompt
+  `negative`, or away from the null condition if `negative` is None. A round with an unconditional
+  network of its own is guided by that network.
   """
   params, around = params
   schedule = networks.noise(folder.noise)
@@ -176,7 +186,10 @@ def as_v_fn(
 def nothing_known(
   frozen: frozen_networks.Frozen, params: dict[str, Any], shape: tuple[int, ...]
 ) -> types.Images:
-  """cond['extra'] of an inpainting network that paints whole pictures: to be traced."""
+  """Returns the cond['extra'] with which an inpainting network paints whole pictures.
+
+  Call inside jit.
+  """
   factor = frozen.autoencoder.factor if frozen.autoencoder else 1
   channels = 3 if frozen.autoencoder else shape[3]
   grey = jnp.zeros((1, shape[1] * factor, shape[2] * factor, channels))
@@ -185,7 +198,7 @@ def nothing_known(
 
 
 def _walk(sampler: str, project: types.Project | None) -> Callable:
-  """The sampler's function, given keys whether it draws noise or not."""
+  """Returns the sampler as a function that takes keys, also if the sampler draws no noise."""
   if sampler in ('ddim', 'dpm_solver'):
     sample = {'ddim': ddim, 'dpm_solver': dpm_solver}[sampler].sample
     return lambda v_fn, z, cond, w, n, noise, keys: sample(v_fn, z, cond, w, n, noise, project)
@@ -194,21 +207,21 @@ def _walk(sampler: str, project: types.Project | None) -> Callable:
 
 
 def own_sampler(card: dict) -> str:
-  """The sampler a round was distilled for."""
+  """Returns the sampler that a round was distilled for; 'ddim' for a round not distilled."""
   return 'stochastic' if card.get('sampler') == 'stochastic' else 'ddim'
 
 
 def check_draws(folder: Any, card: dict) -> None:
-  """ConfigError for a round that makes noise of pictures, and no pictures."""
+  """Raises ConfigError for an encoder's round, which turns pictures into noise."""
   if card['stage'] == 'encoder':
     raise errors.ConfigError(
       f'{folder} is an encoder of N = {card["num_steps"]}, which turns pictures into noise and '
-      'draws none; gdistill transfer takes it as --encoder'
+      'cannot draw; use another round, or give this round to gdistill transfer as --encoder'
     )
 
 
 def check_steps(folder: Any, card: dict, num_steps: int, sampler: str) -> None:
-  """ConfigError for a grid that a distilled network does not know, and for what draws nothing."""
+  """Raises ConfigError if the round cannot draw with this sampler and this number of steps."""
   check_draws(folder, card)
   trained = card['num_steps']
   if not 1 <= num_steps <= 100_000:
@@ -217,11 +230,11 @@ def check_steps(folder: Any, card: dict, num_steps: int, sampler: str) -> None:
     raise errors.ConfigError(f'--sampler={sampler!r} must be one of {", ".join(SAMPLERS)}')
   if trained and num_steps != trained:
     raise errors.ConfigError(
-      f'--num_steps={num_steps} is outside the grid of this student, which was distilled for '
-      f'{trained}; sample with --num_steps={trained}, or from another round'
+      f'--num_steps={num_steps}: this student was distilled for num_steps={trained}; '
+      f'use --num_steps={trained}, or sample from another round'
     )
   if trained and sampler != own_sampler(card):
     raise errors.ConfigError(
-      f'--sampler={sampler!r} is not what this student was distilled for; '
+      f'--sampler={sampler!r}: this student was distilled for another sampler; '
       f'use --sampler={own_sampler(card)}'
     )

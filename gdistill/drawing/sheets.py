@@ -1,4 +1,4 @@
-"""Pixels as PNG files: one picture, or a sheet of many with grey lines between them."""
+"""Pixels as PNG files: one picture, or a sheet of many pictures with grey lines between them."""
 
 import io
 from typing import Any
@@ -9,7 +9,10 @@ _GREY = 128
 
 
 def sheet(tiles: np.ndarray, scale: int) -> np.ndarray:
-  """uint8 [rows, columns, H, W, C] in one picture, enlarged, with grey lines between them."""
+  """Returns one picture of the tiles, uint8 [rows, columns, H, W, C], with grey lines around each.
+
+  Every pixel becomes `scale` x `scale` pixels.
+  """
   gap = max(1, tiles.shape[2] // 16)
   padded = np.pad(tiles, [(0, 0), (0, 0), (gap, 0), (gap, 0), (0, 0)], constant_values=_GREY)
   rows, columns, height, width, channels = padded.shape
@@ -19,14 +22,14 @@ def sheet(tiles: np.ndarray, scale: int) -> np.ndarray:
 
 
 def picture(pixels: np.ndarray) -> Any:
-  """A PIL image of uint8 [H, W, C], grey where there is one channel."""
+  """Returns pixels, uint8 [H, W, C], as a PIL image, which is grey if there is one channel."""
   from PIL import Image
 
   return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
 
 def png(pixels: np.ndarray) -> bytes:
-  """The file of uint8 [H, W, C]."""
+  """Returns the bytes of a PNG file of pixels, uint8 [H, W, C]."""
   buffer = io.BytesIO()
   picture(pixels).save(buffer, 'PNG')
   return buffer.getvalue()

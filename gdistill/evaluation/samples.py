@@ -1,4 +1,4 @@
-"""Pictures that are there already: anybody's samples measured, and reference statistics made."""
+"""Evaluation of pictures on disk: figures of anyone's samples, and reference statistics."""
 
 import os
 from collections.abc import Callable
@@ -18,8 +18,8 @@ from gdistill.evaluation.figures import measure
 from gdistill.evaluation.figures import statistics
 from gdistill.workdir import storage
 
-BANK = 10_000  # pictures whose features have neighbours
-Tick = Callable[[int], None]  # is told how many are done
+BANK = 10_000  # pictures whose features serve precision, recall and KID
+Tick = Callable[[int], None]  # called with the number of pictures done
 
 
 def evaluate(
@@ -30,16 +30,16 @@ def evaluate(
   preset: presets.Preset | None = None,
   clip: str = '',
 ) -> dict[str, Any]:
-  """A row of figures and protocol for pictures.
+  """Returns a row: the figures of pictures, and the protocol by which they were measured.
 
-  `against` is a file of reference statistics, or pictures, which are measured then and there. With
-  a preset both have been brought to its size, and the row says in what it departs from the preset;
-  `clip` is what its CLIP score will be by.
-  What nobody knows of such pictures is None: their rounding, labels and clipping.
+  `against` is a file of reference statistics, or reference pictures, which are measured here. With
+  a preset, `images` were loaded at the preset's size, reference pictures are too, and the row lists
+  its departures from the preset; `clip` names the network of the CLIP score. The row's rounding,
+  labels and clipping are None, because they are unknown for pictures on disk.
   """
   if len(images) < 2:
     raise errors.ConfigError(
-      f'--images={images.path} holds {len(images)} picture; a distance needs at least 2'
+      f'--images={images.path} holds {len(images)} picture; a distance needs at least 2 pictures'
     )
   extractor.check(images.shape)
   target = _reference(against, extractor, images.shape, preset.size if preset else 0)
@@ -47,8 +47,9 @@ def evaluate(
   theirs, ours = target.measured.spatial, found.spatial
   if theirs is not None and ours is not None and theirs.mean.shape != ours.mean.shape:
     raise errors.ConfigError(
-      f'--reference={against} has mu_s[{theirs.mean.size}], and spatial features of '
-      f'{extractor.name} are {ours.mean.size}: another network made it'
+      f'--reference={against} has mu_s[{theirs.mean.size}], but spatial features of '
+      f'{extractor.name} have {ours.mean.size} values: another network made the file; use '
+      f'statistics made with {extractor.name}'
     )
   row = {
     **target.protocol,
@@ -70,10 +71,13 @@ def evaluate(
 
 
 def captions(images: data.Images, folder: str) -> list[str]:
-  """The caption of each picture, from the text files in a folder."""
+  """Returns the caption of each picture, from the text files in `folder`.
+
+  DataError if the pictures come from an .npz file.
+  """
   if not images.names:
     raise errors.DataError(
-      f'--images={images.path} must be a folder: captions go by the names of files'
+      f'--images={images.path} must be a folder, because captions are found by the names of files'
     )
   return data.captions(folder, images)
 
@@ -81,7 +85,7 @@ def captions(images: data.Images, folder: str) -> list[str]:
 def clip_score(
   images: data.Images, sentences: list[str], scorer: clip_scores.Scorer
 ) -> dict[str, Any]:
-  """{'clip_score', and which CLIP} of pictures and the caption of each."""
+  """Returns {'clip_score', 'clip', 'clip_digest'} of pictures and one sentence for each picture."""
   text = scorer.texts(sentences)
   found = [
     extractors.extract(scorer.image, pixels)[scorer.image.features]
@@ -95,7 +99,7 @@ def clip_score(
 
 
 def few(images: int, extractor: extractors.Extractor) -> str:
-  """A warning where a figure of so many pictures is mostly bias, or ''."""
+  """Returns a warning if a distance of this number of pictures is mostly bias, or ''."""
   if images >= 2_048:
     return ''
   singular = f', and leave covariances of {extractor.size} features singular'
@@ -109,7 +113,7 @@ def few(images: int, extractor: extractors.Extractor) -> str:
 def statistics_of_images(
   images: data.Images, extractor: extractors.Extractor, tick: Tick = lambda done: None
 ) -> reference.Reference:
-  """Reference statistics of a folder or an .npz file of pictures."""
+  """Returns reference statistics of the pictures in a folder or an .npz file."""
   extractor.check(images.shape)
   name, digest = os.path.basename(os.path.normpath(images.path)), images.digest()
   found = _measured(images, extractor, tick, digest.update)
@@ -125,7 +129,7 @@ def statistics_of_source(
   extractor: extractors.Extractor,
   tick: Tick = lambda done: None,
 ) -> reference.Reference:
-  """Reference statistics of one split of a data source."""
+  """Returns reference statistics of one split of a data source."""
   extractor.check(images.shape)
   count, digest, shape = len(images), images.fingerprint, images.shape
   about = reference.describe(extractor, name, split, count, digest, BANK, shape)
@@ -160,53 +164,61 @@ def _reference(
     if 'protocol' in names:
       found = reference.read(against, extractor)
       if found.measured.features.count < 2:
-        raise errors.DataError(f'--reference={against} is of one picture; a distance needs more')
+        raise errors.DataError(
+          f'--reference={against} was made from one picture; a distance needs at least 2 pictures'
+        )
       size = found.protocol.get('reference_size')
       if size != f'{shape[0]} x {shape[1]}':
         raise errors.DataError(
-          f'--reference={against} is of pictures of {size} pixels (height x width) and the others '
-          f'are {shape[0]} x {shape[1]}; resize one set as the protocol says'
+          f'--reference={against} was made from pictures of {size} pixels (height x width), and '
+          f'--images has pictures of {shape[0]} x {shape[1]}; resize one set as the protocol says'
         )
       return found
     if {'mu', 'sigma'} <= names:
       return _of_mu_and_sigma(against, extractor)
   elif not os.path.isdir(against):
     raise errors.DataError(
-      f'--reference={against} is not there; make it by gdistill statistics, or name pictures'
+      f'--reference={against} does not exist; make it with gdistill statistics, or give pictures'
     )
   images = data.load(against, '--reference', size)
   if images.shape != shape:
     raise errors.DataError(
-      f'--reference={against} has pictures of {images.shape[1]} x {images.shape[0]} and the others '
-      f'are {shape[1]} x {shape[0]}; resize one set as the protocol says'
+      f'--reference={against} has pictures of {images.shape[1]} x {images.shape[0]}, and the '
+      f'pictures to measure are {shape[1]} x {shape[0]}; resize one set as the protocol says'
     )
   if len(images) < 2:
-    raise errors.DataError(f'--reference={against} holds one picture; a distance needs at least 2')
+    raise errors.DataError(
+      f'--reference={against} holds one picture; a distance needs at least 2 pictures'
+    )
   return statistics_of_images(images, extractor)
 
 
 def _arrays(file: str, wanted: tuple[str, ...]) -> dict[str, np.ndarray | None]:
-  """{name: array, or None where it is not wanted} of an .npz file; DataError where it is broken."""
+  """Returns {name: array} of an .npz file, with None for arrays that are not in `wanted`.
+
+  DataError if the file is damaged.
+  """
   try:
     with np.load(file, allow_pickle=False) as stored:
       return {name: stored[name] if name in wanted else None for name in stored.files}
-  except Exception as e:  # zipfile, zlib and numpy each have their own
+  except Exception as e:  # zipfile, zlib and numpy raise different errors
     raise errors.DataError(
       f'--reference={file} is not readable ({errors.brief(e)}); copy it again'
     ) from e
 
 
 def _of_mu_and_sigma(file: str, extractor: extractors.Extractor) -> reference.Reference:
-  """Others' statistics: mu [d] and sigma [d, d], and mu_s, sigma_s of sFID; no more is known.
+  """Returns the reference of a published file: mu [d], sigma [d, d], and for sFID mu_s, sigma_s.
 
-  They carry no count; the distance knows of it only that the covariance may have full rank.
+  Such a file holds neither the number of pictures nor the protocol. `Moments.given` assumes a
+  number of pictures for which the covariance may have full rank.
   """
   arrays = _arrays(file, ('mu', 'sigma', 'mu_s', 'sigma_s'))
   size = extractor.size
   if arrays['mu'].shape != (size,) or arrays['sigma'].shape != (size, size):
     raise errors.ConfigError(
-      f'--reference={file} has mu{list(arrays["mu"].shape)}, and features of {extractor.name} have '
-      f'{size}: another network made it'
+      f'--reference={file} has mu{list(arrays["mu"].shape)}, but features of {extractor.name} have '
+      f'{size} values: another network made the file; use statistics made with {extractor.name}'
     )
 
   def moments(mu, sigma):

@@ -1,6 +1,5 @@
-"""One checkpoint, whole and verified leaf by leaf, or absent: Orbax arrays and a manifest."""
+"""One checkpoint, complete and verified leaf by leaf, or absent: Orbax arrays and a manifest."""
 
-import concurrent.futures
 import contextlib
 import errno
 import hashlib
@@ -8,53 +7,44 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.experimental import multihost_utils
 
 from gdistill import errors
 from gdistill.devices import processes
-from gdistill.workdir import state as states
+from gdistill.workdir import leaves as tree_leaves
 from gdistill.workdir import storage
 
 FORMAT_VERSION = 2
 
-
-# Raises where going on would do harm.
+# Raises ConfigError if this process must not write to the folder any more.
 Watch = Callable[[], None]
 
 
-def no_watch() -> None:
-  pass
-
-
 class Corrupt(errors.CheckpointError):
-  """Damage in the store, unlike a target that asks for something else; `why` names its kind."""
+  """Damage in a stored folder, unlike a target that does not fit; `why` is the kind of damage."""
 
   def __init__(self, why: str, folder: epath.PathLike, message: str):
     super().__init__(f'{os.fspath(folder)}: {message}; restore the folder from a copy')
     self.why = why
 
 
-# ---- one folder: arrays/ and manifest.json
-
-
 def save(
-  folder: epath.PathLike, tree: Any, *, meta: dict | None = None, watch: Watch = no_watch
+  folder: epath.PathLike, tree: Any, *, meta: dict | None = None, watch: Watch = lambda: None
 ) -> dict:
-  """Writes folder/arrays, then manifest.json, which makes it complete; returns the manifest.
+  """Writes folder/arrays, then manifest.json, which completes the checkpoint; returns the manifest.
 
-  Every process calls it with the same tree. NumericsError where a leaf is not finite;
-  CheckpointError, and no folder left behind, where the save fails. `watch` is asked before the
-  manifest, and raises where somebody else writes here now.
+  Every process calls `save` with the same tree. `watch` is called before the manifest is written:
+  it raises ConfigError if another process has taken the lock. NumericsError if a leaf is not
+  finite. CheckpointError if the save fails, and the folder is removed.
   """
   folder = storage.path(folder)
-  arrays, leaves = inspect(folder, tree)
+  arrays, leaves = tree_leaves.collect(folder, tree)
   manifest = {
     'format_version': FORMAT_VERSION,
     'leaves': leaves,
@@ -67,44 +57,45 @@ def save(
   except errors.CheckpointError:
     stored = False
   try:
-    if not stored:  # otherwise killed between this save and what was to follow it
-      _remove(folder)
+    if not stored:  # the same arrays are there if a run was killed after this save and repeats it
+      _remove_together(folder)
       _check_space(folder, leaves)
       _write_arrays(folder / 'arrays', arrays)
     watch()
     if jax.process_index() == 0:
       manifest['files'] = file_digests(folder)
-      storage.write_bytes(folder / 'manifest.json', sealed(manifest))
+      storage.write_bytes(folder / 'manifest.json', seal(manifest))
     processes.barrier(f'{folder} is complete')
     return read_manifest(folder)
   except BaseException as e:
-    if isinstance(e, errors.ConfigError):  # of `watch`: the folder is somebody else's
+    if isinstance(e, errors.ConfigError):  # from `watch`: another process owns the folder now
       raise
     if not stored:
-      with contextlib.suppress(Exception):  # a full disk must not stay full of halves
+      with contextlib.suppress(Exception):  # an incomplete checkpoint would keep a full disk full
         if jax.process_index() == 0:
-          remove_checkpoint(folder)
+          remove(folder)
     if not isinstance(e, Exception):
       raise
-    raise errors.CheckpointError(
-      f'{folder} could not be saved: {errors.brief(e)}; free space or mend its permissions'
-    ) from e
+    advice = '' if isinstance(e, errors.CheckpointError) else f'; {errors.write_advice(e)}'
+    raise errors.CheckpointError(f'{folder} could not be saved: {errors.brief(e)}{advice}') from e
 
 
 def restore(folder: epath.PathLike, target: Any = None, shardings: Any = None) -> Any:
-  """The tree, every leaf verified; like `target`, or nested dicts of numpy arrays without one.
+  """Returns the stored tree, with the structure of `target`, after checking every leaf's digest.
 
-  Leaves are of the target's kind: numpy where it holds numpy, otherwise on its devices, or on
-  `shardings` (one, or a tree of them). CheckpointError names the folder and the first leaf.
+  Without a target the tree is nested dicts of numpy arrays. With `shardings` (one sharding, or a
+  tree of shardings) every leaf is placed there. Otherwise a leaf is a numpy array where the target
+  holds a numpy array or a number, and else lies on the devices of the target's leaf. No leaf is
+  cast. CheckpointError names the folder and the first leaf that is damaged or does not fit.
   """
   folder = storage.path(folder)
   stored = read_manifest(folder)
-  compare(folder, stored, target)
-  return build_tree(folder, read_arrays(folder, stored), target, shardings)
+  tree_leaves.check_target(folder, stored['leaves'], target)
+  return tree_leaves.build(folder, read_arrays(folder, stored), target, shardings)
 
 
 def manifest(folder: epath.PathLike) -> dict | None:
-  """The manifest; None where the folder is not complete."""
+  """Returns the manifest of a complete checkpoint; None if it is missing or damaged."""
   try:
     return read_manifest(storage.path(folder))
   except Corrupt:
@@ -112,85 +103,136 @@ def manifest(folder: epath.PathLike) -> dict | None:
 
 
 def is_complete(folder: epath.PathLike) -> bool:
+  """Returns whether the folder holds a valid manifest, which a save writes last."""
   return manifest(folder) is not None
 
 
 def tree_digest(stored: dict) -> str:
-  """One digest over the names, shapes, dtypes and digests of all leaves of a manifest."""
-  return digest_of(stored['leaves'])
+  """Returns one digest over the names, shapes, dtypes and digests of all leaves of a manifest."""
+  return json_digest(stored['leaves'])
 
 
-# ---- leaves, digests, Orbax
+def read_manifest(folder: epath.Path) -> dict:
+  """Returns the manifest; Corrupt if it is missing or damaged."""
+  file = folder / 'manifest.json'
+  if not storage.exists(file):
+    raise Corrupt('incomplete', folder, 'there is no manifest.json, so its save was not finished')
+  stored = read_sealed(file, 'manifest')
+  if stored.get('format_version') != FORMAT_VERSION:
+    raise errors.CheckpointError(
+      f'{folder} has format_version {stored.get("format_version")}, this program reads '
+      f'{FORMAT_VERSION}; use the version of gdistill that wrote it'
+    )
+  return stored
 
 
-def inspect(folder: epath.Path, tree: Any) -> tuple[dict[str, Any], dict[str, dict]]:
-  """What to write and what the manifest says of it, by name; refuses what cannot come back."""
-  arrays, host, entries = {}, {}, {}
-  for name, leaf in _named(folder, tree).items():
-    try:
-      array = _host(leaf)
-    except Exception as e:
-      raise errors.CheckpointError(f'{folder}: leaf {name!r} is no array: {errors.brief(e)}') from e
-    if array.dtype.kind in 'OUSMm':
-      raise errors.CheckpointError(
-        f'{folder}: leaf {name!r} is {array.dtype}; put it in meta, or make it a number'
-      )
-    if jax.dtypes.issubdtype(array.dtype, np.inexact) and not np.isfinite(array).all():
-      raise errors.NumericsError(
-        f'{folder}: leaf {name!r} is not finite, so nothing was saved; '
-        'go on from the last good step with a smaller learning rate'
-      )
-    # On a shared disk every process writes its own shards of what one of them cannot see, and
-    # never holds more of the gathered ones than this.
-    spread = isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
-    if spread and storage.is_local(folder):
-      arrays[name], entries[name] = leaf, _leaf(array)
-    else:
-      arrays[name] = host[name] = array
-  return arrays, entries | dict(zip(host, _each(_leaf, host.values()), strict=True))
+def file_digests(folder: epath.Path) -> dict[str, dict]:
+  """Returns {name: {'bytes', 'digest'}} of the files in folder/arrays."""
+  arrays = folder / 'arrays'
+  found = storage.files(arrays)
+  digests = tree_leaves.in_threads(lambda name: storage.digest(arrays / name), found)
+  return {
+    name: {'bytes': size, 'digest': digest}
+    for (name, size), digest in zip(found.items(), digests, strict=True)
+  }
 
 
-def _each(function: Callable[[Any], Any], values: Iterable[Any]) -> list:
-  """The values' results in their order, from a thread a core: sha256 lets go of Python's lock."""
-  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
-    return list(threads.map(function, values))
+def read_arrays(folder: epath.Path, stored: dict) -> dict[str, np.ndarray]:
+  """Returns {name: whole array} of every leaf; Corrupt if a file or a leaf is not as stored."""
+  found = storage.files(folder / 'arrays')
+  for name, file in stored['files'].items():
+    if name not in found:
+      raise Corrupt('missing-file', folder, f'arrays/{name} is missing')
+    if found[name] != file['bytes']:
+      size = f'{found[name]} bytes, not {file["bytes"]}'
+      raise Corrupt('size', folder, f'arrays/{name} has {size}')
+  leaves = stored['leaves']
+  written = [n for n, leaf in leaves.items() if 0 not in leaf['shape']]
+  arrays = {}
+  try:
+    with _on_disk(folder / 'arrays') as disk:
+      if disk != folder / 'arrays':
+        for name in stored['files']:
+          storage.write_bytes(disk / name, storage.read_bytes(folder / 'arrays' / name))
+      # All digests are checked before Orbax reads a file: after an error in a damaged file, Orbax's
+      # threads keep running and raise later.
+      digests = tree_leaves.in_threads(lambda name: storage.digest(disk / name), stored['files'])
+      for digest, (name, file) in zip(digests, stored['files'].items(), strict=True):
+        if digest != file['digest']:
+          raise Corrupt('digest', folder, f'arrays/{name} does not match its digest')
+      if written:
+        arrays = ocp.PyTreeCheckpointHandler().restore(
+          disk,
+          args=ocp.args.PyTreeRestore(
+            item=dict.fromkeys(written, 0),
+            restore_args={n: ocp.RestoreArgs(restore_type=np.ndarray) for n in written},
+          ),
+        )
+  except Corrupt:
+    raise
+  except errors.CheckpointError as e:
+    _raise_unreadable(folder, e)
+  except Exception as e:
+    raise Corrupt('unreadable', folder, f'Orbax cannot read arrays: {errors.brief(e)}') from e
+  for name in leaves.keys() - set(written):
+    arrays[name] = np.zeros(leaves[name]['shape'], leaves[name]['dtype'])
+  arrays = {name: np.asarray(arrays[name]) for name in leaves}
+  entries = tree_leaves.in_threads(tree_leaves.entry, arrays.values())
+  for (name, leaf), entry in zip(leaves.items(), entries, strict=True):
+    if entry != leaf:
+      raise Corrupt('digest', folder, f'leaf {name!r} does not match its digest')
+  return arrays
 
 
-def _leaf(array: np.ndarray) -> dict:
-  """What the manifest says of a leaf."""
-  raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-  return _entry(array.shape, array.dtype, hashlib.sha256(raw).hexdigest())
+def remove(folder: epath.Path) -> None:
+  """Removes a checkpoint; the manifest goes first, so that a kill here leaves no false damage."""
+  storage.remove(folder / 'manifest.json')
+  storage.remove_tree(folder)
 
 
-def _named(folder: epath.Path, tree: Any) -> dict[str, Any]:
-  """{'params/down0_block0/conv1/kernel': leaf}, each name once."""
-  leaves = {}
-  for name, leaf in zip(states.names(tree), jax.tree.leaves(tree), strict=True):
-    if name in leaves:
-      raise errors.CheckpointError(f'{folder}: two leaves are named {name!r}; rename a key')
-    leaves[name] = leaf
-  for name in leaves:
-    for i, c in enumerate(name):
-      if c == '/' and name[:i] in leaves:
-        raise errors.CheckpointError(f'{folder}: {name[:i]!r} is a leaf and a branch; rename it')
-  return leaves
+# ---- JSON files that contain their own digest: manifest.json, and card.json of a finished round
 
 
-def _host(leaf: Any) -> np.ndarray:
-  """The whole leaf, also when its shards live on several hosts."""
-  if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-    return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
-  return np.asarray(leaf)
+def json_digest(value: Any) -> str:
+  """Returns the sha256 of the value's canonical JSON in hex digits."""
+  return hashlib.sha256(storage.dumps(value).encode()).hexdigest()
 
 
-def _entry(shape: tuple[int, ...], dtype: Any, digest: str) -> dict:
-  return {'shape': list(shape), 'dtype': np.dtype(dtype).name, 'digest': digest}
+def seal(value: dict) -> bytes:
+  """Returns the value as JSON with a digest of itself, by which a reader finds a flipped bit."""
+  return storage.dumps({**value, 'digest': json_digest(value)}).encode()
+
+
+def read_sealed(file: epath.Path, why: str) -> dict:
+  """Returns the value that a file from `seal` holds; Corrupt of kind `why` if it was changed."""
+  try:
+    data = storage.read_bytes(file)
+  except errors.CheckpointError as e:
+    _raise_unreadable(file.parent, e)
+  try:
+    value = json.loads(data)
+    value.pop('digest', None)
+    if data != seal(value):
+      raise ValueError('the contents do not match the digest in the file')
+  except Exception as e:
+    raise Corrupt(why, file.parent, f'{file.name} cannot be trusted: {errors.brief(e)}') from e
+  return value
+
+
+def _raise_unreadable(folder: epath.Path, e: errors.CheckpointError) -> NoReturn:
+  """Raises Corrupt on local disk; raises `e` itself for an object store that is out of reach."""
+  if storage.is_local(folder):
+    raise Corrupt('unreadable', folder, errors.brief(e)) from e
+  raise e
+
+
+# ---- Orbax
 
 
 def _write_arrays(folder: epath.Path, arrays: dict[str, Any]) -> None:
-  # Orbax refuses arrays without elements; the manifest knows all there is to know of them.
+  # Orbax refuses arrays without elements, and the manifest holds their shapes and dtypes.
   arrays = {name: array for name, array in arrays.items() if array.size}
-  alone = not storage.is_local(folder)
+  alone = not storage.is_local(folder)  # to an object store, process 0 writes all arrays
   if jax.process_index() == 0 and not alone:
     folder.mkdir(parents=True, exist_ok=True)
   processes.barrier(f'{folder} is made')
@@ -208,22 +250,13 @@ def _write_arrays(folder: epath.Path, arrays: dict[str, Any]) -> None:
         storage.sync_tree(folder)
 
 
-def _check_space(folder: epath.Path, leaves: dict[str, dict]) -> None:
-  """OSError in all processes where one has no room for the leaves, before the first byte."""
-  need, free = 0, math.inf
-  if storage.is_local(folder):
-    sizes = (math.prod(a['shape']) * jax.numpy.dtype(a['dtype']).itemsize for a in leaves.values())
-    need, free = sum(sizes), storage.free(folder)
-  if processes.any_process(free < need):
-    raise OSError(errno.ENOSPC, f'{need:,} bytes are needed and {free:,} are free')
-
-
 @contextlib.contextmanager
 def _on_disk(folder: epath.Path) -> Iterator[epath.Path]:
-  """Where Orbax works: the folder, or for an object store a local one that is copied as files.
+  """Yields the local folder in which Orbax works: a temporary folder if `folder` is in a store.
 
-  Orbax 0.12 turns s3://bucket into the relative path s3:/bucket, and its calls on other stores
-  could not be tested: so they only ever see plain puts and gets, of this module.
+  The caller copies the files between a temporary folder and the store. Orbax itself never sees an
+  object store: Orbax 0.12 turns s3://bucket into the relative path s3:/bucket, and its calls on
+  other stores could not be tested.
   """
   if storage.is_local(folder):
     yield folder
@@ -232,176 +265,19 @@ def _on_disk(folder: epath.Path) -> Iterator[epath.Path]:
       yield storage.path(scratch)
 
 
-def file_digests(folder: epath.Path) -> dict[str, dict]:
-  arrays = folder / 'arrays'
-  found = storage.files(arrays)
-  digests = _each(lambda name: storage.digest(arrays / name), found)
-  return {
-    name: {'bytes': size, 'digest': digest}
-    for (name, size), digest in zip(found.items(), digests, strict=True)
-  }
+def _check_space(folder: epath.Path, leaves: dict[str, dict]) -> None:
+  """Raises OSError in every process if one process has too little disk space for the leaves."""
+  need, free = 0, math.inf
+  if storage.is_local(folder):
+    sizes = (math.prod(a['shape']) * jax.numpy.dtype(a['dtype']).itemsize for a in leaves.values())
+    need, free = sum(sizes), storage.free(folder)
+  if processes.any_process(free < need):
+    raise OSError(errno.ENOSPC, f'{need:,} bytes are needed and {free:,} are free')
 
 
-def read_arrays(folder: epath.Path, stored: dict) -> dict[str, np.ndarray]:
-  """Every leaf on this host, equal to its digest."""
-  found = storage.files(folder / 'arrays')
-  for name, file in stored['files'].items():
-    if name not in found:
-      raise Corrupt('missing-file', folder, f'arrays/{name} is missing')
-    if found[name] != file['bytes']:
-      size = f'{found[name]} bytes, not {file["bytes"]}'
-      raise Corrupt('size', folder, f'arrays/{name} has {size}')
-  leaves = stored['leaves']
-  written = [n for n, leaf in leaves.items() if 0 not in leaf['shape']]
-  arrays = {}
-  try:
-    with _on_disk(folder / 'arrays') as disk:
-      # Orbax is shown no damaged file: its threads outlive the parse error and raise later.
-      if disk != folder / 'arrays':
-        for name in stored['files']:
-          storage.write_bytes(disk / name, storage.read_bytes(folder / 'arrays' / name))
-      digests = _each(lambda name: storage.digest(disk / name), stored['files'])
-      for digest, (name, file) in zip(digests, stored['files'].items(), strict=True):
-        if digest != file['digest']:
-          raise Corrupt('digest', folder, f'arrays/{name} does not match its digest')
-      if written:
-        arrays = ocp.PyTreeCheckpointHandler().restore(
-          disk,
-          args=ocp.args.PyTreeRestore(
-            item=dict.fromkeys(written, 0),
-            restore_args={n: ocp.RestoreArgs(restore_type=np.ndarray) for n in written},
-          ),
-        )
-  except Corrupt:
-    raise
-  except errors.CheckpointError as e:
-    if storage.is_local(folder):
-      raise Corrupt('unreadable', folder, errors.brief(e)) from e
-    raise  # a store that cannot be reached has not lost anything
-  except Exception as e:
-    raise Corrupt('unreadable', folder, f'Orbax cannot read arrays: {errors.brief(e)}') from e
-  for name in leaves.keys() - set(written):
-    arrays[name] = np.zeros(leaves[name]['shape'], leaves[name]['dtype'])
-  arrays = {name: np.asarray(arrays[name]) for name in leaves}
-  for (name, leaf), found in zip(leaves.items(), _each(_leaf, arrays.values()), strict=True):
-    if found != leaf:
-      raise Corrupt('digest', folder, f'leaf {name!r} does not match its digest')
-  return arrays
-
-
-def compare(folder: epath.Path, stored: dict, target: Any) -> None:
-  """Names the first leaf in which the target wants something else; nothing is ever cast."""
-  if target is None:
-    return
-  leaves = stored['leaves']
-  wanted = _named(folder, target)
-  remedy = 'use the model and optimiser it was saved with, or another folder'
-  for name, leaf in wanted.items():
-    if name not in leaves:
-      raise errors.CheckpointError(f'{folder} has no leaf {name!r}; {remedy}')
-    leaf = leaf if hasattr(leaf, 'dtype') else np.asarray(leaf)
-    here, there = leaves[name], _entry(leaf.shape, leaf.dtype, '')
-    for field in ('dtype', 'shape'):
-      if here[field] != there[field]:
-        raise errors.CheckpointError(
-          f'{folder}: leaf {name!r} has {field} {here[field]} and {there[field]} is wanted '
-          f'({here["dtype"]}{here["shape"]}, {there["dtype"]}{there["shape"]}); {remedy}'
-        )
-  extra = sorted(set(leaves) - set(wanted))
-  if extra:
-    raise errors.CheckpointError(
-      f'{folder} has a leaf {extra[0]!r} ({len(extra)} in all) that is not wanted; {remedy}'
-    )
-
-
-def build_tree(
-  folder: epath.Path, arrays: dict[str, np.ndarray], target: Any, shardings: Any
-) -> Any:
-  if target is None:
-    tree = {}
-    for name, array in arrays.items():
-      node = tree
-      *branches, last = name.split('/')
-      for branch in branches:
-        node = node.setdefault(branch, {})
-      node[last] = array
-    target = tree
-  wanted, treedef = _named(folder, target), jax.tree.structure(target)
-  if shardings is None:
-    places = [getattr(like, 'sharding', None) for like in wanted.values()]
-  elif isinstance(shardings, jax.sharding.Sharding):
-    places = [shardings] * len(wanted)
-  else:
-    places = treedef.flatten_up_to(shardings)
-  return treedef.unflatten(
-    _place(folder, name, arrays[name], like, place)
-    for (name, like), place in zip(wanted.items(), places, strict=True)
-  )
-
-
-def _place(folder: epath.Path, name: str, array: np.ndarray, like: Any, place: Any) -> Any:
-  if place is None:
-    if not isinstance(like, (jax.Array, jax.ShapeDtypeStruct)):
-      return array
-    placed = jax.numpy.array(array)
-  else:
-    # Every process holds the whole leaf; each shard gets a buffer of its own, since a donated
-    # state whose replicas share memory is a crash.
-    placed = jax.make_array_from_callback(array.shape, place, lambda i: np.array(array[i]))
-  if placed.dtype != array.dtype:
-    raise errors.CheckpointError(
-      f'{folder}: leaf {name!r} would be cast from {array.dtype} to {placed.dtype}; '
-      'set jax_enable_x64 as in the run that saved it'
-    )
-  return placed
-
-
-def read_manifest(folder: epath.Path) -> dict:
-  file = folder / 'manifest.json'
-  if not storage.exists(file):
-    raise Corrupt('incomplete', folder, 'there is no manifest.json: a save that did not end')
-  stored = unseal(file, 'manifest')
-  if stored.get('format_version') != FORMAT_VERSION:
-    raise errors.CheckpointError(
-      f'{folder} has format_version {stored.get("format_version")}, this program reads '
-      f'{FORMAT_VERSION}; use the version of gdistill that wrote it'
-    )
-  return stored
-
-
-def digest_of(value: Any) -> str:
-  return hashlib.sha256(storage.dumps(value).encode()).hexdigest()
-
-
-def sealed(value: dict) -> bytes:
-  """JSON with a digest of itself: a flipped bit in it is found like one in an array."""
-  return storage.dumps({**value, 'digest': digest_of(value)}).encode()
-
-
-def unseal(file: epath.Path, why: str) -> dict:
-  try:
-    data = storage.read_bytes(file)
-  except errors.CheckpointError as e:
-    if storage.is_local(file):
-      raise Corrupt('unreadable', file.parent, errors.brief(e)) from e
-    raise  # a store that cannot be reached has not lost anything
-  try:
-    value = json.loads(data)
-    value.pop('digest', None)
-    if data != sealed(value):
-      raise ValueError('it does not match its own digest')
-  except Exception as e:
-    raise Corrupt(why, file.parent, f'{file.name} cannot be trusted: {errors.brief(e)}') from e
-  return value
-
-
-def _remove(folder: epath.Path) -> None:
+def _remove_together(folder: epath.Path) -> None:
+  """Removes a checkpoint while no process reads or writes it: every process must call this."""
   processes.barrier(f'{folder} is left')
   if jax.process_index() == 0:
-    remove_checkpoint(folder)
+    remove(folder)
   processes.barrier(f'{folder} is gone')
-
-
-def remove_checkpoint(folder: epath.Path) -> None:
-  storage.remove(folder / 'manifest.json')  # first: half a removal is no damaged checkpoint
-  storage.remove_tree(folder)

@@ -1,4 +1,4 @@
-"""A finished round on disk: its parameters, and card.json, which is written last."""
+"""A finished round on disk: its parameters in params/, and card.json, which is written last."""
 
 from typing import Any
 
@@ -8,20 +8,24 @@ from etils import epath
 from gdistill import errors
 from gdistill.devices import processes
 from gdistill.workdir import checkpoints
+from gdistill.workdir import leaves
 from gdistill.workdir import storage
 
+# Suffixes of files in which other programs keep weights.
 _FOREIGN = ('.pt', '.pth', '.pkl', '.ckpt', '.bin', '.npz', '.h5', '.msgpack', '.safetensors')
 
 
-# ---- a round: params/ and card.json
-
-
 def finish(folder: epath.PathLike, params: Any, card: dict) -> dict:
-  """Saves folder/params, then card.json, which makes the round finished; returns the card."""
+  """Saves folder/params, then card.json, which makes the round finished; returns the card.
+
+  The card gets 'params_digest'. A finished round is left as it is: CheckpointError if its
+  parameters are not `params`.
+  """
   folder = storage.path(folder)
   if is_finished(folder):
     done = read_card(folder)
-    if done['params_digest'] != checkpoints.digest_of(checkpoints.inspect(folder, params)[1]):
+    _, entries = leaves.collect(folder, params)
+    if done['params_digest'] != checkpoints.json_digest(entries):
       raise errors.CheckpointError(
         f'{folder} is finished, with other parameters; choose another folder or remove this one'
       )
@@ -31,16 +35,22 @@ def finish(folder: epath.PathLike, params: Any, card: dict) -> dict:
     'params_digest': checkpoints.tree_digest(checkpoints.save(folder / 'params', params)),
   }
   if jax.process_index() == 0:
-    storage.write_once(folder / 'card.json', checkpoints.sealed(card))
+    storage.write_once(folder / 'card.json', checkpoints.seal(card))
   processes.barrier(f'{folder} is finished')
   return read_card(folder)
 
 
 def is_finished(folder: epath.PathLike) -> bool:
+  """Returns whether the folder has a card.json, undamaged or not."""
   return storage.exists(storage.path(folder) / 'card.json')
 
 
 def read_card(folder: epath.PathLike) -> dict:
+  """Returns the card of a finished round.
+
+  ConfigError if the folder is no round; CheckpointError if the folder does not exist, the round is
+  not finished, or the card is damaged.
+  """
   folder = storage.path(folder)
   if folder.suffix.lower() in _FOREIGN:
     raise errors.ConfigError(
@@ -51,16 +61,16 @@ def read_card(folder: epath.PathLike) -> dict:
       raise errors.CheckpointError(f'{folder} does not exist; check the path of the round folder')
     if storage.list_dir(folder / 'steps') or storage.exists(folder / 'params'):
       raise errors.CheckpointError(
-        f'{folder} is a round without card.json: it was not finished; run it to its end'
+        f'{folder} is a round without card.json: it was not finished; repeat the command'
       )
     raise errors.ConfigError(
       f'{folder} is not a round folder: it has no card.json; name the folder of a finished round'
     )
-  return checkpoints.unseal(folder / 'card.json', 'card')
+  return checkpoints.read_sealed(folder / 'card.json', 'card')
 
 
 def params_digest(folder: epath.PathLike) -> str:
-  """The digest of a finished round's parameters, which its card and its manifest agree on."""
+  """Returns the digest of a finished round's parameters; Corrupt if card and manifest differ."""
   folder = storage.path(folder)
   wanted = read_card(folder).get('params_digest')
   if wanted != checkpoints.tree_digest(checkpoints.read_manifest(folder / 'params')):
@@ -71,5 +81,6 @@ def params_digest(folder: epath.PathLike) -> str:
 
 
 def read_params(folder: epath.PathLike, target: Any = None, shardings: Any = None) -> Any:
-  params_digest(folder)
+  """Returns the parameters of a finished round, restored as in `checkpoints.restore`."""
+  params_digest(folder)  # raises if params/ belongs to another round than the card
   return checkpoints.restore(storage.path(folder) / 'params', target, shardings)

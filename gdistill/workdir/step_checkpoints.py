@@ -1,8 +1,6 @@
 """The numbered checkpoints of a round in training: saved in the background, pruned, restored."""
 
 import concurrent.futures
-import errno
-import os
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -14,12 +12,11 @@ from etils import epath
 from gdistill import errors
 from gdistill.devices import processes
 from gdistill.workdir import checkpoints
+from gdistill.workdir import leaves
 from gdistill.workdir import storage
 
-_RETRY = 5.0  # seconds: a store's passing fault, or a disk that somebody is clearing
-
-
-# ---- a folder of steps
+# Seconds before a failed save is repeated: by then a store may answer again, or a disk have room.
+_RETRY = 5.0
 
 
 def save_step(
@@ -28,11 +25,12 @@ def save_step(
   tree: Any,
   meta: dict | None = None,
   keep: int = 3,
-  watch: checkpoints.Watch = checkpoints.no_watch,
+  watch: checkpoints.Watch = lambda: None,
 ) -> dict:
-  """Saves folder/<step>; once it is complete removes older steps beyond `keep`, and halves.
+  """Saves the checkpoint folder/<step> and returns its manifest.
 
-  `watch` as of `save`.
+  Once the checkpoint is complete, older steps beyond the newest `keep`, and incomplete steps, are
+  removed. `watch` is called as in `checkpoints.save`. ConfigError if `keep` is below 1.
   """
   if keep < 1:
     raise errors.ConfigError(f'{keep=} must be at least 1')
@@ -43,22 +41,28 @@ def save_step(
   if jax.process_index() == 0:
     try:
       _prune(folder, step, keep - 1)
-    except Exception as e:  # the new step is safe: no reason to end the run
-      logging.warning('steps before %s/%s were not looked at: %s', folder, step, errors.brief(e))
+    except Exception as e:  # no reason to end the run, because the new step is safe
+      logging.warning(
+        'old steps before %s/%s could not be removed: %s', folder, step, errors.brief(e)
+      )
   return stored
 
 
 def _prune(folder: epath.Path, step: int, keep: int) -> None:
-  """Removes complete steps before `step` beyond the newest `keep`, and what is half written."""
+  """Removes complete steps before `step` beyond the newest `keep`, and incomplete steps."""
   steps = [s for s in _steps(folder) if s != step]
-  # By a listing, which raises where the store cannot be reached: a step is not half for that.
-  halves = [s for s in steps if 'manifest.json' not in storage.list_dir(folder / str(s))]
+  # A listing raises if the store cannot be reached. `storage.exists` might return False instead,
+  # and a complete step would be removed as incomplete.
+  incomplete = [s for s in steps if 'manifest.json' not in storage.list_dir(folder / str(s))]
   older = [s for s in steps if s < step and checkpoints.is_complete(folder / str(s))]
-  _remove_steps(folder, halves + older[: max(0, len(older) - keep)])
+  _remove_steps(folder, incomplete + older[: max(0, len(older) - keep)])
 
 
 def _make_room(folder: epath.Path, step: int) -> None:
-  """Removes all complete steps before `step` but the newest that is sound in every file."""
+  """Keeps the newest undamaged step before `step`, and removes all complete steps before that one.
+
+  Removes nothing if every complete step is damaged.
+  """
   older = [s for s in _steps(folder) if s < step and checkpoints.is_complete(folder / str(s))]
   for newest in reversed(older):
     one = folder / str(newest)
@@ -70,33 +74,20 @@ def _make_room(folder: epath.Path, step: int) -> None:
 def _remove_steps(folder: epath.Path, steps: Iterable[int]) -> None:
   for s in steps:
     try:
-      checkpoints.remove_checkpoint(folder / str(s))
-    except Exception as e:  # what is newer is safe: no reason to end the run
+      checkpoints.remove(folder / str(s))
+    except Exception as e:  # no reason to end the run, because a newer step is safe
       logging.warning('step %s/%s was not removed: %s', folder, s, errors.brief(e))
 
 
-def _is_full(e: BaseException | None) -> bool:
-  """Whether a disk or a quota is used up, at the bottom of it."""
-  while e is not None:
-    if getattr(e, 'errno', None) in (errno.ENOSPC, errno.EDQUOT):
-      return True
-    if os.strerror(errno.ENOSPC) in str(e):  # by other libraries' own errors
-      return True
-    e = e.__cause__
-  return False
-
-
 class Saver:
-  """save_step in the background: `save` returns once the state is copied to this host.
+  """A background thread that calls `save_step`, one save at a time, and keeps the newest `keep`.
 
-  One save is under way at a time. What went wrong with it is raised by the next `check`, `save` or
-  `wait`. Several processes save in the foreground, all together: their barriers would meet those
-  of the training in another order.
+  If a save fails, the next `check`, `save` or `wait` raises its error. In a run of several
+  processes `save` itself saves and waits: in a thread, the barriers of a save could meet the
+  barriers of training in another order on each process.
   """
 
-  def __init__(
-    self, folder: epath.PathLike, keep: int, watch: checkpoints.Watch = checkpoints.no_watch
-  ):
+  def __init__(self, folder: epath.PathLike, keep: int, watch: checkpoints.Watch = lambda: None):
     self._folder, self._keep, self._watch = storage.path(folder), keep, watch
     self._thread = concurrent.futures.ThreadPoolExecutor(1, 'gdistill-save')
     self._pending: concurrent.futures.Future | None = None
@@ -105,21 +96,25 @@ class Saver:
     return self
 
   def __exit__(self, kind, *exc) -> None:
-    self._thread.shutdown(wait=True)  # a save that is under way is not left half done
+    self._thread.shutdown(wait=True)  # a save in progress is finished
     try:
       self.wait()
     except Exception as e:
       if kind is None:
         raise
-      logging.error('a save failed as well: %s', errors.brief(e))  # never hides what ended the run
+      # Raised here, the error of the save would hide the error that ended the run.
+      logging.error('a save failed as well: %s', errors.brief(e))
 
   def save(self, step: int, tree: Any) -> None:
+    """Starts the save of `step`, and returns when the tree has been copied to this host's memory.
+
+    Waits for the save before it.
+    """
     self.wait()
     if jax.process_count() > 1:
       self._save_step(step, tree)
       return
-    # Its own memory: the training goes on in the buffers that the tree has now, which a CPU shows
-    # as they are.
+    # On CPU, device_get may return views of the tree's buffers, which the next update overwrites.
     tree = jax.tree.map(lambda a: a if a.flags.owndata else a.copy(), jax.device_get(tree))
     self._pending = self._thread.submit(self._save, step, tree)
 
@@ -127,9 +122,9 @@ class Saver:
     try:
       self._save_step(step, tree)
     except errors.CheckpointError as e:
-      logging.warning('the save of step %s is tried once more: %s', step, e)
+      logging.warning('the save of step %s failed and is tried once more: %s', step, e)
       time.sleep(_RETRY)
-      if _is_full(e):
+      if errors.is_full(e):
         _make_room(self._folder, step)
       self._save_step(step, tree)
 
@@ -137,12 +132,12 @@ class Saver:
     save_step(self._folder, step, tree, keep=self._keep, watch=self._watch)
 
   def check(self) -> None:
-    """Raises what went wrong with a save that has ended."""
+    """Raises the error of the last save if it has failed; does not wait for a save in progress."""
     if self._pending is not None and self._pending.done():
       self.wait()
 
   def wait(self) -> None:
-    """Returns when no save is under way."""
+    """Waits for the save in progress, and raises its error if it failed."""
     pending, self._pending = self._pending, None
     if pending is not None:
       pending.result()
@@ -151,64 +146,69 @@ class Saver:
 def restore_latest(
   folder: epath.PathLike, target: Any = None, shardings: Any = None
 ) -> tuple[int, Any, dict] | None:
-  """(step, tree, meta) of the newest sound step; None where no step was ever completed.
+  """Returns (step, tree, meta) of the newest undamaged step; None if no step was ever completed.
 
-  Damaged steps are set aside on the way, never removed. CheckpointError when none is sound, and
-  at once when a sound one does not fit the target, which is no damage.
+  Newer steps that are damaged are set aside, not removed. CheckpointError if every step is damaged,
+  or if the leaves of an undamaged step are not those of the target. `target` and `shardings` are
+  as in `checkpoints.restore`.
   """
   folder = storage.path(folder)
-  rejected = _set_aside_before(folder)
+  rejected = _already_set_aside(folder)
   steps = _steps(folder)
   processes.barrier(f'{folder} is listed')
   for step in reversed(steps):
     one, damage, stored, arrays = folder / str(step), None, None, None
     if not storage.exists(one / 'manifest.json'):
-      logging.warning('step %s is ignored: its save was not finished', one)
+      logging.warning('%s is ignored: the save of this step was not finished', one)
       continue
     try:
       stored = checkpoints.read_manifest(one)
       if stored['meta'].get('step') != step:
         raise checkpoints.Corrupt(
-          'manifest', one, f'manifest.json is of step {stored["meta"].get("step")}'
+          'manifest', one, f'manifest.json belongs to step {stored["meta"].get("step")}'
         )
-      checkpoints.compare(one, stored, target)
+      leaves.check_target(one, stored['leaves'], target)
       arrays = checkpoints.read_arrays(one, stored)
     except checkpoints.Corrupt as e:
       damage = e
     if processes.any_process(damage is not None):
-      damage = damage or checkpoints.Corrupt('elsewhere', one, 'damaged as seen by another process')
+      damage = damage or checkpoints.Corrupt('elsewhere', one, 'another process finds it damaged')
       rejected[str(step)] = damage.why
       if jax.process_index() == 0:
         _set_aside(folder, step, damage)
       continue
-    return step, checkpoints.build_tree(one, arrays, target, shardings), stored['meta']
+    return step, leaves.build(one, arrays, target, shardings), stored['meta']
   if rejected:
     each = ', '.join(f'{name} ({why})' for name, why in rejected.items())
     raise errors.CheckpointError(
-      f'{folder}: every step is damaged: {each}; restore one from a copy, '
-      'or remove the folder to start this round afresh'
+      f'{folder}: every step is damaged: {each}; restore one step from a copy, '
+      'or remove the folder to start this round again'
     )
   return None
 
 
 def _steps(folder: epath.Path) -> list[int]:
-  """The numbers of the steps that have not been set aside, ascending."""
+  """Returns the steps in the folder that have not been set aside, in ascending order."""
   names = [n for n in storage.list_dir(folder) if n.isascii() and n.isdigit()]
   return sorted(int(n) for n in names if not storage.exists(folder / n / 'CORRUPT.json'))
 
 
-def _set_aside_before(folder: epath.Path) -> dict[str, str]:
+def _already_set_aside(folder: epath.Path) -> dict[str, str]:
+  """Returns {name: kind of damage} of the steps that an earlier restore has set aside."""
   found = {}
   for name in storage.list_dir(folder):
     if '.corrupt-' in name:
       found[name] = name.partition('.corrupt-')[2]
     elif storage.exists(folder / name / 'CORRUPT.json'):
-      found[name] = 'CORRUPT.json says why'
+      found[name] = 'see its CORRUPT.json'
   return found
 
 
 def _set_aside(folder: epath.Path, step: int, damage: checkpoints.Corrupt) -> None:
-  """Out of the way, with one line in the log; object stores cannot rename, so a marker there."""
+  """Renames a damaged step, or marks it with CORRUPT.json in an object store, which cannot rename.
+
+  Logs one line; a step that cannot be renamed or marked stays, with a warning.
+  """
   logging.error('step %s is set aside (%s): %s', step, damage.why, damage)
   try:
     if storage.is_local(folder):
@@ -220,4 +220,4 @@ def _set_aside(folder: epath.Path, step: int, damage: checkpoints.Corrupt) -> No
       marker = {'why': damage.why, 'message': str(damage)}
       storage.write_json(folder / str(step) / 'CORRUPT.json', marker)
   except (OSError, errors.CheckpointError) as e:
-    logging.warning('step %s stays where it is: %s', step, errors.brief(e))
+    logging.warning('the damaged step %s could not be set aside: %s', step, errors.brief(e))

@@ -82,7 +82,7 @@ def write_bytes(p: epath.PathLike, data: bytes) -> None:
     else:
       p.write_bytes(data)  # a single put is atomic in an object store
   except Exception as e:
-    raise _cannot('write', p, e, 'free disk space or fix its permissions') from e
+    raise _cannot('write', p, e, errors.write_advice(e)) from e
 
 
 def write_once(p: epath.PathLike, data: bytes) -> bool:
@@ -104,7 +104,7 @@ def write_once(p: epath.PathLike, data: bytes) -> bool:
     if exists(p):
       return False
   except Exception as e:
-    raise _cannot('write', p, e, 'free disk space or fix its permissions') from e
+    raise _cannot('write', p, e, errors.write_advice(e)) from e
   write_bytes(p, data)
   return True
 

@@ -477,7 +477,7 @@ def test_networks_that_cannot_be_walked_both_ways_are_refused(
     ('edit', ['--label=none'], 2, 'has learned no picture without a class'),
     ('edit', ['--prompt=a cat'], 2, 'is not conditioned on text; give --label'),
     ('edit', ['--negative_prompt=blue'], 2, '02_progressive_2 is not conditioned on text'),
-    ('edit', ['--num_steps=4'], 2, 'distilled for 2; sample with --num_steps=2'),
+    ('edit', ['--num_steps=4'], 2, 'distilled for num_steps=2; use --num_steps=2'),
     ('edit', ['--image=nothing.png'], 3, '--image=nothing.png does not exist'),
     ('edit', ['--size=16x16'], 2, 'works at 8x8 alone'),
     ('edit', ['--size=16'], 2, 'must be WIDTHxHEIGHT'),

@@ -68,7 +68,7 @@ def test_sample_writes_a_picture_for_every_label_and_seed(workdir, tmp_path, cap
 @pytest.mark.parametrize(
   ('more', 'code', 'words'),
   [
-    (['--num_steps=4'], 2, 'outside the grid of this student, which was distilled for 2'),
+    (['--num_steps=4'], 2, '--num_steps=4: this student was distilled for num_steps=2; use'),
     (['--sampler=stochastic'], 2, 'use --sampler=ddim'),
     (['--sampler=euler'], 2, 'must be one of ddim'),
     (['--labels=10'], 2, 'numbers from 0 to 9'),

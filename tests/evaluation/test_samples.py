@@ -93,7 +93,9 @@ def test_others_statistics_give_their_distance_and_no_more(sets, tmp_path, capsy
   assert 'precision' not in row and row['reference_split'] == 'unknown'
   np.savez(tmp_path / 'other.npz', mu=np.zeros(3), sigma=np.eye(3))
   assert command.main([f'--images={drawn}', f'--reference={tmp_path}/other.npz']) == 2
-  assert 'features of inception have 4: another network made it' in capsys.readouterr().err
+  assert (
+    'features of inception have 4 values: another network made the file' in capsys.readouterr().err
+  )
 
 
 @pytest.mark.parametrize(
@@ -107,7 +109,7 @@ def test_others_statistics_give_their_distance_and_no_more(sets, tmp_path, capsy
     (['--images={}/drawn', '--reference={}/bad.npz'], 3, 'is not readable'),
     (['--images={}/one', '--reference={}/real'], 2, 'holds 1 picture; a distance needs at least 2'),
     (['--images={}/large', '--reference={}/real'], 3, 'are 9 x 9; resize one set'),
-    (['--images={}/large', '--reference={}/small.npz'], 3, 'is of pictures of 8 x 8 pixels'),
+    (['--images={}/large', '--reference={}/small.npz'], 3, 'made from pictures of 8 x 8 pixels'),
     (['--workdir={}', '--config.teacher.lr=1'], 2, 'only --config.evaluation.key=value'),
     (['--workdir={}', '--resize=half_pixel'], 2, '--resize=half_pixel says nothing where --work'),
     (['--workdir={}', '--out=x.json'], 2, '--out=x.json says nothing where --workdir is given'),

@@ -1,3 +1,5 @@
+"""Tests of signals: the first is remembered, the second exits, and workers keep their own."""
+
 import os
 import signal
 import subprocess

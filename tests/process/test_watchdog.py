@@ -1,3 +1,5 @@
+"""Tests of the watchdog: its limits, the stacks that it writes, and the exit code."""
+
 import math
 import os
 import pathlib
@@ -14,7 +16,7 @@ from gdistill.process import watchdog
 ROOT = pathlib.Path(__file__).parents[2]
 STUCK = """
 import sys, threading, time
-from gdistill import interrupt, watchdog
+from gdistill.process import interrupt, watchdog
 folder, kind, disk = sys.argv[1:]
 
 def stuck_here():
@@ -116,12 +118,8 @@ def test_slow_steps_are_given_thirty_times_their_median(tmp_path, step, limit):
   with dog.patient():
     assert dog._limit() == 600.0
     with dog.steady():
-      for seconds in (
-        0.0,
-        step,
-        80.0,
-        step,
-      ):  # the step of 80 s and the step of 0 s do not change the median
+      # The steps of 0 s and of 80 s do not change the median.
+      for seconds in (0.0, step, 80.0, step):
         dog._still = seconds
         dog.moved()
         assert dog._limit() == 600.0  # too few steps for a median

@@ -1,7 +1,7 @@
-"""How the files beside this one were made, by the version whose format they have; not run again.
+"""The program that wrote the files in format*/, in the version of each format; not run again.
 
-A leaf's numbers are a formula of its name and their places, so that what is read can be checked
-against no file: (i mod 251 - 125) / 2^(1 + crc32(name) mod 8), exact in every float.
+The numbers of a leaf follow a formula, so that a test can check them without a second file: number
+i of a leaf is (i mod 251 - 125) / 2^(1 + crc32(name) mod 8), which every float type holds exactly.
 """
 
 import pathlib
@@ -24,13 +24,13 @@ from gdistill.workdir import step_checkpoints
 
 
 def numbers(name: str, shape: tuple[int, ...]) -> np.ndarray:
-  """What a leaf of this name holds."""
+  """Returns the numbers of the leaf with this name."""
   places = np.arange(int(np.prod(shape)), dtype=np.int64)
   return ((places % 251 - 125) / 2.0 ** (1 + zlib.crc32(name.encode()) % 8)).reshape(shape)
 
 
 def filled(tree):
-  """The tree with the numbers of each leaf, in its dtype."""
+  """Returns the tree with the numbers of each leaf in place of the leaf, in the leaf's dtype."""
   leaves, treedef = jax.tree.flatten(tree)
   made = [
     np.asarray(numbers(name, leaf.shape)).astype(leaf.dtype)
@@ -40,7 +40,7 @@ def filled(tree):
 
 
 def recipe() -> recipes.Recipe:
-  """The digits at a size that a repository can hold, in the settings that diffusers has."""
+  """Returns the digits recipe, small enough for a repository, with settings that diffusers has."""
   config = edge.load_config('configs/digits.py:tiny', [])
   config['model'].update(
     channels=4, multipliers=(1,), emb_channels=16, w_features=4, groups=2, w_scale=1000.0
@@ -49,7 +49,7 @@ def recipe() -> recipes.Recipe:
 
 
 def state():
-  """A round's state, as a step holds it."""
+  """Returns the training state of a round, as a step holds it."""
   made = recipe()
   net = networks.build(made.model, takes_w=True, noise_settings=made.noise)
   params = networks.initial_params(net, made.model, jax.random.key(0))
@@ -57,7 +57,7 @@ def state():
 
 
 def card():
-  """What a finished round of one step says of itself."""
+  """Returns the card of a finished round with one sampling step."""
   made = recipe()
   plain = reading.to_dict(made)
   return {

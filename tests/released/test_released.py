@@ -1,4 +1,4 @@
-"""Checkpoints and exports of every format that was released: read to the bit, for ever."""
+"""Tests that checkpoints and exports of every released format are still read bit for bit."""
 
 import pathlib
 import shutil
@@ -24,7 +24,7 @@ def test_the_format_of_this_version_is_among_them():
 
 
 def holds(tree):
-  """Every leaf what the formula says, in the dtype it was saved in."""
+  """Checks that every leaf holds the numbers of the formula in make.py, in its saved dtype."""
   for name, leaf in zip(states.names(tree), jax.tree.leaves(tree), strict=True):
     wanted = make.numbers(name, leaf.shape).astype(leaf.dtype)
     np.testing.assert_array_equal(np.asarray(leaf), wanted, err_msg=name)
@@ -41,7 +41,7 @@ def test_a_step(folder, tmp_path):
 @pytest.mark.parametrize('folder', FORMATS, ids=lambda f: f.name)
 def test_a_finished_round(folder):
   found = folders.read_folder(folder / 'round')
-  holds({'params': found.params})  # by the names that the step has
+  holds({'params': found.params})  # the formula uses the names that leaves have in a step
   assert found.card['num_steps'] == 1 and found.takes_w
   sampling.check_steps(folder, found.card, 1, 'ddim')
 
@@ -51,4 +51,4 @@ def test_an_export(folder, tmp_path):
   importing.run(str(folder / 'export'), storage.path(tmp_path / 'round'))
   found = folders.read_folder(tmp_path / 'round')
   assert found.card['num_steps'] == 1 and found.takes_w
-  holds({'params': found.params})  # by the names that the step has
+  holds({'params': found.params})  # the formula uses the names that leaves have in a step

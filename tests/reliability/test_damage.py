@@ -39,7 +39,7 @@ def bits(tree):
 
 
 class Steps:
-  """Steps 1 and 2 of a round in a folder; `anew` restores the files after each damage."""
+  """Steps 1 and 2 of a round in a folder, of which `copied` makes an undamaged copy each time."""
 
   def __init__(self, folder, recipe):
     self.sound, self.folder = folder / 'sound', folder / 'steps'
@@ -49,7 +49,7 @@ class Steps:
     self.bits = {s: bits(tree) for s, tree in self.trees.items()}
     self.files = sorted(storage.files(self.sound / '2'))
 
-  def anew(self):
+  def copied(self):
     shutil.rmtree(self.folder, ignore_errors=True)
     shutil.copytree(self.sound, self.folder)
     return self.folder / '2'
@@ -102,7 +102,7 @@ def test_every_file_in_every_way(steps, record_property):
   found = []
   for kind in DAMAGES:
     for name in steps.files:
-      newest = steps.anew()
+      newest = steps.copied()
       # The number and the names of Orbax's data files differ between saves.
       older = steps.folder / '1' / name
       others = [steps.folder / '1' / n for n in sorted(storage.files(steps.folder / '1'))]
@@ -126,7 +126,7 @@ def test_a_flipped_bit_anywhere(steps, count, record_property):
   draw, found = random.Random(0), []
   sizes = storage.files(steps.sound / '2')
   for i in range(count):
-    newest = steps.anew()
+    newest = steps.copied()
     # Every second file is drawn by size: most bits belong to arrays, but most files do not.
     weights = None if i % 2 else list(sizes.values())
     file = newest / draw.choices(list(sizes), weights)[0]

@@ -43,8 +43,8 @@ def written(path, data):
 def test_damaged_weights(tmp_path, cases):
   def read(bad):
     found = files.weights(written(tmp_path / 'model.safetensors', bad))
-    # A safetensors file has no checksum, so numbers may change; whoever builds a network from the
-    # arrays checks them.
+    # A safetensors file has no checksum, so numbers may change. The code that builds a network from
+    # the arrays checks the arrays.
     assert all(isinstance(a, np.ndarray) for a in found.values())
 
   assert damage.fuzz(safetensors.numpy.save(arrays()), cases, read) > cases // 3

@@ -11,9 +11,8 @@ import pytest
 SCRIPT = """
 import json, os, sys, threading
 import jax
-from gdistill.training import loop
-from gdistill.cli import edge
 from gdistill.cli import train as command
+from gdistill.training import loop
 
 every, rows, compiled, looks = int(sys.argv[1]), [], [0], [0]
 jax.monitoring.register_event_duration_secs_listener(

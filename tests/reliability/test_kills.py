@@ -1,5 +1,7 @@
 """Tests that a run that is killed or stopped at any point resumes and ends with the same bits."""
 
+import importlib
+import pathlib
 import random
 import signal
 import time
@@ -29,6 +31,13 @@ def never_less(before, after, finished):
   for name, steps in before.items():
     newest = max(steps, default=0)
     assert name in finished or max(after.get(name, []), default=0) >= newest, (name, before, after)
+
+
+def test_every_point_is_a_function_of_the_program():
+  for module, name, *_ in disturbed.POINTS.values():
+    found = importlib.import_module(f'gdistill.{module}')
+    assert pathlib.Path(found.__file__).is_relative_to(disturbed.ROOT)
+    assert callable(getattr(found, name))
 
 
 def test_undisturbed_it_ends_with_its_report_and_then_has_nothing_to_do(undisturbed):

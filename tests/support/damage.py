@@ -1,4 +1,4 @@
-"""Damage of every kind to bytes, and what reading them may cost."""
+"""Damages bytes in many ways, and checks that a reader refuses them in little time and memory."""
 
 import pathlib
 import time
@@ -12,7 +12,7 @@ CASES = [pytest.param(60, id='60'), pytest.param(500, marks=pytest.mark.heavy, i
 
 
 def damaged(data: bytes, case: int) -> bytes:
-  """One of several kinds of damage, the same for the same case."""
+  """Returns the data with one kind of damage, which depends on `case` alone."""
   rng = np.random.default_rng(case)
   out, at = bytearray(data), int(rng.integers(len(data)))
   match case % 8:
@@ -30,7 +30,7 @@ def damaged(data: bytes, case: int) -> bytes:
     case 5:
       out[at : at + 300] = bytes(len(out[at : at + 300]))
     case 6:
-      out[at : at + 4] = b'\xff' * len(out[at : at + 4])  # lengths and counts
+      out[at : at + 4] = b'\xff' * len(out[at : at + 4])  # makes lengths and counts huge
     case 7:
       cut = sorted(rng.integers(len(out), size=2))
       out = out[: cut[0]] + out[cut[1] :] + out[cut[0] : cut[1]]
@@ -38,7 +38,10 @@ def damaged(data: bytes, case: int) -> bytes:
 
 
 def fuzz(data, cases, read, seconds=2.0, mebibytes=400):
-  """Calls read(damaged) for every case; returns how many were refused, all in one line of ours."""
+  """Calls read(damaged data) for every case; returns the number of cases with a gdistill error.
+
+  Fails if an error is longer than one line, or if reading takes too much time or memory.
+  """
   refused, before = 0, _peak(forget=True)
   for case in range(cases):
     began = time.process_time()
@@ -53,7 +56,7 @@ def fuzz(data, cases, read, seconds=2.0, mebibytes=400):
 
 
 def _peak(forget=False):
-  """kB of this process at its largest, from the last time on that it was to be forgotten."""
+  """Returns the peak memory of this process in kB since the last call with forget=True."""
   if forget:
     pathlib.Path('/proc/self/clear_refs').write_text('5')
   words = pathlib.Path('/proc/self/status').read_text().split()

@@ -1,4 +1,4 @@
-"""The program, run as users run it and disturbed where it hurts."""
+"""Runs the program as users do, and kills or signals it at chosen points or times."""
 
 import dataclasses
 import json
@@ -17,18 +17,19 @@ from gdistill.workdir import checkpoints
 
 ROOT = pathlib.Path(__file__).parents[2]
 
-# (module, function, before or after it, what its first argument that is a path ends with)
+_GRID = 'evaluation.grid'
+# (module, function, before or after its call, the ending of its first argument that is a path)
 POINTS = {
-  'first compile': ('pipeline', '_compile', 'before', ''),
-  'arrays written, no manifest': ('checkpoints', '_write_arrays', 'after', 'arrays'),
-  'a step complete, none pruned': ('checkpoints', '_prune', 'before', ''),
-  'a file half written': ('storage', '_put', 'before', 'metrics.jsonl'),
-  'parameters there, no card': ('checkpoints', 'save', 'after', 'params'),
-  'card there, ledger not told': ('checkpoints', 'finish', 'after', ''),
-  'hand-over': ('model', 'read_folder', 'after', ''),
-  'between two cells': ('evaluate', '_keep', 'before', ''),
-  'a cell drawn, not measured': ('evaluate', '_drawn', 'after', ''),
-  'the report': ('evaluate', 'write', 'before', ''),
+  'first compile': ('training.step', 'compile_step', 'before', ''),
+  'arrays written, no manifest': ('workdir.checkpoints', '_write_arrays', 'after', 'arrays'),
+  'a step complete, none pruned': ('workdir.step_checkpoints', '_prune', 'before', ''),
+  'a file half written': ('workdir.storage', '_put', 'before', 'metrics.jsonl'),
+  'parameters there, no card': ('workdir.checkpoints', 'save', 'after', 'params'),
+  'card there, ledger not told': ('workdir.finished', 'finish', 'after', ''),
+  'hand-over': ('rounds.folder', 'read_folder', 'after', ''),
+  'between two cells': (f'{_GRID}.draw_and_measure', '_keep', 'before', ''),
+  'a cell drawn, not measured': (f'{_GRID}.draw_and_measure', '_drawn', 'after', ''),
+  'the report': (f'{_GRID}.run', 'write', 'before', ''),
 }
 
 SCRIPT = """
@@ -62,18 +63,18 @@ class Left:
 
   code: int
   lines: str  # stderr
-  seconds: float | None  # from the signal to its end; None where the point was never reached
+  seconds: float | None  # from the signal to the program's end; None: the point was not reached
 
 
 def config(workdir, **sections):
-  """The file of a micro run's config, beside its workdir."""
+  """Writes the config of a micro run beside its workdir and returns the file."""
   file = workdir.parent / f'{workdir.name}.json'
   file.write_text(json.dumps(micro.config(**sections)))
   return file
 
 
 def config_of(workdir, name):
-  """The file of a config that comes with it, resolved, beside its workdir."""
+  """Writes a config from configs/, resolved, beside a workdir and returns the file."""
   file = workdir.parent / f'{workdir.name}.json'
   file.write_text(json.dumps(edge.load_config(name, [])))
   return file
@@ -89,7 +90,10 @@ def command(workdir, *more):
 
 
 def hears():
-  """In a child, before it is the program: what a shell's `&` or nohup ignores is heard again."""
+  """Restores the default action of SIGINT and SIGHUP: the `preexec_fn` of a child process.
+
+  A shell's `&` and nohup set these signals to be ignored, and children inherit that.
+  """
   for number in (signal.SIGINT, signal.SIGHUP):
     signal.signal(number, signal.SIG_DFL)
 
@@ -112,7 +116,7 @@ def start(workdir, *more, **env):
 
 
 def at(point, workdir, number=signal.SIGKILL, count=1, more=()):
-  """Runs until the program reaches a point for the count-th time, and sends itself a signal."""
+  """Runs the program until it reaches a point for the count-th time and signals itself there."""
   child = subprocess.Popen(
     [sys.executable, '-c', SCRIPT, *POINTS[point], str(count), str(int(number)),
      *command(workdir, *more)[3:]],
@@ -125,7 +129,7 @@ def at(point, workdir, number=signal.SIGKILL, count=1, more=()):
 
 
 def after(seconds, workdir, number=signal.SIGKILL, more=()):
-  """Runs for so long from the moment the run is its workdir's own, and sends it a signal."""
+  """Runs the program and signals it `seconds` after it has taken the lock of its workdir."""
   child = start(workdir, *more)
   while child.poll() is None and holder(workdir) != child.pid:
     time.sleep(0.02)
@@ -137,7 +141,7 @@ def after(seconds, workdir, number=signal.SIGKILL, more=()):
 
 
 def holder(workdir):
-  """The process whose lock it is: after a kill the killed one's stays."""
+  """Returns the process id in the lock, or None; a killed process leaves its lock behind."""
   try:
     return json.loads((workdir / 'lock.json').read_text())['pid']
   except (OSError, ValueError):
@@ -145,20 +149,20 @@ def holder(workdir):
 
 
 def digests(workdir):
-  """{round: digest of its parameters} of the finished ones."""
+  """Returns {round: digest of its parameters} of the finished rounds."""
   rounds = sorted(p for p in workdir.iterdir() if (p / 'card.json').exists())
   return {r.name: checkpoints.tree_digest(checkpoints.manifest(r / 'params')) for r in rounds}
 
 
 def figures(workdir):
-  """The report's rows, without what a clock told."""
+  """Returns the report's rows without the measured times."""
   rows = json.loads((workdir / 'report' / 'metrics.json').read_text())
   clocks = ('seconds_per_image', 'seconds')
   return [{k: v for k, v in row.items() if k not in clocks} for row in rows]
 
 
 def restorable(workdir):
-  """{round: steps that are complete} of the unfinished ones."""
+  """Returns {round: complete steps} of the rounds that are not finished."""
   found = {}
   for steps in workdir.glob('*/steps'):
     found[steps.parent.name] = sorted(
@@ -168,5 +172,5 @@ def restorable(workdir):
 
 
 def seeded(seed, points):
-  """The points in an order drawn from the seed."""
+  """Returns the points in an order drawn from the seed."""
   return random.Random(seed).sample(points, len(points))

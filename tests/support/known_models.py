@@ -12,11 +12,12 @@ SIZE, CLASSES, SPREAD = 3, 4, 0.4
 
 
 class Mixture:
-  """Class k is N(mean_k, spread^2 I), every class equally likely: every denoiser is closed-form.
+  """A mixture of equally likely classes N(mean_k, spread^2 I), whose denoisers have closed forms.
 
-  With S = alpha^2 spread^2 + sigma^2 a class's v is
-  alpha sigma (1 - spread^2) (z - alpha mean) / S - sigma mean, and the null model's is their mean
-  weighted by the posterior of the classes, proportional to exp(-|z - alpha mean|^2 / 2S).
+  With S = alpha^2 spread^2 + sigma^2 the v of a class is
+  alpha sigma (1 - spread^2) (z - alpha mean) / S - sigma mean. The v of the null condition is the
+  mean of the classes' v, weighted by the posterior of the classes, which is proportional to
+  exp(-|z - alpha mean|^2 / 2S).
   """
 
   def __init__(self, classes: int = CLASSES, size: int = SIZE, spread: float = SPREAD):
@@ -35,7 +36,7 @@ class Mixture:
     return jnp.sum(r[:, :, None, None, None] * v, axis=1)
 
   def guided_x(self, z, logsnr, label, w):
-    """(1 + w) E[x | z, c] - w E[x | z] in float64 numpy, from Bayes' rule and not from v."""
+    """Returns (1 + w) E[x | z, c] - w E[x | z] in float64 numpy, from Bayes' rule, not from v."""
     z, logsnr, w = (np.asarray(a, np.float64) for a in (z, logsnr, w))
     alpha2 = 1 / (1 + np.exp(-logsnr))
     alpha, s2 = np.sqrt(alpha2), 1 - alpha2
@@ -51,7 +52,7 @@ class Mixture:
     return out
 
   def draw(self, count: int, seed: int = 0):
-    """(x, cond, w, key): data of the mixture with labels, strengths and a key."""
+    """Draws (x, cond, w, key): data of the mixture with labels, guidance strengths and a key."""
     rng = np.random.default_rng(seed)
     label = rng.integers(0, len(self.means), count).astype(np.int32)
     x = self.means[label] + self.spread * rng.normal(size=(count, *self.shape))
@@ -65,16 +66,17 @@ class Mixture:
 
 
 def time_of(logsnr):
-  """t of the cosine schedule: phi = a t + b, solved."""
+  """Returns t of the cosine schedule at logsnr, from phi = a t + b."""
   b = np.arctan(np.exp(-10.0))
   a = np.arctan(np.exp(10.0)) - b
   return (schedule.angle(logsnr) - b) / a
 
 
 def gaussian_flow(c: float, step: float, project=None):
-  """v whose one step of length `step` is the exact flow of N(0, c^2 I): z_s = r z_t.
+  """Returns the v_fn with which a step of length `step` is the exact flow of N(0, c^2 I).
 
-  r^2 = (alpha_s^2 c^2 + sigma_s^2) / (alpha_t^2 c^2 + sigma_t^2); v = (cos(d) - r) / sin(d) z.
+  z_s = r z_t with r^2 = (alpha_s^2 c^2 + sigma_s^2) / (alpha_t^2 c^2 + sigma_t^2), so
+  v = (cos(d) - r) / sin(d) z.
   """
 
   def v_fn(z, logsnr, cond, w):

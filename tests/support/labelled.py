@@ -1,4 +1,4 @@
-"""One small set of labelled pictures, for every kind of source to have."""
+"""One small set of labelled pictures, which tests write in the format of every kind of source."""
 
 import hashlib
 import io
@@ -15,11 +15,11 @@ from gdistill.recipe import settings as recipes
 CLASSES = ('ape', 'bee', 'cat')
 SIZE = 12
 SHAPE = (SIZE, SIZE, 3)
-COUNTS = {'train': (8, 5, 7), 'validation': (3, 2, 4)}  # of each class
+COUNTS = {'train': (8, 5, 7), 'validation': (3, 2, 4)}  # pictures of each class
 
 
 def pixels_of(split: str, label: int, number: int, size=(SIZE, SIZE)) -> np.ndarray:
-  """The picture that every source should give for that name."""
+  """Returns the pixels of one picture, which every source must reproduce."""
   key = (len(split), label, number)
   return np.random.default_rng(key).integers(0, 256, (*size, 3), dtype=np.uint8)
 
@@ -36,7 +36,7 @@ def write(path, data: bytes):
 
 
 def examples(split: str) -> list[tuple[str, np.ndarray, int]]:
-  """[(name, pixels, label)] in the order of a folder."""
+  """Returns [(name, pixels, label)] in the order of a folder."""
   return [
     (f'{split}/{CLASSES[label]}/{number}.png', pixels_of(split, label, number), label)
     for label, count in enumerate(COUNTS[split])
@@ -50,7 +50,7 @@ def settings(name: str, path='', **more) -> recipes.Data:
 
 
 def prepared(source, out, **more) -> dict:
-  """{split: index} of `gdistill prepare`, without its command line."""
+  """Does the work of `gdistill prepare` without the command line; returns {split: index}."""
   flags = {'size': SIZE, 'shard_size': 6, **more}
   wanted = prepare_settings.Settings(str(source), str(out), **flags)
   prepare_settings.check(wanted)
@@ -78,7 +78,7 @@ def look():
 
 
 def write_tfds(path, found: dict[str, list[tuple[bytes, int]]]) -> None:
-  """Encoded pictures as TensorFlow Datasets leaves them prepared, without TensorFlow."""
+  """Writes encoded pictures as TensorFlow Datasets prepares them, without TensorFlow."""
   import tensorflow_datasets as tfds
   from array_record.python import array_record_module
 

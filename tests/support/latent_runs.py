@@ -19,7 +19,7 @@ from gdistill.recipe import settings as recipes
 from gdistill.workdir import storage
 
 SIZE, CLASSES = 16, ('big_cat', 'dog', 'eel, conger')
-NETS = {  # with the latent channels of the configs that they are for
+NETS = {  # each with the latent channels that its configs expect
   'tiny': vae.Tiny(32, width=8, blocks_down=(1, 1), blocks_up=(1, 1)),
   'vq': vae.VQ(latent_channels=3, widths=(8, 8), layers=1, groups=4, entries=20),
   'kl': vae.KL(latent_channels=4, widths=(8, 8), layers=1, groups=4),
@@ -27,7 +27,7 @@ NETS = {  # with the latent channels of the configs that they are for
 
 
 def autoencoder(kind: str, seed: int = 0) -> autoencoders.Autoencoder:
-  """Of random weights, with SIZE pixels to 8 latents and latents of about unit size."""
+  """Returns an autoencoder with random weights, which maps SIZE x SIZE pixels to 8 x 8 latents."""
   net, rng = NETS[kind], np.random.default_rng(seed)
 
   def drawn(path, shape):
@@ -40,7 +40,7 @@ def autoencoder(kind: str, seed: int = 0) -> autoencoders.Autoencoder:
 
 
 def png(*seed: int) -> bytes:
-  """A picture of four random blocks."""
+  """Returns the PNG file of a picture of four random blocks."""
   blocks = np.random.default_rng(seed).integers(0, 256, (2, 2, 3), dtype=np.uint8)
   out = io.BytesIO()
   Image.fromarray(np.kron(blocks, np.ones((SIZE // 2, SIZE // 2, 1), np.uint8))).save(out, 'PNG')
@@ -48,7 +48,7 @@ def png(*seed: int) -> bytes:
 
 
 def folder(path: pathlib.Path, each: int = 4) -> pathlib.Path:
-  """<split>/<class>/<number>.png: of every class `each` in training, two held out."""
+  """Writes <split>/<class>/<number>.png: for every class `each` training and two held-out ones."""
   for s, (split, count) in enumerate((('train', each), ('validation', 2))):
     for c, name in enumerate(CLASSES):
       (path / split / name).mkdir(parents=True)
@@ -58,7 +58,7 @@ def folder(path: pathlib.Path, each: int = 4) -> pathlib.Path:
 
 
 def captioned(path: pathlib.Path, count: int = 40) -> pathlib.Path:
-  """A WebDataset of one shard, whose captions are of seven kinds."""
+  """Writes a WebDataset of one shard with seven distinct captions; returns its path."""
   with tarfile.open(path, 'w') as t:
     for i in range(count):
       for name, data in (('png', png(i)), ('txt', f'the cat of {i % 7}'.encode())):
@@ -77,7 +77,7 @@ KINDS = {  # config -> (autoencoder, whether it reads text)
 
 
 def inputs(path: pathlib.Path) -> pathlib.Path:
-  """A folder with all that the configs ask for."""
+  """Writes all inputs of the configs to a folder: pictures, captions and frozen networks."""
   folder(path / 'pictures')
   captioned(path / 'captioned.tar')
   texts.clip_folder(path / 'text')
@@ -87,7 +87,7 @@ def inputs(path: pathlib.Path) -> pathlib.Path:
 
 
 def config(name: str, given: pathlib.Path, **sections) -> dict:
-  """One of KINDS on what `inputs` left in `given`, in latents of 8 x 8 and a handful of updates."""
+  """Returns one of the configs in KINDS, with the inputs in `given`, 8 x 8 latents, few updates."""
   c = edge.load_config(f'configs/{name}', [])
   kind, text = KINDS[name]
   webdataset = c['data']['name'] == 'webdataset'
@@ -105,8 +105,9 @@ def config(name: str, given: pathlib.Path, **sections) -> dict:
     c['model']['num_classes'] = len(CLASSES)
   c['model'].update(heads=2, head_dim=None)
   for stage, steps in (('teacher', 5), ('guidance', 3), ('progressive', 3)):
-    mean = min(c[stage]['ema'], 0.5)
-    c[stage].update(steps=steps, batch_size=4, lr=1e-2, ema=mean)  # so few updates show
+    # A high learning rate and a fast EMA, so that a few updates change the parameters.
+    ema = min(c[stage]['ema'], 0.5)
+    c[stage].update(steps=steps, batch_size=4, lr=1e-2, ema=ema)
   c['progressive'].update(last_steps=3, last_lr=1e-2)
   c['mesh'].update(cpu_devices=1)
   c['evaluation'].update(

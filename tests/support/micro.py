@@ -1,4 +1,4 @@
-"""A run small enough to be repeated forty times."""
+"""A run with every stage that is small enough to be repeated forty times in a test."""
 
 import threading
 
@@ -13,7 +13,7 @@ from gdistill.training import run as training_run
 
 
 def config(**sections):
-  """Teacher 12 updates, stage one 10, rounds 2 and 1 of 9 each: 40 in all, every stage."""
+  """Returns a config of 40 updates: teacher 12, stage one 10, rounds of N = 2 and 1 with 9 each."""
   c = edge.load_config('configs/digits.py:tiny', [])
   c['model'].update(channels=4, multipliers=(1,), emb_channels=8, w_features=4, groups=2)
   c['teacher'].update(steps=12, batch_size=4)
@@ -53,7 +53,7 @@ def evaluate(workdir, size='quick', change=None, again=None, stop=None):
 
 
 class StopAfter(interrupt.Interrupt):
-  """Asks to stop once the loop has looked `looks` times: one look an update."""
+  """An Interrupt that asks to stop after the loop has looked `looks` times, once per update."""
 
   def __init__(self, looks):
     super().__init__()

@@ -1,4 +1,4 @@
-"""Small networks with random weights, in folders as their publishers and runs leave them."""
+"""Small networks with random weights, in the formats of their publishers and as finished rounds."""
 
 import contextlib
 import json
@@ -41,7 +41,7 @@ PIXEL = dict(
 
 @contextlib.contextmanager
 def exact():
-  """Float32 throughout, and programs that are compiled without optimisation: they run once."""
+  """Computes in full float32, and compiles without optimisation, because programs run only once."""
   before = jax.config.read('jax_disable_most_optimizations')
   jax.config.update('jax_disable_most_optimizations', True)
   try:
@@ -52,7 +52,7 @@ def exact():
 
 
 def filled(shapes, seed=0):
-  """Parameters with nothing at zero, of a size that keeps signals as large as they came."""
+  """Returns random parameters, none of them zero, with which layers keep the size of signals."""
   rng = np.random.default_rng(seed)
 
   def drawn(path, leaf):
@@ -73,7 +73,7 @@ def params_of(settings, noise, takes_w=False, seed=0):
 
 
 def autoencoder(kind='kl', channels=4, width=8, groups=4):
-  """Four pixels to a latent."""
+  """Returns an autoencoder with random weights, with 4 x 4 pixels for each latent."""
   sizes = dict(latent_channels=channels, widths=(width,) * 3, layers=1, groups=groups)
   net = vae.KL(**sizes) if kind == 'kl' else vae.VQ(**sizes, entries=20)
   shapes = jax.eval_shape(net.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 16, 16, 3), float))
@@ -81,7 +81,7 @@ def autoencoder(kind='kl', channels=4, width=8, groups=4):
 
 
 def finished(path, settings, noise, kind='', template='', takes_w=True, **card):
-  """A round as a run leaves it, with its frozen networks inside; returns its parameters."""
+  """Writes a finished round with its frozen networks in its folder; returns its parameters."""
   about = None
   if kind:
     found, encoder = autoencoder(kind, settings.image_channels), None
@@ -109,7 +109,7 @@ def finished(path, settings, noise, kind='', template='', takes_w=True, **card):
 
 
 def stable_diffusion(path, **scheduler):
-  """A folder of diffusers' that was written without it."""
+  """Writes a folder in the format of diffusers, without using diffusers; returns `path`."""
   settings = recipes.Model(**TEXT)
   net = networks.build(settings, False, noise_settings=SD_NOISE)
   put(path / 'unet', unet2d.config_from(net, 8), random_state(unet2d.state_shapes(net)))
@@ -126,7 +126,7 @@ def stable_diffusion(path, **scheduler):
 
 
 def random_state(shapes, seed=0):
-  """{torch's name: array}, of a size that keeps signals as large as they came."""
+  """Returns {name in torch: random array}, with which layers keep the size of signals."""
   rng = np.random.default_rng(seed)
 
   def drawn(name, shape):
@@ -149,7 +149,7 @@ SMALL_ADM = dict(
 
 
 def adm_state(size, order, seed=0):
-  """{ADM's name: array} of SMALL_ADM, and the parameters that they are."""
+  """Returns the weights of SMALL_ADM twice: as {name in ADM: array}, and as Flax parameters."""
   net = unet.UNet(**SMALL_ADM)
   one, cond = jnp.ones(1), {'label': jnp.zeros(1, int)}
   z = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
@@ -182,7 +182,7 @@ def adm_state(size, order, seed=0):
 
 
 def _joint(block, heads, order):
-  """q, k and v in one layer: all of each in turn ('new'), or those of each head."""
+  """Returns q, k and v as one layer: all of q, then k, then v ('new'), or q, k, v of each head."""
   layers = [{'bias': np.zeros_like(block['q']['bias']), **block[name]} for name in 'qkv']
   found = {}
   for kind in ('kernel', 'bias'):

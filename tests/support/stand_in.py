@@ -1,4 +1,4 @@
-"""A feature network whose features are known: moments of the picture's pixels."""
+"""A feature network with known features: the mean brightness of each quarter of a picture."""
 
 import numpy as np
 from jax import numpy as jnp
@@ -7,7 +7,7 @@ from gdistill.evaluation.features import extractors
 
 
 def extractor(name='stand_in', spatial='', num_classes=3, **more):
-  """Of pictures of any channels: the mean of each quarter, and logits that are three of them."""
+  """Returns an extractor for pictures of any channels; its logits are three of its features."""
 
   def apply(params, pixels):
     x = pixels.astype(jnp.float32).mean(-1) / 255.0
@@ -26,7 +26,7 @@ def extractor(name='stand_in', spatial='', num_classes=3, **more):
 
 
 def pictures(count, size=8, seed=0, channels=3):
-  """uint8 [count, size, size, channels], each of its own brightness and contrast."""
+  """Returns noisy pictures of different brightness, uint8 [count, size, size, channels]."""
   rng = np.random.default_rng(seed)
   level = rng.uniform(60, 190, (count, 1, 1, 1))
   noise = rng.normal(0, 40, (count, size, size, channels))

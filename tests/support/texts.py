@@ -1,4 +1,4 @@
-"""Folders of small text encoders with random weights, as transformers writes them."""
+"""Folders of small text encoders with random weights, in the format of transformers."""
 
 import json
 import pathlib
@@ -15,14 +15,14 @@ _CONFIG = dict(
 
 
 def alphabet():
-  """The 256 characters that stand for bytes; '!' comes first."""
+  """Returns the 256 characters that stand for bytes in byte-level BPE; '!' comes first."""
   from tokenizers import pre_tokenizers
 
   return sorted(pre_tokenizers.ByteLevel.alphabet())
 
 
 def clip_vocabulary():
-  """{token: id}: bytes, bytes that end a word, merges, start and end, as CLIP's has them."""
+  """Returns {token: id} in CLIP's order: bytes, bytes that end a word, merges, start, end."""
   letters = alphabet()
   tokens = [*letters, *(c + '</w>' for c in letters), *map(''.join, MERGES)]
   return {t: i for i, t in enumerate([*tokens, '<|startoftext|>', '<|endoftext|>'])}
@@ -51,7 +51,7 @@ def bert_tokenizer(folder):
 
 
 def clip_state():
-  """{torch's name: array} of CLIP's text tower."""
+  """Returns {name in torch: random array} of CLIP's text tower."""
   shapes = {
     'embeddings.token_embedding.weight': (len(clip_vocabulary()), WIDTH),
     'embeddings.position_embedding.weight': (77, WIDTH),
@@ -83,7 +83,7 @@ def bert_state():
 
 
 def clip_folder(path, state=None, pad='<|endoftext|>', **more):
-  """Stable Diffusion's two subfolders of `path`."""
+  """Writes Stable Diffusion's subfolders tokenizer and text_encoder of `path`; returns `path`."""
   config = dict(
     model_type='clip_text_model', vocab_size=len(clip_vocabulary()), max_position_embeddings=77,
     hidden_act='quick_gelu', layer_norm_eps=1e-5, **_CONFIG,
@@ -114,7 +114,11 @@ def _network(folder, config, state):
 
 
 def _drawn(shapes):
-  """Names that have no kind are of a layer with a bias: linear, or a norm with scales around 1."""
+  """Returns random arrays of these shapes.
+
+  A name without '.weight' stands for a layer with a bias: a linear layer, or a norm with scales
+  around 1.
+  """
   rng, found = np.random.default_rng(0), {}
   for name, shape in shapes.items():
     weight = rng.normal(1.0 if len(shape) == 1 else 0.0, 0.2, shape).astype(np.float32)

@@ -1,6 +1,6 @@
-"""A run without figures: python topology.py OUT CONFIG WORKDIR [coordinator processes id].
+"""Trains without evaluation: python topology.py OUT CONFIG WORKDIR [coordinator processes id].
 
-Leaves of any size are split, and the noise that the devices draw is left in OUT/noise.npy.
+Leaves of any size are split over the mesh. OUT/noise.npy gets the noise that the devices draw.
 """
 
 import pathlib
@@ -22,7 +22,7 @@ from gdistill.training import run as training_run
 
 
 def noise(recipe: recipes.Recipe) -> np.ndarray:
-  """What 16 examples of step 3 draw, computed where the mesh has their rows."""
+  """Returns the noise and w of 16 examples at step 3, drawn on the devices that hold their rows."""
   import jax
 
   from gdistill.stages import draw

@@ -1,3 +1,5 @@
+"""Tests of the lock of a workdir and of its ledger of events."""
+
 import multiprocessing
 import os
 import socket

@@ -1,3 +1,5 @@
+"""Tests of the training state: its buffers, and the parameters that a finished round keeps."""
+
 import chex
 import jax
 import numpy as np

@@ -1,3 +1,5 @@
+"""Tests of files in a workdir: written whole or not at all, read with clear errors."""
+
 import dataclasses
 import json
 import os
@@ -19,10 +21,21 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     raise OSError(28, 'No space left on device')
 
   monkeypatch.setattr(os, 'replace', full)
-  with pytest.raises(errors.CheckpointError, match=r'x.json: .*No space left.*free disk space'):
+  with pytest.raises(errors.CheckpointError, match=r'x.json: .*No space left.*; free disk space$'):
     storage.write_json(file, {'a': 2})
   assert storage.read_json(file) == {'a': 1}
   assert os.listdir(tmp_path / 'a') == ['x.json']
+
+
+def test_a_write_without_permission_is_not_told_to_free_space(tmp_path, monkeypatch):
+  def refused(*args):
+    raise PermissionError(13, 'Permission denied')
+
+  for function, call in (('replace', storage.write_bytes), ('link', storage.write_once)):
+    monkeypatch.setattr(os, function, refused)
+    with pytest.raises(errors.CheckpointError, match=r'Permission denied; fix the permissions of'):
+      call(tmp_path / 'x', b'')
+  assert os.listdir(tmp_path) == []
 
 
 def test_nothing_is_visible_before_it_is_on_the_disk(tmp_path, monkeypatch):
