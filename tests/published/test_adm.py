@@ -13,6 +13,7 @@ from gdistill.cli import edge
 from gdistill.published import source_files
 from gdistill.published import teachers
 from gdistill.recipe import reading
+from gdistill.training import assemble
 from gdistill.training import checks as run_checks
 
 
@@ -75,9 +76,9 @@ def test_adm_alone_has_no_null_condition_and_a_stage_one_is_refused(tmp_path, mo
   assert folder.card['null'] == 'none' and folder.noise.name == 'squared_cosine'
   assert folder.card['imported']['head_order'] == 'q, k, v in thirds'
   with pytest.raises(errors.ConfigError, match=r'no null condition .* \(--null\)'):
-    run_checks.initial(recipe_from(folder), folder.card)
+    run_checks.initial(assemble.Run(recipe_from(folder)), folder.card)
   # With one it would be taken.
-  run_checks.initial(recipe_from(folder), {**folder.card, 'null': 'network'})
+  run_checks.initial(assemble.Run(recipe_from(folder)), {**folder.card, 'null': 'network'})
 
 
 def recipe_from(folder):

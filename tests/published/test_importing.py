@@ -16,6 +16,7 @@ from gdistill.published import cin256
 from gdistill.published import importing
 from gdistill.published import model_settings
 from gdistill.recipe import reading
+from gdistill.training import assemble
 from gdistill.training import checks as run_checks
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
@@ -64,7 +65,7 @@ def test_the_configs_of_imported_teachers_are_of_what_is_imported(config, fields
   }  # fmt: skip
   given = edge.load_config(f'configs/{config}', ["--config.initial='somewhere'"])
   given['latents'].update(autoencoder='a')
-  run_checks.initial(reading.from_config(given), card)
+  run_checks.initial(assemble.Run(reading.from_config(given)), card)
 
 
 @pytest.mark.parametrize(
