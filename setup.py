@@ -66,5 +66,5 @@ setuptools.setup(
       'webdataset==1.0.2',
     ],
   },
-  entry_points={'console_scripts': ['gdistill = gdistill.cli:program']},
+  entry_points={'console_scripts': ['gdistill = gdistill.cli.command:program']},
 )

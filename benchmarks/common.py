@@ -22,7 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from gdistill.cli import edge
+from gdistill.cli import config_file
 from gdistill.devices import mesh as meshes
 from gdistill.devices import sharding
 from gdistill.drawing import sampling
@@ -229,7 +229,7 @@ NETWORKS = {
 def recipe(network: str, batch_size: int = 64, **sections: Any) -> recipes.Recipe:
   """Returns the recipe of a network at a batch size; `sections` override keys of the config."""
   file, settings = NETWORKS[network]
-  config = edge.load_config(str(ROOT / file), [])
+  config = config_file.load(str(ROOT / file), [])
   config['model'].update(settings)
   for stage in recipes.STAGES:
     config[stage].update(batch_size=batch_size)

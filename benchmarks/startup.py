@@ -14,9 +14,12 @@ COMMANDS = {
     '-c',
     'import sys, gdistill.training.run, gdistill.evaluation.grid.run; assert "jax" in sys.modules',
   ],
-  'gdistill --help': ['-c', "import gdistill.cli, sys; gdistill.cli.main(['--help'])"],
+  'gdistill --help': ['-c', "from gdistill.cli import command; command.main(['--help'])"],
   'gdistill train --help': ['-m', 'gdistill.main', '--help'],
-  'gdistill sample --help': ['-c', "import gdistill.cli; gdistill.cli.main(['sample', '--help'])"],
+  'gdistill sample --help': [
+    '-c',
+    "from gdistill.cli import command; command.main(['sample', '--help'])",
+  ],
 }
 
 

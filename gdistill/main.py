@@ -1,12 +1,9 @@
-"""Trains a run: python -m gdistill.main --config=configs/digits.py --workdir=runs/digits [--plan].
-
-The same as `gdistill train`.
-"""
+"""Runs a config: python -m gdistill.main --config=configs/digits.py --workdir=runs/digits."""
 
 import sys
 
-from gdistill.cli import edge
+from gdistill.cli import exit_codes
 from gdistill.cli import train
 
 if __name__ == '__main__':
-  edge.leave(train.main(sys.argv[1:]))
+  exit_codes.exit_process(train.main(sys.argv[1:]))

@@ -176,8 +176,8 @@ check_plan() { # DEVICES SLICES: checks config and batch by --plan; adds the sli
 }
 
 cpu_devices_of_config() { # prints how many devices the config makes of a CPU in each process
-  "$PROGRAM" -c 'import sys; from gdistill.cli import edge
-print(int(edge.load_config(sys.argv[1], sys.argv[2:])["mesh"].get("cpu_devices", 1)))' \
+  "$PROGRAM" -c 'import sys; from gdistill.cli import config_file
+print(int(config_file.load(sys.argv[1], sys.argv[2:])["mesh"].get("cpu_devices", 1)))' \
     "${CONFIG:-}" ${OVERRIDES[@]+"${OVERRIDES[@]}"} 2>/dev/null || echo 1 # check_plan reports a bad config
 }
 

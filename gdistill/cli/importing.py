@@ -1,48 +1,58 @@
-"""The command `gdistill import`: a published network to a finished round that runs start from."""
+"""gdistill import: writes a published teacher as a finished round that runs can start from."""
 
 import sys
 from collections.abc import Sequence
 
-from gdistill.cli import edge
+from gdistill.cli import command_line
+from gdistill.cli import exit_codes
+from gdistill.cli import out_folder
 
 
-def parser() -> edge.Parser:
-  kinds = (
-    'stable_diffusion, cin256, dit, sit, adm64 or adm256; default: the kind that the source tells; '
-    "SiT needs --kind=sit, because its arrays have DiT's names"
-  )
-  p = edge.Parser(
+def parser() -> command_line.Parser:
+  p = command_line.Parser(
     prog='gdistill import',
     description='Reads a published network (safetensors and JSON, never code) and writes it as a '
-    'finished round, with its autoencoder and text encoder in the same folder. A run starts from '
-    'the round with --config.initial=FOLDER, and `gdistill sample` draws from it. A folder that '
-    '`gdistill export` wrote becomes the exported round again.',
+    'finished round, with its autoencoder and text encoder in the same folder. --config.initial '
+    'starts a run from that folder, and `gdistill sample` draws from it. A student that `gdistill '
+    'export` wrote is read too.',
   )
   p.add_argument(
     '--source', required=True,
-    help='a folder of diffusers (Stable Diffusion 1 and 2, cin256-v2, DiT), a .safetensors file '
-    "(latent diffusion's cin256-v2, DiT, SiT, ADM), or a folder that gdistill export wrote",
+    help='published network: a diffusers folder (Stable Diffusion 1 and 2, DiT), or a .safetensors '
+    'file (cin256-v2 of latent diffusion, DiT, SiT, ADM)',
   )  # fmt: skip
-  p.add_argument('--out', required=True, help='the new folder: empty, or it does not exist')
-  p.add_argument('--kind', default='', help=kinds)
-  p.add_argument('--null', default='', help='ADM: the file of the unconditional network')
+  p.add_argument('--out', required=True, help='folder to write: new or empty, on a local disk')
+  p.add_argument(
+    '--kind',
+    default='',
+    help='kind of network: stable_diffusion, cin256, dit, sit, adm64 or adm256 (default: told from '
+    'the names of its files and arrays, which are the same for dit and sit)',
+  )
+  p.add_argument(
+    '--null',
+    default='',
+    help='file of a second, unconditional network, which gives ADM its null condition',
+  )
   p.add_argument(
     '--autoencoder', default='', help='folder or file of the autoencoder, if the source has none'
   )
   p.add_argument('--text', default='', help='folder of the text encoder, if the source has none')
   p.add_argument(
-    '--tiny', default='',
-    help='folder of a tiny autoencoder, with which gdistill sample --decoder=tiny decodes',
-  )  # fmt: skip
+    '--tiny',
+    default='',
+    help='folder of a tiny autoencoder, for gdistill sample --decoder=tiny',
+  )
   p.add_argument(
-    '--licence', default='', help="default: the licence in the model card, the source's README.md"
+    '--licence',
+    default='',
+    help='licence of the network (default: the licence that the model card in the source states)',
   )
   return p
 
 
 def main(argv: Sequence[str]) -> int:
-  args = edge.parse(parser(), argv)
-  return edge.call(lambda: _run(args), args.debug)
+  args = command_line.parse(parser(), argv)
+  return exit_codes.call(lambda: _run(args), args.debug)
 
 
 def _run(args) -> int:
@@ -51,15 +61,15 @@ def _run(args) -> int:
   from gdistill.published import importing
   from gdistill.workdir import storage
 
-  edge.check_new_here(args.out)
+  out_folder.check_new_local(args.out)
   out = pathlib.Path(args.out)
-  with edge.whole(out) as temporary:
+  with out_folder.atomic(out) as temporary:
     card = importing.run(
       args.source, storage.path(temporary), kind=args.kind, null=args.null,
       autoencoder=args.autoencoder, text=args.text, tiny=args.tiny, licence=args.licence,
     )  # fmt: skip
   if 'imported' not in card:
-    print(f'{out}: the {card["stage"]} round that was exported', file=sys.stderr)
+    print(f'{out}: a {card["stage"]} round that gdistill had exported', file=sys.stderr)
     return 0
   about = card['imported']
   print(
@@ -69,8 +79,8 @@ def _run(args) -> int:
   )
   if card['null'] == 'none':
     print(
-      f'{out}: the network has no null condition, so it cannot be guided; to guide it or to start '
-      'stage one from it, import it with --null=FILE, the unconditional network',
+      'this network has no null condition, so it cannot be guided; for stage one, import it again '
+      'with --null=FILE, its unconditional network',
       file=sys.stderr,
     )
   return 0

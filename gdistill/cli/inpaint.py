@@ -1,79 +1,94 @@
-"""gdistill inpaint: the masked part of pictures painted, the rest as it is."""
+"""gdistill inpaint: paints the masked part of pictures and keeps the rest."""
 
 import os
 from collections.abc import Sequence
 
 from gdistill import errors
-from gdistill.cli import apps
-from gdistill.cli import asked
-from gdistill.cli import edge
-from gdistill.cli import results
+from gdistill.cli import command_line
+from gdistill.cli import drawing_flags
+from gdistill.cli import exit_codes
+from gdistill.cli import picture_flags
+from gdistill.cli import picture_job
+from gdistill.cli import source_pictures
 
 
-def parser() -> edge.Parser:
-  p = apps.parser(
+def parser() -> command_line.Parser:
+  p = picture_flags.parser(
     'inpaint',
-    'Paints pictures where the mask is white. A network that was trained for it is shown mask and '
-    'picture; any other is held to the known part in every step.',
+    'Paints pictures where a mask is white and keeps the rest. A network that was trained to '
+    'inpaint takes the mask and the known part as inputs. With any other network, the known part '
+    'of x_hat is replaced by the picture in every step.',
   )
   p.add_argument(
     '--mask', required=True,
-    help='a picture of the size of the image, white where to paint, black or transparent where '
-    'not; or a folder with one for each, by its name',
+    help='mask of the same size as the picture: white where to paint, black or transparent where '
+    'to keep; or a folder with a mask for each picture, under the same name',
   )  # fmt: skip
   p.add_argument(
     '--keep', choices=('exact', 'drawn'), default='exact',
-    help='of the known part: its very pixels (default), or as the network draws it',
+    help='pixels of the known part in the result: exact copies them from the picture (default), '
+    'drawn takes them as the network draws them',
   )  # fmt: skip
-  apps.add_negative(p)
+  drawing_flags.add_negative(p)
   return p
 
 
 def main(argv: Sequence[str]) -> int:
-  args = edge.parse(parser(), argv)
-  return edge.call(lambda: _run(args), args.debug)
+  args = command_line.parse(parser(), argv)
+  return exit_codes.call(lambda: _run(args), args.debug)
 
 
 def _run(args) -> int:
   from gdistill.drawing import editor
   from gdistill.process import progress
 
-  of = apps.check(args)
-  negative, masks = asked.negative(args, of.card), results.Sources(args.mask, '--mask')
-  if of.walk.num_steps == 1 and not of.settings.extra_channels:
+  checked = picture_flags.check(args)
+  negative = drawing_flags.negative(args, checked.card)
+  sources, files = checked.sources, source_pictures.Sources(args.mask, '--mask')
+  trained = bool(checked.settings.extra_channels)
+  if checked.drawing.num_steps == 1 and not trained:
     progress.say(
-      f'warning: {args.folder} was not trained to inpaint, and in one step learns next to nothing '
-      'of the known part; take a round of more steps, or of an inpainting config'
+      f'warning: {args.folder} was not trained to inpaint, and in a single step it uses almost '
+      'nothing of the known part; use a round of more steps, or a round of an inpainting config'
     )
-  masked = _Masks(of.sources, masks, bool(of.settings.extra_channels))
+  masks = Masks(sources, files, trained)
 
-  def make(folder, frozen, encoder, batch_size):
+  def make(folder, frozen, encoder_folder, batch_size):
     return editor.painter(folder, frozen, batch_size, args.keep == 'exact', negative)
 
-  counts = {'num_steps': of.walk.num_steps}
-  return apps.run(args, of, make, counts, 'painting', None, masks, masked)
+  counts = {'num_steps': checked.drawing.num_steps}
+  return picture_job.run(args, checked, make, counts, 'painting', None, files, masks)
 
 
-class _Masks:
-  """The mask of each picture: by its name from a folder, or one for all."""
+class Masks:
+  """The mask of each source picture: one mask for all, or a folder's mask of the same name.
 
-  def __init__(self, sources: results.Sources, masks: results.Sources, shown: bool):
-    self._sources, self._masks, self._shown = sources, masks, shown
-    self._said, self._of = set(), [0] * len(sources)
+  With `trained`, the network takes the mask as an input, at the resolution of the latents.
+  """
+
+  def __init__(
+    self, sources: source_pictures.Sources, masks: source_pictures.Sources, trained: bool
+  ):
+    self._sources, self._masks, self._trained = sources, masks, trained
+    self._warned, self._of = set(), [0] * len(sources)
     if not os.path.isdir(masks.path):
       return
     places = {stem: k for k, stem in enumerate(masks.stems)}
     lacking = [stem for stem in sources.stems if stem not in places]
     if lacking:
-      more = f' and {len(lacking) - 1} more' if lacking[1:] else ''
+      more = f' and for {len(lacking) - 1} more' if lacking[1:] else ''
       raise errors.DataError(
-        f'--mask={masks.path} has none named {lacking[0]}{more}, as pictures of {sources.path} '
-        'are; add it'
+        f'--mask={masks.path} has no mask for the picture {lacking[0]} of {sources.path}{more}; '
+        'add a mask of the same name'
       )
     self._of = [places[stem] for stem in sources.stems]
 
   def __call__(self, i: int, shape: Sequence[int], factor: int):
-    """[H, W, 1] of 0 and 1 at working size; DataError where it cannot be the mask of picture i."""
+    """Returns the mask of picture i, [H, W, 1] of 0 and 1, at the size the network works at.
+
+    `factor` is the number of pixels on a side of one latent. DataError if the mask has another size
+    than its picture, is black, or is too thin.
+    """
     import numpy as np
 
     from gdistill.process import progress
@@ -86,17 +101,17 @@ class _Masks:
         f'--mask={file} is {found.shape[1]} x {found.shape[0]} pixels and {picture} '
         f'{original.shape[1]} x {original.shape[0]}: a mask must have the size of its picture'
       )
-    mask = (results.fitted(self._masks, k, found, shape) > 127).astype(np.float32)
+    mask = (source_pictures.fitted(self._masks, k, found, shape) > 127).astype(np.float32)
     if not mask.any():
       raise errors.DataError(
-        f'--mask={file} is black: nothing is to be painted; make white what is'
+        f'--mask={file} is black, so there is nothing to paint; make the part to paint white'
       )
-    if self._shown and not mask[::factor, ::factor].any():
+    if self._trained and not mask[::factor, ::factor].any():
       raise errors.DataError(
-        f'--mask={file} is too thin for a network that sees one pixel in {factor}; make what is '
-        f'white {factor} pixels wide'
+        f'--mask={file}: the white part is too thin, because the network reads one mask pixel in '
+        f'{factor}; make the white part at least {factor} pixels wide'
       )
-    if mask.all() and file not in self._said:
-      self._said.add(file)
-      progress.say(f'warning: --mask={file} is white: nothing of the picture is known')
+    if mask.all() and file not in self._warned:
+      self._warned.add(file)
+      progress.say(f'warning: --mask={file} is white everywhere: nothing of the picture is kept')
     return mask

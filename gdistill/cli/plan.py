@@ -1,4 +1,4 @@
-"""gdistill plan: what a config would do."""
+"""gdistill plan: prints what a run of a config would do, and starts nothing."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""gdistill prepare: turns a folder, an archive or a TFDS set into records of one picture size."""
+"""gdistill prepare: writes a folder, an archive or a TFDS data set as records of one size."""
 
 import contextlib
 import os
@@ -6,38 +6,49 @@ import sys
 import time
 from collections.abc import Sequence
 
-from gdistill.cli import edge
+from gdistill.cli import command_line
+from gdistill.cli import exit_codes
 
 
-def parser() -> edge.Parser:
-  p = edge.Parser(
+def parser() -> command_line.Parser:
+  p = command_line.Parser(
     prog='gdistill prepare',
     description='Crops every picture to its centre square, resizes the square by area and writes '
-    'records, which a config with data.name=records reads. After a kill or a stop the same command '
-    'goes on and ends with the same bytes. The class names are the names of the class folders, or '
-    'those of the TensorFlow data set.',
+    'records, which a config with data.name=records reads. If the command is stopped or killed, '
+    'repeat it: it resumes and ends with the same bytes. The class names are the names of the '
+    'class folders, or those of the TensorFlow data set.',
   )
   p.add_argument(
     '--source', required=True,
-    help='a folder or an archive of <split>/<class>/<picture>, or tfds:NAME for a TensorFlow data '
-    'set that is prepared on this machine',
+    help='folder or archive of <split>/<class>/<picture>, or tfds:NAME for a TensorFlow data set '
+    'that is prepared on this machine',
   )  # fmt: skip
   p.add_argument(
-    '--out', required=True, help='an empty or new folder, or one begun by the same command'
+    '--out',
+    required=True,
+    help='folder for the records: new, empty, or begun by the same command, which then resumes',
   )
-  p.add_argument('--size', type=int, default=64, help='pixels a side of the records (default 64)')
-  p.add_argument('--channels', type=int, default=3, help='3 for colour, 1 for grey (default 3)')
+  p.add_argument(
+    '--size', type=int, default=64, help='side of the square records in pixels (default 64)'
+  )
+  p.add_argument(
+    '--channels', type=int, default=3, help='colour channels: 3 for colour, 1 for grey (default 3)'
+  )
   p.add_argument(
     '--split', default='train',
-    help="the training split (default train); '' if the class folders lie at the top",
+    help="name of the training split (default train); '' if --source holds only class folders",
   )  # fmt: skip
   p.add_argument(
     '--held_out_split', default='validation',
-    help="the held-out split (default validation); '' if there is none",
+    help="name of the held-out split (default validation); '' if there is none",
   )  # fmt: skip
-  p.add_argument('--data_dir', default='', help='the folder where TensorFlow Datasets has its sets')
-  p.add_argument('--workers', type=int, help='worker processes (default: one a core)')
-  p.add_argument('--shard_size', type=int, default=4096, help='pictures a shard (default 4096)')
+  p.add_argument(
+    '--data_dir',
+    default='',
+    help='folder of the prepared TensorFlow data sets (default: that of TensorFlow Datasets)',
+  )
+  p.add_argument('--workers', type=int, help='number of worker processes (default: one per core)')
+  p.add_argument('--shard_size', type=int, default=4096, help='pictures in a shard (default 4096)')
   p.add_argument(
     '--skip_corrupt', action='store_true', help='leave out pictures that cannot be read'
   )
@@ -49,8 +60,8 @@ def parser() -> edge.Parser:
 
 
 def main(argv: Sequence[str]) -> int:
-  args = edge.parse(parser(), argv)
-  return edge.call(lambda: _run(args), args.debug)
+  args = command_line.parse(parser(), argv)
+  return exit_codes.call(lambda: _run(args), args.debug)
 
 
 def _run(args) -> int:
@@ -84,7 +95,7 @@ def _run(args) -> int:
   finally:
     if new:
       with contextlib.suppress(OSError):
-        os.rmdir(settings.out)  # only an empty folder can be removed: nothing was begun in it
+        os.rmdir(settings.out)  # the lock made the folder; rmdir keeps it if it is not empty
   for split, index in indices.items():
     skipped = len(index['made']['skipped'])
     print(
@@ -94,7 +105,8 @@ def _run(args) -> int:
     )
   seconds, made = time.monotonic() - began, job.total - job.done
   if made:
-    print(f'{made:,} in {seconds:.1f} s, {made / seconds:.0f} a second', file=sys.stderr)
+    speed = f'{made / seconds:.0f} pictures per second'
+    print(f'{made:,} pictures prepared in {seconds:.1f} s, {speed}', file=sys.stderr)
   else:
-    print('nothing to do: every shard is there and whole', file=sys.stderr)
+    print('nothing to do: every shard is complete', file=sys.stderr)
   return 0

@@ -1,33 +1,52 @@
-"""gdistill statistics: what pictures are measured against, in one file with its protocol."""
+"""gdistill statistics: writes the reference statistics of pictures, and how they were made."""
 
 import os
 import sys
 from collections.abc import Sequence
 
-from gdistill.cli import edge
+from gdistill.cli import command_line
+from gdistill.cli import config_file
+from gdistill.cli import exit_codes
+from gdistill.cli import extractor_flags
 
 
-def parser() -> edge.Parser:
-  p = edge.Parser(
+def parser() -> command_line.Parser:
+  p = command_line.Parser(
     prog='gdistill statistics',
-    description='Measures a set of pictures once, for gdistill evaluate --reference.',
+    description='Computes the feature statistics of a set of pictures once, for gdistill evaluate '
+    '--reference.',
     epilog='--config.section.key=value overrides a key of the config.',
   )
-  p.add_argument('--source', help='a folder of pictures at any depth, or an .npz file')
-  p.add_argument('--size', type=int, help='of the source: pixels of the square it is brought to')
-  p.add_argument('--config', help="instead: the data set of a config, at its model's size")
-  p.add_argument('--split', choices=('train', 'held_out'), help='of the config; default: train')
-  p.add_argument('--most', type=int, help='of the config: so many, drawn once and for all')
-  edge.add_extractor(p)
-  p.add_argument('--out', required=True, help='the .npz file to write')
+  p.add_argument('--source', help='folder of pictures at any depth, or .npz file of pixels')
+  p.add_argument(
+    '--size', type=int,
+    help='with --source: side in pixels of the square that pictures are cropped and resized to '
+    '(default: pictures as they are, all of one size)',
+  )  # fmt: skip
+  p.add_argument(
+    '--config',
+    help='config whose data set is measured, at the picture size of its model; give --config or '
+    '--source',
+  )
+  p.add_argument(
+    '--split', choices=('train', 'held_out'),
+    help='with --config: split of the data set to measure (default: train)',
+  )  # fmt: skip
+  p.add_argument(
+    '--most', type=int,
+    help='with --config: largest number of pictures to measure, a fixed random choice (default: '
+    'all pictures)',
+  )  # fmt: skip
+  extractor_flags.add(p)
+  p.add_argument('--out', required=True, help='.npz file to write')
   return p
 
 
 def main(argv: Sequence[str]) -> int:
   argv = list(argv)
   overrides = [a for a in argv if a.startswith('--config.')]
-  args = edge.parse(parser(), [a for a in argv if a not in overrides])
-  return edge.call(lambda: _run(args, overrides), args.debug)
+  args = command_line.parse(parser(), [a for a in argv if a not in overrides])
+  return exit_codes.call(lambda: _run(args, overrides), args.debug)
 
 
 def _run(args, overrides) -> int:
@@ -41,12 +60,12 @@ def _run(args, overrides) -> int:
   from gdistill.workdir import storage
 
   if bool(args.source) == bool(args.config):
-    raise errors.ConfigError('give one of --source and --config: which pictures')
+    raise errors.ConfigError('give either --source or --config: the pictures to measure')
   given, others = ('source', ('split', 'most')) if args.source else ('config', ('size',))
   wrong = [f'--{n}={getattr(args, n)}' for n in others if getattr(args, n) is not None]
   wrong += overrides if args.source else []
   if wrong:
-    raise errors.ConfigError(f'{wrong[0]} says nothing where --{given} is given; leave it out')
+    raise errors.ConfigError(f'{wrong[0]} has no meaning with --{given}; leave it out')
   if not args.out.endswith('.npz'):
     raise errors.ConfigError(f'--out={args.out} must end in .npz')
   for name in ('most', 'size'):
@@ -57,14 +76,14 @@ def _run(args, overrides) -> int:
   if args.source:
     images = pictures.load(args.source, '--source', args.size or 0)
   else:
-    run = assemble.Run(reading.from_config(edge.load_config(args.config, overrides)))
+    run = assemble.Run(reading.from_config(config_file.load(args.config, overrides)))
     held_out = args.split == 'held_out'
     images = run.pictures[held_out]
     if args.most:
       images = images.subset(images.indices(args.most))
   if len(images) < 2:
-    raise errors.DataError(f'--{given}: there is {len(images)} picture; statistics need at least 2')
-  extractor = edge.extractor(args)
+    raise errors.DataError(f'--{given} has {len(images)} picture; statistics need at least 2')
+  extractor = extractor_flags.load(args)
   meshes.use_compile_cache()
   with progress.Progress('measuring', len(images)) as bar:
     if args.source:

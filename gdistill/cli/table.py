@@ -1,10 +1,11 @@
-"""gdistill table: figures of several files side by side, where they compare."""
+"""gdistill table: prints figures of several files as one table, if they are comparable."""
 
 import json
 import pathlib
 from collections.abc import Sequence
 
-from gdistill.cli import edge
+from gdistill.cli import command_line
+from gdistill.cli import exit_codes
 
 _FIGURES = (
   'fd', 'fd_teacher', 'sfid', 'inception_score', 'kid', 'precision', 'recall', 'clip_score',
@@ -13,22 +14,27 @@ _FIGURES = (
 _PLACE = ('model', 'stage', 'sampler', 'num_steps', 'w', 'network_calls', 'images_set')
 
 
-def parser() -> edge.Parser:
-  p = edge.Parser(
+def parser() -> command_line.Parser:
+  p = command_line.Parser(
     prog='gdistill table',
-    description='Prints the figures of metrics.json files, and of what gdistill evaluate --images '
-    'wrote, as one Markdown table. Figures made under different protocols are refused.',
+    description='Prints the figures of metrics.json files, and of the files that gdistill evaluate '
+    '--images --out writes, as one Markdown table. Figures that were made under different '
+    'protocols are refused.',
   )
-  p.add_argument('files', nargs='+', metavar='FILE', help='JSON: a row or a list of rows')
   p.add_argument(
-    '--mixed', action='store_true', help='one table all the same; the last lines say why not'
+    'files', nargs='+', metavar='FILE', help='JSON file with one row of figures or a list of rows'
+  )
+  p.add_argument(
+    '--mixed',
+    action='store_true',
+    help='print figures of different protocols too; the lines below the table name the differences',
   )
   return p
 
 
 def main(argv: Sequence[str]) -> int:
-  args = edge.parse(parser(), argv)
-  return edge.call(lambda: _run(args), args.debug)
+  args = command_line.parse(parser(), argv)
+  return exit_codes.call(lambda: _run(args), args.debug)
 
 
 def _run(args) -> int:
@@ -41,16 +47,15 @@ def _run(args) -> int:
       found = json.loads(pathlib.Path(name).read_text(encoding='utf-8'))
     except (OSError, ValueError) as e:
       raise errors.DataError(
-        f'{name} is no readable JSON ({errors.brief(e)}); name a metrics.json'
+        f'{name} is not readable JSON ({errors.brief(e)}); name a metrics.json'
       ) from e
     found = found if isinstance(found, list) else [found]
     if not found or not all(isinstance(r, dict) and 'fd' in r for r in found):
-      raise errors.DataError(f'{name} holds no rows of figures; name a metrics.json')
-    found = [
-      r for r in found if r.get('model') != 'data'
-    ]  # real images have no protocol of a model
+      raise errors.DataError(f'{name} has no rows of figures; name a metrics.json')
+    # Figures of real images have no sampler, steps and w, and so no place in this table.
+    found = [r for r in found if r.get('model') != 'data']
     if not found:
-      raise errors.DataError(f'{name} holds figures of real images alone; name a metrics.json')
+      raise errors.DataError(f'{name} has figures of real images only; name a metrics.json')
     rows += [{'file': name, **r} for r in found]
   differ = protocol.differences(rows)
   if not args.mixed:
@@ -61,7 +66,7 @@ def _run(args) -> int:
     rows = [{k: v for k, v in r.items() if k != 'fd_teacher'} for r in rows]
   print(_markdown(rows))
   if len(targets) > 1:
-    print('\nfd_teacher is left out: it is to the images of different teachers.')
+    print('\nfd_teacher is left out: it measures the distance to the images of different teachers.')
   for key, values in differ.items():
     print(f'\n{key} differs: {"; ".join(map(str, values))}.')
   return 0

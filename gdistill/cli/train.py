@@ -1,53 +1,65 @@
-"""gdistill train, which is also python -m gdistill.main: run a config from start to report."""
+"""gdistill train, also python -m gdistill.main: runs a config from the data to the report."""
 
 import os
 import sys
 from collections.abc import Sequence
 
-from gdistill.cli import edge
+from gdistill.cli import command_line
+from gdistill.cli import config_file
+from gdistill.cli import exit_codes
+from gdistill.cli import held_workdir
 
 TRAIN = (
-  'Trains every round of a config that is not finished, draws the quick grid and writes '
-  'WORKDIR/report/index.html. Repeating the command goes on where it stopped.'
+  'Trains all rounds of a config that are not finished, evaluates the quick grid and writes '
+  'WORKDIR/report/index.html. If the run stops, repeat the command to resume.'
 )
 PLAN = (
-  'Checks a config, and a workdir against it, and prints what it would do, starting nothing: '
-  'parameters, rounds with their updates and learning rates, bytes a device.'
+  'Checks a config, and whether a workdir fits the config, and prints what a run would do, without '
+  'starting it: parameters, rounds with their updates and learning rates, bytes per device.'
 )
 
 
-def parser(prog: str, description: str) -> edge.Parser:
-  p = edge.Parser(
+def parser(prog: str, description: str) -> command_line.Parser:
+  p = command_line.Parser(
     prog=prog,
     description=description,
-    epilog='--config.section.key=value overrides a key. Exit codes: 0 done, 2 bad config or '
-    'argument, 3 data, 4 checkpoint, 5 numerics, 42 interrupted and saved, 134 stuck, or other '
-    'processes of the run are gone: start it again.',
+    epilog='--config.section.key=value overrides a key of the config. Exit codes: 0 done; 2 '
+    'invalid config or argument; 3 data missing or damaged; 4 checkpoint not readable or writable; '
+    '5 loss or gradient not finite; 42 interrupted and saved: repeat the command; 134 no progress, '
+    'or other processes of the run are gone: start all processes again.',
   )
-  p.add_argument('--config', required=True, help='configs/NAME.py[:VARIANT] or a config.json')
-  p.add_argument('--workdir', help='folder of the run: local, gs:// or s3://')
+  p.add_argument(
+    '--config', required=True, help='configs/NAME.py[:VARIANT], or the config.json of a run'
+  )
+  p.add_argument('--workdir', help='folder of the run: a local path, gs:// or s3://')
   p.add_argument('--plan', action='store_true', help='print the plan and start nothing')
-  p.add_argument('--devices', type=int, help='with --plan: for so many, which need not be here')
-  edge.add_processes(p)
+  p.add_argument(
+    '--devices', type=int,
+    help='for a plan: number of devices to plan for, which may be more than this machine has '
+    '(default: the devices of this machine)',
+  )  # fmt: skip
+  command_line.add_process_flags(p)
   return p
 
 
 def main(argv: Sequence[str], prog: str = 'python -m gdistill.main', plan: bool = False) -> int:
   argv = list(argv)
   overrides = [a for a in argv if a.startswith('--config.')]
-  args = edge.parse(parser(prog, PLAN if plan else TRAIN), [a for a in argv if a not in overrides])
-  return edge.call(lambda: _run(args, overrides, args.plan or plan), args.debug)
+  flags = [a for a in argv if a not in overrides]
+  args = command_line.parse(parser(prog, PLAN if plan else TRAIN), flags)
+  return exit_codes.call(lambda: _run(args, overrides, args.plan or plan), args.debug)
 
 
 def _run(args, overrides, plan: bool) -> int:
   from gdistill import errors
   from gdistill.recipe import reading
 
-  config = edge.load_config(args.config, overrides)
+  config = config_file.load(args.config, overrides)
   _check_devices(args, plan)
   initial = config.get('initial') if isinstance(config, dict) else None
   if isinstance(initial, str) and initial and '://' not in initial:
-    config['initial'] = os.path.abspath(initial)  # found again from any folder
+    # An absolute path, so that the run can be resumed from another folder.
+    config['initial'] = os.path.abspath(initial)
   recipe = reading.from_config(config)
   if not args.workdir and not plan:
     raise errors.ConfigError('--workdir is missing; name a folder for the run')
@@ -64,7 +76,7 @@ def _run(args, overrides, plan: bool) -> int:
   from gdistill.training import run as training_run
 
   seconds = timing.Seconds()
-  with edge.owned(run.workdir, seconds, run.loop.stall_seconds) as stop:
+  with held_workdir.hold(run.workdir, seconds, run.loop.stall_seconds) as stop:
     training_run.train(run, stop, seconds)
     _evaluate(run.workdir, stop, seconds)
   return 0
@@ -91,20 +103,24 @@ def _check_devices(args, plan: bool) -> None:
 
   if args.devices is not None and not plan:
     raise errors.ConfigError(
-      f'--devices={args.devices} is for --plan alone; a run takes the devices there are, and '
-      '--config.mesh says how'
+      f'--devices={args.devices} is only for --plan: a run uses all devices that it finds; leave '
+      '--devices out'
     )
   if args.devices is not None and args.devices < 1:
     raise errors.ConfigError(f'--devices={args.devices} must be at least 1')
   for name in ('coordinator', 'num_processes', 'process_id'):
     if plan and getattr(args, name) is not None:
       raise errors.ConfigError(
-        f'--{name}={getattr(args, name)} is for a run; a plan of several processes takes --devices'
+        f'--{name}={getattr(args, name)} is for a run; to plan for several processes, give the '
+        'number of their devices as --devices'
       )
 
 
 def _plan(run, devices: int | None) -> str:
-  """Returns the text of --plan; the last lines say which inputs are missing on this machine."""
+  """Returns what a run would do; the last lines name an initial round or data that are missing.
+
+  Missing inputs are no error, because a plan may be made on another machine than the run's.
+  """
   from gdistill import errors
   from gdistill.devices import mesh as meshes
   from gdistill.training import checks as run_checks
@@ -121,7 +137,7 @@ def _plan(run, devices: int | None) -> str:
     run.teacher_folder  # noqa: B018 - raises if the report's teacher is missing
   text = plan_text.describe(run.plan, run.setups, run.student_shapes, run.mesh, run.workdir)
   if not there:
-    text += f'\ninitial: {initial} is no finished round yet; import or train it first'
+    text += f'\ninitial: {initial} is not a finished round yet; import or train it first'
   try:
     run_checks.data(run)
   except errors.DataError as e:
@@ -130,7 +146,7 @@ def _plan(run, devices: int | None) -> str:
 
 
 def _evaluate(workdir, stop, seconds) -> None:
-  """Draws the quick grid, in all processes, and writes the page, unless both are there."""
+  """Evaluates the quick grid on all processes and writes the report, if it is not complete yet."""
   import jax
 
   from gdistill.devices import processes
@@ -142,7 +158,7 @@ def _evaluate(workdir, stop, seconds) -> None:
   idle = not grid_run.missing(run, 'quick') and not seconds.spent and page.exists()
   if not processes.any_process(not idle):
     if not jax.process_index():
-      print(f'nothing to do: every round is finished; {page}', file=sys.stderr)
+      print(f'nothing to do: every round is finished, and the report is {page}', file=sys.stderr)
     return
   rows = grid_run.evaluate(run, 'quick', stop, seconds)
   if not jax.process_index():

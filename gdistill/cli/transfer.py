@@ -1,44 +1,45 @@
-"""gdistill transfer: pictures encoded as what they are, and decoded as something else."""
+"""gdistill transfer: inverts pictures under one condition and samples under another."""
 
 from collections.abc import Sequence
 
 from gdistill import errors
-from gdistill.cli import apps
-from gdistill.cli import edge
+from gdistill.cli import command_line
+from gdistill.cli import exit_codes
+from gdistill.cli import picture_flags
+from gdistill.cli import picture_job
 
 
-def parser() -> edge.Parser:
-  p = apps.parser(
+def parser() -> command_line.Parser:
+  p = picture_flags.parser(
     'transfer',
-    'Style transfer by two bridges: encodes a picture into noise under its own condition, and '
-    'decodes that noise under --label or --prompt. The same condition and the same w twice are a '
-    'round trip, and figures.json says what it loses. --folder decodes, --encoder encodes; a '
-    'network that is not distilled to few steps does both.',
+    'Style transfer by dual diffusion bridges: inverts a picture into noise under its own '
+    'condition, and samples from that noise under --label or --prompt. --encoder inverts and '
+    '--folder samples; a network that was not distilled to few steps can do both. With the same '
+    'condition and the same w for both, figures.json says what the round trip loses.',
   )
-  apps.add_source(p)
+  picture_flags.add_source(p)
   return p
 
 
 def main(argv: Sequence[str]) -> int:
-  args = edge.parse(parser(), argv)
-  return edge.call(lambda: _run(args), args.debug)
+  args = command_line.parse(parser(), argv)
+  return exit_codes.call(lambda: _run(args), args.debug)
 
 
 def _run(args) -> int:
   from gdistill.drawing import editor
 
-  of = apps.check(args)
-  if len(of.walk.seeds) > 1:
+  checked = picture_flags.check(args)
+  if len(checked.drawing.seeds) > 1:
     raise errors.ConfigError(
-      f'--seeds={args.seeds}: a transfer draws no noise of its own, and all seeds would give the '
-      'same; leave it out'
+      f'--seeds={args.seeds}: a transfer adds no random noise, so that every seed would give the '
+      'same result; leave --seeds out'
     )
-  by = apps.encoder(args, of)
-  counts = {
-    'num_steps': of.walk.num_steps, 'start': of.walk.num_steps, 'encode_stop': by.num_steps,
-  }  # fmt: skip
+  encoder = picture_flags.encoder(args, checked)
+  num_steps = checked.drawing.num_steps
+  counts = {'num_steps': num_steps, 'start': num_steps, 'encode_stop': encoder.num_steps}
 
-  def make(folder, frozen, encoder, batch_size):
-    return editor.editor(folder, frozen, batch_size, encoder)
+  def make(folder, frozen, encoder_folder, batch_size):
+    return editor.editor(folder, frozen, batch_size, encoder_folder)
 
-  return apps.run(args, of, make, counts, 'transferring', by)
+  return picture_job.run(args, checked, make, counts, 'transferring', encoder)

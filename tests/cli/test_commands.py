@@ -1,4 +1,4 @@
-"""The commands as a person types them, on a micro run."""
+"""Tests of the commands with the flags that a user gives, on a run that trains in seconds."""
 
 import json
 import pathlib
@@ -14,10 +14,9 @@ import pytest
 import stand_in
 from PIL import Image
 
-import gdistill.cli
 from gdistill import errors
 from gdistill import notebook
-from gdistill.cli import edge
+from gdistill.cli import command
 from gdistill.cli import evaluate as evaluate_command
 from gdistill.cli import sample
 from gdistill.cli import statistics as statistics_command
@@ -46,22 +45,22 @@ def test_sample_writes_a_picture_for_every_label_and_seed(workdir, tmp_path, cap
   assert len(list(out.glob('label*_seed*.png'))) == 20
   assert Image.open(out / 'label7_seed5.png').size == (8, 8)
   grid = np.asarray(Image.open(out / 'grid.png'))
-  assert grid.shape == (8 * (2 * 9 + 1), 8 * (10 * 9 + 1))  # a grey line between and around
+  assert grid.shape == (8 * (2 * 9 + 1), 8 * (10 * 9 + 1))  # grey lines between and around images
   small = grid[::8, ::8]
   assert (small[::9] == 128).all() and (small[:, ::9] == 128).all()
   one = np.asarray(Image.open(out / sorted(p.name for p in out.glob('label3_*.png'))[1]))
   np.testing.assert_array_equal(small[10:18, 28:36], one)
   assert '2 network calls each' in capsys.readouterr().err
-  # The same picture, drawn alone.
+  # An image that is drawn alone has the same pixels.
   assert sample.main([*given[:3], '--labels=7', '--seeds=5', f'--out={tmp_path}/one']) == 0
   one, many = (Image.open(p / 'label7_seed5.png') for p in (tmp_path / 'one', out))
   np.testing.assert_array_equal(one, many)
-  # And as a notebook shows it.
+  # A notebook draws the same pixels.
   gallery = notebook.Gallery(workdir / '02_progressive_2', labels=[7], seeds=[3, 5])
   shown = gallery.pixels(1.0)[1, 0]
   np.testing.assert_array_equal(shown.squeeze(), many)
   assert gallery.num_steps == gallery.network_calls == 2
-  assert sample.main([*given, f'--out={out}']) == 2  # not empty
+  assert sample.main([*given, f'--out={out}']) == 2  # --out is not empty
   assert 'is not empty' in capsys.readouterr().err
 
 
@@ -105,10 +104,10 @@ def test_evaluate_draws_what_is_missing_and_again_what_is_asked_for(workdir, cap
   assert {r['model'] for r in rows} == {'teacher', 'student', 'floor'}
   floor = [r for r in rows if r['model'] == 'floor']
   assert all(r['seeds'] == '30..59' and r['rms_teacher'] is None for r in floor)
-  assert all(r['fd_teacher'] > 1e-3 for r in floor)  # the same model, other pictures
+  assert all(r['fd_teacher'] > 1e-3 for r in floor)  # the floor: the same model with other seeds
   real = json.loads((workdir / 'report' / 'data.json').read_text())
   assert [r['set'] for r in real] == ['held out', 'training'] and real[1]['fd'] < 1e-6
-  # A reference is at no distance from itself.
+  # The cell that is the reference has distance 0 to itself.
   own = [r for r in rows if r['model'] == 'teacher' and r['num_steps'] == 4
          and r['sampler'] == 'ddim']  # fmt: skip
   assert own and all(abs(r['fd_teacher']) < 1e-6 and r['rms_teacher'] == 0 for r in own)
@@ -125,9 +124,15 @@ def test_evaluate_draws_what_is_missing_and_again_what_is_asked_for(workdir, cap
     a, b = ({k: v for k, v in r.items() if k != 'seconds_per_image'} for r in (a, b))
     assert a == b
   assert evaluate_command.main([f'--workdir={workdir}', '--preset=cifar10']) == 2
-  assert 'is of pictures of 32 pixels, not 8' in capsys.readouterr().err
+  assert (
+    'measures pictures of 32 pixels, and this run draws pictures of 8 pixels'
+    in capsys.readouterr().err
+  )
   assert evaluate_command.main([f'--workdir={workdir}', '--preset=coco5k']) == 2
-  assert 'is of prompts: draw them, and give --images' in capsys.readouterr().err
+  assert (
+    'measures pictures drawn from given prompts; draw the pictures with gdistill sample'
+    in capsys.readouterr().err
+  )
   assert evaluate_command.main([f'--workdir={workdir}', '--num_steps=3']) == 2
   assert 'is no cell of this grid' in capsys.readouterr().err
   assert evaluate_command.main(['--workdir=nowhere']) == 2
@@ -154,7 +159,7 @@ def stand_in_for_lite0(monkeypatch):
 
 
 def test_rows_of_a_run_and_of_pictures_stand_in_one_table(workdir, tmp_path, monkeypatch, capsys):
-  """The run's own cell, kept as an array and measured as anybody's pictures, is the same figure."""
+  """Measures the pixels of a cell with --images: the figures equal those of the run's report."""
   stand_in_for_lite0(monkeypatch)
   assert evaluate_command.main([f'--workdir={workdir}', '--extractor=lite0']) == 0
   rows = json.loads((workdir / 'report' / 'metrics.json').read_text())
@@ -188,7 +193,7 @@ def test_drawing_anew_forgets_what_was_measured_of_the_old_pictures(workdir, mon
   stand_in_for_lite0(monkeypatch)
   assert evaluate_command.main([f'--workdir={workdir}', '--extractor=lite0']) == 0
   given = ['--model=student', '--num_steps=1', '--w=2']
-  assert evaluate_command.main([f'--workdir={workdir}', *given]) == 0  # by the classifier
+  assert evaluate_command.main([f'--workdir={workdir}', *given]) == 0  # measured by the classifier
   rows = json.loads((workdir / 'report' / 'metrics.json').read_text())
   [name] = [r['cell'] for r in rows if (r['model'], r['num_steps'], r['w']) == ('student', 1, 2.0)]
   left = [p.name for p in (workdir / 'evaluation' / 'measured').glob(f'{name}-*')]
@@ -197,7 +202,7 @@ def test_drawing_anew_forgets_what_was_measured_of_the_old_pictures(workdir, mon
 
 def test_a_damaged_cell_is_named(workdir):
   micro.evaluate(workdir)
-  recipe = micro.recipe()  # of the quick grid: another test may have drawn the full one, too
+  recipe = micro.recipe()  # names the cells of the quick grid; other tests draw the full grid too
   run = assemble.Run(recipe, workdir)
   cells = grid_run.list_cells(run, grid_run.of_size(run, 'quick'))
   ids = grids.names(cells, recipe.evaluation.quick_images).values()
@@ -210,16 +215,16 @@ def test_a_damaged_cell_is_named(workdir):
   assert evaluate_command.main([f'--workdir={workdir}']) == 0
 
 
-@pytest.mark.parametrize('command', ['', 'train', 'plan', 'sample', 'evaluate'])
-def test_help_is_there_in_under_three_seconds(command):
+@pytest.mark.parametrize('name', ['', 'train', 'plan', 'sample', 'evaluate'])
+def test_help_is_there_in_under_three_seconds(name):
   began = time.monotonic()
   done = subprocess.run(
-    [sys.executable, '-c', 'import sys; from gdistill import cli; sys.exit(cli.main())',
-     *([command] if command else []), '--help'],
+    [sys.executable, '-c', 'from gdistill.cli import command; command.program()',
+     *([name] if name else []), '--help'],
     cwd=ROOT, capture_output=True, text=True, check=False,
   )  # fmt: skip
   assert done.returncode == 0 and 'usage' in done.stdout
-  print(f'{command or "gdistill"} --help: {time.monotonic() - began:.1f} s')
+  print(f'{name or "gdistill"} --help: {time.monotonic() - began:.1f} s')
 
 
 @pytest.mark.parametrize(
@@ -233,7 +238,7 @@ def test_help_is_there_in_under_three_seconds(command):
 )
 def test_what_is_no_command_is_one_line(capsys, argv, words):
   try:
-    code = gdistill.cli.main(argv)
+    code = command.main(argv)
   except SystemExit as e:
     code = e.code
   assert code == 2
@@ -241,16 +246,10 @@ def test_what_is_no_command_is_one_line(capsys, argv, words):
   assert words in said and said.count('\n') == 1
 
 
-def test_the_home_of_a_flag_is_ones_own(monkeypatch):
-  monkeypatch.setenv('HOME', '/home/me')
-  args = edge.parse(sample.parser(), ['--folder=~/run', '--out=~', '--labels=a~/b'])
-  assert (args.folder, args.out, args.labels) == ('/home/me/run', '/home/me', 'a~/b')
-
-
 def test_help_imports_neither_jax_nor_tensorflow():
   code = (
-    'import sys\nfrom gdistill import cli\n'
-    'try: cli.main(["sample", "--help"])\nexcept SystemExit: pass\n'
+    'import sys\nfrom gdistill.cli import command\n'
+    'try: command.main(["sample", "--help"])\nexcept SystemExit: pass\n'
     'print("heavy:", sorted({"jax", "tensorflow", "torch"} & set(sys.modules)))'
   )
   done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
@@ -260,7 +259,7 @@ def test_help_imports_neither_jax_nor_tensorflow():
 def test_the_plan_starts_nothing(tmp_path, capsys):
   config = tmp_path / 'config.json'
   config.write_text(json.dumps(micro.config()))
-  assert gdistill.cli.main(['plan', f'--config={config}', f'--workdir={tmp_path}/run']) == 0
+  assert command.main(['plan', f'--config={config}', f'--workdir={tmp_path}/run']) == 0
   text = capsys.readouterr().out
   assert re.search(r'total +40 ', text) and 'compiled train steps: 3' in text
   assert re.search(r'Total: \d', text) and 'bytes' in text
@@ -270,7 +269,7 @@ def test_the_plan_starts_nothing(tmp_path, capsys):
 
 def test_the_plan_says_what_is_finished(workdir, capsys):
   given = [f'--config={workdir}/config.json', f'--workdir={workdir}']
-  assert gdistill.cli.main(['plan', *given]) == 0
+  assert command.main(['plan', *given]) == 0
   last = capsys.readouterr().out.splitlines()[-1]
   assert '00_teacher, 01_guidance, 02_progressive_2, 03_progressive_1; to do: 0 rounds' in last
 
@@ -287,10 +286,10 @@ def test_configs_that_cannot_be_read_are_said_so(tmp_path, capsys):
     file = tmp_path / name
     if content is not None:
       file.write_bytes(content)
-    code = gdistill.cli.main(['train', f'--config={file}', f'--workdir={tmp_path}/run'])
+    code = command.main(['train', f'--config={file}', f'--workdir={tmp_path}/run'])
     lines = capsys.readouterr().err
     assert code == 2 and words in lines and lines.count('\n') == 1, lines
-  assert gdistill.cli.main(['plan', '--config=configs/digits.py:huge']) == 2
+  assert command.main(['plan', '--config=configs/digits.py:huge']) == 2
   assert "variant='huge'" in capsys.readouterr().err
 
 
@@ -303,17 +302,15 @@ def test_a_second_writer_is_refused(workdir, capsys):
   assert done.returncode == 2 and 'pid' in done.stderr
 
 
-@pytest.mark.parametrize('command', ['train', 'evaluate'])
-def test_a_command_that_loses_its_lock_stops_with_2(
-  workdir, tmp_path, capsys, monkeypatch, command
-):
+@pytest.mark.parametrize('name', ['train', 'evaluate'])
+def test_a_command_that_loses_its_lock_stops_with_2(workdir, tmp_path, capsys, monkeypatch, name):
   def taken_over(lock):
     raise errors.ConfigError('lock.json was taken over')
 
   monkeypatch.setattr(ledger.Lock, 'check', taken_over)
-  where = workdir if command == 'evaluate' else tmp_path / 'run'
-  config = [f'--config={workdir}/config.json'] if command == 'train' else []
-  assert gdistill.cli.main([command, *config, f'--workdir={where}']) == 2
+  where = workdir if name == 'evaluate' else tmp_path / 'run'
+  config = [f'--config={workdir}/config.json'] if name == 'train' else []
+  assert command.main([name, *config, f'--workdir={where}']) == 2
   assert 'was taken over' in capsys.readouterr().err
   assert not list(tmp_path.rglob('card.json'))
 
@@ -323,7 +320,7 @@ def test_a_round_without_the_teacher_it_descends_from_is_refused_before_training
 ):
   shutil.copytree(workdir / '01_guidance', tmp_path / '01_guidance')
   more = ["--config.stages=('progressive',)", f'--config.initial={tmp_path}/01_guidance']
-  assert gdistill.cli.main(['plan', f'--config={workdir}/config.json', *more]) == 2
+  assert command.main(['plan', f'--config={workdir}/config.json', *more]) == 2
   assert '00_teacher, which is not there' in capsys.readouterr().err
 
 
@@ -335,52 +332,3 @@ def test_the_benchmark_of_sampling_says_how_many_calls_it_compared(workdir):
   )  # fmt: skip
   found = json.loads(done.stdout)
   assert found['ratio_of_calls'] == 4.0 and found['ratio'] > 0
-
-
-def test_who_cannot_join_the_others_leaves_without_asking_jax_for_them(monkeypatch, capsys):
-  def ask():
-    raise AssertionError('this would wait for the processes that did not come')
-
-  def leave(code):
-    raise SystemExit(code)
-
-  def lonely():
-    raise errors.PeerError('nobody came; start all again')
-
-  monkeypatch.setattr(edge, '_exit', leave)
-  monkeypatch.setattr('jax.distributed.is_initialized', lambda: True)
-  monkeypatch.setattr('jax.process_count', ask)
-  with pytest.raises(SystemExit) as left:
-    edge.call(lonely, debug=False)
-  assert (
-    left.value.code == 134 and capsys.readouterr().err == 'gdistill: nobody came; start all again\n'
-  )
-
-
-@pytest.mark.parametrize(
-  ('error', 'code'),
-  [(KeyboardInterrupt(), 130), (ZeroDivisionError(), 1), (errors.DataError(''), 3)],
-)
-def test_one_of_several_processes_leaves_at_once_whatever_happened(monkeypatch, error, code):
-  def command():
-    raise error
-
-  def leave(code):
-    raise SystemExit(code)
-
-  monkeypatch.setattr(edge, '_exit', leave)
-  monkeypatch.setattr('jax.distributed.is_initialized', lambda: True)
-  monkeypatch.setattr('jax.process_count', lambda: 2)
-  monkeypatch.setattr('jax.process_index', lambda: 1)
-  with pytest.raises(SystemExit) as left:
-    edge.call(command, debug=False)
-  assert left.value.code == code
-
-
-def test_overrides_read_python_literals_and_strings():
-  config = edge.load_config(
-    'configs/digits.py',
-    ['--config.teacher.lr=0.5', '--config.model.multipliers=(1,)', '--config.data.name=other'],
-  )
-  assert config['teacher']['lr'] == 0.5 and config['model']['multipliers'] == (1,)
-  assert config['data']['name'] == 'other'

@@ -1,4 +1,4 @@
-"""The command `gdistill encode`, and plans of runs whose inputs are not there yet."""
+"""Tests of `gdistill encode`, and of plans of runs whose inputs do not exist yet."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import labelled
 import latent_runs
 import pytest
 
-from gdistill import cli
+from gdistill.cli import command
 from gdistill.cli import train
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -32,7 +32,7 @@ def flags(folder, config, *more):
 
 
 def program(*argv):
-  code = 'import sys; from gdistill import cli; sys.exit(cli.main(sys.argv[1:]))'
+  code = 'from gdistill.cli import command; command.program()'
   return [sys.executable, '-c', code, *argv]
 
 
@@ -40,23 +40,25 @@ def test_it_prints_the_digest_and_pictures_a_second_and_then_has_nothing_to_do(
   given, tmp_path, capsys
 ):
   argv = flags(tmp_path, latent_runs.config(TEXT, given), f'--out={tmp_path}/cache')
-  assert cli.main(argv) == 0
+  assert command.main(argv) == 0
   said = capsys.readouterr()
   index = json.loads((tmp_path / 'cache' / 'index.json').read_text())
   assert said.out == f'{tmp_path}/cache: 12 pictures, digest {index["digest"]}\n'
-  assert re.search(r'^12 pictures, both flips, in [\d.]+ s, [\d.]+ a second$', said.err, re.M)
-  assert cli.main(argv) == 0
+  assert re.search(
+    r'^12 pictures encoded in both flips in [\d.]+ s, [\d.]+ pictures per second$', said.err, re.M
+  )
+  assert command.main(argv) == 0
   again = capsys.readouterr()
-  assert again.out == said.out and 'nothing to do: every shard is there and whole' in again.err
+  assert again.out == said.out and 'nothing to do: every shard is complete' in again.err
   assert not (tmp_path / 'cache' / 'lock.json').exists()
 
 
 def test_killed_and_repeated_it_ends_with_the_same_digest(given, tmp_path):
   config = latent_runs.config(PHOTOS, given, latents=dict(shard_size=2, batch_size=2))
-  # It waits, once there are three shards and a part of the next, for the signal.
+  # The script waits for the signal when three shards and a part of the fourth are written.
   script = (
     'import sys, time\n'
-    'from gdistill import cli\n'
+    'from gdistill.cli import command\n'
     'from gdistill.data import records\n'
     'sealed, count = records.sealed, iter(range(100))\n'
     'def slow(*given):\n'
@@ -64,7 +66,7 @@ def test_killed_and_repeated_it_ends_with_the_same_digest(given, tmp_path):
     "    print('three shards', flush=True); time.sleep(60)\n"
     '  return sealed(*given)\n'
     'records.sealed = slow\n'
-    'sys.exit(cli.main(sys.argv[1:]))\n'
+    'sys.exit(command.main(sys.argv[1:]))\n'
   )
   argv = flags(tmp_path, config)
   out = tmp_path / 'killed'
@@ -81,11 +83,11 @@ def test_killed_and_repeated_it_ends_with_the_same_digest(given, tmp_path):
   again = subprocess.run(
     program(*argv, f'--out={out}'), cwd=ROOT, capture_output=True, text=True, check=True
   )
-  assert cli.main([*argv, f'--out={tmp_path}/whole']) == 0
+  assert command.main([*argv, f'--out={tmp_path}/whole']) == 0
   indices = (p / 'index.json' for p in (out, tmp_path / 'whole'))
   digests = [json.loads(index.read_text())['digest'] for index in indices]
   assert digests[0] == digests[1] and digests[0] in again.stdout
-  assert '6 pictures, both flips' in again.stderr  # of twelve
+  assert '6 pictures encoded in both flips' in again.stderr  # the other six were kept
   assert {f: f.stat().st_mtime_ns for f in shards} == before
   assert sorted(os.listdir(out)) == sorted(os.listdir(tmp_path / 'whole'))
 
@@ -94,7 +96,7 @@ def test_sigterm_leaves_with_42_and_whole_shards(given, tmp_path):
   config = latent_runs.config(PHOTOS, given, latents=dict(shard_size=2, batch_size=2))
   script = (
     'import os, signal, sys\n'
-    'from gdistill import cli\n'
+    'from gdistill.cli import command\n'
     'from gdistill.data import records\n'
     'sealed, count = records.sealed, iter(range(100))\n'
     'def told(*given):\n'
@@ -102,7 +104,7 @@ def test_sigterm_leaves_with_42_and_whole_shards(given, tmp_path):
     '    os.kill(os.getpid(), signal.SIGTERM)\n'
     '  return sealed(*given)\n'
     'records.sealed = told\n'
-    'sys.exit(cli.main(sys.argv[1:]))\n'
+    'sys.exit(command.main(sys.argv[1:]))\n'
   )
   argv = flags(tmp_path, config, f'--out={tmp_path}/out')
   done = subprocess.run(
@@ -132,12 +134,12 @@ def test_two_processes_share_the_work(given, tmp_path):
   ]  # fmt: skip
   said = [child.communicate(timeout=300) for child in children]
   assert [c.returncode for c in children] == [0, 0], said
-  counts = [int(re.search(r'(\d+) pictures, both', err)[1]) for _, err in said]
-  assert sum(counts) == 36 and min(counts) >= 12  # forty without the tenth that is held out
-  assert cli.main([*argv, f'--out={tmp_path}/one']) == 0
+  counts = [int(re.search(r'(\d+) pictures encoded', err)[1]) for _, err in said]
+  assert sum(counts) == 36 and min(counts) >= 12  # 36: 40 pictures, a tenth held out
+  assert command.main([*argv, f'--out={tmp_path}/one']) == 0
   one, two = (json.loads((tmp_path / n / 'index.json').read_text()) for n in ('one', 'two'))
   assert one['digest'] == two['digest'] and two['digest'] in said[0][0]
-  assert 'digest' not in said[1][0]  # one line of all processes, besides what Gloo says
+  assert 'digest' not in said[1][0]  # only process 0 prints the digest
 
 
 def damaged(given, tmp_path):
@@ -160,7 +162,7 @@ def of_something_else(given, tmp_path):
 
 def of_another(given, tmp_path):
   config = latent_runs.config(PHOTOS, given)
-  assert cli.main(flags(tmp_path, config, f'--out={tmp_path}/out')) == 0
+  assert command.main(flags(tmp_path, config, f'--out={tmp_path}/out')) == 0
   latent_runs.autoencoders.write(tmp_path / 'b', latent_runs.autoencoder('tiny', seed=1))
   return f'latents.autoencoder={tmp_path}/b'
 
@@ -193,7 +195,7 @@ def test_what_is_wrong_is_said_in_one_line(given, tmp_path, capsys, case):
   argv = flags(tmp_path, latent_runs.config(name, given), f'--out={tmp_path}/out')
   before = sorted((tmp_path / 'out').rglob('*'))
   capsys.readouterr()
-  assert cli.main([*argv, *(f'--config.{c}' for c in changes)]) == code
+  assert command.main([*argv, *(f'--config.{c}' for c in changes)]) == code
   said = capsys.readouterr().err
   assert said.count('\n') == 1 and words.format(tmp_path) in said, said
   if case == 'size':
@@ -203,9 +205,9 @@ def test_what_is_wrong_is_said_in_one_line(given, tmp_path, capsys, case):
 
 def test_a_folder_must_be_named_and_local(given, tmp_path, capsys):
   config = latent_runs.config(PHOTOS, given)
-  assert cli.main(flags(tmp_path, config)) == 2
+  assert command.main(flags(tmp_path, config)) == 2
   assert '--out is missing, and latents.cache is empty' in capsys.readouterr().err
-  assert cli.main(flags(tmp_path, config, '--out=gs://b/c')) == 2
+  assert command.main(flags(tmp_path, config, '--out=gs://b/c')) == 2
   assert '--out=gs://b/c must be a local folder' in capsys.readouterr().err
 
 
@@ -217,6 +219,6 @@ def test_a_plan_needs_neither_data_nor_networks_and_says_what_is_missing(
   assert train.main([config, '--plan', '--devices=8']) == 0
   lines = capsys.readouterr().out.splitlines()
   assert any(line.startswith('mesh: ') and line.endswith('= 8 devices') for line in lines)
-  assert re.match('initial: .*data/sd is no finished round yet; import or train it', lines[-2])
+  assert re.match('initial: .*data/sd is not a finished round yet; import or train it', lines[-2])
   assert lines[-1].startswith('data: data/sd/autoencoder holds no autoencoder; name a folder')
   assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Figures side by side, and a refusal where they do not compare."""
+"""Tests of the table of figures: one table, or an error if protocols differ."""
 
 import json
 
@@ -45,7 +45,7 @@ def test_distances_to_different_teachers_are_left_out(tmp_path, capsys):
 
 def test_real_images_alone_make_no_table(tmp_path, capsys):
   a = write(tmp_path / 'data.json', {**ROW, 'model': 'data'})
-  assert table.main([a]) == 3 and 'of real images alone' in capsys.readouterr().err
+  assert table.main([a]) == 3 and 'of real images only' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('text', ['', '[]', '{}', '[1]', '{"w": 1}', '{'])

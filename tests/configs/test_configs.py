@@ -12,9 +12,9 @@ import types
 import jax
 import pytest
 
-import gdistill.cli
 from gdistill import errors
-from gdistill.cli import edge
+from gdistill.cli import command
+from gdistill.cli import config_file
 from gdistill.recipe import identity
 from gdistill.recipe import reading
 from gdistill.recipe import settings as recipes
@@ -36,7 +36,7 @@ ALL = [(name, variant) for name in CONFIGS for variant in variants(name)]
 
 
 def load(name, variant=''):
-  return edge.load_config(f'{ROOT}/configs/{name}.py' + (f':{variant}' if variant else ''), [])
+  return config_file.load(f'{ROOT}/configs/{name}.py' + (f':{variant}' if variant else ''), [])
 
 
 def shapes_of(recipe, takes_w):
@@ -209,16 +209,16 @@ def of_configs():
 
 @pytest.mark.parametrize('name', CONFIGS)
 def test_a_config_loads_by_its_absolute_path_from_any_folder(name, elsewhere):
-  assert load(name, 'tiny') == edge.load_config(f'{elsewhere}/{name}.py:tiny', [])
-  assert edge.load_config(f'copies/{name}.py', []) == load(name)
+  assert load(name, 'tiny') == config_file.load(f'{elsewhere}/{name}.py:tiny', [])
+  assert config_file.load(f'copies/{name}.py', []) == load(name)
 
 
 def test_a_config_of_ones_own_stands_beside_ours_and_uses_them(elsewhere):
   (elsewhere / 'own.py').write_text(OWN)
-  assert edge.load_config(f'{elsewhere}/own.py', []) == load('digits', 'tiny')
-  assert edge.load_config('copies/own.py:wide', [])['model']['channels'] == 16
+  assert config_file.load(f'{elsewhere}/own.py', []) == load('digits', 'tiny')
+  assert config_file.load('copies/own.py:wide', [])['model']['channels'] == 16
   with pytest.raises(errors.ConfigError, match="variant='huge' must be empty or one of wide"):
-    edge.load_config('copies/own.py:huge', [])
+    config_file.load('copies/own.py:huge', [])
 
 
 def test_each_config_reads_the_common_file_of_its_own_folder(elsewhere):
@@ -230,9 +230,9 @@ def test_each_config_reads_the_common_file_of_its_own_folder(elsewhere):
   (other / 'common.py').write_text('SEED = 7\n')
   (elsewhere.parent / 'link.py').symlink_to(other / 'own.py')
   for _ in range(2):
-    assert edge.load_config(f'{other}/own.py', []) == {'seed': 7}
-    assert edge.load_config('link.py', []) == {'seed': 7}
-    assert edge.load_config('copies/digits.py', ['--config.seed=3'])['seed'] == 3
+    assert config_file.load(f'{other}/own.py', []) == {'seed': 7}
+    assert config_file.load('link.py', []) == {'seed': 7}
+    assert config_file.load('copies/digits.py', ['--config.seed=3'])['seed'] == 3
 
 
 @pytest.mark.parametrize('there', [False, True])
@@ -247,14 +247,14 @@ def test_loading_leaves_no_trace_in_the_import_system(there, elsewhere, monkeypa
   assert load('cifar10')['seed'] == 0
   for name in ('broken.py', 'common.py', 'digits.py:huge'):
     with pytest.raises(errors.ConfigError):
-      edge.load_config(f'{elsewhere}/{name}', [])
+      config_file.load(f'{elsewhere}/{name}', [])
     assert sys.path == paths and of_configs() == modules and sys.meta_path == finders
 
 
 def test_a_config_alone_in_a_folder_needs_no_common_file(elsewhere):
   alone = elsewhere.parent / 'alone.py'
   alone.write_text('def get_config():\n  return {"seed": 1}\n')
-  assert edge.load_config(str(alone), []) == {'seed': 1}
+  assert config_file.load(str(alone), []) == {'seed': 1}
 
 
 @pytest.mark.parametrize('line', ['from configs import common', 'import configs.common'])
@@ -282,7 +282,7 @@ def test_what_is_no_config_and_what_is_damaged_is_said(elsewhere, capsys):
 
 def refused(config, capsys):
   """Returns the one line that `gdistill plan` says of a config that cannot be used."""
-  assert gdistill.cli.main(['plan', f'--config={config}']) == 2
+  assert command.main(['plan', f'--config={config}']) == 2
   said = capsys.readouterr().err
   assert said.startswith('gdistill: --config=') and said.count('\n') == 1, said
   return said

@@ -18,8 +18,8 @@ import safetensors.numpy
 import texts
 from jax import numpy as jnp
 
-from gdistill import cli
 from gdistill import errors
+from gdistill.cli import command
 from gdistill.convert import autoencoder
 from gdistill.convert import files
 from gdistill.convert import text
@@ -240,7 +240,7 @@ def test_the_commands_that_are_named_make_a_folder_that_is_read(tmp_path, torch,
   for _ in range(3):
     with pytest.raises(errors.ConfigError) as e:
       teachers.read(str(source))
-    assert cli.main(shlex.split(str(e.value).partition('gdistill ')[2])) == 0
+    assert command.main(shlex.split(str(e.value).partition('gdistill ')[2])) == 0
   found = teachers.read(str(source))
   same(found.params, before.params)
   assert found.autoencoder.digest == before.autoencoder.digest

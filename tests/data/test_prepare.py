@@ -21,7 +21,7 @@ from gdistill.data import records
 
 
 def command(*flags, source, out):
-  code = 'import sys; from gdistill import cli; sys.exit(cli.main(sys.argv[1:]))'
+  code = 'from gdistill.cli import command; command.program()'
   flags = [f'--source={source}', f'--out={out}', *flags]
   return [sys.executable, '-c', code, 'prepare', *flags]
 
@@ -163,7 +163,7 @@ def test_the_command_says_what_it_made_and_that_it_is_finished(folder_path, tmp_
   assert (
     code == 0 and f'20 pictures of 12 x 12, 3 classes, 0 skipped, digest {index["digest"]}' in said
   )
-  assert re.search(r'29 in [\d.]+ s, \d+ a second', said)
+  assert re.search(r'29 pictures prepared in [\d.]+ s, \d+ pictures per second', said)
   before = labelled.contents(tmp_path / 'out')
   code, said = run(*flags, source=folder_path, out=tmp_path / 'out')
   assert code == 0 and 'nothing to do' in said

@@ -89,11 +89,11 @@ def test_the_count_of_imagenet_is_that_of_the_training_pictures_that_are_kept():
   (['--split='], "must differ from --split=''"), (['--sise=3'], 'unrecognized arguments'),
 ])  # fmt: skip
 def test_wrong_flags_leave_with_2_and_touch_nothing(folder_path, tmp_path, capsys, flags, why):
-  from gdistill import cli
+  from gdistill.cli import command
 
   out = tmp_path / 'out'
   try:
-    code = cli.main(['prepare', f'--source={folder_path}', f'--out={out}', *flags])
+    code = command.main(['prepare', f'--source={folder_path}', f'--out={out}', *flags])
   except SystemExit as e:
     code = e.code
   said = capsys.readouterr().err
@@ -108,11 +108,11 @@ def test_wrong_flags_leave_with_2_and_touch_nothing(folder_path, tmp_path, capsy
   (['--held_out_split=test'], 3, '--source=.* named test/<class>/.*holds train, validation; name'),
 ])  # fmt: skip
 def test_wrong_sources_leave_nothing_behind(folder_path, tmp_path, capsys, flags, code, why):
-  from gdistill import cli
+  from gdistill.cli import command
 
   out = tmp_path / 'out'
   own = [] if flags[0].startswith('--source=') else [f'--source={folder_path}']
-  assert cli.main(['prepare', *own, f'--out={out}', *flags]) == code
+  assert command.main(['prepare', *own, f'--out={out}', *flags]) == code
   said = capsys.readouterr().err
   assert re.search(why, said) and said.count('\n') == 1
   assert not out.exists()

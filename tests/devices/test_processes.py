@@ -119,7 +119,7 @@ def test_two_processes_find_each_other_as_the_cluster_says(env):
 ONE_FAILS = """
 import sys
 from gdistill import errors
-from gdistill.cli import edge
+from gdistill.cli import exit_codes
 from gdistill.devices import processes
 
 def command():
@@ -128,7 +128,7 @@ def command():
     raise errors.DataError('one picture is broken')
   processes.barrier('which the other never reaches')
 
-sys.exit(edge.call(command, False))
+sys.exit(exit_codes.call(command, False))
 """
 
 
@@ -160,7 +160,7 @@ def test_one_process_that_fails_leaves_with_its_own_code_and_takes_the_others_al
 ONE_IS_LATE = """
 import sys, time
 import jax
-from gdistill.cli import edge
+from gdistill.cli import exit_codes
 from gdistill.devices import processes
 
 def command():
@@ -171,7 +171,7 @@ def command():
   processes.barrier('the round begins', hours=4 / 3600)
   return 0
 
-edge.leave(edge.call(command, False))
+exit_codes.exit_process(exit_codes.call(command, False))
 """
 
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from gdistill.cli import edge
+from gdistill.cli import config_file
 from gdistill.recipe import identity
 from gdistill.recipe import reading
 from gdistill.recipe import settings as recipes
@@ -28,7 +28,7 @@ def test_the_page_is_what_the_settings_and_the_sources_say(readers):
 
 
 def test_the_page_has_every_key_of_a_config_once():
-  resolved = reading.to_dict(reading.from_config(edge.load_config('configs/digits.py', [])))
+  resolved = reading.to_dict(reading.from_config(config_file.load('configs/digits.py', [])))
   names = []
   for key in make_config_table.all_keys():
     section, _, name = key.name.partition('.')

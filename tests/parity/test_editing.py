@@ -6,7 +6,7 @@ import published
 import pytest
 from jax import numpy as jnp
 
-import gdistill.cli
+from gdistill.cli import command
 from gdistill.core import masks
 from gdistill.core import pixels as core_pixels
 from gdistill.drawing import edit
@@ -60,7 +60,7 @@ class Student:
     settings = recipes.Model(**{**published.TEXT, **fields})
     published.finished(tmp_path / 'round', settings, published.SD_NOISE, 'kl', num_steps=0)
     given = ['export', f'--folder={tmp_path}/round', f'--out={tmp_path}/out']
-    assert gdistill.cli.main(given) == 0
+    assert command.main(given) == 0
     self.folder = folders.read_folder(tmp_path / 'round')
     self.frozen = frozen_networks.read_frozen(self.folder)
     self.params = sampling.arguments(self.folder, self.frozen)

@@ -12,7 +12,7 @@ import published
 import pytest
 import texts
 
-import gdistill.cli
+from gdistill.cli import command
 from gdistill.drawing import sampling
 from gdistill.recipe import settings as recipes
 from gdistill.rounds import folder as folders
@@ -106,7 +106,7 @@ def distance(found, expected):
 
 
 def run(*argv):
-  assert gdistill.cli.main(list(argv)) == 0
+  assert command.main(list(argv)) == 0
 
 
 @pytest.mark.parametrize(('predict', 'unet'), [('epsilon', SD1), ('v_prediction', SD2)])
@@ -314,7 +314,7 @@ def test_a_checkpoint_becomes_safetensors_without_what_is_not_a_tensor(
   for name, array in found.items():
     np.testing.assert_array_equal(array, state[name].float().numpy())
   assert found['half'].dtype == np.float16 and found['brain'].dtype == np.float32
-  assert gdistill.cli.main([*given, f'--out={tmp_path}/found.safetensors']) == 2
+  assert command.main([*given, f'--out={tmp_path}/found.safetensors']) == 2
   assert 'found.safetensors exists; name another file' in capsys.readouterr().err
   run(*given)
   assert (tmp_path / 'model.safetensors').is_file()
@@ -327,15 +327,15 @@ def test_checkpoints_that_hold_code_or_nothing_are_refused(tmp_path, monkeypatch
   torch.save({'state_dict': {'x': pathlib.PurePosixPath('a')}}, tmp_path / 'code.ckpt')
   torch.save({'epoch': 3}, tmp_path / 'empty.ckpt')
   given = ['convert', 'checkpoint']
-  assert gdistill.cli.main([*given, f'--source={tmp_path}/code.ckpt']) == 3
+  assert command.main([*given, f'--source={tmp_path}/code.ckpt']) == 3
   assert 'code.ckpt holds no readable weights' in capsys.readouterr().err
-  assert gdistill.cli.main([*given, f'--source={tmp_path}/empty.ckpt']) == 3
+  assert command.main([*given, f'--source={tmp_path}/empty.ckpt']) == 3
   assert 'empty.ckpt holds no tensors' in capsys.readouterr().err
-  assert gdistill.cli.main([*given, f'--source={tmp_path}/none.ckpt']) == 3
-  assert 'none.ckpt is not there' in capsys.readouterr().err
-  assert gdistill.cli.main([*given, f'--source={tmp_path}/code.ckpt', '--out=a.bin']) == 2
+  assert command.main([*given, f'--source={tmp_path}/none.ckpt']) == 3
+  assert 'none.ckpt does not exist' in capsys.readouterr().err
+  assert command.main([*given, f'--source={tmp_path}/code.ckpt', '--out=a.bin']) == 2
   assert 'must end in .safetensors' in capsys.readouterr().err
   monkeypatch.setitem(sys.modules, 'torch', None)
-  assert gdistill.cli.main([*given, f'--source={tmp_path}/code.ckpt']) == 2
+  assert command.main([*given, f'--source={tmp_path}/code.ckpt']) == 2
   assert "pip install 'gdistill[convert]'" in capsys.readouterr().err
   assert not list(tmp_path.glob('*.safetensors'))

@@ -9,7 +9,7 @@ import published
 import pytest
 
 from gdistill import errors
-from gdistill.cli import edge
+from gdistill.cli import config_file
 from gdistill.published import source_files
 from gdistill.published import teachers
 from gdistill.recipe import reading
@@ -82,7 +82,7 @@ def test_adm_alone_has_no_null_condition_and_a_stage_one_is_refused(tmp_path, mo
 
 
 def recipe_from(folder):
-  config = edge.load_config('configs/digits.py:tiny', [])
+  config = config_file.load('configs/digits.py:tiny', [])
   config.update(stages=('guidance', 'progressive'), initial=str(folder.path))
   config['model'] = {**folder.card['model'], 'dropout': 0.0, 'dtype': 'bfloat16'}
   config['noise'] = dict(folder.card['noise'])

@@ -8,7 +8,7 @@ import published
 import pytest
 
 from gdistill import errors
-from gdistill.cli import edge
+from gdistill.cli import config_file
 from gdistill.convert import dit
 from gdistill.convert import stable_diffusion_unet as unet2d
 from gdistill.models import latent_unet
@@ -63,7 +63,7 @@ def test_the_configs_of_imported_teachers_are_of_what_is_imported(config, fields
     'model': reading.to_dict(settings), 'noise': reading.to_dict(noise), 'guided': True,
     'w_min': 0.0, 'w_max': 0.0,
   }  # fmt: skip
-  given = edge.load_config(f'configs/{config}', ["--config.initial='somewhere'"])
+  given = config_file.load(f'configs/{config}', ["--config.initial='somewhere'"])
   given['latents'].update(autoencoder='a')
   run_checks.initial(assemble.Run(reading.from_config(given)), card)
 

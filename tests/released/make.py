@@ -11,7 +11,7 @@ import zlib
 import jax
 import numpy as np
 
-from gdistill.cli import edge
+from gdistill.cli import config_file
 from gdistill.published import exporting
 from gdistill.recipe import reading
 from gdistill.recipe import settings as recipes
@@ -41,7 +41,7 @@ def filled(tree):
 
 def recipe() -> recipes.Recipe:
   """Returns the digits recipe, small enough for a repository, with settings that diffusers has."""
-  config = edge.load_config('configs/digits.py:tiny', [])
+  config = config_file.load('configs/digits.py:tiny', [])
   config['model'].update(
     channels=4, multipliers=(1,), emb_channels=16, w_features=4, groups=2, w_scale=1000.0
   )

@@ -13,7 +13,7 @@ import pytest
 from absl import logging
 
 from gdistill import errors
-from gdistill.cli import edge
+from gdistill.cli import config_file
 from gdistill.recipe import reading
 from gdistill.rounds import network as networks
 from gdistill.training import step as train_step
@@ -68,7 +68,7 @@ class Steps:
 def recipe_of(size):
   if size == 'micro':
     return micro.recipe()
-  return reading.from_config(edge.load_config('configs/digits.py', []))
+  return reading.from_config(config_file.load('configs/digits.py', []))
 
 
 @pytest.fixture

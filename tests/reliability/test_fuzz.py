@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from gdistill.cli import edge
+from gdistill.cli import config_file
 from gdistill.convert import files
 from gdistill.evaluation import reference
 from gdistill.evaluation import samples
@@ -84,7 +84,7 @@ def test_damaged_configs(tmp_path, cases):
   (tmp_path / 'run').mkdir()
 
   def read(bad):
-    config = edge.load_config(str(written(tmp_path / 'config.json', bad)), [])
+    config = config_file.load(str(written(tmp_path / 'config.json', bad)), [])
     assert reading.to_dict(reading.from_config(config))
 
   assert damage.fuzz(data, cases, read) > cases // 2

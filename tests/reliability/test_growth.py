@@ -11,6 +11,7 @@ import pytest
 SCRIPT = """
 import json, os, sys, threading
 import jax
+from gdistill import train
 from gdistill.cli import train as command
 from gdistill.training import loop
 

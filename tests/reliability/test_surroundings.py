@@ -12,8 +12,8 @@ CLOCK = """
 import itertools, sys, time
 now, jumps = time.time, itertools.cycle([0, -86400, 86400, 3600])
 time.time = lambda: now() + next(jumps)
-from gdistill.cli import edge, train
-edge.leave(train.main(sys.argv[1:]))
+from gdistill.cli import exit_codes, train
+exit_codes.exit_process(train.main(sys.argv[1:]))
 """
 
 

@@ -14,7 +14,7 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
-from gdistill import cli
+from gdistill.cli import command
 from gdistill.cli import train
 
 ROOT = disturbed.ROOT
@@ -96,7 +96,7 @@ FLAGS = [
   (2, 'must be from 0 to', '--coordinator=localhost:1', '--num_processes=2', '--process_id=2'),
   (2, 'not a valid path: a name in it is longer than 255 bytes', '--workdir=' + 'a' * 300),
   (2, 'is not a folder', '--workdir=EMPTY/a.ckpt/run'),
-  (2, '--devices=3 is for --plan alone', '--devices=3'),
+  (2, '--devices=3 is only for --plan', '--devices=3'),
 ]
 
 EDIT = 'edit --folder=STUDENT --out=OUT'
@@ -126,7 +126,7 @@ OTHERS = [
   (3, 'gdistill convert', 'evaluate --images=PICTURES --reference=PNG --weights=/nowhere'),
   (3, 'is neither a folder', 'evaluate --images=/nowhere --reference=PICTURES'),
   (2, "--preset='cifar' must be one of", 'evaluate --preset=cifar'),
-  (3, 'is no readable JSON', 'table EMPTY/latin.json'),
+  (3, 'is not readable JSON', 'table EMPTY/latin.json'),
   (3, 'is neither a folder', 'statistics --source=/nowhere --size=8 --out=OUT.npz'),
   # import, export, convert, encode, prepare
   (3, '/nowhere', 'import --source=/nowhere --out=OUT'),
@@ -238,7 +238,7 @@ def test_a_run_that_cannot_be_is_refused(places, capsys, record_property, tmp_pa
 def test_every_other_command_refuses_what_is_wrong(places, capsys, record_property, monkeypatch):
   monkeypatch.chdir(places['base'])
   cases = [
-    (cli.main, [filled(word, places) for word in line.split()], code, words)
+    (command.main, [filled(word, places) for word in line.split()], code, words)
     for code, words, line in OTHERS
   ]
   record_property('wrong commands that got the promised answer', all_refused(cases, places, capsys))
@@ -256,11 +256,11 @@ def test_a_damaged_round_ends_with_4_and_names_its_file(places, tmp_path, capsys
     good = file.read_bytes()
     file.write_bytes(bytes(data))
     argv = ['sample', f'--folder={file.parents[name.count("/")]}', f'--out={tmp_path}/out']
-    refused(cli.main, argv, 4, words, places, capsys)
+    refused(command.main, argv, 4, words, places, capsys)
     file.write_bytes(good)
     assert not (tmp_path / 'out').exists()
   arrays = max((run / '02_progressive_2' / 'params').rglob('*'), key=lambda p: p.stat().st_size)
   arrays.write_bytes(arrays.read_bytes()[:-1])
   argv = ['sample', f'--folder={run}/02_progressive_2', f'--out={tmp_path}/out']
-  refused(cli.main, argv, 4, os.fspath(arrays.relative_to(run / '02_progressive_2' / 'params')),
+  refused(command.main, argv, 4, os.fspath(arrays.relative_to(run / '02_progressive_2' / 'params')),
           places, capsys)  # fmt: skip

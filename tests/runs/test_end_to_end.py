@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gdistill.cli import edge
+from gdistill.cli import config_file
 from gdistill.evaluation import report
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
@@ -39,7 +39,7 @@ def finished(*children, code=0):
 
 @pytest.mark.parametrize('change', [{}, {'sampler': 'stochastic'}, {'state': 'trajectory'}])
 def test_the_tiny_digits_run_from_data_to_report(tmp_path, change):
-  config = edge.load_config('configs/digits.py:tiny', [])
+  config = config_file.load('configs/digits.py:tiny', [])
   config['progressive'].update(change)
   if 'state' in change:
     config['guidance'].update(state='trajectory', trajectory_steps=4, ws_per_pass=2, one_batch=True)
@@ -54,7 +54,7 @@ def test_the_tiny_digits_run_from_data_to_report(tmp_path, change):
 
 
 def test_a_finished_tiny_run_is_given_an_encoders_ladder_and_keeps_its_report(tmp_path):
-  config = edge.load_config('configs/digits.py:tiny', [])
+  config = config_file.load('configs/digits.py:tiny', [])
   finished(start(tmp_path, config))
   run = tmp_path / 'run'
   before = {p: p.read_bytes() for p in run.glob('0*/card.json')}
@@ -112,7 +112,7 @@ def photographs(folder, size, classes, each):
 
 
 def cifar10(tmp_path, **data):
-  config = edge.load_config('configs/cifar10.py:tiny', [])
+  config = config_file.load('configs/cifar10.py:tiny', [])
   source = photographs(tmp_path / 'pictures', config['model']['image_size'], 10, 20)
   config['data'].update(dict(name='folder', path=str(source), held_out_split='test'), **data)
   return config, source
@@ -140,7 +140,7 @@ def test_cifar10_runs_whole_on_a_folder_and_only_on_that(tmp_path):
 
 def test_two_processes_run_cifar10_on_prepared_records_read_by_workers(tmp_path):
   config, source = cifar10(tmp_path, name='records', path=f'{tmp_path}/records', workers=1)
-  prepare = [sys.executable, '-c', 'import sys; from gdistill import cli; sys.exit(cli.main())']
+  prepare = [sys.executable, '-c', 'from gdistill.cli import command; command.program()']
   subprocess.run(
     [*prepare, 'prepare', f'--source={source}', f'--out={tmp_path}/records', '--size=32',
      '--held_out_split=test'], cwd=ROOT, check=True,

@@ -12,7 +12,7 @@ import pytest
 import stand_in
 from PIL import Image
 
-import gdistill.cli
+from gdistill.cli import command
 from gdistill import errors
 from gdistill.training import assemble
 from gdistill.cli import evaluate as evaluate_command
@@ -292,12 +292,12 @@ def test_an_inpainting_run_goes_from_pictures_to_figures_and_paints(given, tmp_p
   argv = ['inpaint', f'--folder={workdir}/02_progressive_2', f'--image={tmp_path}/in.png',
           f'--mask={tmp_path}/mask.png', '--prompt=the cat of 3', '--guidance_scale=4',
           '--size=24x16', f'--out={tmp_path}/out']  # fmt: skip
-  assert gdistill.cli.main(argv) == 0
+  assert command.main(argv) == 0
   painted = np.asarray(Image.open(tmp_path / 'out' / 'in.png'))
   np.testing.assert_array_equal(painted[:, :12], pixels[:, :12])
   assert (painted[:, 12:] != pixels[:, 12:]).any()
   edit = ['edit', *argv[1:3], *argv[4:7], f'--out={tmp_path}/edited']
-  assert gdistill.cli.main(edit) == 0
+  assert command.main(edit) == 0
   assert np.asarray(Image.open(tmp_path / 'edited' / 'in.png')).shape == (16, 24, 3)
 
 

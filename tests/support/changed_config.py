@@ -2,10 +2,10 @@
 
 import copy
 
-from gdistill.cli import edge
+from gdistill.cli import config_file
 
-DIGITS = edge.load_config('configs/digits.py', [])
-SD = edge.load_config('configs/stable_diffusion.py', [])
+DIGITS = config_file.load('configs/digits.py', [])
+SD = config_file.load('configs/stable_diffusion.py', [])
 
 
 def changed(base=DIGITS, **fields):

@@ -12,7 +12,7 @@ import time
 
 import micro
 
-from gdistill.cli import edge
+from gdistill.cli import config_file
 from gdistill.workdir import checkpoints
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -34,7 +34,7 @@ POINTS = {
 
 SCRIPT = """
 import importlib, os, sys, time
-from gdistill.cli import edge, train
+from gdistill.cli import config_file, exit_codes, train
 module, name, when, ending, count, number = sys.argv[1:7]
 module = importlib.import_module('gdistill.' + module)
 inner, left = getattr(module, name), [int(count)]
@@ -53,7 +53,7 @@ def broken(*args, **more):
     there(args)
   return out
 setattr(module, name, broken)
-edge.leave(edge.call(lambda: train.main(sys.argv[7:]), False))
+exit_codes.exit_process(exit_codes.call(lambda: train.main(sys.argv[7:]), False))
 """
 
 
@@ -76,7 +76,7 @@ def config(workdir, **sections):
 def config_of(workdir, name):
   """Writes a config from configs/, resolved, beside a workdir and returns the file."""
   file = workdir.parent / f'{workdir.name}.json'
-  file.write_text(json.dumps(edge.load_config(name, [])))
+  file.write_text(json.dumps(config_file.load(name, [])))
   return file
 
 

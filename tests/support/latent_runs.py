@@ -11,7 +11,7 @@ import texts
 from jax import numpy as jnp
 from PIL import Image
 
-from gdistill.cli import edge
+from gdistill.cli import config_file
 from gdistill.convert import autoencoder as autoencoders
 from gdistill.models import vae
 from gdistill.recipe import reading
@@ -88,7 +88,7 @@ def inputs(path: pathlib.Path) -> pathlib.Path:
 
 def config(name: str, given: pathlib.Path, **sections) -> dict:
   """Returns one of the configs in KINDS, with the inputs in `given`, 8 x 8 latents, few updates."""
-  c = edge.load_config(f'configs/{name}', [])
+  c = config_file.load(f'configs/{name}', [])
   kind, text = KINDS[name]
   webdataset = c['data']['name'] == 'webdataset'
   c['data']['path'] = str(given / ('captioned.tar' if webdataset else 'pictures'))

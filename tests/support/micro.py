@@ -2,7 +2,7 @@
 
 import threading
 
-from gdistill.cli import edge
+from gdistill.cli import config_file
 from gdistill.evaluation.grid import run as grid_run
 from gdistill.process import interrupt
 from gdistill.process import timing
@@ -14,7 +14,7 @@ from gdistill.training import run as training_run
 
 def config(**sections):
   """Returns a config of 40 updates: teacher 12, stage one 10, rounds of N = 2 and 1 with 9 each."""
-  c = edge.load_config('configs/digits.py:tiny', [])
+  c = config_file.load('configs/digits.py:tiny', [])
   c['model'].update(channels=4, multipliers=(1,), emb_channels=8, w_features=4, groups=2)
   c['teacher'].update(steps=12, batch_size=4)
   c['guidance'].update(steps=10, batch_size=4)

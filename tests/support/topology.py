@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 
-from gdistill.cli import edge
+from gdistill.cli import config_file
 from gdistill.devices import mesh as meshes
 from gdistill.devices import processes
 from gdistill.devices import sharding
@@ -42,7 +42,7 @@ def noise(recipe: recipes.Recipe) -> np.ndarray:
 
 def main(out: str, config: str, workdir: str, *join: str) -> None:
   sharding._SMALL = 0
-  recipe = reading.from_config(edge.load_config(config, []))
+  recipe = reading.from_config(config_file.load(config, []))
   meshes.make_cpu_devices(recipe.mesh.cpu_devices)
   if join:
     processes.start(join[0], int(join[1]), int(join[2]))

@@ -465,12 +465,12 @@ def test_told_to_stop_while_it_compiles_it_leaves_at_once(tmp_path):
   script = (
     'import atexit, sys, time\n'
     'from gdistill.training import shapes\n'
-    'from gdistill.cli import edge, train\n'
+    'from gdistill.cli import exit_codes, train\n'
     "atexit.register(print, 'an orderly end')\n"
     'def compile(*args):\n'
     "  print('compiling', flush=True); time.sleep(600)\n"
     'shapes.compile_stage = compile\n'
-    'edge.leave(train.main(sys.argv[1:]))\n'
+    'exit_codes.exit_process(train.main(sys.argv[1:]))\n'
   )
   child = subprocess.Popen(
     [sys.executable, '-c', script, *disturbed.command(tmp_path / 'run')[3:]], cwd=disturbed.ROOT,

@@ -14,13 +14,13 @@ import pytest
 from jax import numpy as jnp
 
 from gdistill import errors
-from gdistill.cli import edge
+from gdistill.cli import config_file
 from gdistill.recipe import reading
 from gdistill.training import loop
 from gdistill.training import step as train_step
 from gdistill.workdir import state as states
 
-BASE = reading.from_config(edge.load_config('configs/digits.py', [])).teacher
+BASE = reading.from_config(config_file.load('configs/digits.py', [])).teacher
 KEY = jax.random.key(0)
 
 
@@ -169,14 +169,14 @@ import dataclasses, json, math, re
 import jax
 jax.config.update('jax_num_cpu_devices', 8)
 from jax import numpy as jnp
-from gdistill.cli import edge
+from gdistill.cli import config_file
 from gdistill.devices import mesh as meshes, sharding
 from gdistill.recipe import reading
 from gdistill.training import step as train_step
 from gdistill.workdir import state as states
 
 sharding._SMALL = 0
-base = reading.from_config(edge.load_config('configs/digits.py', [])).teacher
+base = reading.from_config(config_file.load('configs/digits.py', [])).teacher
 
 
 def loss(p, teacher, batch, key, num_steps):

@@ -5,12 +5,12 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
-from gdistill.cli import edge
+from gdistill.cli import config_file
 from gdistill.recipe import reading
 from gdistill.training import step as train_step
 from gdistill.workdir import state as states
 
-SETTINGS = reading.from_config(edge.load_config('configs/digits.py', [])).teacher
+SETTINGS = reading.from_config(config_file.load('configs/digits.py', [])).teacher
 
 
 def fresh(with_ema=True):

@@ -70,7 +70,11 @@ def test_pictures_may_leave_the_devices_or_stay_there(workdir, capsys):
 
 
 def command(workdir, *more):
-  program = [sys.executable, '-c', 'import sys; from gdistill import cli; sys.exit(cli.main())']
+  program = [
+    sys.executable,
+    '-c',
+    'from gdistill.cli import command; command.program()',
+  ]
   return subprocess.Popen(
     [*program, 'evaluate', f'--workdir={workdir}', *more],
     cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

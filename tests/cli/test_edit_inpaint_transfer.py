@@ -1,4 +1,4 @@
-"""edit, inpaint and transfer as a person types them, on micro runs of digits."""
+"""Tests of edit, inpaint and transfer with the flags that a user gives, on small runs of digits."""
 
 import json
 import pathlib
@@ -12,11 +12,12 @@ import pytest
 from jax import numpy as jnp
 from PIL import Image
 
-import gdistill.cli
 from gdistill import errors
-from gdistill.cli import apps
+from gdistill.cli import command
 from gdistill.cli import inpaint
-from gdistill.cli import results
+from gdistill.cli import picture_flags
+from gdistill.cli import picture_job
+from gdistill.cli import source_pictures
 from gdistill.core import pixels as core_pixels
 from gdistill.core import process
 from gdistill.drawing import editor
@@ -56,10 +57,10 @@ def images(tmp_path):
   return tmp_path / 'in'
 
 
-def run(command, *args):
+def run(name, *args):
   args = [str(a) for a in args]
-  own = any(a.startswith('--scale=') for a in args)  # otherwise the sheet is enlarged
-  return gdistill.cli.main([command, *args, *([] if own else ['--scale=1'])])
+  own = any(a.startswith('--scale=') for a in args)  # without --scale, the sheet is enlarged
+  return command.main([name, *args, *([] if own else ['--scale=1'])])
 
 
 def read(file):
@@ -67,7 +68,7 @@ def read(file):
 
 
 def half(tmp_path):
-  """A mask whose right half is white."""
+  """Writes a mask whose right half is white, and returns its path."""
   mask = np.zeros((8, 8), np.uint8)
   mask[:, 4:] = 255
   Image.fromarray(mask).save(tmp_path / 'mask.png')
@@ -78,7 +79,7 @@ def test_an_edit_is_the_rest_of_the_walk_from_the_noised_picture(workdir, images
   out = tmp_path / 'out'
   given = [f'--folder={workdir}/02_progressive_2', f'--image={images}', '--label=3', '--w=2']
   assert run('edit', *given, '--strength=0.5', '--seeds=4,9', f'--out={out}') == 0
-  assert 'is no step' not in capsys.readouterr().err
+  assert 'is not one of the' not in capsys.readouterr().err
   folder = folders.read_folder(workdir / '02_progressive_2')
   noise = networks.noise(folder.noise)
   v_fn = networks.as_v_fn(folder.net, folder.params, folder.settings, noise)
@@ -91,13 +92,13 @@ def test_an_edit_is_the_rest_of_the_walk_from_the_noised_picture(workdir, images
     expected = np.asarray(core_pixels.from_images(process.x_from_v(z, v, logsnr)))[..., 0]
     for name, wanted in zip(('a', 'deep/b', 'c'), expected, strict=True):
       found = read(out / f'{name}_seed{seed}.png').astype(int)
-      assert np.abs(found - wanted).max() <= 1  # rounding, in another program
+      assert np.abs(found - wanted).max() <= 1  # another compiled program rounds differently
   figures = json.loads((out / 'figures.json').read_text())
   assert [(f['result'], f['seed']) for f in figures][:2] == [('a_seed4.png', 4), ('a_seed9.png', 9)]
   difference = (read(out / 'a_seed4.png').astype(float) - PICTURES[0]) / 127.5
   assert np.isclose(figures[0]['rms_to_source'], np.sqrt(np.mean(difference**2)), atol=1e-5)
-  assert read(out / 'sheet.png').shape == (3 * 9 + 1, 3 * 9 + 1)  # source and two results a row
-  # A picture does not depend on its company.
+  assert read(out / 'sheet.png').shape == (3 * 9 + 1, 3 * 9 + 1)  # a row: source, two results
+  # A result does not depend on the other pictures of its batch.
   assert run('edit', given[0], f'--image={images}/deep/b.png', *given[2:], '--seeds=9',
              f'--out={tmp_path}/alone') == 0  # fmt: skip
   np.testing.assert_array_equal(read(tmp_path / 'alone' / 'b.png'), read(out / 'deep/b_seed9.png'))
@@ -110,7 +111,7 @@ def test_a_stopped_command_goes_on_and_draws_nothing_twice(workdir, images, tmp_
   out = tmp_path / 'out'
   before = {f: f.read_bytes() for f in out.rglob('*.*')}
   (out / 'figures.json').unlink()
-  (out / 'sheet.png').unlink()  # as a kill between the pictures and these leaves it
+  (out / 'sheet.png').unlink()  # a kill after the last picture leaves such a folder
   ages = {f: f.stat().st_mtime_ns for f in out.rglob('*_seed*.png')}
   assert run(*given) == 0
   assert {f: f.read_bytes() for f in out.rglob('*.*')} == before
@@ -122,10 +123,10 @@ def test_a_stopped_command_goes_on_and_draws_nothing_twice(workdir, images, tmp_
   assert run(*given, '--w=2') == 2
   assert 'holds results of another request' in capsys.readouterr().err
   Image.fromarray(PICTURES[0] ^ 255).save(images / 'a.png')
-  assert run(*given) == 2  # results of another picture
+  assert run(*given) == 2  # the folder holds results of the former a.png
   assert 'holds results of another request' in capsys.readouterr().err
   assert run(*given[:-1], f'--out={images}/out') == 2
-  assert 'whose pictures results would be taken for' in capsys.readouterr().err
+  assert 'so that the results would be taken for pictures to change' in capsys.readouterr().err
 
 
 def test_a_signal_keeps_what_is_drawn_and_the_command_goes_on(
@@ -134,24 +135,24 @@ def test_a_signal_keeps_what_is_drawn_and_the_command_goes_on(
   given = ['edit', f'--folder={workdir}/02_progressive_2', f'--image={images}', '--label=3',
            '--seeds=0..2', f'--out={tmp_path}/out']  # fmt: skip
   assert run(*given[:-1], f'--out={tmp_path}/whole') == 0
-  batch, ages = results._batch, {}
-  monkeypatch.setattr(results, '_batch', lambda shape, most: 2)
+  batch, ages = picture_job._batch, {}
+  monkeypatch.setattr(picture_job, '_batch', lambda shape, most: 2)
   monkeypatch.setattr(interrupt, 'Interrupt', lambda: micro.StopAfter(1))
-  for count in (4, 8):  # two batches of two pictures, each in the middle of a source's seeds
+  for count in (4, 8):  # pictures after 2 and 4 batches of two; there are 3 seeds
     assert run(*given) == 42
     found = sorted((tmp_path / 'out').rglob('*_seed*.png'))
     assert len(found) == count and not (tmp_path / 'out' / 'sheet.png').exists()
     assert all(f.stat().st_mtime_ns == ages.get(f, f.stat().st_mtime_ns) for f in found)
     ages = {f: f.stat().st_mtime_ns for f in found}
   monkeypatch.undo()
-  assert results._batch is batch and run(*given) == 0
+  assert picture_job._batch is batch and run(*given) == 0
   for file in (tmp_path / 'whole').rglob('*.*'):
     again = tmp_path / 'out' / file.relative_to(tmp_path / 'whole')
     assert again.read_bytes() == file.read_bytes()
 
 
 def recorded(monkeypatch, name):
-  """[(rows, counts)] of what an editor or painter is asked, which gives its sources back."""
+  """Replaces an editor by one that returns its sources; returns a list of its (rows, counts)."""
   asked = []
 
   def make(*args):
@@ -202,7 +203,7 @@ def test_what_a_grey_mask_covers_and_a_mask_that_changed(
   assert run(*argv) == 2 and '(pictures)' in capsys.readouterr().err
   one = [*argv[:1], f'--folder={workdir}/03_progressive_1', *argv[2:-1], f'--out={tmp_path}/one']
   assert run(*one) == 0
-  assert 'in one step learns next to nothing of the known part' in capsys.readouterr().err
+  assert 'in a single step it uses almost nothing of the known part' in capsys.readouterr().err
 
 
 def test_other_parameters_are_another_request(workdir, images, tmp_path, monkeypatch, capsys):
@@ -231,23 +232,24 @@ def test_the_request_is_there_before_the_first_result(workdir, images, tmp_path,
 
 
 def test_a_sheet_has_the_first_pictures_alone(workdir, images, tmp_path, monkeypatch, capsys):
-  monkeypatch.setattr(results, '_MOST_ON_SHEET', 2)
+  monkeypatch.setattr(picture_job, '_MOST_ON_SHEET', 2)
   assert run('edit', f'--folder={workdir}/02_progressive_2', f'--image={images}', '--label=3',
              f'--out={tmp_path}/out') == 0  # fmt: skip
   assert read(tmp_path / 'out/sheet.png').shape == (2 * 9 + 1, 2 * 9 + 1)
-  assert 'beside each other, of the first 2;' in capsys.readouterr().err
+  assert 'shows the first 2 source pictures beside their results;' in capsys.readouterr().err
 
 
 def test_a_size_is_width_first_and_a_mask_may_be_too_thin(images, tmp_path):
   settings = recipes.Model(**published.TEXT)
   frozen = types.SimpleNamespace(autoencoder=None)
-  assert apps._size('24x16', settings, frozen) == (16, 24)
+  assert picture_flags.working_size('24x16', settings, frozen) == (16, 24)
   line = np.zeros((8, 8), np.uint8)
   line[1] = 255
   Image.fromarray(line).save(tmp_path / 'm.png')
-  sources, masks = (results.Sources(str(p), '') for p in (images / 'a.png', tmp_path / 'm.png'))
-  with pytest.raises(errors.DataError, match='is too thin for a network that sees one pixel in 4'):
-    inpaint._Masks(sources, masks, True)(0, (8, 8, 1), 4)
+  files = images / 'a.png', tmp_path / 'm.png'
+  sources, masks = (source_pictures.Sources(str(file), '') for file in files)
+  with pytest.raises(errors.DataError, match=r'too thin, .* reads one mask pixel in 4'):
+    inpaint.Masks(sources, masks, True)(0, (8, 8, 1), 4)
 
 
 def test_another_request_is_refused_with_what_differs(workdir, images, tmp_path, capsys):
@@ -276,7 +278,7 @@ def test_results_can_be_edited_again_and_hidden_files_are_none(workdir, images, 
 def test_a_sheet_is_enlarged_to_be_seen(workdir, images, tmp_path):
   argv = ['edit', f'--folder={workdir}/02_progressive_2', f'--image={images}/a.png', '--label=3',
           f'--out={tmp_path}/out']  # fmt: skip
-  assert gdistill.cli.main(argv) == 0
+  assert command.main(argv) == 0
   assert read(tmp_path / 'out' / 'sheet.png').shape == (10 * 8, 19 * 8)
 
 
@@ -291,14 +293,15 @@ def test_results_of_files_with_one_stem_have_their_own_names(workdir, tmp_path, 
   assert sorted(p.name for p in (tmp_path / '1').iterdir()) == names
   Image.fromarray(PICTURES[0]).save(folder / 'a.png.webp', lossless=True)
   assert run(*given, f'--out={tmp_path}/2') == 3
-  assert 'has 2 pictures a.png.*; give them two names' in capsys.readouterr().err
+  assert 'has 2 pictures that would share the name a.png; rename one' in capsys.readouterr().err
 
 
 def test_strength_between_steps_and_of_noise_alone_is_said(workdir, images, tmp_path, capsys):
   given = [f'--folder={workdir}/02_progressive_2', f'--image={images}/a.png', '--label=0']
   assert run('edit', *given, '--strength=0.6', f'--out={tmp_path}/1') == 0
-  assert '--strength=0.6 is no step of the 2 of this network; 0.5 is taken' in (
-    capsys.readouterr().err
+  assert (
+    '--strength=0.6 is not one of the 2 steps of this network; the nearest step, 0.5, is used'
+    in (capsys.readouterr().err)
   )
   assert run('edit', *given, '--strength=1', f'--out={tmp_path}/2') == 0
   assert 'nothing of the picture is left' in capsys.readouterr().err
@@ -330,11 +333,12 @@ def test_the_known_part_comes_back_bit_for_bit(workdir, painting, images, tmp_pa
       np.testing.assert_array_equal(exact[:, :4], source[:, :4])
       np.testing.assert_array_equal(exact[:, 4:], drawn[:, 4:])
       assert (exact[:, 4:] != source[:, 4:]).any()
-  # One that was not trained for it is held to the known part; the other draws its own.
+  # Without training to inpaint, x_hat is replaced by the known part; an inpainting network draws
+  # the known part itself.
   assert np.abs(read(tmp_path / 'drawn0/a.png')[:, :4].astype(int) - PICTURES[0][:, :4]).max() <= 1
   assert (read(tmp_path / 'drawn1/a.png')[:, :4] != PICTURES[0][:, :4]).any()
   sheet = read(tmp_path / 'exact1/sheet.png')
-  np.testing.assert_array_equal(sheet[1:9, 10:14], PICTURES[0][:, :4])  # what the network is shown
+  np.testing.assert_array_equal(sheet[1:9, 10:14], PICTURES[0][:, :4])  # the network's input
   assert (sheet[1:9, 14:18] == 128).all()
 
 
@@ -349,7 +353,7 @@ def test_what_an_inpainting_network_paints_follows_what_it_is_shown(painting, im
   assert run('inpaint', f'--folder={painting}/03_progressive_1', f'--image={images}',
              f'--mask={mask}', '--label=3', f'--out={tmp_path}/out') == 0  # fmt: skip
   a, y, z = (read(tmp_path / f'out/{name}.png')[:, 4:] for name in 'ayz')
-  np.testing.assert_array_equal(a, y)  # what the mask covers is not seen
+  np.testing.assert_array_equal(a, y)  # pixels under the mask have no effect
   assert (a != z).any()
 
 
@@ -367,18 +371,18 @@ def test_masks_go_by_name_and_are_checked(workdir, images, tmp_path, capsys):
     assert rows[i] and rows.sum() == 1
   (masks / 'c.png').unlink()
   assert run('inpaint', *given, f'--mask={masks}', f'--out={tmp_path}/2') == 3
-  assert 'has none named c, as pictures of' in capsys.readouterr().err
+  assert 'masks has no mask for the picture c of' in capsys.readouterr().err
   assert not (tmp_path / '2').exists()
   white = np.zeros((8, 8, 4), np.uint8)
-  white[2, :3] = 255  # strokes on what is transparent
+  white[2, :3] = 255  # white strokes on a transparent mask
   Image.fromarray(white).save(tmp_path / 'strokes.png')
   assert run('inpaint', given[0], f'--image={images}/a.png', given[2],
              f'--mask={tmp_path}/strokes.png', f'--out={tmp_path}/strokes') == 0  # fmt: skip
   changed = read(tmp_path / 'strokes/a.png') != PICTURES[0]
   assert changed[2, :3].any() and not np.delete(changed, 2, 0).any() and not changed[2, 3:].any()
   for pixels, code, words in (
-    (np.zeros((8, 8), np.uint8), 3, 'is black: nothing is to be painted'),
-    (np.full((8, 8), 255, np.uint8), 0, 'is white: nothing of'),
+    (np.zeros((8, 8), np.uint8), 3, 'is black, so there is nothing to paint'),
+    (np.full((8, 8), 255, np.uint8), 0, 'is white everywhere: nothing of'),
     (np.full((8, 9), 255, np.uint8), 3, 'a mask must have the size of its picture'),
   ):
     Image.fromarray(pixels).save(tmp_path / 'm.png')
@@ -394,7 +398,7 @@ def test_a_transfer_encodes_under_one_class_and_decodes_under_another(workdir, i
   assert run('transfer', *given, *ladders, '--label=3', f'--out={tmp_path}/1') == 0
   assert run('transfer', *given, *ladders, '--label=7', f'--out={tmp_path}/2') == 0
   assert (read(tmp_path / '1/a.png') != read(tmp_path / '2/a.png')).any()
-  # A teacher does both; there and back under one class is the picture, in many steps.
+  # A teacher inverts and draws. With one class for both, many steps give the picture back.
   both = [f'--folder={workdir}/00_teacher', '--w=0', '--num_steps=200', '--encode_steps=200']
   assert run('transfer', *given, *both, '--label=7', f'--out={tmp_path}/3') == 0
   trips = [f['rms_to_source'] for f in json.loads((tmp_path / '3/figures.json').read_text())]
@@ -408,7 +412,7 @@ def test_pictures_of_any_kind_are_brought_to_the_size_of_the_network(workdir, tm
   folder.mkdir()
   big = np.kron(PICTURES[0], np.ones((4, 4), np.uint8))
   exif = Image.Exif()
-  exif[0x0112] = 3  # upside down
+  exif[0x0112] = 3  # EXIF orientation: upside down
   wide = np.pad(big, [(0, 0), (6, 6)])
   Image.fromarray(wide[::-1, ::-1]).save(folder / 'turned.png', exif=exif)
   Image.fromarray(np.dstack([big] * 3)).save(folder / 'colour.png')
@@ -427,7 +431,7 @@ def test_pictures_of_any_kind_are_brought_to_the_size_of_the_network(workdir, tm
       expected[:4] = 255
     known = ~np.eye(8, dtype=bool)
     np.testing.assert_array_equal(read(tmp_path / f'{name}/{name}.png')[known], expected[known])
-  assert '1 brought to 8 x 8: centre crop, then resized' in capsys.readouterr().err
+  assert '1 source picture cropped in the centre and resized to 8 x 8' in capsys.readouterr().err
   assert run('edit', *given, f'--image={folder}/turned.png', f'--out={tmp_path}/turned') == 0
   np.testing.assert_array_equal(read(tmp_path / 'turned/sheet.png')[1:9, 1:9], PICTURES[0])
   Image.fromarray(np.zeros((1, 1), np.uint8)).save(tmp_path / 'pixel.png')
@@ -442,7 +446,7 @@ def test_pictures_of_any_kind_are_brought_to_the_size_of_the_network(workdir, tm
   ('whose', 'said', 'words'),
   [
     ('02_progressive_2', {'sampler': 'stochastic'}, 'was distilled for the stochastic sampler'),
-    ('04_encoder_2', {'predict': 'x'}, 'predicts x, which says nothing about the noise at t = 0'),
+    ('04_encoder_2', {'predict': 'x'}, 'predicts x, which gives no estimate of the noise at t = 0'),
   ],
 )
 def test_networks_that_cannot_be_walked_both_ways_are_refused(
@@ -457,14 +461,14 @@ def test_networks_that_cannot_be_walked_both_ways_are_refused(
   given = [f'--folder={workdir}/02_progressive_2', f'--encoder={workdir}/04_encoder_2',
            f'--image={images}', '--label=3', '--source_label=7',
            f'--out={tmp_path}/out']  # fmt: skip
-  for command, more in (('transfer', []), ('edit', ['--invert'])):
-    assert run(command, *given, *more) == 2
+  for name, more in (('transfer', []), ('edit', ['--invert'])):
+    assert run(name, *given, *more) == 2
     assert words in capsys.readouterr().err
   assert not (tmp_path / 'out').exists()
 
 
 @pytest.mark.parametrize(
-  ('command', 'more', 'code', 'words'),
+  ('name', 'more', 'code', 'words'),
   [
     ('edit', ['--strength=0'], 2, '--strength=0.0 must be above 0'),
     ('edit', ['--strength=1.1'], 2, 'at most 1, where nothing of the picture is left'),
@@ -472,26 +476,26 @@ def test_networks_that_cannot_be_walked_both_ways_are_refused(
     ('edit', ['--label=11'], 2, 'give one of 0, 1, 2'),
     ('edit', ['--seeds=1,1'], 2, "--seeds='1,1' must be numbers from 0 to"),
     ('transfer', ['--source_label=2', '--encoder=04_encoder_2', '--seeds=0..3'], 2,
-     '--seeds=0..3: a transfer draws no noise of its own'),
+     '--seeds=0..3: a transfer adds no random noise'),
     ('edit', ['--label=cat'], 2, 'give one of 0, 1, 2'),
-    ('edit', ['--label=none'], 2, 'has learned no picture without a class'),
+    ('edit', ['--label=none'], 2, 'was trained on pictures with a class only'),
     ('edit', ['--prompt=a cat'], 2, 'is not conditioned on text; give --label'),
     ('edit', ['--negative_prompt=blue'], 2, '02_progressive_2 is not conditioned on text'),
     ('edit', ['--num_steps=4'], 2, 'distilled for num_steps=2; use --num_steps=2'),
     ('edit', ['--image=nothing.png'], 3, '--image=nothing.png does not exist'),
-    ('edit', ['--size=16x16'], 2, 'works at 8x8 alone'),
+    ('edit', ['--size=16x16'], 2, 'works only at 8x8'),
     ('edit', ['--size=16'], 2, 'must be WIDTHxHEIGHT'),
     ('edit', ['--scale=0'], 2, 'from 1 to 64'),
     ('edit', ['--w=-1'], 2, '--w=-1.0 must be a number of at least 0'),
-    ('edit', ['--source_label=2'], 2, '--source_label=2 is of --invert'),
+    ('edit', ['--source_label=2'], 2, '--source_label=2 needs --invert'),
     ('edit', ['--invert', '--source_label=2'], 2, '--encoder is missing'),
     ('edit', ['--invert', '--encoder=01_guidance'], 2, '--source_label is missing'),
     ('edit', ['--folder=04_encoder_2'], 2, 'which turns pictures into noise'),
     ('transfer', ['--source_label=2'], 2, '--encoder is missing'),
-    ('transfer', ['--source_label=2', '--encoder=03_progressive_1'], 2, 'encodes nothing; name a'),
+    ('transfer', ['--source_label=2', '--encoder=03_progressive_1'], 2, 'cannot invert pictures'),
     (
       'transfer', ['--source_label=2', '--encoder=04_encoder_2', '--encode_steps=4'], 2,
-      '--encode_steps=4 is not what',
+      'was distilled for 2 steps; use --encode_steps=2',
     ),
     (
       'transfer', ['--source_label=2', '--encoder=04_encoder_2', '--source_w=inf'], 2,
@@ -502,7 +506,7 @@ def test_networks_that_cannot_be_walked_both_ways_are_refused(
   ],
 )  # fmt: skip
 def test_wrong_input_is_one_line_and_leaves_nothing(
-  workdir, images, tmp_path, capsys, command, more, code, words
+  workdir, images, tmp_path, capsys, name, more, code, words
 ):
   named = ('--folder=', '--encoder=')
   more = [f'{m.split("=")[0]}={workdir}/{m.split("=")[1]}' if m.startswith(named) else m
@@ -514,7 +518,7 @@ def test_wrong_input_is_one_line_and_leaves_nothing(
     del given['--label']
   args = [f'{k}={v}' if v else k for k, v in given.items()]
   try:
-    found = run(command, *args)
+    found = run(name, *args)
   except SystemExit as e:
     found = e.code
   assert found == code

@@ -1,0 +1,139 @@
+"""The flags of all commands that draw: number of steps, w, seeds, negative prompt."""
+
+import dataclasses
+import math
+
+from gdistill import errors
+from gdistill.cli import command_line
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+  """How images are drawn: the sampler, its number of steps, w, and the seeds, one image each."""
+
+  num_steps: int
+  sampler: str
+  w: float
+  seeds: list[int]
+
+
+def add(parser: command_line.Parser) -> None:
+  """Adds the flags --w, --guidance_scale and --num_steps."""
+  parser.add_argument('--w', type=float, help='guidance strength; 0 is no guidance (default 1)')
+  parser.add_argument(
+    '--guidance_scale', type=float,
+    help='guidance scale 1 + w, as other programs state the guidance strength; give it or --w',
+  )  # fmt: skip
+  parser.add_argument(
+    '--num_steps', type=int,
+    help='number of sampling steps (default: the number that a student was distilled for; 64 for '
+    'an undistilled network)',
+  )  # fmt: skip
+
+
+def add_negative(parser: command_line.Parser) -> None:
+  """Adds the flag --negative_prompt."""
+  parser.add_argument(
+    '--negative_prompt',
+    help='text that a guided text-conditioned teacher is guided away from, in place of the null '
+    'condition; without effect on a student',
+  )
+
+
+def drawing(args, card: dict) -> Drawing:
+  """Returns what the flags ask for; ConfigError if the round with this card cannot draw that."""
+  from gdistill.drawing import sampling
+
+  sampler = getattr(args, 'sampler', None) or sampling.own_sampler(card)
+  num_steps = args.num_steps if args.num_steps is not None else card['num_steps'] or 64
+  sampling.check_steps(args.folder, card, num_steps, sampler)
+  seeds = numbers('seeds', args.seeds, 2**32)
+  if args.scale is not None and not 1 <= args.scale <= 64:
+    raise errors.ConfigError(f'--scale={args.scale} must be from 1 to 64')
+  w = strength(args)
+  check_strength(args.folder, card, '--w', w)
+  return Drawing(num_steps, sampler, w, seeds)
+
+
+def numbers(flag: str, text: str, limit: int) -> list[int]:
+  """Returns the numbers of '3', '0..9' (both ends included) or '1,3,5'.
+
+  ConfigError unless all numbers are from 0 to limit - 1 and differ.
+  """
+  out: list[int] = []
+  try:
+    for part in text.split(','):
+      first, dots, last = part.partition('..')
+      ends = int(first), int(last) if dots else int(first)
+      if min(ends) < 0 or max(ends) >= limit or ends[1] < ends[0]:
+        raise ValueError
+      if ends[1] - ends[0] >= 100_000:
+        raise ValueError
+      out += range(ends[0], ends[1] + 1)
+      if len(set(out)) < len(out):
+        raise ValueError
+  except ValueError:
+    raise errors.ConfigError(
+      f'--{flag}={text!r} must be numbers from 0 to {limit - 1}, such as 2 or 0..9 or 1,3,5; '
+      'no number twice; a range begins with its smaller end and has at most 100000 numbers'
+    ) from None
+  return out
+
+
+def strength(args) -> float:
+  """Returns w from --w or --guidance_scale; ConfigError if both are given, or w is not valid."""
+  if args.w is not None and args.guidance_scale is not None:
+    raise errors.ConfigError(
+      f'--w={args.w} and --guidance_scale={args.guidance_scale} mean the same; give only one'
+    )
+  scale = args.guidance_scale
+  w = (1.0 if args.w is None else args.w) if scale is None else scale - 1.0
+  if not math.isfinite(w) or w < 0:
+    given = f'--w={args.w}' if scale is None else f'--guidance_scale={scale}'
+    raise errors.ConfigError(
+      f'{given} must be a number of at least {"0" if scale is None else "1, which is w = 0"}'
+    )
+  return w
+
+
+def check_strength(folder: str, card: dict, flag: str, w: float) -> None:
+  """Raises ConfigError if a round cannot take this w; warns if w is outside its trained range."""
+  from gdistill.process import progress
+
+  if card.get('null') == 'none' and w:
+    raise errors.ConfigError(
+      f'{flag}={w}: {folder} has no null condition, so it cannot be guided; use {flag}=0, or '
+      'import the network again with --null=FILE, its unconditional network'
+    )
+  low, high = card['w_min'], card['w_max']
+  if not card['guided'] and not low <= w <= high:
+    if not card['takes_w']:
+      raise errors.ConfigError(
+        f'{flag}={w}: this student was distilled for one w and takes only {flag}={low}'
+      )
+    progress.say(
+      f'warning: {flag}={w} is outside {low} to {high}, the range this student was trained for'
+    )
+
+
+def negative(args, card) -> str | None:
+  """Returns the negative prompt, or None with a warning if the round has no use for it.
+
+  ConfigError if the round reads no text.
+  """
+  from gdistill.process import progress
+
+  if args.negative_prompt is None:
+    return None
+  if not (card.get('latents') or {}).get('text'):
+    raise errors.ConfigError(
+      f'--negative_prompt={args.negative_prompt!r}: {args.folder} is not conditioned on text; '
+      'leave --negative_prompt out'
+    )
+  if card['guided']:
+    return args.negative_prompt
+  progress.say(
+    'warning: --negative_prompt does nothing: stage one distilled the unconditional pass into this '
+    'student, so there is no pass that could read a negative prompt'
+  )
+  return None

@@ -1,0 +1,77 @@
+"""Runs a command and ends the program: every error becomes an exit code and at most one line."""
+
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+
+from gdistill import errors
+from gdistill.process import interrupt
+
+
+def call(command: Callable[[], int], debug: bool) -> int:
+  """Runs a command and returns its exit code; a GdistillError becomes one line on stderr.
+
+  With `debug`, the traceback of a GdistillError is printed too.
+  """
+  try:
+    return command()
+  except errors.GdistillError as e:
+    if debug:
+      traceback.print_exc()
+    print(f'gdistill: {e}', file=sys.stderr)
+    if isinstance(e, errors.PeerError):
+      # _exit_from_group is not called, because process_count() would wait for the missing peers.
+      _exit_now(e.exit_code)
+    _exit_from_group(e.exit_code)
+    return e.exit_code
+  except BrokenPipeError:
+    # The reader of the pipe, such as `head`, has closed it, and Python flushes stdout at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
+  except Exception:  # a bug in gdistill, so that the user needs the traceback
+    traceback.print_exc()
+    _exit_from_group(1)
+    return 1
+  except KeyboardInterrupt:
+    print('gdistill: interrupted before there was anything to save', file=sys.stderr)
+    jax = sys.modules.get('jax')
+    # is_initialized() is true while this process still joins the others. In that state
+    # process_count() would wait for the others.
+    if jax is not None and jax.distributed.is_initialized():
+      _exit_now(130)
+    return 130
+
+
+def _exit_from_group(code: int) -> None:
+  """Exits immediately with `code` if the run has several processes; otherwise does nothing.
+
+  A normal exit of one process waits inside JAX for the other processes, which wait for this process
+  inside a training step. After minutes all processes would abort without an error that says why.
+  """
+  jax = sys.modules.get('jax')
+  if jax is None or not jax.distributed.is_initialized() or jax.process_count() == 1:
+    return
+  if jax.process_index() == 0:
+    # Process 0 hosts JAX's coordination service, and the exit of process 0 aborts the others. The
+    # pause lets processes that failed for the same reason exit with their own code first.
+    time.sleep(5)
+  _exit_now(code)
+
+
+def exit_process(code: int) -> None:
+  """Exits the program with `code`, and skips Python's shutdown while a thread compiles.
+
+  A compile takes minutes, and Python's shutdown would destroy objects that the thread uses.
+  """
+  if any(t.name == interrupt.COMPILING for t in threading.enumerate()):
+    _exit_now(code)
+  sys.exit(code)
+
+
+def _exit_now(code: int) -> None:
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(code)

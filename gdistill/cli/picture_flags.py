@@ -1,0 +1,256 @@
+"""The flags that edit, inpaint and transfer share, and their checks against cards and files."""
+
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+from gdistill import errors
+from gdistill.cli import command_line
+from gdistill.cli import drawing_flags
+from gdistill.cli import source_pictures
+
+NONE = 'none'  # the value of --label that stands for no condition
+
+
+def parser(name: str, description: str) -> command_line.Parser:
+  """Returns the parser of the command `name`, with the flags that all three commands have."""
+  p = command_line.Parser(prog=f'gdistill {name}', description=description)
+  p.add_argument('--folder', required=True, help='folder of a finished round: WORKDIR/<round>')
+  p.add_argument(
+    '--image', required=True, help='picture to change (JPEG, PNG or WebP), or a folder of pictures'
+  )
+  p.add_argument(
+    '--label',
+    help=f'class to draw, by its number or its name; {NONE} draws without a class, if the network '
+    'was trained to',
+  )
+  p.add_argument('--prompt', help='text to draw, for a network that is conditioned on text')
+  drawing_flags.add(p)
+  p.add_argument(
+    '--seeds', default='0',
+    help='seeds of the noise, such as 3, 0..3 or 1,5; every picture gives one result for each seed '
+    '(default 0)',
+  )  # fmt: skip
+  p.add_argument(
+    '--size',
+    help="WIDTHxHEIGHT in pixels to work at (default: the network's own size); pictures of another "
+    'size are cropped in the centre to this shape and resized by area',
+  )
+  p.add_argument(
+    '--scale', type=int,
+    help='factor that enlarges the pictures on sheet.png (default: to about 64 pixels a side)',
+  )  # fmt: skip
+  p.add_argument(
+    '--out', required=True,
+    help='folder for the results: new, empty, or begun by the same command, which then resumes',
+  )  # fmt: skip
+  return p
+
+
+def add_source(p: command_line.Parser, when: str = '') -> None:
+  """Adds the flags of the inversion, which turns a picture into noise under its own condition.
+
+  `when` is put at the end of each help text.
+  """
+  p.add_argument('--source_label', help=f'class that the picture shows, or {NONE}{when}')
+  p.add_argument(
+    '--source_prompt',
+    help=f'text of what the picture shows, for a network that is conditioned on text{when}',
+  )
+  p.add_argument(
+    '--source_w', type=float,
+    help=f'guidance strength of the inversion (default: the smallest w of the encoder){when}',
+  )  # fmt: skip
+  p.add_argument(
+    '--encoder', default='',
+    help='folder of the round that inverts: an encoder round, or a network that was not distilled '
+    f'to few steps (default: --folder){when}',
+  )  # fmt: skip
+  p.add_argument(
+    '--encode_steps', type=int,
+    help='number of steps of the inversion (default: the number that the encoder was distilled '
+    f'for; 64 for an undistilled network){when}',
+  )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Condition:
+  """A class label, -1 for the null condition, or the prompt of a network that reads text."""
+
+  label: int
+  prompt: str | None = None
+
+  def row(self, frozen: Any, whose: str = '') -> dict[str, Any]:
+    """Returns the condition as one row for drawing.editor; `whose` is put before its keys."""
+    import numpy as np
+
+    row = {f'{whose}labels': np.array([self.label], np.int32)}
+    if self.prompt is not None:
+      row[f'{whose}prompts'] = frozen.tokens([self.prompt])
+    return row
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+  """The round that inverts pictures, and how: number of steps, w, and the pictures' condition."""
+
+  path: str
+  num_steps: int
+  w: float
+  condition: Condition
+
+
+@dataclasses.dataclass(frozen=True)
+class Checked:
+  """The shared flags after all checks that need the card and the file names, but no parameters."""
+
+  card: dict
+  settings: Any
+  drawing: drawing_flags.Drawing
+  condition: Condition
+  sources: source_pictures.Sources
+
+
+def check(args) -> Checked:
+  """Raises ConfigError or DataError if a flag does not fit the round or the picture files."""
+  from gdistill.rounds import folder as folders
+  from gdistill.workdir import finished as finished_rounds
+
+  card = finished_rounds.read_card(args.folder)
+  drawing = drawing_flags.drawing(args, card)
+  wanted = condition(args.folder, card, args.label, args.prompt)
+  sources = source_pictures.Sources(args.image, '--image')
+  if source_pictures.inside(args.out, args.image):
+    raise errors.ConfigError(
+      f'--out={args.out} lies in --image={args.image}, so that the results would be taken for '
+      'pictures to change; name a folder outside'
+    )
+  return Checked(card, folders.settings_of(card)[0], drawing, wanted, sources)
+
+
+def encoder(args, checked: Checked) -> Encoder:
+  """Returns the encoder that the flags name; ConfigError if that round cannot invert pictures."""
+  from gdistill.drawing import editor
+  from gdistill.workdir import finished as finished_rounds
+
+  where = args.encoder or args.folder
+  card = finished_rounds.read_card(where)
+  if checked.card.get('sampler') == 'stochastic':
+    raise errors.ConfigError(
+      f'--folder={args.folder} was distilled for the stochastic sampler, which adds its own noise '
+      'in every step; name a round of the deterministic sampler'
+    )
+  if card['stage'] != 'encoder' and card['num_steps']:
+    missing = f'--encoder={where}' if args.encoder else f'--encoder is missing: {where}'
+    raise errors.ConfigError(
+      f'{missing} was distilled to draw in {card["num_steps"]} steps and cannot invert pictures; '
+      'name an encoder round (--config.encoder=True trains them), or a round that was not '
+      'distilled to few steps: the teacher or stage one'
+    )
+  if card['predict'] == 'x':
+    raise errors.ConfigError(
+      f'--encoder={where} predicts x, which gives no estimate of the noise at t = 0; name a '
+      'network that predicts v or eps'
+    )
+  editor.check_pair(checked.card, card, where)
+  num_steps = _encode_steps(args, card, where)
+  smallest = 0.0 if card['guided'] else card['w_min']
+  w = smallest if args.source_w is None else args.source_w
+  if not 0 <= w < float('inf'):
+    raise errors.ConfigError(f'--source_w={w} must be a number of at least 0')
+  source = condition(where, card, args.source_label, args.source_prompt, 'source_')
+  drawing_flags.check_strength(where, card, '--source_w', w)
+  return Encoder(where, num_steps, w, source)
+
+
+def _encode_steps(args, card: dict, where: str) -> int:
+  """Returns the number of steps of the inversion; ConfigError if the encoder cannot take it."""
+  steps = args.encode_steps if args.encode_steps is not None else card['num_steps'] or 64
+  if card['num_steps'] and steps != card['num_steps']:
+    raise errors.ConfigError(
+      f'--encode_steps={steps}: {where} was distilled for {card["num_steps"]} steps; use '
+      f'--encode_steps={card["num_steps"]}'
+    )
+  if not 1 <= steps <= 100_000:
+    raise errors.ConfigError(f'--encode_steps={steps} must be from 1 to 100000')
+  return steps
+
+
+def condition(
+  where: str, card: dict, label: str | None, prompt: str | None, flag: str = ''
+) -> Condition:
+  """Returns the condition of --label or --prompt; ConfigError if the round `where` has no such one.
+
+  `flag` is what the names of the two flags begin with in error lines: '' or 'source_'.
+  """
+  from gdistill.rounds import folder as folders
+
+  if (card.get('latents') or {}).get('text'):
+    if label is not None:
+      raise errors.ConfigError(
+        f'--{flag}label={label}: {where} is conditioned on text; give --{flag}prompt'
+      )
+    if prompt is None:
+      raise errors.ConfigError(f'--{flag}prompt is missing: {where} is conditioned on text')
+    return Condition(0, prompt)
+  if prompt is not None:
+    raise errors.ConfigError(
+      f'--{flag}prompt={prompt!r}: {where} is not conditioned on text; give --{flag}label'
+    )
+  names, classes = [str(n) for n in card['class_names']], folders.settings_of(card)[0].num_classes
+  if label is None:
+    raise errors.ConfigError(f'--{flag}label is missing: give one of {_listed(names, classes)}')
+  if label == NONE and NONE not in names:
+    if card['guided'] and folders.null_of(card) not in ('none', 'network'):
+      return Condition(-1)
+    raise errors.ConfigError(
+      f'--{flag}label={NONE}: {where} was trained on pictures with a class only; name a class'
+    )
+  if label in names:
+    return Condition(names.index(label))
+  if label.isascii() and label.isdigit() and int(label) < classes:
+    return Condition(int(label))
+  # No guess for a number: two numbers with similar digits, such as 2 and 12, are unrelated classes.
+  number = label.lstrip('+-').isdigit()
+  near = [] if number else difflib.get_close_matches(label, names, 1)
+  raise errors.ConfigError(
+    f'--{flag}label={label} is not a class of {where}; '
+    + (f'did you mean {near[0]}?' if near else f'give one of {_listed(names, classes)}')
+  )
+
+
+def working_size(text: str | None, settings: Any, frozen: Any) -> tuple[int, int]:
+  """Returns (height, width) in pixels to work at, from --size or, without it, the network's own.
+
+  ConfigError if the network cannot work at this size.
+  """
+  factor = frozen.autoencoder.factor if frozen.autoencoder else 1
+  own = settings.image_size * factor, settings.image_size * factor
+  if text is None:
+    return own
+  parts = text.lower().split('x')
+  if len(parts) != 2 or not all(p.isascii() and p.isdigit() and 0 < int(p) < 2**16 for p in parts):
+    raise errors.ConfigError(f'--size={text} must be WIDTHxHEIGHT in pixels, such as 768x512')
+  width, height = map(int, parts)
+  if (height, width) == own:
+    return own
+  if settings.network != 'latent_unet':
+    raise errors.ConfigError(
+      f'--size={text}: this network works only at {own[1]}x{own[0]}; only U-Nets on latents take '
+      'other sizes'
+    )
+  step = factor * 2 ** (len(settings.multipliers) - 1)
+  if width % step or height % step:
+    near = 'x'.join(str(max(step, round(n / step) * step)) for n in (width, height))
+    raise errors.ConfigError(
+      f'--size={text}: width and height must be multiples of {step}, because the network halves '
+      f'the resolution; use --size={near}'
+    )
+  return height, width
+
+
+def _listed(names: Sequence[str], classes: int) -> str:
+  if names and len(names) <= 30:
+    return ', '.join(names)
+  return f'0 to {classes - 1}' + (', or a name' if names else '')

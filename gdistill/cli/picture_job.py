@@ -1,0 +1,224 @@
+"""Draws the results of edit, inpaint and transfer in batches, so that a stopped job resumes."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from gdistill import errors
+from gdistill.cli import out_folder
+from gdistill.cli import picture_flags
+from gdistill.cli import source_pictures
+
+_MOST_ON_SHEET = 16  # source pictures, so that the sheet can be looked at
+_FIGURES = 'figures.json'
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """The results to draw: one for every source picture with every seed.
+
+  `row` holds, as arrays of one row, what is the same for all results. `make(batch_size)` returns
+  the drawing.editor.Editor that draws them. `mask(i)` [H, W, 1] is 1 where source picture i is to
+  be painted; `mask` is None for commands without masks.
+  """
+
+  title: str
+  sources: source_pictures.Sources
+  shape: tuple[int, int, int]  # (height, width, channels) that the network works at
+  seeds: Sequence[int]
+  row: Mapping[str, Any]
+  counts: Mapping[str, int]
+  make: Callable[[int], Any]
+  mask: Callable[[int], Any] | None = None
+
+  def source(self, i: int) -> Any:
+    """Returns source picture i at the size the network works at, uint8 [H, W, C]."""
+    pixels = self.sources.read(i, self.shape[2])
+    return source_pictures.fitted(self.sources, i, pixels, self.shape)
+
+  def name(self, i: int, seed: int) -> str:
+    """Returns the file name of the result for source picture i and a seed."""
+    suffix = f'_seed{seed}' if len(self.seeds) > 1 else ''
+    return f'{self.sources.names[i]}{suffix}.png'
+
+
+def run(
+  args,
+  checked: picture_flags.Checked,
+  make: Callable[..., Any],
+  counts: dict[str, int],
+  title: str,
+  encoder: picture_flags.Encoder | None = None,
+  masks: source_pictures.Sources | None = None,
+  mask: Callable[..., Any] | None = None,
+) -> int:
+  """Reads the networks, draws all results into --out and returns the exit code.
+
+  `make(folder, frozen, encoder_folder, batch_size)` returns the Editor, which is called with
+  `counts`. `mask(i, shape, factor)` returns the mask of source picture i; `masks` are the files of
+  all masks.
+  """
+  import numpy as np
+
+  from gdistill.devices import mesh as meshes
+  from gdistill.frozen import networks as frozen_networks
+  from gdistill.rounds import folder as folders
+
+  request = _request(args, checked, title, encoder, masks)
+  _check_out(args.out, request)
+  meshes.use_compile_cache()
+  meshes.make_cpu_devices(checked.card['config']['mesh']['cpu_devices'])
+  folder = folders.read_folder(args.folder)
+  frozen = frozen_networks.read_frozen(folder)
+  size = picture_flags.working_size(args.size, checked.settings, frozen)
+  row = {'w': np.array([checked.drawing.w], np.float32), **checked.condition.row(frozen)}
+  encoder_folder = None
+  if encoder is not None:
+    row |= {'from_w': np.array([encoder.w], np.float32), **encoder.condition.row(frozen, 'from_')}
+    counts = {**counts, 'encode_steps': encoder.num_steps}
+    same = os.path.realpath(encoder.path) == os.path.realpath(args.folder)
+    encoder_folder = folder if same else folders.read_folder(encoder.path)
+  shape = (*size, 3 if frozen.autoencoder else checked.settings.image_channels)
+  factor = frozen.autoencoder.factor if frozen.autoencoder else 1
+  job = Job(
+    title, checked.sources, shape, checked.drawing.seeds, row, counts,
+    lambda batch_size: make(folder, frozen, encoder_folder, batch_size),
+    (lambda i: mask(i, shape, factor)) if mask else None,
+  )  # fmt: skip
+  return _draw(job, args.out, request, args.scale)
+
+
+def _request(
+  args,
+  checked: picture_flags.Checked,
+  title: str,
+  encoder: picture_flags.Encoder | None,
+  masks: source_pictures.Sources | None,
+) -> dict[str, Any]:
+  """Returns what decides the pixels of the results: flags, parameters, and the picture files."""
+  from gdistill.workdir import finished as finished_rounds
+
+  paths = [args.folder] + ([encoder.path] if encoder else [])
+  request = {k: v for k, v in vars(args).items() if k not in ('out', 'debug', 'scale')}
+  request['drawn_by'] = title
+  request['parameters'] = [finished_rounds.params_digest(path) for path in paths]
+  request['files'] = source_pictures.stamps(checked.sources, *([masks] if masks else []))
+  return request
+
+
+def _check_out(out: str, request: Mapping[str, Any]) -> None:
+  """Raises ConfigError unless --out is new or holds the first results of this same request."""
+  from gdistill.workdir import storage
+
+  file, wanted = storage.path(out) / source_pictures.REQUEST, storage.jsonable(dict(request))
+  if not storage.exists(file):
+    out_folder.check_new(out)
+    return
+  found = storage.read_json(file)
+  found = found if isinstance(found, dict) else {}
+  other = [k for k in {**wanted, **found} if found.get(k) != wanted.get(k)]
+  if other:
+    values = (f'{found.get(k)!r} -> {wanted.get(k)!r}' for k in other)
+    said = ('pictures' if k == 'files' else f'{k}: {v}' for k, v in zip(other, values, strict=True))
+    raise errors.ConfigError(
+      f'--out={out} holds results of another request ({"; ".join(said)}); name another folder'
+    )
+
+
+def _draw(job: Job, out: str, request: Mapping[str, Any], scale: int | None) -> int:
+  """Draws the results that are not in `out` yet, then writes figures.json and sheet.png.
+
+  Without a `scale`, the pictures on the sheet are enlarged to about 64 pixels a side.
+  """
+  from gdistill.drawing import sheets
+  from gdistill.process import interrupt
+  from gdistill.process import progress
+  from gdistill.workdir import storage
+
+  out = storage.path(out)
+  results = [(i, seed) for i in range(len(job.sources)) for seed in job.seeds]
+  todo = [result for result in results if not storage.exists(out / job.name(*result))]
+  done, size, edit = len(results) - len(todo), _batch(job.shape, len(todo)), None
+  with interrupt.Interrupt() as stop, progress.Progress(job.title, len(results), done) as bar:
+    for first in range(0, len(todo), size):
+      batch = todo[first : first + size]
+      rows = _rows(job, batch)
+      edit = edit or job.make(size)
+      drawn = edit(rows, job.counts)
+      # Written before the first result, so that a later command knows whose results these are.
+      storage.write_json(out / source_pictures.REQUEST, request)
+      for result, pixels in zip(batch, drawn, strict=True):
+        storage.write_bytes(out / job.name(*result), sheets.png(pixels))
+      done += len(batch)
+      bar.update(done)
+      stop.check()
+    _summarise(job, out, scale or max(1, 64 // max(job.shape[:2])), stop)
+  return 0
+
+
+def _rows(job: Job, batch: Sequence[tuple[int, int]]) -> dict[str, Any]:
+  """Returns the editor's arrays for a batch of results (source picture, seed)."""
+  import jax
+  import numpy as np
+
+  index = list(dict.fromkeys(i for i, _ in batch))  # every picture is read once for all its seeds
+  place = [index.index(i) for i, _ in batch]
+  rows = jax.tree.map(lambda a: np.repeat(a, len(batch), axis=0), dict(job.row))
+  rows['pixels'] = np.stack([job.source(i) for i in index])[place]
+  rows['seeds'] = np.array([seed for _, seed in batch], np.uint32)
+  if job.mask:
+    rows['mask'] = np.stack([job.mask(i) for i in index])[place]
+  return rows
+
+
+def _summarise(job: Job, out: Any, scale: int, stop: Any) -> None:
+  """Writes figures.json and sheet.png from the finished results, and prints where they are."""
+  import numpy as np
+
+  from gdistill.data import pictures
+  from gdistill.drawing import sheets
+  from gdistill.process import progress
+  from gdistill.workdir import storage
+
+  resized, figures, sheet = 0, [], []
+  for i, file in enumerate(job.sources.files):
+    stop.check()
+    source = job.source(i)
+    resized += job.sources.read(i, job.shape[2]).shape != source.shape
+    tiles = [source]
+    if job.mask:  # the picture as an inpainting network sees it, grey where it is masked
+      tiles.append(np.where(job.mask(i) > 0, np.uint8(128), source))
+    for seed in job.seeds:
+      name = job.name(i, seed)
+      pixels = pictures.decode(storage.read_bytes(out / name), str(out / name), job.shape[2])
+      rms = float(np.sqrt(np.mean(((pixels.astype(np.float64) - source) / 127.5) ** 2)))
+      figures.append({'image': file, 'result': name, 'seed': seed, 'rms_to_source': round(rms, 6)})
+      tiles.append(pixels)
+    if i < _MOST_ON_SHEET:
+      sheet.append(np.stack(tiles))
+  storage.write_json(out / _FIGURES, figures)
+  storage.write_bytes(out / source_pictures.SHEET, sheets.png(sheets.sheet(np.stack(sheet), scale)))
+  height, width = job.shape[:2]
+  if resized:
+    progress.say(
+      f'{resized} source picture{"s" if resized > 1 else ""} cropped in the centre and resized to '
+      f'{width} x {height}'
+    )
+  which = f'the first {_MOST_ON_SHEET}' if len(job.sources) > _MOST_ON_SHEET else 'all'
+  progress.say(
+    f'{len(figures)} picture{"s" if len(figures) > 1 else ""} in {out}; {source_pictures.SHEET} '
+    f'shows {which} source pictures beside their results; {_FIGURES} has the RMS difference of '
+    'each result from its source'
+  )
+
+
+def _batch(shape: Sequence[int], most: int) -> int:
+  """Returns the batch size: `most` results rounded up to a power of two, limited by the memory.
+
+  The limit for each device is 64 pictures of 64 x 64 pixels, or one picture of 512 x 512.
+  """
+  import jax
+
+  each = max(1, min(64, 2**18 // (shape[0] * shape[1])))
+  return min(1 << max(most - 1, 0).bit_length(), each * jax.local_device_count())

@@ -1,0 +1,93 @@
+"""The picture files that a flag such as --image or --mask names, and the names of their results."""
+
+import collections
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from gdistill import errors
+
+# Files that a command writes beside its results: its own flags, and a sheet of all pictures.
+REQUEST, SHEET = 'request.json', 'sheet.png'
+# A picture is enlarged at most this many times to reach the size that the network works at.
+_MOST_ENLARGED = 4
+
+
+class Sources:
+  """The picture files that a flag names, one file or all files of a folder, and a name for each.
+
+  `stems` are the paths of the files inside the folder without their suffixes. `names` are the
+  stems, or the paths with suffixes where two files have one stem.
+  """
+
+  def __init__(self, path: str, flag: str):
+    from gdistill.data import images
+
+    self.path, self.flag = path, flag
+    if os.path.isdir(path):
+      self.files, top = self._without_sheets(images.files(path, flag)), path
+    elif os.path.isfile(path):
+      self.files, top = (path,), os.path.dirname(path) or '.'
+    else:
+      where = 'must be on this machine' if '://' in path else 'does not exist'
+      raise errors.DataError(f'{flag}={path} {where}; name a picture or a folder of pictures')
+    paths = [os.path.relpath(f, top) for f in self.files]
+    self.stems = [os.path.splitext(p)[0] for p in paths]
+    taken = collections.Counter([*self.stems, os.path.splitext(SHEET)[0]])
+    self.names = [s if taken[s] == 1 else p for s, p in zip(self.stems, paths, strict=True)]
+    for name, count in collections.Counter(self.names).items():
+      if count > 1:
+        raise errors.DataError(
+          f'{flag}={path} has {count} pictures that would share the name {name}; rename one'
+        )
+
+  def __len__(self) -> int:
+    return len(self.files)
+
+  def _without_sheets(self, files: Sequence[str]) -> tuple[str, ...]:
+    """Returns `files` without the sheet of a folder that holds the results of a command."""
+    return tuple(
+      f for f in files
+      if os.path.basename(f) != SHEET
+      or not os.path.exists(os.path.join(os.path.dirname(f), REQUEST))
+    )  # fmt: skip
+
+  def read(self, i: int, channels: int, under: str = 'white') -> Any:
+    """Returns picture i, [H, W, channels] uint8, turned upright as its EXIF orientation says.
+
+    Transparent pixels are shown on the colour `under`.
+    """
+    from gdistill.data import images
+
+    return images.decoded(self.files[i], channels, True, under)
+
+
+def fitted(sources: Sources, i: int, pixels: Any, shape: Sequence[int]) -> Any:
+  """Returns the pixels of picture i, cropped and resized to the height and width of `shape`.
+
+  DataError if the picture would have to be enlarged more than four times.
+  """
+  from gdistill.data import pictures
+
+  height, width = shape[:2]
+  if pixels.shape[0] * _MOST_ENLARGED < height or pixels.shape[1] * _MOST_ENLARGED < width:
+    raise errors.DataError(
+      f'{sources.flag}={sources.files[i]} is {pixels.shape[1]} x {pixels.shape[0]} pixels, too few '
+      f'for the {width} x {height} of the network; give a larger picture'
+    )
+  return pictures.fitted(pixels, height, width)
+
+
+def inside(out: str, folder: str) -> bool:
+  """Returns whether the path `out` lies in `folder`, an existing folder of pictures."""
+  top = os.path.join(os.path.abspath(folder), '')
+  return os.path.isdir(folder) and os.path.join(os.path.abspath(out), '').startswith(top)
+
+
+def stamps(*sources: Sources) -> list[list[Any]]:
+  """Returns [path, bytes, time of last change in ns] of every file of the sources.
+
+  Two equal lists mean the same pictures, without reading them.
+  """
+  files = [(file, os.stat(file)) for some in sources for file in some.files]
+  return [[file, found.st_size, found.st_mtime_ns] for file, found in files]
