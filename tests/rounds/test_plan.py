@@ -1,10 +1,13 @@
 """Tests of the plan: which rounds a recipe has, and which round teaches which."""
 
 import dataclasses
+import pathlib
 
+import latent_runs
 import micro
 import pytest
 
+from gdistill import errors
 from gdistill.training import assemble
 
 
@@ -76,3 +79,15 @@ def test_a_ladder_may_end_early_and_need_not_be_powers_of_two(start, end, steps)
   plan = assemble.plan_of(recipe)
   assert [r.num_steps for r in plan] == steps
   assert plan[0].teacher == '/elsewhere/01_guidance' and plan[0].index == 0 and plan[0].outside
+
+
+def test_a_ladder_may_go_through_forty_steps_down_to_five():
+  photos, *_, stable_diffusion = latent_runs.KINDS
+  nowhere = pathlib.Path('/nowhere')  # a plan reads no files
+  progressive = dict(start_steps=40, end_steps=5)
+  recipe = latent_runs.recipe(stable_diffusion, nowhere, progressive=progressive)
+  assert [r.num_steps for r in assemble.plan_of(recipe)] == [0, 0, 20, 10, 5]
+  progressive = dict(start_steps=1024, end_steps=1)
+  with pytest.raises(errors.ConfigError, match=r'start_steps=1024 must be at most 512 with noise'):
+    latent_runs.recipe(stable_diffusion, nowhere, progressive=progressive)
+  latent_runs.recipe(photos, nowhere, progressive=progressive)

@@ -1,4 +1,4 @@
-"""Whole runs through the command line: tiny digits, several devices, two processes."""
+"""Tests of whole runs through the command line: tiny digits, several devices, two processes."""
 
 import json
 import pathlib
@@ -12,10 +12,9 @@ import pytest
 from PIL import Image
 
 from gdistill.cli import config_file
-from gdistill.evaluation import report
+from gdistill.evaluation.report import tables
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
-from gdistill.evaluation.report import tables
 
 ROOT = pathlib.Path(__file__).parents[2]
 pytestmark = pytest.mark.heavy
@@ -92,7 +91,7 @@ def test_two_processes_with_different_configs_are_refused(tmp_path):
 
 
 def test_two_processes_that_do_not_share_the_workdir_are_told_so(tmp_path):
-  # A lock that somebody else left there long ago is not the one just taken.
+  # An old lock in the second workdir must not pass for the lock that process 0 has just taken.
   storage.write_json(tmp_path / 'b' / 'lock.json', {'token': 'old', 'heartbeat': 0})
   children = two_processes(tmp_path, [micro.config()] * 2, [tmp_path / 'a', tmp_path / 'b'])
   lines = finished(*children, code=2)
@@ -100,7 +99,7 @@ def test_two_processes_that_do_not_share_the_workdir_are_told_so(tmp_path):
 
 
 def photographs(folder, size, classes, each):
-  """Noise in class folders, as pictures of another shape than the square that is wanted."""
+  """Writes noise into class folders, as pictures 5 pixels wider than the square a run needs."""
   rng = np.random.default_rng(0)
   for split in ('train', 'test'):
     for c in range(classes):

@@ -1,4 +1,4 @@
-"""Whole runs in latent space: from pictures to figures, interrupted, moved, and fine-tuned."""
+"""Tests of whole runs in latent space: from pictures to figures, resumed, moved, fine-tuned."""
 
 import dataclasses
 import json
@@ -14,29 +14,19 @@ from PIL import Image
 
 from gdistill.cli import command
 from gdistill import errors
-from gdistill.training import assemble
 from gdistill.cli import evaluate as evaluate_command
 from gdistill.cli import statistics as statistics_command
 from gdistill.drawing import sampling
 from gdistill.evaluation.features import extractors
-from gdistill.evaluation.grid import cells as grid_cells
-from gdistill.evaluation.grid import draw_and_measure
-from gdistill.evaluation.grid import run as grid_run
-from gdistill.frozen import copies
 from gdistill.frozen import networks as frozen_networks
-from gdistill.recipe import reading
 from gdistill.rounds import folder as folders
-from gdistill.rounds import plan as plans
-from gdistill.stages import guidance
-from gdistill.stages import progressive
+from gdistill.training import assemble
 from gdistill.training import checks as run_checks
-from gdistill.training import losses as stage_losses
 from gdistill.training import run as training_run
 from gdistill.workdir import finished as finished_rounds
-from gdistill.workdir import storage
 
 PHOTOS, TEXT, IMAGENET, SD = latent_runs.KINDS
-COMPILED = {}  # config -> executables shared by its runs, as a long process would
+COMPILED = {}  # {config: compiled train steps, which all runs of the config share}
 
 
 @pytest.fixture(scope='session')
@@ -89,11 +79,11 @@ def test_every_config_goes_from_pictures_to_figures(given, tmp_path, name):
   stored = np.load(workdir / 'evaluation' / 'cells' / f'{rows[0]["cell"]}.npz')
   shape = (8, 8, recipe.model.image_channels)
   assert stored['latents'].shape == (8, *shape) and stored['latents'].dtype == np.float16
-  # Nothing was clipped on the way, and the pictures are what the latents are decoded to.
+  # The latents were not clipped to [-1, 1], and the pictures are the decoded latents.
   assert np.abs(stored['latents']).max() > 1.05
   images = jax.jit(own.decode)(own.params, stored['latents'].astype(np.float32))
   expected = (np.clip(images, -1, 1) + 1) * 127.5
-  # Rounded to float16, a latent in a hundred may fall to another word of a codebook.
+  # The rounding to float16 may move one latent in a hundred to another entry of a VQ codebook.
   assert (np.abs(stored['pixels'] - expected) < 2).mean() > (0.9 if kind == 'vq' else 0.9999)
   assert stored['pixels'].std() > 5
 
@@ -107,7 +97,8 @@ def test_interrupted_again_and_again_it_ends_with_the_same_bits(undisturbed, giv
     except errors.Preempted:
       interruptions += 1
       assert interruptions < 40
-  assert interruptions >= 12  # 14 updates, of which the last of each round hands on; two shards
+  # 14 updates and two shards of latents; the last update of a round finishes it without a stop.
+  assert interruptions >= 12
   assert digests(workdir) == digests(undisturbed)
   index = [json.loads((w / 'latents' / 'index.json').read_text()) for w in (workdir, undisturbed)]
   assert index[0] == index[1]
@@ -129,7 +120,7 @@ def test_a_shared_cache_serves_runs_and_one_of_another_autoencoder_is_refused(
   with pytest.raises(errors.DataError, match=r"another autoencoder \(tiny-.*\) than this run's"):
     run(PHOTOS, given, tmp_path / 'other', latents=dict(cache=str(cache), **other))
   assert {p: p.stat().st_mtime_ns for p in cache.iterdir()} == before
-  # Nor does a run go on with latents of other networks than it began with.
+  # A run also refuses to resume with latents of other networks than at its start.
   workdir = shutil.copytree(undisturbed, tmp_path / 'again')
   (workdir / '03_progressive_1' / 'card.json').unlink()
   shutil.rmtree(workdir / 'latents')
@@ -167,14 +158,14 @@ def test_a_round_beside_another_autoencoder_or_none_is_refused(undisturbed, tmp_
   latent_runs.autoencoders.write(workdir / 'autoencoder', latent_runs.autoencoder('tiny', seed=1))
   with pytest.raises(errors.CheckpointError, match='on the latents of another autoencoder'):
     frozen_networks.read_frozen(folder)
-  # Beside the parameters themselves it counts more than one above.
+  # An autoencoder in the folder of the round goes before an autoencoder in the folder above.
   own = latent_runs.autoencoder('tiny')
   latent_runs.autoencoders.write(workdir / '00_teacher' / 'autoencoder', own)
   assert frozen_networks.read_frozen(folder).autoencoder.digest == own.digest
 
 
 def test_the_samplers_bounds_are_those_of_float32(undisturbed):
-  """With parameters that multiply by a lot, latents come out as large as they are."""
+  """Latents above 20, from a network with huge parameters, are not clipped while sampling."""
   folder = folders.read_folder(undisturbed / '03_progressive_1')
   last = jax.tree.map(lambda a: a + 20.0, folder.params['conv_out'])
   large = dataclasses.replace(folder, params={**folder.params, 'conv_out': last})
@@ -183,75 +174,8 @@ def test_the_samplers_bounds_are_those_of_float32(undisturbed):
   assert np.abs(x).max() > 20 and pixels.dtype == np.uint8
 
 
-def test_all_cells_are_drawn_for_the_prompts_of_the_run(given, monkeypatch):
-  recipe = latent_runs.recipe(SD, given)
-  parts = assemble.Run(recipe)
-  held, prompts = parts.pictures[1], parts.prompts
-  assert prompts == list(dict.fromkeys(held.read.caption(i) for i in range(4)))
-  assert parts._about_latents()['prompts'] == prompts and len(prompts) > 1
-  names = ['the big cat', 'the dog', 'the eel']
-  assert assemble.Run(latent_runs.recipe(TEXT, given)).prompts == names
-  assert assemble.Run(latent_runs.recipe(PHOTOS, given)).prompts == []
-
-  class Stands:  # a teacher that was imported knows none
-    num_prompts = 1
-
-    def __init__(self, *given):
-      pass
-
-    def with_prompts(self, prompts):
-      self.num_prompts = prompts
-      return self
-
-  monkeypatch.setattr(sampling, 'Sampler', Stands)
-  monkeypatch.setattr(folders, 'read_folder', lambda folder: None)
-  cell = grid_cells.Cell('teacher', 'somewhere', 'ddim', 1, 2.0)
-  drawing = draw_and_measure.Drawing(8, 8, 8, 1, prompts, (16, 16, 3), (8, 8, 4))
-  assert draw_and_measure._sampler(None, cell, drawing).num_prompts == prompts
-  without = dataclasses.replace(drawing, prompts=[])
-  assert draw_and_measure._sampler(None, cell, without).num_prompts == 1
-
-
-@pytest.mark.parametrize('stage', ['guidance', 'progressive'])
-def test_no_loss_projects_latents(given, monkeypatch, stage):
-  seen = {}
-  module = {'guidance': guidance, 'progressive': progressive}[stage]
-  monkeypatch.setattr(module, 'loss', lambda s, t, batch, key, **more: seen.update(more, **batch))
-  recipe = latent_runs.recipe(TEXT, given)
-  batch = {
-    'latents': np.full((2, 2, 1, 8, 8, 32), 3.0, np.float32), 'label': np.zeros(2, np.int32),
-    'text': np.ones((2, 9, 32), np.float32), 'text_mask': np.ones((2, 9), bool),
-    'id': np.arange(2, dtype=np.int32),
-  }  # fmt: skip
-  stage_losses.loss_of(assemble.setup_of(recipe, stage))({}, {}, batch, jax.random.key(1), 4)
-  assert seen['project'] is None and seen['loss_project'] is None
-  np.testing.assert_array_equal(seen['x'], np.full((2, 8, 8, 32), 3.0))
-  assert seen['cond'].keys() == {'label', 'text', 'text_mask'}
-
-
-def test_what_is_known_belongs_to_the_flip_that_is_drawn(given, monkeypatch):
-  seen = {}
-  monkeypatch.setattr(progressive, 'loss', lambda s, t, batch, key, **_: seen.update(batch))
-  recipe = latent_runs.recipe(TEXT, given, model=dict(extra_channels=33))
-  count, rng = 40, np.random.default_rng(0)
-  latents = rng.normal(size=(count, 2, 1, 8, 8, 32)).astype(np.float32)
-  masked = np.zeros((count, 2, 3, 8, 8, 33), np.float32)
-  masked[..., 0] = np.arange(3)[None, None, :, None, None]  # which mask
-  masked[..., 1:] = latents
-  batch = {
-    'latents': latents, 'masked': masked, 'label': np.zeros(count, np.int32),
-    'id': np.arange(count, dtype=np.int32), 'text': np.ones((count, 9, 32), np.float32),
-  }  # fmt: skip
-  stage_losses.loss_of(assemble.setup_of(recipe, 'progressive'))({}, {}, batch, jax.random.key(1), 4)
-  x, extra = np.asarray(seen['x']), np.asarray(seen['cond']['extra'])
-  np.testing.assert_array_equal(extra[..., 1:], x)
-  flips = [(x == latents[:, flip, 0]).all((1, 2, 3)) for flip in (0, 1)]
-  assert (flips[0] != flips[1]).all() and 10 < flips[0].sum() < 30
-  assert {0.0, 1.0, 2.0} == set(extra[:, 0, 0, 0])
-
-
 def first_state(recipe):
-  """The state that the first round of a recipe begins with."""
+  """Returns the state with which the first round of a recipe starts."""
   run = assemble.Run(recipe)
   run_checks.everything(run)
   first = run.plan[0]
@@ -269,21 +193,21 @@ def test_an_inpainting_run_goes_from_pictures_to_figures_and_paints(given, tmp_p
   found = examples.gather(np.arange(8))['masked'].astype(np.float32)
   masks = found[..., 0]
   assert set(np.unique(masks)) == {0.0, 1.0}
-  # What everything is masked of is grey, whatever it showed.
+  # A wholly masked picture is encoded as grey, whatever the picture shows.
   own = latent_runs.autoencoder('kl')
   grey, _ = jax.jit(own.encode)(own.params, np.zeros((1, 16, 16, 3), np.float32))
   whole = found[masks.all((3, 4))][..., 1:]
   np.testing.assert_allclose(whole, np.broadcast_to(grey, whole.shape), atol=0.02)
   rows = latent_runs.evaluated(workdir)
   assert all(np.isfinite(r['fd_teacher']) for r in rows)
-  # An ordinary network becomes one of these: the new inputs start at zero.
+  # An ordinary network can be trained on to inpaint: its new input channels start at zero.
   _, plain = run(SD, given, tmp_path / 'plain', stages=('teacher',))
   tuned = latent_runs.recipe(SD, given, initial=str(plain / '00_teacher'), **more)
   state = first_state(tuned)
   kernel = folders.read_folder(plain / '00_teacher').params['conv_in']['kernel']
   np.testing.assert_array_equal(state.params['conv_in']['kernel'][:, :, :4], kernel)
   assert not np.any(state.params['conv_in']['kernel'][:, :, 4:])
-  # And paints, on pictures of another shape too.
+  # The student paints into a picture of another shape than the training pictures.
   pixels = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
   mask = np.zeros((16, 24), np.uint8)
   mask[:, 12:] = 255
@@ -314,53 +238,17 @@ def test_a_teacher_may_start_from_one_that_predicts_something_else(given, tmp_pa
   expected = folders.read_folder(initial).params
   jax.tree.map(np.testing.assert_array_equal, state.params, expected)
   jax.tree.map(np.testing.assert_array_equal, state.ema, expected)
-  # Trained, it is of this run, and says from where.
+  # After training, the teacher is a round of this run, and its card names the initial teacher.
   _, workdir = run(PHOTOS, given, tmp_path / 'v', initial=initial, latents=cache,
                    stages=('teacher',))  # fmt: skip
   card = finished_rounds.read_card(workdir / '00_teacher')
   assert (card['predict'], card['teacher'], card['stage']) == ('v', initial, 'teacher')
   found = folders.read_folder(workdir / '00_teacher').params
   near = jax.tree.map(lambda a, b: np.abs(a - b).max(), found, expected)
-  assert 0 < max(jax.tree.leaves(near)) < 5 * recipe.teacher.lr * 1.1  # five updates away
+  assert 0 < max(jax.tree.leaves(near)) < 5 * recipe.teacher.lr * 1.1  # after five updates
   with pytest.raises(errors.ConfigError, match=r"model\.predict='v' differs from"):
     later = dataclasses.replace(recipe, stages=('guidance', 'progressive'))
     run_checks.initial(assemble.Run(later), finished_rounds.read_card(initial))
-
-
-def test_a_teacher_of_other_frozen_networks_is_refused(given):
-  recipe = latent_runs.recipe(SD, given, stages=('guidance', 'progressive'), initial='sd')
-  card = {
-    'stage': 'teacher', 'p_uncond': 0.1, 'takes_w': False,
-    'latents': frozen_networks.of_settings(recipe.latents).names(),
-    **{name: reading.to_dict(getattr(recipe, name)) for name in ('model', 'noise')},
-  }  # fmt: skip
-  run_checks.initial(assemble.Run(recipe), card)
-  assert card['latents']['text_length'] == 9
-  for name, value in (('autoencoder', 'kl-x-1-0'), ('text', 'y'), ('text_length', 77)):
-    with pytest.raises(
-      errors.ConfigError, match=rf"latents\.{name} is .* initial='sd' was trained with '?{value}'?;"
-    ):
-      changed = {**card, 'latents': {**card['latents'], name: value}}
-      run_checks.initial(assemble.Run(recipe), changed)
-
-
-def test_the_evaluation_of_a_run_in_a_bucket_can_be_changed(undisturbed, monkeypatch):
-  """Its copies lie at paths that a config may not name."""
-
-  def there(latents, workdir):
-    return dataclasses.replace(latents, autoencoder='gs://bucket/run/autoencoder')
-
-  monkeypatch.setattr(copies, 'own_paths', there)
-  found = assemble.of_workdir(undisturbed, lambda config: config['evaluation'].update(bank=7))
-  assert found.evaluation.bank == 7 and found.latents.autoencoder.startswith('gs://')
-
-
-def test_a_ladder_may_go_through_forty_steps_down_to_five(given):
-  recipe = latent_runs.recipe(SD, given, progressive=dict(start_steps=40, end_steps=5))
-  assert [r.num_steps for r in assemble.plan_of(recipe)] == [0, 0, 20, 10, 5]
-  with pytest.raises(errors.ConfigError, match=r'start_steps=1024 must be at most 512 with noise'):
-    latent_runs.recipe(SD, given, progressive=dict(start_steps=1024, end_steps=1))
-  latent_runs.recipe(PHOTOS, given, progressive=dict(start_steps=1024, end_steps=1))
 
 
 def test_an_evaluation_needs_no_cache_and_a_finished_run_does_not_make_it(
@@ -377,7 +265,7 @@ def test_an_evaluation_needs_no_cache_and_a_finished_run_does_not_make_it(
 def test_pictures_are_measured_at_their_own_size_not_at_that_of_latents(
   undisturbed, given, tmp_path, monkeypatch, capsys
 ):
-  """A recipe's image_size is that of a latent, 8 here; its pictures have more pixels."""
+  """model.image_size is the size of a latent, here 8; the pictures have more pixels."""
   height = assemble.Run(latent_runs.recipe(PHOTOS, given)).picture_shape[0]
   assert height > 8
   assert evaluate_command.main([f'--workdir={undisturbed}', '--preset=cifar10']) == 2

@@ -1,4 +1,4 @@
-"""One run on many machines: the same data, noise and losses, and parameters but for rounding."""
+"""Tests of a run on several meshes: the noise is equal, losses and parameters up to rounding."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from gdistill.workdir import finished as finished_rounds
 ROOT = pathlib.Path(__file__).parents[2]
 pytestmark = pytest.mark.heavy
 
-MESHES = {  # name -> (processes, microbatches, mesh of each process)
+MESHES = {  # {name: (processes, microbatches, mesh of each process)}
   'eight devices': (1, 1, {'cpu_devices': 8}),
   'two slices, data and fsdp': (1, 2, {'cpu_devices': 8, 'slices': 2, 'data': 2, 'fsdp': 2}),
   'two processes, data and fsdp': (2, 1, {'cpu_devices': 2, 'data': 2, 'fsdp': 2}),
@@ -46,8 +46,11 @@ def run(folder, sections, processes=1, **mesh):
 
 
 def sections(start, accumulation=1):
-  """Teacher from nothing; stage one and round one from a trained round, where a difference between
-  target and student is more than rounding."""
+  """Yields ('teacher', its sections), then ('students', sections that begin from `start`).
+
+  The students begin from a trained teacher, so that target and student differ by more than
+  rounding.
+  """
   training = {'steps': STEPS, 'batch_size': 16, 'accumulation': accumulation}
   shared = {
     'model': {'channels': 8, 'emb_channels': 16},
@@ -109,30 +112,35 @@ def test_every_mesh_trains_as_one_device_does(start, alone, tmp_path, name):
         assert difference <= 1e-4, (folder.name, leaf, difference)
 
 
+# Restores the state of step `last` on `count` devices and saves it as the next step; prints the
+# digest of the saved state. With last = -1 the first state is saved.
 RESTORE = """
 import sys
 import jax
 jax.config.update('jax_num_cpu_devices', int(sys.argv[2]))
 import micro
-from gdistill import checkpoints, model, parallel, pipeline, state, storage, train
+from gdistill.devices import mesh as meshes, sharding
+from gdistill.rounds import network as networks
+from gdistill.training import shapes, step as train_step
+from gdistill.workdir import checkpoints, step_checkpoints, storage
 
-parallel._SMALL = 0
 folder, count, fsdp, last = sys.argv[1], *map(int, sys.argv[2:5])
-recipe = micro.recipe(model={'channels': 8, 'groups': 2})
-net = model.build(recipe.model, True)
-create = pipeline._create(recipe.teacher)
-fresh = create(model.initial_params(net, recipe.model, jax.random.key(0)))
+# emb_channels, so that some leaves are large enough to be split.
+recipe = micro.recipe(model={'channels': 8, 'groups': 2, 'emb_channels': 512})
+net = networks.build(recipe.model, True)
+create = shapes.state_maker(recipe.teacher)
+fresh = create(networks.initial_params(net, recipe.model, jax.random.key(0)))
 fresh = jax.tree.map(lambda a: a + 1, fresh)
-mesh = parallel.make_mesh(-1, fsdp)
-shardings = train.state_shardings(mesh, fresh)
+mesh = meshes.make_mesh(-1, fsdp)
+shardings = train_step.state_shardings(mesh, fresh)
 if last < 0:
-  placed = parallel.put_like(shardings, fresh)
-  checkpoints.save_step(folder, 0, placed)
+  placed = sharding.put_like(shardings, fresh)
+  step_checkpoints.save_step(folder, 0, placed)
 else:
-  shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), fresh)
-  step, placed, _ = checkpoints.restore_latest(folder, shapes, shardings)
+  like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), fresh)
+  step, placed, _ = step_checkpoints.restore_latest(folder, like, shardings)
   assert step == last
-  checkpoints.save_step(folder, step + 1, placed)
+  step_checkpoints.save_step(folder, step + 1, placed)
 spread = [a for a in jax.tree.leaves(placed) if not a.is_fully_replicated]
 assert (count > 1) == bool(spread)
 assert jax.tree.map(lambda a: a.sharding.spec, placed) == jax.tree.map(lambda s: s.spec, shardings)

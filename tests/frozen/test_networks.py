@@ -1,0 +1,51 @@
+"""Tests of the frozen networks: whether they fit the trained network, their names, and prompts."""
+
+import dataclasses
+
+import latent_runs
+import pytest
+
+from gdistill import errors
+from gdistill.frozen import networks as frozen_networks
+
+PHOTOS, TEXT, _, SD = latent_runs.KINDS
+
+
+@pytest.mark.parametrize(
+  ('name', 'model', 'words'),
+  [
+    (PHOTOS, dict(image_channels=4), r'image_channels=4 is not what .*/tiny makes; set it to 32'),
+    (SD, dict(context_dim=16), r'context_dim=16 is not what .*/text makes; set it to 32'),
+    (TEXT, dict(context_length=77), r'context_length=77 is not what .*/text makes; set it to 9'),
+  ],
+)
+def test_a_network_that_does_not_fit_what_is_encoded_is_told_how(given, name, model, words):
+  def check(recipe):
+    frozen = frozen_networks.of_settings(recipe.latents)
+    frozen_networks.check_fits(frozen, recipe.latents, recipe.model)
+
+  check(latent_runs.recipe(name, given))
+  with pytest.raises(errors.ConfigError, match=r'model\.' + words):
+    check(latent_runs.recipe(name, given, model=model))
+
+
+def test_the_scale_of_latents_is_part_of_what_made_them():
+  found = latent_runs.autoencoder('kl')
+  names = {
+    frozen_networks.encoder_digest(dataclasses.replace(found, **more))
+    for more in ({}, {'scale': 1.0}, {'shift': 0.5})
+  }
+  assert len(names) == 3
+
+
+def test_of_many_prompts_that_are_cut_a_few_are_said(given, capsys):
+  frozen = frozen_networks.Frozen(text=frozen_networks.text_encoder(str(given / 'text'), 5))
+  ids, mask = frozen.tokens(['the cat of the cat'] * 8 + ['the cat'])
+  lines = capsys.readouterr().err.splitlines()
+  assert ids.shape == mask.shape == (9, 5) and len(lines) == 6
+  assert lines[0].startswith('warning: prompt 0 has 5 tokens')
+  assert lines[5] == 'warning: 3 more prompts are too long and cut'
+  frozen.tokens(['the cat of the cat'] * 5)
+  assert len(capsys.readouterr().err.splitlines()) == 5
+  frozen.tokens(['the cat of the cat'] * 5, warn=False)
+  assert not capsys.readouterr().err

@@ -1,0 +1,221 @@
+"""Tests of the checks before a run: what is refused, in which words, before anything is written."""
+
+import json
+import shutil
+
+import disturbed
+import ladder
+import latent_runs
+import micro
+import numpy as np
+import pytest
+
+from gdistill import errors
+from gdistill.frozen import networks as frozen_networks
+from gdistill.recipe import reading
+from gdistill.rounds import network as networks
+from gdistill.training import assemble
+from gdistill.training import checks as run_checks
+from gdistill.workdir import finished as finished_rounds
+
+
+@pytest.mark.parametrize(
+  ('given', 'words'),
+  [
+    (dict(stages=('progressive',), initial='{}/00_teacher'), 'is a teacher round that is guided'),
+    (dict(stages=('guidance',), initial='{}/01_guidance'), 'guidance needs a teacher'),
+    (dict(stages=('progressive',), initial='{}/02_progressive_2'), 'set progressive.start_steps=2'),
+    (
+      dict(
+        stages=('progressive',), initial='{}/02_progressive_2',
+        progressive={'start_steps': 2, 'sampler': 'stochastic'},
+      ),
+      "set progressive.sampler='deterministic'",
+    ),
+    (
+      dict(stages=('progressive',), initial='{}/01_guidance', guidance={'w_max': 3.0}),
+      'differ from what',
+    ),
+    (
+      dict(stages=('guidance',), initial='{}/00_teacher', model={'channels': 8}),
+      r'model\.channels=8 differs',
+    ),
+    (dict(model={'num_classes': 7}), r'model\.num_classes=7 .* set it to 10'),
+    (dict(evaluation={'num_steps': (8,)}), r'evaluation\.num_steps=\(8,\) contains none'),
+    (dict(evaluation={'ws': (5.0,)}), r'evaluation\.ws=\(5\.0,\) contains no w'),
+    (dict(mesh={'data': 3}), r'mesh\.data=3 x mesh\.fsdp=1 must make the 1 devices'),
+  ],
+)  # fmt: skip
+def test_wrong_beginnings_are_refused_before_anything_is_written(
+  undisturbed, tmp_path, given, words
+):
+  if 'initial' in given:
+    given = {**given, 'initial': given['initial'].format(undisturbed)}
+  with pytest.raises(errors.ConfigError, match=words):
+    ladder.run(tmp_path / 'run', **given)
+  assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize(
+  ('given', 'card', 'words'),
+  [
+    (
+      dict(stages=()), dict(stage='progressive', num_steps=4),
+      'is a student that draws in 4 steps, and an encoder learns from one of stage one; name that',
+    ),
+    (
+      dict(stages=('progressive',)), dict(stage='progressive', num_steps=4),
+      'draws in 4 steps, and an encoder learns from one of stage one; name that, or set encoder=F',
+    ),
+    (
+      dict(stages=('progressive',)), dict(stage='encoder', num_steps=4),
+      'is an encoder, which no decoder learns from',
+    ),
+    (
+      dict(stages=('progressive',), encoder=False), dict(stage='encoder', num_steps=4),
+      'is an encoder, which no decoder learns from',
+    ),
+    (
+      dict(stages=('guidance',)), dict(stage='encoder', num_steps=4),
+      'is a round of encoder; guidance needs a teacher',
+    ),
+    (
+      dict(stages=()), dict(stage='encoder', num_steps=2),
+      'is a student of 2 steps; set progressive.start_steps=2',
+    ),
+    (
+      dict(stages=()), dict(stage='teacher', guided=True, takes_w=False),
+      'is a teacher round that is guided when it is sampled',
+    ),
+    (dict(stages=(), guidance={'w_max': 3.0}), {}, 'differ from what'),
+    (
+      dict(stages=(), guidance={'clip_x_hat': False}, progressive={'clip_x_hat': False}), {},
+      'progressive.clip_x_hat=False, but',
+    ),
+  ],
+)  # fmt: skip
+def test_encoders_begin_from_a_student_of_stage_one_or_go_on_from_an_encoder(
+  undisturbed, given, card, words
+):
+  folder = undisturbed / '01_guidance'
+  recipe = micro.recipe(**{'initial': str(folder), 'encoder': True, **given})
+  card = {**finished_rounds.read_card(folder), 'sampler': 'deterministic', **card}
+  with pytest.raises(errors.ConfigError, match=words) as e:
+    run_checks.initial(assemble.Run(recipe), card)
+  assert '\n' not in str(e.value)
+  fine = micro.recipe(initial=str(folder), encoder=True, stages=())
+  for theirs in (dict(), dict(stage='encoder', num_steps=4)):
+    own = {**finished_rounds.read_card(folder), 'sampler': 'deterministic', **theirs}
+    run_checks.initial(assemble.Run(fine), own)
+
+
+def test_a_teacher_without_label_dropout_cannot_be_guided(undisturbed):
+  card = finished_rounds.read_card(undisturbed / '00_teacher')
+  recipe = micro.recipe(stages=('guidance',), initial=str(undisturbed / '00_teacher'))
+  with pytest.raises(errors.ConfigError, match='no null condition'):
+    run_checks.initial(assemble.Run(recipe), {**card, 'p_uncond': 0.0})
+
+
+def test_a_teacher_of_other_frozen_networks_is_refused(latent_inputs):
+  given = dict(stages=('guidance', 'progressive'), initial='sd')
+  recipe = latent_runs.recipe('stable_diffusion.py:tiny', latent_inputs, **given)
+  card = {
+    'stage': 'teacher', 'p_uncond': 0.1, 'takes_w': False,
+    'latents': frozen_networks.of_settings(recipe.latents).names(),
+    **{name: reading.to_dict(getattr(recipe, name)) for name in ('model', 'noise')},
+  }  # fmt: skip
+  run_checks.initial(assemble.Run(recipe), card)
+  assert card['latents']['text_length'] == 9
+  for name, value in (('autoencoder', 'kl-x-1-0'), ('text', 'y'), ('text_length', 77)):
+    with pytest.raises(
+      errors.ConfigError, match=rf"latents\.{name} is .* initial='sd' was trained with '?{value}'?;"
+    ):
+      changed = {**card, 'latents': {**card['latents'], name: value}}
+      run_checks.initial(assemble.Run(recipe), changed)
+
+
+def test_a_missing_initial_folder_is_a_checkpoint_error(tmp_path):
+  with pytest.raises(errors.CheckpointError):
+    ladder.run(tmp_path / 'run', stages=('guidance',), initial=str(tmp_path / 'nothing'))
+
+
+def test_another_config_is_refused_and_its_fields_are_named(undisturbed, tmp_path):
+  workdir = shutil.copytree(undisturbed, tmp_path / 'run')
+  with pytest.raises(errors.ConfigError, match=r'teacher\.lr: 0\.002 -> 0\.001'):
+    ladder.run(workdir, teacher={'lr': 1e-3})
+  ladder.run(workdir, train={'log_every': 6})  # how often a run logs does not reach its parameters
+
+
+def test_a_config_of_a_run_that_is_none_is_said_so(undisturbed, tmp_path):
+  shutil.copytree(undisturbed, tmp_path / 'run')
+  (tmp_path / 'run' / 'config.json').write_text('[]')
+  with pytest.raises(errors.CheckpointError, match='holds no config; restore it from a copy'):
+    ladder.run(tmp_path / 'run')
+
+
+def test_a_run_goes_on_when_keys_with_defaults_have_come_since(undisturbed, tmp_path):
+  shutil.copytree(undisturbed, tmp_path / 'run')
+  old = json.loads((tmp_path / 'run' / 'config.json').read_text())
+  for section, key in (('data', 'flip'), ('data', 'split'), ('train', 'remat'), ('mesh', 'slices')):
+    del old[section][key]
+  (tmp_path / 'run' / 'config.json').write_text(json.dumps(old))
+  ladder.run(tmp_path / 'run')
+  old['data']['flip'] = True  # not the default, so the workdir holds another run
+  (tmp_path / 'run' / 'config.json').write_text(json.dumps(old))
+  with pytest.raises(errors.ConfigError, match=r'data\.flip: True -> False'):
+    ladder.run(tmp_path / 'run')
+
+
+@pytest.mark.parametrize(
+  'given', [dict(data={'held_out': 0.999}), dict(teacher={'batch_size': 2048})]
+)
+def test_too_little_data_is_said_before_anything_is_written(tmp_path, given):
+  with pytest.raises(errors.DataError, match='training and'):
+    ladder.run(tmp_path / 'run', **given)
+  assert not (tmp_path / 'run').exists()
+
+
+def test_workdirs_that_cannot_be_are_refused(tmp_path):
+  file = tmp_path / 'file'
+  file.write_text('')
+  for workdir in (file, file / 'under', tmp_path / ('x' * 300), tmp_path / 'a\0b'):
+    with pytest.raises(errors.ConfigError, match='--workdir'):
+      ladder.run(workdir)
+
+
+def test_the_command_refuses_in_one_line_and_leaves_the_workdir_alone(tmp_path):
+  for more, words in (
+    (['--config.teacher.lr=-1'], 'teacher.lr=-1.0 must be above 0'),
+    (['--config.teacher.lr=1e400'], 'teacher.lr=inf must be a finite number'),
+    (['--config.teacher.batch_sise=1'], 'did you mean teacher.batch_size'),
+    (['--coordinator=localhost:1'], 'needs --num_processes and --process_id'),
+    (['--bogus'], 'unrecognized'),
+  ):
+    done = disturbed.run(tmp_path / 'run', *more)
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr and done.stderr.count('\n') == 1
+    assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize(
+  ('noise', 'weight', 'predict', 'times'),
+  [
+    ('squared_cosine', 'snr_trunc', 'eps', '20,291'),
+    ('linear_beta', 'snr_plus_one', 'eps', '157'),
+    ('squared_cosine', 'snr', 'eps', ''),
+    ('squared_cosine', 'snr_trunc', 'v', ''),
+    ('scaled_linear', 'snr_trunc', 'eps', ''),
+  ],
+)
+def test_where_errors_of_eps_blow_up_in_v_it_is_said(capsys, noise, weight, predict, times):
+  betas = dict(beta_start=1e-4, beta_end=0.02) if noise == 'linear_beta' else {}  # as DDPM
+  recipe = micro.recipe(
+    noise=dict(name=noise, **betas), model=dict(predict=predict), guidance=dict(weight=weight),
+    progressive=dict(weight='snr'),
+  )  # fmt: skip
+  if times:
+    one_over_alpha = np.prod(1.0 - networks.betas(recipe.noise)) ** -0.5  # at t = 1
+    assert f'{one_over_alpha:,.0f}' == times
+  run_checks.everything(assemble.Run(recipe))
+  said = capsys.readouterr().err
+  assert (f'counts {times} times in v, under guidance.weight=' in said) if times else not said
