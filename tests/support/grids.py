@@ -30,13 +30,9 @@ def compare(found, expected):
 
 def command(workdir, *more):
   """Starts `gdistill evaluate` on a workdir; returns the process."""
-  program = [
-    sys.executable,
-    '-c',
-    'import sys; from gdistill.cli import command; sys.exit(command.main())',
-  ]
+  code = 'import sys; from gdistill.cli import command; sys.exit(command.main())'
   return subprocess.Popen(
-    [*program, 'evaluate', f'--workdir={workdir}', *more],
+    [sys.executable, '-c', code, 'evaluate', f'--workdir={workdir}', *more],
     cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
   )  # fmt: skip
 
