@@ -44,7 +44,7 @@ def cache_folder(settings: recipes.Latents, workdir: storage.epath.Path) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Done:
-  """The index of all latents ({} except in process 0), and what this process has encoded."""
+  """The result of `run`: the index ({} except in process 0), and what this process has encoded."""
 
   index: dict[str, Any]
   shards: int = 0

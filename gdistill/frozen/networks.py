@@ -21,7 +21,7 @@ from gdistill.rounds import folder as folders
 from gdistill.workdir import storage
 
 AUTOENCODER = 'autoencoder'  # name of the autoencoder's folder in a workdir or a round's folder
-_MOST_SAID = 5  # warnings about prompts that are cut, at most
+_MOST_SAID = 5  # largest number of warnings about prompts that are cut
 
 
 @functools.lru_cache(maxsize=2)
@@ -77,7 +77,7 @@ class Frozen:
     return (shape[0] * self.autoencoder.factor, shape[1] * self.autoencoder.factor, 3)
 
   def names(self) -> dict[str, Any]:
-    """Returns what names these networks in a card: the digests of both, and the text's length."""
+    """Returns the entries of card.json that identify both networks by their digests."""
     return {
       'autoencoder': encoder_digest(self.autoencoder),
       'text': self.text.digest if self.text else '',

@@ -5,7 +5,7 @@ from typing import Any
 from gdistill.data import captions
 from gdistill.data import source
 
-_MOST = 200  # held-out captions that a card keeps
+_MOST = 200  # captions that card.json keeps, at most
 
 
 def held_out(held: source.Source) -> list[str]:
@@ -19,7 +19,7 @@ def of_run(train: source.Source, held: source.Source, template: str) -> list[str
 
 
 def of_card(card: dict[str, Any]) -> list[str]:
-  """Returns the prompts of a finished round's card, as `of_run` chose them; [] without text."""
+  """Returns the prompts in the card.json of a finished round; [] if its network takes no text."""
   about = card.get('latents') or {}
   if about.get('prompts'):
     return list(about['prompts'])

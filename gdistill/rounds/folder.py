@@ -14,7 +14,7 @@ from gdistill.workdir import storage
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-  """A finished round: its card, the network that the card describes, and the parameters."""
+  """A finished round: card.json, the network that card.json describes, and the parameters."""
 
   path: storage.epath.Path
   card: dict
@@ -22,7 +22,7 @@ class Folder:
   noise: recipes.Noise
   net: networks.Network
   params: Any
-  null_params: Any = None  # of the unconditional network of a pair
+  null_params: Any = None  # parameters of the unconditional network, if there is one
 
   @property
   def name(self) -> str:
@@ -43,13 +43,13 @@ class Folder:
 
 
 def settings_of(card: Mapping[str, Any]) -> tuple[recipes.Model, recipes.Noise]:
-  """Returns the sections (model, noise) of a card; KeyError or TypeError if a key is missing."""
+  """Returns the settings (model, noise) in card.json; KeyError or TypeError if a key is missing."""
   lists = {k: tuple(card['model'][k]) for k in ('multipliers', 'attention_resolutions')}
   return recipes.Model(**{**card['model'], **lists}), recipes.Noise(**card['noise'])
 
 
 def null_of(card: Mapping[str, Any]) -> str:
-  """Returns the source of the unconditional prediction: 'trained', 'network' or 'none'.
+  """Returns where the unconditional prediction comes from: 'trained', 'network' or 'none'.
 
   'trained' is the network itself, trained with label dropout; 'network' is a second network.
   """

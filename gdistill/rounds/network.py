@@ -97,7 +97,7 @@ def _time(settings: recipes.Model, noise_settings: recipes.Noise | None) -> Call
 
 @dataclasses.dataclass(frozen=True)
 class _Index:
-  """schedule.index of some betas, comparable: networks with equal fields share a program."""
+  """The function schedule.index of some betas, comparable by its betas as a field of a network."""
 
   betas: bytes
 
@@ -187,10 +187,10 @@ def as_teacher(settings: recipes.Model, params: Any) -> Any:
 
 
 def grown(net: Network, settings: recipes.Model, key: jax.Array, old: Mapping[str, Any]) -> Any:
-  """Returns parameters of `net` with the layers of `old`: a student that starts as its teacher.
+  """Returns parameters for `net` that copy the layers of `old`: the student equals its teacher.
 
   `old` may lack the projection of w, and input channels of the first convolution; these start at
-  zero. Raises CheckpointError if another layer differs.
+  zero. Raises CheckpointError if `old` lacks another layer or has one that `net` does not have.
   """
   shapes = initial_shapes(net, settings)
   names = set(shapes) - set(old)

@@ -29,9 +29,9 @@ def plan(
 ) -> tuple[Round, ...]:
   """Returns the rounds of a run: teacher, stage one, then N = start/2, start/4, ..., end.
 
-  With `encoder`, a second series of rounds N = start/2, ..., end follows. Both series start from
-  the student of stage one. `initial` is the folder that teaches the first round, '' for none;
-  `settings(stage)` returns the settings of a stage's rounds. The function is pure.
+  With `encoder`, the rounds N = start/2, ..., end of the encoder follow. The rounds of the decoder
+  and the rounds of the encoder both start from the student of stage one. `initial` is the folder of
+  the first round's teacher, or ''. `settings(stage)` returns the settings of a stage's rounds.
   """
   out: list[Round] = []
 

@@ -1,4 +1,4 @@
-"""A run put together once from its recipe and its workdir; the rooms below are handed values."""
+"""Puts a run together from its recipe and its workdir; other pages get the parts as values."""
 
 import dataclasses
 import functools
@@ -30,11 +30,11 @@ from gdistill.workdir import storage
 
 
 class Run:
-  """The parts of a run. Each part is made when it is first asked for, and then kept.
+  """The parts of a run. Each part is made when it is first asked for, and is then kept.
 
-  `workdir` is None where nothing is read or written, as in --plan without a workdir. `devices`
-  plans for that number of devices, which need not exist; None takes the devices that are there.
-  Only training/checks.py reads `recipe`; every other page takes the parts.
+  `workdir` may be None if no file of the run is needed, for example for --plan. `devices` is the
+  number of devices to plan for, which need not exist; None takes the devices of this machine. Only
+  training/checks.py reads the attribute `recipe`; every other page takes the parts.
   """
 
   def __init__(self, recipe: recipes.Recipe, workdir: Any = None, devices: int | None = None):
@@ -45,7 +45,7 @@ class Run:
     self.data, self.latents, self.loop = recipe.data, recipe.latents, recipe.train
     self.evaluation, self.num_classes = recipe.evaluation, recipe.model.num_classes
     self.w_range = recipe.guidance.w_min, recipe.guidance.w_max
-    self.student_sampler = recipe.progressive.sampler  # 'deterministic' or 'stochastic'
+    self.student_sampler = recipe.progressive.sampler
     self._devices = devices
 
   @functools.cached_property
@@ -61,7 +61,7 @@ class Run:
 
   @functools.cached_property
   def setups(self) -> Mapping[str, stage_setup.StageSetup]:
-    """{stage: what its rounds share}, in the order of the rounds."""
+    """{stage: the StageSetup that all rounds of the stage share}, in the order of the rounds."""
     stages = dict.fromkeys(r.stage for r in self.plan)
     return {stage: setup_of(self.recipe, stage) for stage in stages}
 
@@ -78,22 +78,22 @@ class Run:
 
   @functools.cached_property
   def frozen(self) -> frozen_networks.Frozen:
-    """The networks around a latent network: neither in pixel space."""
+    """The frozen autoencoder and text encoder; both are None in pixel space."""
     return frozen_networks.of_settings(self.latents)
 
   @property
   def input_shape(self) -> tuple[int, int, int]:
-    """[h, w, c] of the trained network's input: a picture, or a latent."""
+    """The shape [h, w, c] of the trained network's input, which is a picture or a latent."""
     return networks.image_shape(self.recipe.model)
 
   @property
   def picture_shape(self) -> tuple[int, int, int]:
-    """[H, W, C] of a picture."""
+    """The shape [H, W, C] of a picture."""
     return self.frozen.picture_shape(self.input_shape)
 
   @functools.cached_property
   def pictures(self) -> tuple[source.Source, source.Source]:
-    """(training, held-out) pictures with their labels."""
+    """The (training, held-out) pictures with their labels."""
     try:
       return data.load(self.data, self.picture_shape)
     except errors.ShapeError as e:
@@ -115,7 +115,7 @@ class Run:
 
   @functools.cached_property
   def prompts(self) -> list[str]:
-    """The prompts that all networks of the run are measured with; [] without text."""
+    """The prompts that evaluation samples with; [] if the network is not conditioned on text."""
     if not self.latents.text:
       return []
     return run_prompts.of_run(*self.pictures, self.latents.template)
@@ -132,11 +132,11 @@ class Run:
 
   @property
   def digest(self) -> str:
-    """A digest of all that must be the same in every process of one start."""
+    """A digest of the settings that all processes of one start must have in common."""
     return identity.digest_together(self.recipe)
 
   def card_entries(self) -> dict[str, Any]:
-    """Returns the entries that the cards of all rounds share."""
+    """Returns the entries that the card.json files of all rounds of this run share."""
     r, examples = self.recipe, self.examples
     parent = finished_rounds.read_card(r.initial) if r.initial else {}
     return {
@@ -177,7 +177,7 @@ def plan_of(recipe: recipes.Recipe) -> tuple[plans.Round, ...]:
 
 
 def setup_of(recipe: recipes.Recipe, stage: str) -> stage_setup.StageSetup:
-  """Returns what the rounds of a stage share."""
+  """Returns the settings that all rounds of a stage share."""
   teacher = stage == 'teacher'
   return stage_setup.StageSetup(
     stage=stage,
@@ -199,15 +199,15 @@ def setup_of(recipe: recipes.Recipe, stage: str) -> stage_setup.StageSetup:
 
 
 def _is_pair(folder: str) -> bool:
-  """Tells whether a finished round has an unconditional network; a plan may come before it."""
+  """Tells whether a round folder holds a second, unconditional network; False if unfinished."""
   there = finished_rounds.is_finished(folder)
   return there and finished_rounds.read_card(folder).get('null') == 'network'
 
 
 def of_workdir(workdir: Any, change: Callable[[dict[str, Any]], Any] | None = None) -> Run:
-  """Returns the run that a workdir holds, after `change(config)`, with its own frozen networks.
+  """Returns the run that a workdir holds, with the workdir's own copies of the frozen networks.
 
-  Raises ConfigError if the workdir holds no run.
+  `change(config)` may edit the run's config first. Raises ConfigError if the workdir holds no run.
   """
   workdir = storage.path(workdir)
   file = workdir / 'config.json'
@@ -223,6 +223,6 @@ def of_workdir(workdir: Any, change: Callable[[dict[str, Any]], Any] | None = No
     config = reading.to_dict(recipe)
     change(config)
     recipe = reading.from_config(config)
-  # After the checks of from_config, which refuse a path in an object store.
+  # Set after from_config, because from_config refuses paths in an object store.
   own = copies.own_paths(recipe.latents, workdir)
   return Run(dataclasses.replace(recipe, latents=own), workdir)

@@ -1,4 +1,4 @@
-"""The card.json of a finished round: what a reader of the folder must know, and its history."""
+"""Makes card.json of a finished round: how to use its network, and how the network was trained."""
 
 import importlib.metadata
 import platform
@@ -21,7 +21,7 @@ def make_card(
   seconds: float,
   of_run: Mapping[str, Any],
 ) -> dict:
-  """Returns the card of round `r`; `of_run` holds the entries that all cards of a run share."""
+  """Returns the contents of card.json of round `r`; `of_run` holds entries shared by the run."""
   teacher = r.stage == 'teacher'
   sampler = {'progressive': getattr(setup.settings, 'sampler', ''), 'encoder': 'deterministic'}
   return {

@@ -20,11 +20,11 @@ from gdistill.training import assemble
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
 
-_MOST_IN_V = 50.0  # Stable Diffusion's schedule has 15 at its end, ADM's 20,000
+_MOST_IN_V = 50.0  # 1 / alpha at t = 1 that needs no warning: Stable Diffusion has 15, ADM 20,000
 
 
 def everything(run: assemble.Run) -> None:
-  """Makes every check that needs devices, the shape of the data or folders."""
+  """Makes all checks of this page: of devices, data, folders and the grid."""
   mesh(run)
   data(run)
   folders_and_grid(run)
@@ -32,7 +32,7 @@ def everything(run: assemble.Run) -> None:
 
 
 def folders_and_grid(run: assemble.Run) -> None:
-  """Makes the checks that need neither devices nor data."""
+  """Checks the initial round, the grid and the workdir; needs neither devices nor data."""
   if run.recipe.initial:
     initial(run, finished_rounds.read_card(run.recipe.initial))
   grid(run)
@@ -54,7 +54,7 @@ def mesh(run: assemble.Run) -> None:
 
 
 def data(run: assemble.Run) -> None:
-  """Checks that there are enough examples, of the model's shape and classes."""
+  """Checks that the data have the model's shape and classes, and enough examples for a batch."""
   recipe = run.recipe
   frozen_networks.check_fits(run.frozen, recipe.latents, recipe.model)
   train_set, held_set = run.pictures
@@ -77,7 +77,7 @@ def data(run: assemble.Run) -> None:
 
 
 def grid(run: assemble.Run) -> None:
-  """Checks that the grid measures at least one student, before hours of training."""
+  """Raises ConfigError if no cell of the evaluation grid would measure a student."""
   trained = [r.num_steps for r in run.plan if r.stage == 'progressive']
   e, guidance = run.recipe.evaluation, run.recipe.guidance
   low, high = guidance.w_min, guidance.w_max
@@ -94,7 +94,7 @@ def grid(run: assemble.Run) -> None:
 
 
 def initial(run: assemble.Run, card: dict) -> None:
-  """Checks that the first stage may learn from the finished round with this card."""
+  """Raises ConfigError unless the first stage can learn from the finished round with this card."""
   recipe = run.recipe
   where, first = f'initial={recipe.initial!r}', (*recipe.stages, 'encoder')[0]
   if first in ('progressive', 'encoder'):
@@ -157,7 +157,7 @@ def _initial_student(recipe: recipes.Recipe, card: dict, where: str, first: str)
 
 
 def _same_networks(run: assemble.Run, card: dict, where: str, first: str) -> None:
-  """Checks that a round's networks are those of the config, but for parts that may be added."""
+  """Raises ConfigError unless a round's networks are the config's; some parts may be added."""
   recipe = run.recipe
   theirs = card.get('latents') if recipe.latent else None
   for name, mine in run.frozen.names().items() if theirs else ():
@@ -170,8 +170,10 @@ def _same_networks(run: assemble.Run, card: dict, where: str, first: str) -> Non
   mine = identity.flat(reading.to_dict(recipe))
   free = {'model.dropout', 'model.dtype', *(('model.predict',) if first == 'teacher' else ())}
   if first == 'teacher' and not card['model'].get('extra_channels', 0):
-    free.add('model.extra_channels')  # it learns to read a mask
-  if not card['takes_w']:  # what is to be built, not what is there
+    free.add(
+      'model.extra_channels'
+    )  # a teacher may be widened for inpainting, and learns to read the mask
+  if not card['takes_w']:  # the round has no input for w yet, so its settings may differ
     free |= {'model.w_features', 'model.w_scale'}
   for key, value in theirs.items():
     if key not in free and mine.get(key) != value:
@@ -179,14 +181,16 @@ def _same_networks(run: assemble.Run, card: dict, where: str, first: str) -> Non
 
 
 def same_run(recipe: recipes.Recipe, workdir: storage.epath.Path) -> None:
-  """A workdir belongs to one config: what reaches the parameters may not change."""
+  """Raises ConfigError if the workdir holds a run whose config leads to other parameters."""
   file = workdir / 'config.json'
   if storage.exists(file):
     old = storage.read_json(file)
     if not isinstance(old, dict):
       raise errors.CheckpointError(f'{file} is damaged: it holds no config; restore it from a copy')
     with contextlib.suppress(errors.ConfigError):
-      old = reading.to_dict(reading.from_config(old))  # with the keys that came since
+      old = reading.to_dict(
+        reading.from_config(old)
+      )  # adds the keys that older versions did not have
     changed = identity.differences(old, reading.to_dict(recipe))
     if changed:
       raise errors.ConfigError(

@@ -18,9 +18,9 @@ Loss = Callable[[Any, Any, Any, jax.Array, jax.Array], jax.Array]
 def over_microbatches(loss: Loss, parts: int, unrolled: bool) -> Callable:
   """Returns (params, teacher, batch, key, num_steps, whole) -> (mean loss, its gradient).
 
-  The batch is cut into `parts` microbatches, whose gradients are averaged. `unrolled` writes the
-  scan over microbatches out as straight code. `whole(params, teacher)` gathers the parameters
-  before each use.
+  The batch is cut into `parts` microbatches, whose gradients are averaged. With `unrolled`, the
+  scan over microbatches is unrolled into straight code. `whole(params, teacher)` returns parameters
+  gathered from all shards, and is called for each microbatch.
   """
 
   def gradient(params, teacher, batch, key, num_steps, whole=lambda *trees: trees):

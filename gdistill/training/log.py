@@ -25,7 +25,7 @@ class Log:
     self._name = f'events.out.tfevents.{int(time.time())}.{step:08d}'
 
   def add(self, step: int, row: dict) -> None:
-    """Adds the metrics of a step, in process 0 alone."""
+    """Adds the metrics of a step; only process 0 logs."""
     if jax.process_index() == 0:
       self._lines.append(json.dumps(storage.jsonable({'step': step, **row})))
       self._new.append((step, row))
@@ -39,7 +39,7 @@ class Log:
 
 
 def _step_of(line: str) -> int:
-  """Returns the step of a line; of a damaged line a number so large that the line is dropped."""
+  """Returns the step of a JSON line, or the largest integer for a damaged line."""
   try:
     return int(json.loads(line)['step'])
   except (ValueError, KeyError, TypeError):
@@ -47,7 +47,10 @@ def _step_of(line: str) -> int:
 
 
 def _tensorboard(rows: list[tuple[int, dict]]) -> bytes:
-  """Returns the bytes of an event file, made in a temporary folder: a workdir may be a store."""
+  """Returns the bytes of a TensorBoard event file, written to a temporary folder first.
+
+  tensorboardX writes to local disks only, and a workdir may be an object store.
+  """
   import tensorboardX
 
   with tempfile.TemporaryDirectory() as folder:

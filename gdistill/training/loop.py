@@ -19,8 +19,10 @@ from gdistill.workdir import state as states
 from gdistill.workdir import step_checkpoints
 from gdistill.workdir import storage
 
-_RESTORING = 0.25  # hours that a process waits for the others to restore their checkpoint
-_ASK_EVERY = 10  # updates: a preempted machine has thirty seconds, and asking others takes time
+_RESTORING = 0.25  # hours that a process waits until all have restored their checkpoint
+# Updates between two questions to all processes whether one got a signal: asking takes time, and a
+# preempted machine has thirty seconds.
+_ASK_EVERY = 10
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -28,14 +30,14 @@ class Task:
   """One round to train: where its first state, batches and compiled step come from."""
 
   folder: storage.epath.Path
-  fresh: Callable[[], states.TrainState]  # makes the first state
-  like: states.TrainState  # the state's shapes with their shardings
+  fresh: Callable[[], states.TrainState]  # makes the state of update 0
+  like: states.TrainState  # shapes and shardings of the state
   step: (
     Callable  # (state, teacher, batches, given) -> (state, metrics), compiled; donates the state
   )
   teacher: Any  # parameters, or None
   batches: Callable[[int, int], Any]  # (first update, number of updates) -> arrays on the devices
-  given: dict  # what `step.numbers` returns
+  given: dict  # the numbers of this round, from `step.numbers`
   steps: int  # updates of the round
   substeps: int  # updates of one call of `step`
 
@@ -76,7 +78,7 @@ def fit(
 def _start(
   task: Task, stop: interrupt.Interrupt, seconds: timing.Seconds
 ) -> tuple[int, states.TrainState]:
-  """Returns (step, state) of the newest checkpoint, or of the start; in buffers of their own."""
+  """Returns (step, state) of the newest checkpoint, or of the first state if there is none."""
   with seconds('restore'):
     shardings = jax.tree.map(lambda a: a.sharding, task.like)
     found = step_checkpoints.restore_latest(task.folder / 'steps', task.like, shardings)
@@ -103,7 +105,7 @@ class _Going:
     self._reported, self._since = step, time.monotonic()
 
   def advance(self) -> None:
-    """Dispatches the next updates, and checks the metrics of the updates before."""
+    """Dispatches the next call of the train step, and checks the metrics of the call before."""
     task, before = self._task, self._metrics
     with self._seconds('data'):
       batch = task.batches(self.step, task.substeps)
@@ -128,7 +130,7 @@ class _Going:
     return {'loss': row['loss'], 'lr': row['lr']}
 
   def save(self) -> None:
-    """Saves a checkpoint in the background, once the last updates are known to be sound."""
+    """Saves a checkpoint in the background, after a check that the last updates were finite."""
     self._check(self._metrics, self.step)
     self._stop.watch()
     with self._seconds('save'), self._stop.patient():
@@ -141,7 +143,7 @@ class _Going:
       self._saver.wait()
 
   def finish(self) -> states.TrainState:
-    """Returns the last state, after the last check."""
+    """Returns the state at the end of the round, after a check of its last metrics."""
     if self._metrics is not None:
       self._check(self._metrics, self.step)
     self._log.flush()
@@ -168,13 +170,13 @@ class Finite:
     self._first = ''
 
   def check(self, metrics: dict, step: int) -> None:
-    """Raises NumericsError after `step` updates; names the leaf whose gradient broke last."""
+    """Raises NumericsError if too many of `step` updates were not finite; names a broken leaf."""
     settings, broken = self._settings, int(metrics['broken'])
     if broken >= 0:
       loss = float(metrics['loss'])
       self._first = f' (the first leaf is {self._names[broken]!r}, at a loss of {loss:g})'
     in_a_row, skipped = int(metrics['skipped_in_a_row']), int(metrics['skipped'])
-    # Also a minimum number: a share of the first few updates would end sound runs.
+    # A minimum number too, because a large share of the first few updates says little.
     many = skipped >= settings.max_skipped_in_a_row
     share = 100 * skipped > settings.max_skipped_percent * step
     if in_a_row >= settings.max_skipped_in_a_row or (many and share):

@@ -35,6 +35,7 @@ def loss_of(setup: stage_setup.StageSetup) -> gradients.Loss:
 
 
 def _teacher(setup: stage_setup.StageSetup) -> Callable[..., types.PerExample]:
+  """Returns the objective of the guided teacher: predict v, with label dropout."""
   noise, weight = setup.schedule, setup.settings.weight
 
   def loss(student, teacher_params, examples, key, num_steps):
@@ -46,6 +47,7 @@ def _teacher(setup: stage_setup.StageSetup) -> Callable[..., types.PerExample]:
 
 
 def _guidance(setup: stage_setup.StageSetup) -> Callable[..., types.PerExample]:
+  """Returns the objective of stage one: the student predicts the guided teacher's v at any w."""
   settings, net, schedule = setup.settings, setup.teacher_net, setup.schedule
   steps = settings.trajectory_steps if settings.state == 'trajectory' else 0
 
@@ -67,7 +69,11 @@ def _guidance(setup: stage_setup.StageSetup) -> Callable[..., types.PerExample]:
 
 
 def _halving(setup: stage_setup.StageSetup) -> Callable[..., types.PerExample]:
-  """Stage two, for the decoder's rounds and for the encoder's."""
+  """Returns the objective of stage two: one student step lands where two teacher steps do.
+
+  The decoder's rounds go from noise to data (stages.progressive), the encoder's from data to noise
+  (stages.encoder).
+  """
   settings, net, schedule = setup.settings, setup.teacher_net, setup.schedule
   module, own = encoder, {}
   if setup.stage == 'progressive':
@@ -84,7 +90,7 @@ def _halving(setup: stage_setup.StageSetup) -> Callable[..., types.PerExample]:
 
 
 def _distilled(setup: stage_setup.StageSetup) -> dict:
-  """Returns the settings that the losses of both distillation stages take."""
+  """Returns the keyword arguments that the losses of stage one and of stage two share."""
   return dict(
     noise=setup.schedule, weight=setup.settings.weight, w_power=setup.settings.w_power,
     w_min=setup.w_min, w_max=setup.w_max, project=networks.projection(setup.latent),

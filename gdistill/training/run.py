@@ -1,4 +1,4 @@
-"""Training a run: every round of the plan that is not finished, one after the other."""
+"""Trains a run: every round of the plan that is not finished, one after the other."""
 
 import concurrent.futures
 import functools
@@ -35,7 +35,7 @@ from gdistill.workdir import ledger
 from gdistill.workdir import state as states
 from gdistill.workdir import storage
 
-Compiled = dict[str, concurrent.futures.Future]  # {stage: its train step}
+Compiled = dict[str, concurrent.futures.Future]  # {stage: the compiled train step of its rounds}
 # Part of every random key of a stage, so the keys of two stages never meet.
 _STAGE_IDS = {'teacher': 1, 'guidance': 2, 'progressive': 3, 'encoder': 4}
 
@@ -94,7 +94,7 @@ def _write_config(workdir: storage.epath.Path, config: dict) -> None:
 
 
 def _tidy(workdir: storage.epath.Path, r: plans.Round) -> None:
-  """Finishes what a kill may have left undone after a round's card was written."""
+  """Completes a round that was killed just after its card.json: ledger entry, old checkpoints."""
   if finished_rounds.is_finished(workdir / r.name):
     told = any(
       e['event'] == 'round-finished' and e.get('round') == r.name for e in ledger.ledger(workdir)
@@ -118,7 +118,7 @@ def _encode(run: assemble.Run, stop: interrupt.Interrupt) -> None:
 
 
 def _check_same_data(workdir: storage.epath.Path, examples: Any) -> None:
-  """Raises DataError unless the examples are those that the run began with, wherever they lie."""
+  """Raises DataError unless the examples have the fingerprint that the run began with."""
   told = [e for e in ledger.ledger(workdir) if e['event'] == 'data']
   if not told:
     _record(workdir, 'data', examples=len(examples), fingerprint=examples.fingerprint)
@@ -135,7 +135,7 @@ def _compile_all(run: assemble.Run, stages: list[str], compiled: Compiled) -> Co
 
   Returns the promised steps, which are also entered into `compiled`.
   """
-  # Made here, not in the thread: two threads could make the same part of the run twice.
+  # These parts are made here, because two threads could make the same part of the run twice.
   setups, mesh, fields = run.setups, run.mesh, run.examples.fields
   stages = [s for s in dict.fromkeys(stages) if s not in compiled]
   pending = {stage: concurrent.futures.Future() for stage in stages}
@@ -163,7 +163,7 @@ def _train_round(
   stop: interrupt.Interrupt,
   seconds: timing.Seconds,
 ) -> None:
-  """Trains one round, from its newest checkpoint if it has any, and writes params and card."""
+  """Trains one round, from its newest checkpoint if there is one; writes params/ and card.json."""
   setup, mesh, folder = run.setups[r.stage], run.mesh, run.workdir / r.name
   began = time.monotonic()
   _record(run.workdir, 'round-entered', round=r.name)
@@ -189,7 +189,8 @@ def _train_round(
   state = loop.fit(
     loop.Task(
       folder=folder,
-      # Reads the teacher once more: a copy kept here would lie beside the state all round long.
+      # Reads the teacher's folder once more: a copy kept until then would stay in memory for the
+      # whole round.
       fresh=functools.partial(_fresh_state, setup, parent, key_init, mesh),
       like=stage_shapes.state_shapes(setup, mesh),
       step=step,
@@ -242,7 +243,7 @@ def _batches(
 def _fresh_state(
   setup: stage_setup.StageSetup, parent: Any, key: jax.Array, mesh: Mesh
 ) -> states.TrainState:
-  """Returns a round's first state: drawn on the devices, or grown from the round in `parent`."""
+  """Returns a round's first state: random, or with the parameters of the round in `parent`."""
   create = stage_shapes.state_maker(setup.settings)
   shardings = jax.tree.map(lambda a: a.sharding, stage_shapes.state_shapes(setup, mesh))
   net = networks.build(setup.model, setup.takes_w, noise_settings=setup.noise)
@@ -256,6 +257,6 @@ def _fresh_state(
 
 
 def _record(workdir: storage.epath.Path, event: str, **fields: Any) -> None:
-  """Adds an entry to the ledger, in process 0 alone."""
+  """Adds an entry to the workdir's ledger; only process 0 writes."""
   if jax.process_index() == 0:
     ledger.record(workdir, event, **fields)

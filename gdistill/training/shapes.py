@@ -1,4 +1,4 @@
-"""A stage's state and batches as shapes with shardings, and its train step compiled from them."""
+"""The train step of a stage, compiled from the shapes and shardings of its state and batches."""
 
 import functools
 import math
@@ -23,7 +23,7 @@ def compile_stage(
 ) -> Callable:
   """Returns the compiled train step of a stage, made ahead of time and from shapes alone.
 
-  `fields` says of each array of an example its (shape, dtype).
+  `fields` maps the name of each array of an example to (shape, dtype).
   """
   settings, teacher = setup.settings, teacher_shapes(setup)
   rows = (setup.substeps, settings.batch_size)
@@ -43,7 +43,7 @@ def compile_stage(
 
 
 def state_shapes(setup: stage_setup.StageSetup, mesh: Mesh) -> states.TrainState:
-  """Returns a stage's state as shapes with shardings."""
+  """Returns the shapes and shardings of a stage's train state."""
   state = jax.eval_shape(state_maker(setup.settings), setup.student_shapes)
   return _placed(state, train_step.state_shardings(mesh, state))
 
@@ -79,7 +79,7 @@ def bytes_per_device(setup: stage_setup.StageSetup, mesh: Mesh) -> tuple[int, in
 
 
 def _placed(tree: Any, shardings: Any) -> Any:
-  """Adds shardings to a tree of shapes."""
+  """Returns the shapes of a tree with the shardings of an equal tree added."""
   return jax.tree.map(
     lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), tree, shardings
   )

@@ -1,4 +1,4 @@
-"""What all rounds of one stage share: settings, networks, and how their batches are read."""
+"""The settings that all rounds of one stage share, and the networks they describe."""
 
 import dataclasses
 from typing import Any
@@ -10,7 +10,7 @@ from gdistill.rounds import network as networks
 
 @dataclasses.dataclass(frozen=True)
 class StageSetup:
-  """The settings of a stage's rounds, without anything that differs from round to round."""
+  """The settings of one stage: all its rounds share one compiled train step."""
 
   stage: str  # 'teacher', 'guidance', 'progressive' or 'encoder'
   settings: recipes.Training
@@ -21,12 +21,12 @@ class StageSetup:
   null_network: bool  # whether the teacher is a pair: a conditional and an unconditional network
   w_min: float
   w_max: float
-  p_uncond: float  # how often a label is dropped while the stage trains
+  p_uncond: float  # probability that a label is dropped in training
   guided: bool  # whether sampling a finished round at w needs guidance: two network calls a step
   latent: bool  # whether the network works on latents
   flip: bool  # whether half of the pictures are flipped left to right
   remat: bool  # whether the backward pass recomputes the blocks' activations
-  substeps: int  # updates per dispatch
+  substeps: int  # updates made by one call of the train step
 
   @property
   def net(self) -> networks.Network:
