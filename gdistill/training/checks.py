@@ -170,9 +170,7 @@ def _same_networks(run: assemble.Run, card: dict, where: str, first: str) -> Non
   mine = identity.flat(reading.to_dict(recipe))
   free = {'model.dropout', 'model.dtype', *(('model.predict',) if first == 'teacher' else ())}
   if first == 'teacher' and not card['model'].get('extra_channels', 0):
-    free.add(
-      'model.extra_channels'
-    )  # a teacher may be widened for inpainting, and learns to read the mask
+    free.add('model.extra_channels')  # a teacher may be widened to take a mask
   if not card['takes_w']:  # the round has no input for w yet, so its settings may differ
     free |= {'model.w_features', 'model.w_scale'}
   for key, value in theirs.items():
@@ -188,9 +186,7 @@ def same_run(recipe: recipes.Recipe, workdir: storage.epath.Path) -> None:
     if not isinstance(old, dict):
       raise errors.CheckpointError(f'{file} is damaged: it holds no config; restore it from a copy')
     with contextlib.suppress(errors.ConfigError):
-      old = reading.to_dict(
-        reading.from_config(old)
-      )  # adds the keys that older versions did not have
+      old = reading.to_dict(reading.from_config(old))  # adds keys that are newer than the run
     changed = identity.differences(old, reading.to_dict(recipe))
     if changed:
       raise errors.ConfigError(
