@@ -157,7 +157,7 @@ def test_a_second_signal_leaves_at_once_and_no_half_step_is_seen(tmp_path, pair)
   workdir = tmp_path / 'run'
   disturbed.config(workdir, train=dict(checkpoint_every=1, max_to_keep=1))
   child = disturbed.start(workdir)
-  while not list(workdir.glob('00_teacher/steps/*')):
+  while not list(workdir.glob('00_teacher/steps/*/manifest.json')):  # a first complete step
     time.sleep(0.02)
   child.send_signal(pair[0])
   time.sleep(0.6)
