@@ -27,8 +27,8 @@ POINTS = {
   'parameters there, no card': ('workdir.checkpoints', 'save', 'after', 'params'),
   'card there, ledger not told': ('workdir.finished', 'finish', 'after', ''),
   'hand-over': ('rounds.folder', 'read_folder', 'after', ''),
-  'between two cells': (f'{_GRID}.draw_and_measure', '_keep', 'before', ''),
-  'a cell drawn, not measured': (f'{_GRID}.draw_and_measure', '_drawn', 'after', ''),
+  'between two cells': (f'{_GRID}.draw_and_measure', '_write', 'before', ''),
+  'a cell drawn, not measured': (f'{_GRID}.draw_and_measure', 'draw_share', 'after', ''),
   'the report': (f'{_GRID}.run', 'write', 'before', ''),
 }
 
