@@ -1,4 +1,4 @@
-"""Published weights of guided-diffusion (ADM), under their original names, for models.unet.
+"""Converts published weights of guided-diffusion (ADM) to Flax parameters of models.unet.
 
 Source of names and settings: Dhariwal & Nichol, 2105.05233, and openai/guided-diffusion.
 """
@@ -14,8 +14,8 @@ from jax import numpy as jnp
 from gdistill.convert import folding
 from gdistill.models import unet
 
-LABELS = 'label_emb.weight'  # absent in a network without classes
-# Our layer -> its name in guided-diffusion.
+LABELS = 'label_emb.weight'  # a file of an unconditional network has no array of this name
+# Name of a layer in models.unet -> name of the layer in guided-diffusion.
 _ENDS = {
   'time0': 'time_embed.0', 'time1': 'time_embed.2', 'norm_out': 'out.0', 'conv_out': 'out.2',
   'conv_in': 'input_blocks.0.0',
@@ -25,10 +25,11 @@ _IN_BLOCK = {
   'shortcut': 'skip_connection',
 }  # fmt: skip
 _IN_ATTENTION = {'norm': 'norm', 'out': 'proj_out'}
-# Fields of unet.UNet that are equal for all networks of ADM.
+# Fields of unet.UNet that have the same values in all networks of ADM.
 CONVENTIONS = dict(epsilon=1e-5, freq_shift=0.0, cos_first=True, learned_sigma=True)
-# Class-conditional networks for ImageNet, both with 1,000 steps. ADM_64 has a cosine schedule and
-# order='new' (see params_from); ADM_256 has a linear_beta schedule and order='legacy'.
+# Fields of unet.UNet for ADM's class-conditional ImageNet networks of 64 and of 256 pixels, which
+# were trained with 1,000 steps. ADM_64 has a cosine schedule and order='new' (see params_from);
+# ADM_256 has a linear_beta schedule and order='legacy'.
 ADM_64 = dict(
   channels=192, multipliers=(1, 2, 3, 4), num_blocks=3, attention_resolutions=(32, 16, 8),
   num_classes=1000, emb_channels=768, heads=None, head_dim=64, dropout=0.1, **CONVENTIONS,
@@ -44,12 +45,13 @@ def params_from(
 ) -> dict:
   """Returns Flax parameters of `net` from {'input_blocks.0.0.weight': [O, I, H, W], ...}.
 
-  `size` is the side of the images. `order` is the order of q, k and v in a layer: 'new' is all q,
-  all k, all v; 'legacy' is q, k, v of one head after the other (use_new_attention_order=False). The
-  bias of k is left out, because softmax cancels it. A network without classes gets a label layer of
-  zeros: ADM has no null class, and guides the class-conditional network by a second, unconditional
-  network. Raises ConfigError that lists the arrays that are missing, not expected, or of another
-  shape.
+  `size` is the side of the images in pixels. `order` is the order of q, k and v in the joint layer
+  of an attention block: 'new' is q of all heads, then k, then v; 'legacy' is q, k, v of the first
+  head, then of the second, and so on (use_new_attention_order=False in guided-diffusion). The bias
+  of k is left out, because softmax cancels it. If `state` is of an unconditional network, the label
+  layer is zero: ADM has no null class, and guides the class-conditional network by a second,
+  unconditional network. Raises ConfigError with a list of the arrays that are missing from `state`,
+  that `net` does not have, or whose shape differs from that in `net`.
   """
   wanted = {n: s for n, s in state_shapes(net, size).items() if n in state or n != LABELS}
   folding.check({name: _without_ones(np.shape(a)) for name, a in state.items()}, wanted)
@@ -68,9 +70,10 @@ def params_from(
 
 @functools.lru_cache
 def state_shapes(net: unet.UNet, size: int) -> dict[str, tuple[int, ...]]:
-  """Returns {name: shape} of the arrays that params_from takes; 1x1 convolutions are [O, I] here.
+  """Returns {ADM's name: shape} of the arrays of `net`, with [O, I] for a 1x1 convolution.
 
-  The result is cached because tracing is slow, so callers must not change it.
+  The returned dict is cached, because tracing the network is slow. Callers must not change
+  the dict.
   """
   z, one, cond = jnp.zeros((1, size, size, 3)), jnp.ones(1), {'label': jnp.zeros(1, jnp.int32)}
   params = jax.eval_shape(lambda: net.init(jax.random.key(0), z, one, cond, one))['params']
@@ -91,7 +94,7 @@ def state_shapes(net: unet.UNet, size: int) -> dict[str, tuple[int, ...]]:
 
 
 def blocks(net: unet.UNet, size: int) -> Iterator[tuple[str, str, int]]:
-  """Yields (our name, ADM's name, output channels) of every residual and attention block."""
+  """Yields (models.unet's name, ADM's name, output channels) of residual and attention blocks."""
   place, last = 1, len(net.multipliers) - 1
   for level, multiplier in enumerate(net.multipliers):
     channels, attends = net.channels * multiplier, size >> level in net.attention_resolutions
@@ -113,7 +116,7 @@ def blocks(net: unet.UNet, size: int) -> Iterator[tuple[str, str, int]]:
       yield f'up{level}_block{i}', f'output_blocks.{place}.0', channels
       if attends:
         yield f'up{level}_attn{i}', f'output_blocks.{place}.1', channels
-      if level and i == net.num_blocks:  # upsampling is in the same entry as the level's last block
+      if level and i == net.num_blocks:  # ADM puts upsampling into the list of the last block
         yield f'up{level}_resample', f'output_blocks.{place}.{1 + attends}', channels
       place += 1
 
@@ -151,7 +154,10 @@ def _layers(
 
 
 def _layer(state: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
-  """Returns the arrays of a norm, linear layer or convolution; a 1x1 convolution is linear here."""
+  """Returns Flax arrays of the norm, linear layer or convolution `name` in `state`.
+
+  A 1x1 convolution is returned as a linear layer with a kernel [I, O].
+  """
   weight, bias = (np.asarray(state[f'{name}.{kind}'], np.float32) for kind in ('weight', 'bias'))
   weight = weight.reshape(_without_ones(weight.shape))
   if weight.ndim == 1:
@@ -160,7 +166,7 @@ def _layer(state: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
 
 
 def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
-  """Returns [O, I] for a convolution of size 1 in one or two dimensions, other shapes unchanged."""
+  """Returns [O, I] for the shape [O, I, 1] or [O, I, 1, 1], and any other shape unchanged."""
   return shape[:2] if set(shape[2:]) == {1} else shape
 
 

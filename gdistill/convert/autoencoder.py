@@ -1,4 +1,4 @@
-"""Published autoencoders, named as in diffusers, latent diffusion or TAESD, for models.vae."""
+"""Reads published autoencoders (diffusers, latent diffusion, TAESD) as networks of models.vae."""
 
 import dataclasses
 import hashlib
@@ -22,9 +22,9 @@ from gdistill.models import vae
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Autoencoder:
-  """An autoencoder: its network, parameters, and the shift and scale of latents for diffusion.
+  """A pretrained autoencoder: its network and parameters, and the shift and scale of its latents.
 
-  Diffusion works on (z - shift) * scale, where z are the network's latents.
+  The diffusion model works on (z - shift) * scale, where z are the autoencoder's own latents.
   """
 
   kind: str  # 'kl', 'vq' or 'tiny'
@@ -35,7 +35,7 @@ class Autoencoder:
 
   @property
   def factor(self) -> int:
-    """Side of an image divided by the side of its latents."""
+    """Returns the side of an image divided by the side of its latents."""
     return self.net.factor
 
   @property
@@ -44,7 +44,7 @@ class Autoencoder:
 
   @property
   def digest(self) -> str:
-    """16 hex digits of sha256 over the parameters: their sorted names and the arrays' bytes."""
+    """Returns 16 hex digits of sha256 over the sorted names and the bytes of the parameters."""
     found = hashlib.sha256()
     for name, value in sorted(traverse_util.flatten_dict(self.params, sep='/').items()):
       found.update(name.encode())
@@ -52,27 +52,29 @@ class Autoencoder:
     return found.hexdigest()[:16]
 
   def encode(self, params: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns mean and standard deviation of the latents for diffusion, of images in [-1, 1]."""
+    """Encodes images `x` in [-1, 1]: returns mean and std of latents, shifted and scaled."""
     mean, std = self.net.apply({'params': params}, x, method='encode')
     return (mean - self.shift) * self.scale, std * self.scale
 
   def decode(self, params: Any, z: jax.Array) -> jax.Array:
-    """Returns the images in [-1, 1], not clipped, of latents from diffusion."""
+    """Decodes shifted and scaled latents `z` to images, nominally in [-1, 1] but not clipped."""
     return self.net.apply({'params': params}, z / self.scale + self.shift, method='decode')
 
 
 def read(path: str | pathlib.Path) -> Autoencoder:
   """Reads an autoencoder from a folder, from one file, or from a pair of files.
 
-  diffusers' folder holds config.json and the weights that `files.find` finds. Latent diffusion's
-  .safetensors file may hold a whole Stable Diffusion: the sizes of the autoencoder are read off the
-  arrays' shapes, and the scale is the file's 'scale_factor', or else 0.18215 with a Gaussian and 1
-  with a codebook. TAESD's pair is <path>_encoder.safetensors and <path>_decoder.safetensors, or the
-  only such pair in the folder `path`.
+  - A folder of diffusers holds config.json and the weights that `files.find` finds.
+  - A .safetensors file with latent diffusion's array names may hold the whole Stable Diffusion.
+    The sizes of the autoencoder follow from the shapes of the arrays. The scale of the latents is
+    the file's 'scale_factor'; without 'scale_factor' the scale is 0.18215 for a Gaussian
+    autoencoder (KL) and 1 for an autoencoder with a codebook (VQ).
+  - TAESD's pair of files is <path>_encoder.safetensors and <path>_decoder.safetensors, or the only
+    pair with such names in the folder `path`.
 
-  Raises DataError if `path` is none of these or a file is unreadable. Raises ConfigError if a file
-  is one of torch's, or if models.vae does not have the network; the error then lists the arrays
-  that do not fit.
+  Raises DataError if `path` holds no autoencoder of these three kinds, or if a file is unreadable.
+  Raises ConfigError if a file is a pickle of torch (.pt, .ckpt), or if models.vae has no network
+  with the arrays of the file; the error lists the arrays that do not fit.
   """
   path = pathlib.Path(path)
   if path.is_file():
@@ -90,16 +92,16 @@ def read(path: str | pathlib.Path) -> Autoencoder:
 
 
 def write(folder: str | pathlib.Path, autoencoder: Autoencoder) -> None:
-  """Writes config.json and diffusion_pytorch_model.safetensors for `read` and for diffusers.
+  """Writes config.json and diffusion_pytorch_model.safetensors to `folder`, in diffusers' format.
 
-  diffusers has no class for a vae.Tiny with `pool`: the config.json of such a network names
-  AutoencoderTinyPool, which only `read` knows.
+  diffusers has no class for a vae.Tiny with `pool`: for a vae.Tiny with `pool`, config.json names
+  the class AutoencoderTinyPool, which only this module's `read` knows.
   """
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
   files.write(folder / _WEIGHTS, state_from(autoencoder.net, autoencoder.params))
   config = _described(autoencoder.kind, autoencoder.net) | {'scaling_factor': autoencoder.scale}
-  if autoencoder.kind != 'vq':  # VQModel in diffusers has no shift
+  if autoencoder.kind != 'vq':  # VQModel in diffusers has no field shift_factor
     config['shift_factor'] = autoencoder.shift
   (folder / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
 
@@ -107,8 +109,8 @@ def write(folder: str | pathlib.Path, autoencoder: Autoencoder) -> None:
 def params_from(net: nn.Module, state: Mapping[str, np.ndarray], of: str = 'the state') -> dict:
   """Returns Flax parameters of `net` from {'encoder.conv_in.weight': [O, I, H, W], ...}.
 
-  Raises ConfigError that lists the arrays that are missing, not expected, or of another shape; `of`
-  names the source of the arrays in that error.
+  Raises ConfigError with a list of the arrays that are missing from `state`, that `net` does not
+  have, or whose shape differs from that in `net`. `of` names the source of the arrays in the error.
   """
   table, params = _table(net), {}
   faults = [f'{name} is missing' for name in sorted(table.keys() - state.keys())]
@@ -138,9 +140,10 @@ def state_from(net: nn.Module, params: Any) -> dict[str, np.ndarray]:
 
 
 def renamed(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Returns the autoencoder's arrays among `state`, renamed from latent diffusion to diffusers.
+  """Returns the autoencoder's arrays in `state`, with latent diffusion's names made diffusers'.
 
-  Names of diffusers stay, except attention's names from before 2023, which become the newer ones.
+  Arrays that have diffusers' names already keep their names; only the names that diffusers gave to
+  attention layers before 2023 ('query', 'proj_attn') become today's names ('to_q', 'to_out.0').
   Arrays of the autoencoder's training losses and of the diffusion model are left out.
   """
   if any(name.startswith(_WITHIN) for name in state):
@@ -151,11 +154,11 @@ def renamed(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   for name, value in state.items():
     if name.startswith('loss.'):
       continue
-    # latent diffusion counts levels from the pixels, diffusers from the latents
+    # latent diffusion numbers the decoder's levels from the pixels, diffusers from the latents
     name = up.sub(lambda found: str(last - int(found[0])), name)
     for pattern, replacement in _NAMES:
       name = re.sub(pattern, replacement, name)
-    # latent diffusion stores the matrices of attention as 1x1 convolutions
+    # latent diffusion stores the matrices of attention layers as 1x1 convolutions
     pixelwise = '.attentions.' in name and value.ndim == 4
     result[name] = value[:, :, 0, 0] if pixelwise else value
   return result
@@ -181,7 +184,7 @@ _CLASSES = {'kl': vae.KL, 'vq': vae.VQ, 'tiny': vae.Tiny}
 _KINDS = {
   'AutoencoderKL': 'kl', 'VQModel': 'vq', 'AutoencoderTiny': 'tiny', 'AutoencoderTinyPool': 'tiny',
 }  # fmt: skip
-# Our field -> (diffusers' field, its default in diffusers).
+# Field of a network in models.vae -> (field of diffusers' config.json, diffusers' default).
 _SIZES = {
   'widths': ('block_out_channels', (64,)),
   'layers': ('layers_per_block', 1),
@@ -205,11 +208,11 @@ _LISTS = (
   'block_out_channels', 'num_encoder_blocks', 'num_decoder_blocks', 'encoder_block_out_channels',
 )  # fmt: skip
 _COUNTS = ('layers_per_block', 'norm_num_groups', 'latent_channels', 'num_vq_embeddings')
-# diffusers' default is 0.18215 for a codebook too, but latent diffusion does not scale latents of
-# its codebooks.
+# Default scale of the latents for each kind of autoencoder. diffusers' default is 0.18215 for 'vq'
+# too, but latent diffusion does not scale the latents of its autoencoders with a codebook.
 _SCALES = {'kl': 0.18215, 'vq': 1.0, 'tiny': 1.0}
-# Latents of the network with `pool`, over 1,000 photographs of 64x64, have a standard deviation of
-# 0.89 overall and of 0.83 around each channel's mean.
+# Scale of the latents of vae.Tiny with `pool`. Measured on 1,000 photographs of 64x64 pixels, these
+# latents have a standard deviation of 0.89 overall and of 0.83 around each channel's mean.
 _POOL_SCALE = 1 / 0.85
 
 
@@ -239,7 +242,7 @@ def _read_pair(stem: str) -> Autoencoder:
   state = {f'encoder.layers.{name}': value for name, value in encoder.items()}
   for name, value in decoder.items():
     layer, _, rest = name.partition('.')
-    # the file counts the tanh as layer 0
+    # TAESD's decoder file counts a tanh without weights as layer 0; vae.Tiny does not count it
     state[f'decoder.layers.{int(layer) - 1 if layer.isdecimal() else layer}.{rest}'] = value
   pool = any('.pool.' in name for name in state)
   first = state.get('decoder.layers.0.weight')
@@ -255,7 +258,9 @@ def _read_file(file: pathlib.Path) -> Autoencoder:
   try:
     sizes = _measured(state)
   except (KeyError, IndexError) as e:
-    raise errors.ConfigError(f'{file} has no array {e.args[0]}: it holds no autoencoder') from None
+    raise errors.ConfigError(
+      f'{file} has no array {e.args[0]}: it holds no autoencoder; name a file with an autoencoder'
+    ) from None
   kind = 'vq' if 'entries' in sizes else 'kl'
   net = _CLASSES[kind](**sizes)
   scale = float(whole.get('scale_factor', _SCALES[kind]))
@@ -263,7 +268,7 @@ def _read_file(file: pathlib.Path) -> Autoencoder:
 
 
 def _measured(state):
-  """Returns the fields of the network, read off the names and shapes of its arrays."""
+  """Returns the fields of vae.KL or vae.VQ that follow from the names and shapes in `state`."""
   first = 'encoder.down_blocks.{}.resnets.{}.conv1.weight'
   count = lambda name: next(i for i in range(99) if name(i) not in state)
   levels = count(lambda i: first.format(i, 0))
@@ -292,7 +297,7 @@ def _net(kind: str, config: Mapping[str, Any], file: pathlib.Path) -> nn.Module:
 
 
 def _check_types(config: Mapping[str, Any], file: pathlib.Path) -> None:
-  """Raises ConfigError for the first field whose value no network can have."""
+  """Raises ConfigError for the first field of config.json with a value that no network can have."""
   widths = config.get('block_out_channels')
   for field, value in config.items():
     if field in _LISTS:
@@ -316,7 +321,7 @@ def _check_types(config: Mapping[str, Any], file: pathlib.Path) -> None:
 
 
 def _described(kind: str, net: nn.Module) -> dict:
-  """Returns config.json without scale and shift: the sizes, and the constants of the class."""
+  """Returns diffusers' config.json of `net`, except scaling_factor and shift_factor."""
   config = {theirs: getattr(net, ours) for ours, (theirs, _) in _FIELDS[kind].items()}
   config = {k: list(v) if isinstance(v, tuple) else v for k, v in config.items()}
   config |= {'in_channels': 3, 'out_channels': 3, 'act_fn': 'relu' if kind == 'tiny' else 'silu'}
@@ -337,7 +342,7 @@ def _described(kind: str, net: nn.Module) -> dict:
 
 
 def _table(net: nn.Module) -> dict[str, tuple[tuple[str, ...], tuple[int, ...]]]:
-  """Returns {diffusers' name: (our path, shape in diffusers)}."""
+  """Returns {array name in diffusers: (path in the Flax parameters, shape in diffusers)}."""
   x = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
   shapes = jax.eval_shape(net.init, jax.random.key(0), x)['params']
   table = {}

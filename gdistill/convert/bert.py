@@ -1,18 +1,18 @@
-"""The published weights of BERT, under their torch names, for models.bert."""
+"""Converts published weights of BERT, in torch's names, to Flax parameters of models.bert."""
 
 from collections.abc import Mapping
 
 import numpy as np
 
-# Parts of published BERTs that the hidden states do not depend on.
+# Prefixes of arrays in published files of BERT that do not influence the hidden states.
 _ASIDE = ('pooler.', 'cls.')
 
 
 def params_from(state: Mapping[str, np.ndarray]) -> dict:
   """Returns Flax parameters from {'encoder.layer.0.output.dense.weight': [O, I], ...}.
 
-  The prefix 'bert.' is optional. Heads (pooler, cls) and stored position ids are left out. Arrays
-  with unknown names are kept under a name of their own, so that the caller can report them.
+  The prefix 'bert.' of array names is optional. The output heads (pooler, cls) and stored position
+  ids are left out. Arrays with unknown names are kept, so that the caller can report their names.
   """
   params = {}
   for name, value in state.items():
@@ -20,7 +20,7 @@ def params_from(state: Mapping[str, np.ndarray]) -> dict:
     if name.startswith(_ASIDE) or name.endswith('position_ids'):
       continue
     *module, kind = name.removeprefix('embeddings.').removeprefix('encoder.').split('.')
-    # The first checkpoints, converted from TensorFlow, call a norm's parameters gamma and beta.
+    # Old checkpoints of BERT, converted from TensorFlow, call a norm's arrays gamma and beta.
     kind = {'gamma': 'weight', 'beta': 'bias'}.get(kind, kind)
     module, value = '_'.join(module), np.asarray(value, np.float32)
     if kind == 'weight' and module.endswith('_embeddings'):

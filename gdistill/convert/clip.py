@@ -1,4 +1,4 @@
-"""The published weights of CLIP's towers, under their torch names, for models.clip."""
+"""Converts published weights of CLIP's text and image towers to Flax parameters of models.clip."""
 
 from collections.abc import Mapping
 
@@ -16,8 +16,8 @@ _TABLES = ('token_embedding', 'position_embedding')
 def params_from(state: Mapping[str, np.ndarray], tower: str) -> dict:
   """Returns Flax parameters of a tower from {'text_model.encoder.layers.0.mlp.fc1.weight': ...}.
 
-  `tower` is 'text' or 'image'. Arrays of the other tower, the logit scale and stored position ids
-  are left out. Raises ConfigError if `state` has no array of this tower.
+  `tower` is 'text' or 'image'. Only arrays of the tower `tower` are returned; the logit scale and
+  stored position ids are left out. Raises ConfigError if `state` has no array of the tower.
   """
   prefixes, params = _TOWERS[tower], {}
   for name, value in state.items():
@@ -27,7 +27,7 @@ def params_from(state: Mapping[str, np.ndarray], tower: str) -> dict:
     value = np.asarray(value, np.float32)
     *module, kind = name.split('.')
     module = '_'.join(module)
-    if not module:  # class_embedding
+    if not module:  # class_embedding is an array of its own, without a module
       params[kind] = value
     elif module in _TABLES:
       params[module] = value
@@ -40,20 +40,23 @@ def params_from(state: Mapping[str, np.ndarray], tower: str) -> dict:
     else:
       params.setdefault(module, {})['scale'] = value
   if not params:
-    raise errors.ConfigError(f'no array is named {prefixes[0]}*: these are not weights of CLIP')
+    raise errors.ConfigError(
+      f'no array is named {prefixes[0]}*: these are not weights of CLIP; use a file with the '
+      f"weights of CLIP's {tower} tower"
+    )
   return params
 
 
 def text_params_from(state: Mapping[str, np.ndarray]) -> dict:
   """Returns Flax parameters of a text encoder, which is the text tower without its projection.
 
-  The prefix 'text_model.' is optional. Arrays with unknown names are kept under their own name, so
-  that the caller can report them.
+  The prefix 'text_model.' of array names is optional. Arrays with unknown names are kept under the
+  names they have in `state`, so that the caller can report these names.
   """
-  prefix = 'text_model.'  # some versions of transformers write no prefix
+  prefix = 'text_model.'  # some versions of transformers write names without it
   if not any(name.startswith(prefix) for name in state):
     state = {prefix + name: value for name, value in state.items()}
-  # No hidden state depends on the projection.
+  # The projection is left out: the hidden states of the text tower do not depend on it.
   aside = ('text_projection.weight', f'{prefix}text_projection.weight')
   odd = {n: np.asarray(v) for n, v in state.items() if not n.startswith(prefix) and n not in aside}
   known = {n: v for n, v in state.items() if n not in aside and n not in odd}

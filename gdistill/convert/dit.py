@@ -1,4 +1,4 @@
-"""Weights of DiT and SiT, under their original names or diffusers', to models.dit and back."""
+"""Converts weights of DiT and SiT, in the authors' or diffusers' names, to models.dit and back."""
 
 from collections.abc import Collection, Mapping
 from typing import Any, Literal
@@ -11,10 +11,11 @@ from gdistill import errors
 from gdistill.convert import folding
 from gdistill.models import dit
 
+# diffusers' class for DiT, and the name of that class in earlier versions of diffusers.
 _CLASSES = ('DiTTransformer2DModel', 'Transformer2DModel')
 _PREFIXES = ('blocks.', 'transformer_blocks.')
-# Our layer -> its name in the original code and in diffusers' DiTTransformer2DModel. diffusers
-# stores a copy of the embedders in every block.
+# Layer of models.dit -> (name in the authors' code, name in diffusers' DiTTransformer2DModel).
+# diffusers stores a copy of the time and label embedders in every block.
 _ENDS = {
   'patch': ('x_embedder.proj', 'pos_embed.proj'),
   'final_modulation': ('final_layer.adaLN_modulation.1', 'proj_out_1'),
@@ -27,7 +28,7 @@ _EMBEDDERS = {
 }
 _IN_BLOCK = {
   'modulation': ('adaLN_modulation.1', 'norm1.linear'),
-  'q': ('attn.q', 'attn1.to_q'),  # the original has q, k and v in one layer, attn.qkv
+  'q': ('attn.q', 'attn1.to_q'),  # the authors' code has one layer for q, k and v: attn.qkv
   'k': ('attn.k', 'attn1.to_k'),
   'v': ('attn.v', 'attn1.to_v'),
   'out': ('attn.proj', 'attn1.to_out.0'),
@@ -35,19 +36,19 @@ _IN_BLOCK = {
   'mlp1': ('mlp.fc2', 'ff.net.2'),
 }
 
-# Axes of the three weights whose shapes give the sizes of the network.
+# Layer -> axes of its weight, for the three layers whose shapes give the sizes of the network.
 _SIZED_BY = {
   'patch': '(4 n, channels, patch, patch)', 'label': '(classes + 1, 4 n)',
   'final': '(patch * patch * channels, 4 n)',
 }  # fmt: skip
-# Fields of diffusers' config.json that must have these values. The class was called
-# Transformer2DModel in earlier versions.
+# Fields of diffusers' config.json that must have these values, because models.dit has no other.
 _FIXED = dict(
   norm_type='ada_norm_zero', activation_fn='gelu-approximate', norm_elementwise_affine=False,
   attention_bias=True, only_cross_attention=False, double_self_attention=False,
   use_linear_projection=False, attention_type='default', interpolation_scale=1,
 )  # fmt: skip
-# Fields of diffusers' config.json that are read elsewhere or change no output.
+# Fields of diffusers' config.json that `refuse_others` need not check: other functions read them,
+# or they do not change the network's output.
 _ASIDE = (
   'sample_size', 'num_attention_heads', 'attention_head_dim', 'norm_eps', 'dropout',
   'norm_num_groups', 'upcast_attention',
@@ -57,10 +58,11 @@ _ASIDE = (
 def params_from(state: Mapping[str, np.ndarray]) -> dict:
   """Returns Flax parameters of dit.DiT from {'blocks.0.attn.qkv.weight': ...} or diffusers' names.
 
-  The bias of k is left out: such a bias adds the same number to all scores of a query, which
-  softmax cancels. Raises ConfigError that lists the arrays that are missing, not expected, or of
-  another shape. Raises ConfigError for position embeddings other than DiT's and for blocks with
-  different embedders, because dit.DiT has neither.
+  The bias of k is left out: the bias adds the same number to all scores of a query, and softmax
+  cancels that number. Raises ConfigError with a list of the arrays that are missing from `state`,
+  that a DiT does not have, or whose shape does not fit a DiT. Raises ConfigError if the position
+  embeddings are not DiT's sines and cosines, or if two blocks have different time or label
+  embedders.
   """
   state, original = dict(state), is_original(state)
   places = state.pop('pos_embed', None) if original else None
@@ -82,14 +84,15 @@ def params_from(state: Mapping[str, np.ndarray]) -> dict:
 
 
 def is_original(state: Collection[str]) -> bool:
-  """Returns whether arrays with these names are named as in the original code, not diffusers."""
+  """Returns True if the array names in `state` are the authors', False if they are diffusers'."""
   return not any(name.startswith(_PREFIXES[1]) for name in state)
 
 
 def heads_from(config: Mapping[str, Any], params: Mapping[str, Any]) -> int:
-  """Returns the number of heads in the config.json of diffusers' DiTTransformer2DModel.
+  """Returns the number of attention heads in `config`, diffusers' config.json of a DiT.
 
-  Raises ConfigError if config.json describes another network than `params`.
+  Raises ConfigError if the sizes in `config` differ from those of `params`, or if `config` asks for
+  a feature that models.dit does not have.
   """
   if config.get('_class_name', _CLASSES[0]) not in _CLASSES:
     folding.refuse('_class_name', config['_class_name'], f'one of {", ".join(_CLASSES)}')
@@ -112,10 +115,10 @@ def heads_from(config: Mapping[str, Any], params: Mapping[str, Any]) -> int:
 def state_from(
   params: Mapping[str, Any], layout: Literal['original', 'diffusers'], side: int
 ) -> dict[str, np.ndarray]:
-  """Returns the arrays, named as in `layout`; `side` counts the patches along an image's side.
+  """Returns {name: array} of a DiT in torch's shapes, with the array names of `layout`.
 
-  The bias of k is written as zero. Raises ConfigError for a network that takes w, because DiT has
-  no layer for w.
+  `side` is the number of patches along a side of the input. The bias of k is written as zero.
+  Raises ConfigError for a network that takes w, because the published DiT has no layer for w.
   """
   if 'w_proj' in params:
     raise errors.ConfigError("'w_proj' has no place in DiT's layout; use a network without w")
@@ -135,7 +138,10 @@ def state_from(
 
 
 def _names(depth: int, original: bool) -> dict[tuple[str, str], list[str]]:
-  """Returns {(block or '', layer): the layer's published names, without .weight and .bias}."""
+  """Returns {(block or '', layer): published names of the layer, without .weight and .bias}.
+
+  `original` selects the names of the authors' code, otherwise the names are those of diffusers.
+  """
   which = 0 if original else 1
   names = {('', layer): [theirs[which]] for layer, theirs in _ENDS.items()}
   for layer, theirs in _EMBEDDERS.items():
@@ -150,10 +156,12 @@ def _names(depth: int, original: bool) -> dict[tuple[str, str], list[str]]:
 def _state_shapes(
   shapes: Mapping[str, tuple[int, ...]], depth: int, original: bool
 ) -> dict[str, Any]:
-  """Returns {name: shape} of the network whose sizes are those of three arrays in `shapes`.
+  """Returns {name: expected shape} of all arrays of the DiT that `shapes` describes.
 
-  If one of the three arrays is missing or malformed, the entry of that array is its axes in words,
-  and all other entries are the shapes found, so that the error names no array that may be right.
+  The sizes of the DiT are read from three arrays in `shapes`, those of the layers in _SIZED_BY. If
+  one of these three arrays is missing or malformed, the expected shape of that array is a text with
+  its axes, and every other array is expected in the shape found, so that an error does not name
+  arrays that may be right.
   """
   names = _names(depth, original)
   sized_by = {f'{names["", layer][0]}.weight': axes for layer, axes in _SIZED_BY.items()}
@@ -181,7 +189,7 @@ def _state_shapes(
 
 
 def _has_axes(shape: tuple[int, ...], axes: str) -> bool:
-  """Returns whether `shape` has these axes, none of size 0, and a width, 4 n, divisible by 4."""
+  """Returns whether `shape` has the axes in `axes`, no size of 0, and a multiple of 4 for '4 n'."""
   sizes = dict(zip(axes.strip('()').split(', '), shape, strict=False))
   return len(shape) == len(axes.split(', ')) and all(shape) and sizes['4 n'] % 4 == 0
 
@@ -205,7 +213,7 @@ def _same(state: Mapping[str, np.ndarray], names: list[str]) -> np.ndarray:
 
 
 def _arrays(layer: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """Returns {'weight': ..., 'bias': ...} in torch's shapes."""
+  """Returns {'weight': ..., 'bias': ...} of a Flax layer in torch's shapes."""
   layer = {name: np.asarray(a, np.float32) for name, a in layer.items()}
   if 'embedding' in layer:
     return {'weight': layer['embedding']}
@@ -225,7 +233,7 @@ def _check_positions(found: np.ndarray, width: int) -> None:
 
 
 def _precision(a: np.ndarray) -> float:
-  """Returns the spacing of numbers near 1 in the coarsest type that holds `a` exactly, or 1e-5."""
+  """Returns the machine epsilon of bfloat16 or float16 if `a` is exact in that type, else 1e-5."""
   for kind in (jnp.bfloat16, jnp.float16):
     if np.array_equal(a, a.astype(kind).astype(a.dtype)):
       return float(jnp.finfo(kind).eps)

@@ -1,4 +1,4 @@
-"""The published weights of EfficientNet-Lite0, under their torch names, for models.efficientnet."""
+"""Converts published weights of EfficientNet-Lite0 to Flax parameters of models.efficientnet."""
 
 import re
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from gdistill.convert import folding
 from gdistill.models import efficientnet
 
 _OF = 'EfficientNet-Lite0'
-# Published convolution -> (our layer, the batch norm after the convolution).
+# Published convolution -> (layer of models.efficientnet, batch norm after the convolution).
 _ENDS = {'_conv_stem': ('stem', '_bn0'), '_conv_head': ('head', '_bn1')}
 _IN_BLOCK = {
   '_expand_conv': ('expand', '_bn0'),
@@ -22,7 +22,8 @@ _IN_BLOCK = {
 def params_from(state: Mapping[str, np.ndarray]) -> dict:
   """Returns Flax parameters from {'_blocks.0._depthwise_conv.weight': [O, I, H, W], ...}.
 
-  Raises ConfigError that names the first array that is missing or not expected.
+  Raises ConfigError with the name of the first array that is missing from `state`, or that
+  EfficientNet-Lite0 does not have.
   """
   state, params, epsilon = dict(state), {}, efficientnet.BATCH_NORM_EPSILON
   for conv, (ours, norm) in _ENDS.items():
@@ -39,5 +40,7 @@ def params_from(state: Mapping[str, np.ndarray]) -> dict:
     'bias': folding.taken(state, '_fc.bias', _OF).astype(np.float32),
   }
   if state:
-    raise errors.ConfigError(f'{min(state)!r} is not an array of {_OF}')
+    raise errors.ConfigError(
+      f'{min(state)!r} is not an array of {_OF}; use a file with the weights of {_OF} alone'
+    )
   return params

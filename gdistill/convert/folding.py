@@ -1,4 +1,4 @@
-"""Shared by converters: batch norms folded into convolutions, and checks of arrays and settings."""
+"""Helpers of all converters: fold batch norms into convolutions, check arrays and settings."""
 
 from collections.abc import Collection, Mapping, MutableMapping
 from typing import Any
@@ -11,11 +11,11 @@ from gdistill import errors
 def conv(
   state: MutableMapping[str, np.ndarray], conv: str, norm: str, epsilon: float, of: str
 ) -> dict:
-  """Returns {'kernel', 'bias'} of a bias-free convolution with its batch norm folded in.
+  """Returns {'kernel', 'bias'} of a convolution without bias, with its batch norm folded in.
 
-  The folded layer is gamma (y - mean) / sqrt(var + epsilon) + beta for y = conv(h), computed in
-  float64. The arrays are removed from `state`. Torch's kernels are [O, I, H, W], Flax's
-  [H, W, I, O]. `of` names the network in an error.
+  The folded layer computes gamma (y - mean) / sqrt(var + epsilon) + beta for y = conv(h). Folding
+  is done in float64. The arrays of the convolution and of the batch norm are removed from `state`.
+  Torch's kernels are [O, I, H, W], Flax's kernels [H, W, I, O]. `of` names the network in errors.
   """
   kernel = taken(state, f'{conv}.weight', of)
   gamma, beta, mean, var = (
@@ -30,14 +30,22 @@ def conv(
 
 
 def taken(state: MutableMapping[str, np.ndarray], name: str, of: str) -> np.ndarray:
-  """Removes the array `name` from `state` and returns it in float64; ConfigError if missing."""
+  """Removes the array `name` from `state` and returns the array in float64.
+
+  Raises ConfigError if `state` has no array `name`; `of` names the network in that error.
+  """
   if name not in state:
-    raise errors.ConfigError(f'{name!r} is missing: these are not weights of {of}')
+    raise errors.ConfigError(
+      f'{name!r} is missing: these are not weights of {of}; use a file with the weights of {of}'
+    )
   return np.asarray(state.pop(name), np.float64)
 
 
 def stored(layer: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-  """Returns a layer's shapes in torch: {'weight': [O, I, H, W], [O, I] or [O]; 'bias': [O]}."""
+  """Returns {'weight': shape, 'bias': shape} that torch gives to the arrays of a Flax layer.
+
+  The shape of 'weight' is [O, I, H, W], [O, I] or [O]; the shape of 'bias' is [O].
+  """
   shapes = {name: tuple(a.shape) for name, a in layer.items()}
   if 'kernel' in shapes:
     kernel = shapes['kernel']
@@ -46,9 +54,10 @@ def stored(layer: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def check(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-  """Raises ConfigError that lists the arrays missing, not expected, or of another shape.
+  """Raises ConfigError with a list of all arrays in which `found` and `wanted` differ.
 
-  `found` and `wanted` are {name: shape}.
+  `found` is {name: shape} of the arrays in a file, and `wanted` is {name: shape} of the arrays of
+  the network.
   """
   problems = {
     'missing': [f'{n} {wanted[n]}'.rstrip() for n in wanted if n not in found],
@@ -69,10 +78,10 @@ def check(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
 def refuse_others(
   config: Mapping[str, Any], fixed: Mapping[str, Any], aside: Collection[str]
 ) -> None:
-  """Raises ConfigError for a field of config.json that differs from `fixed` or is unknown.
+  """Raises ConfigError for the first field of config.json that is not supported.
 
-  Fields in `aside` may have any value. False and null are taken as equal, and an unknown field may
-  have either value.
+  Fields in `fixed` must have the value in `fixed`; false and null count as equal. Fields in `aside`
+  may have any value. Fields that are neither in `fixed` nor in `aside` must be false or null.
   """
   for field, value in config.items():
     if field.startswith('_') or field in aside:
@@ -83,7 +92,7 @@ def refuse_others(
 
 
 def same(value: Any) -> Any:
-  """Returns the entry of a list whose entries are all equal, and any other value unchanged."""
+  """Returns the first entry if `value` is a list of equal entries, and otherwise `value` itself."""
   alike = isinstance(value, (list, tuple)) and value and list(value) == [value[0]] * len(value)
   return value[0] if alike else value
 
@@ -94,7 +103,7 @@ def is_count(value: Any) -> bool:
 
 
 def are_counts(value: Any) -> bool:
-  """Returns whether `value` is a list of whole numbers of at least 1, and not empty."""
+  """Returns whether `value` is a list, not empty, of whole numbers of at least 1."""
   return isinstance(value, (list, tuple)) and bool(value) and all(map(is_count, value))
 
 
@@ -104,5 +113,5 @@ def is_share(value: Any) -> bool:
 
 
 def refuse(field: str, value: Any, remedy: str) -> None:
-  """Raises ConfigError that says which value was found in `field` and what it must be."""
+  """Raises ConfigError with the text '<field> is <value>: it must be <remedy>'."""
   raise errors.ConfigError(f'{field} is {value!r}: it must be {remedy}')

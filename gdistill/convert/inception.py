@@ -1,4 +1,4 @@
-"""The published weights of FID's Inception-v3, under their torch names, for models.inception."""
+"""Converts published weights of FID's Inception-v3 to Flax parameters of models.inception."""
 
 from collections.abc import Mapping
 
@@ -14,7 +14,8 @@ _OF = 'the FID Inception-v3'
 def params_from(state: Mapping[str, np.ndarray]) -> dict:
   """Returns Flax parameters from {'Mixed_5b.branch1x1.conv.weight': [O, I, H, W], ...}.
 
-  Raises ConfigError that names the first array that is missing or not expected.
+  Raises ConfigError with the name of the first array that is missing from `state`, or that the
+  Inception-v3 does not have.
   """
   state, params = dict(state), {}
   layers = [name.removesuffix('.conv.weight') for name in state if name.endswith('.conv.weight')]
@@ -25,5 +26,7 @@ def params_from(state: Mapping[str, np.ndarray]) -> dict:
   params['fc_kernel'] = folding.taken(state, 'fc.weight', _OF).T.astype(np.float32)
   params['fc_bias'] = folding.taken(state, 'fc.bias', _OF).astype(np.float32)
   if state:
-    raise errors.ConfigError(f'{min(state)!r} is not an array of {_OF}')
+    raise errors.ConfigError(
+      f'{min(state)!r} is not an array of {_OF}; use a file with the weights of {_OF} alone'
+    )
   return params

@@ -1,20 +1,21 @@
-"""The pixel U-Net as a UNet2DConditionModel of diffusers: its config and arrays, and back.
+"""Converts the pixel U-Net (models.unet) to a UNet2DConditionModel of diffusers, and back.
 
 A caller of the exported network passes:
 
-- `timestep` i, 0 to 999, which may be a fraction: i stands for phi = (pi/2) (i + 1) / 1000, that
-  is for the noise level `logsnr_at(i)`. Our network embeds i + 1 where diffusers embeds i. The
-  difference is a rotation of each sine with its cosine; this rotation is folded into the first
-  layer of the time MLP and into w's projection, which is added before the time MLP.
+- `timestep` i, a number from 0 to 999, whole or not: timestep i stands for the angle
+  phi = (pi/2) (i + 1) / 1000, that is for the noise level `logsnr_at(i)`. models.unet embeds i + 1
+  where diffusers embeds i. The two embeddings differ by a rotation of each sine with its cosine.
+  The rotation is folded into the first layer of the time MLP and into the projection of w, because
+  the projected w is added to the time embedding before the time MLP.
 - `class_labels`: the label, or `num_classes` for the null class, whose row of the table is zero.
 - `timestep_cond`: embeddings.w_features(w, w_features, 1000), for a network that takes w.
-- `encoder_hidden_states`: [B, 0, 1], no text tokens. In diffusers, the only blocks with attention
-  and residual resampling attend to text tokens besides the pixels; without text tokens this is
-  self-attention.
+- `encoder_hidden_states`: [B, 0, 1], no text tokens. The only blocks of diffusers that combine
+  attention with residual resampling attend to text tokens and pixels; without text tokens, these
+  blocks compute self-attention.
 
-The export is exact except for one number that diffusers cannot configure: the epsilon of the norms
-of attention is 1e-5 in diffusers and 1e-6 by default in our network, a relative change of
-5e-6 / variance in the input of attention.
+The export is exact except for the epsilon of the norms in attention blocks, which diffusers cannot
+configure: the epsilon is 1e-5 in diffusers and by default 1e-6 in models.unet. The other epsilon
+changes the input of attention by a relative 5e-6 / variance.
 """
 
 from collections.abc import Iterator, Mapping
@@ -32,8 +33,8 @@ from gdistill.recipe import settings as recipes
 _OF = 'our pixel U-Net in diffusers'
 _DOWN = ('ResnetDownsampleBlock2D', 'SimpleCrossAttnDownBlock2D')
 _UP = ('ResnetUpsampleBlock2D', 'SimpleCrossAttnUpBlock2D')
-_W_SCALE = 1000.0  # of the guidance-scale embedding in diffusers
-# Our layer -> diffusers' layer.
+_W_SCALE = 1000.0  # factor by which diffusers multiplies w before the embedding of w
+# Name of a layer in models.unet -> name of the layer in diffusers.
 _ENDS = {
   'conv_in': 'conv_in',
   'time0': 'time_embedding.linear_1',
@@ -48,9 +49,10 @@ _IN_ATTENTION = {'norm': 'group_norm', 'q': 'to_q', 'k': 'to_k', 'v': 'to_v', 'o
 def state_from(
   params: Mapping[str, Any], settings: recipes.Model
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-  """Returns (config, {'conv_in.weight': ...}) of the network.
+  """Returns (diffusers' config, {'conv_in.weight': array, ...}) of the pixel U-Net `params`.
 
-  The network takes w if `params` has 'w_proj'. Raises ConfigError if diffusers has no such network.
+  The exported network takes w if `params` has 'w_proj'. Raises ConfigError if a
+  UNet2DConditionModel cannot have the features in `settings`.
   """
   config = _config(settings, takes_w='w_proj' in params)
   params = jax.tree.map(lambda a: np.asarray(a, np.float32), dict(params))
@@ -73,10 +75,11 @@ def state_from(
 
 
 def params_from(config: Mapping[str, Any], state: Mapping[str, np.ndarray]) -> dict:
-  """Returns the parameters that state_from exported, bit for bit except the two rotated layers.
+  """Returns the Flax parameters that state_from exported as (`config`, `state`).
 
-  The rotated layers, time0 and w_proj, agree to 1e-6. Raises ConfigError that names the first array
-  that is missing or not expected.
+  All parameters are equal to the exported parameters bit for bit, except time0 and w_proj: these
+  two layers were rotated for diffusers and agree to 1e-6. Raises ConfigError with the name of the
+  first array that is missing from `state` or that the network does not have.
   """
   state, params = dict(state), {}
   for ours, theirs in _ENDS.items():
@@ -93,16 +96,16 @@ def params_from(config: Mapping[str, Any], state: Mapping[str, np.ndarray]) -> d
   params['label'] = {'kernel': _float32(rows[:-1] - rows[-1])}
   params['time1']['bias'] = _float32(params['time1']['bias'] + rows[-1])
   if state:
-    raise errors.ConfigError(f'{min(state)!r} is not an array of {_OF}')
+    raise errors.ConfigError(f'{min(state)!r} is not an array of {_OF}; export the round again')
   return params
 
 
 def logsnr_at(index: types.PerExample) -> types.PerExample:
-  """-2 log tan(phi), phi = (pi/2) (i + 1) / 1000: the noise level of an exported timestep i.
+  """-2 log tan(phi), phi = (pi/2) (i + 1) / 1000: the logsnr at timestep i of an exported network.
 
-  On core.schedule.cosine with its limits of 20, i = 1000 t - 1 is the noise level at t to 5e-5 in
-  phi. A scheduler with abar_i = cos(phi)^2 therefore calls the network at the scheduler's own noise
-  levels.
+  At i = 1000 t - 1 the value equals core.schedule.cosine at time t, with an error in phi of 5e-5
+  from the schedule's limits of +-20 in logsnr. A scheduler of diffusers with
+  abar_i = cos(phi)^2 therefore calls the exported network at the scheduler's own noise levels.
   """
   phi = 0.5 * jnp.pi * (index + 1.0) / 1000.0
   rest = 0.5 * jnp.pi * (999.0 - index) / 1000.0  # pi/2 - phi, without cancellation near pi/2
@@ -150,10 +153,10 @@ def _config(settings: recipes.Model, takes_w: bool) -> dict[str, Any]:
 
 
 def _head_dims(settings: recipes.Model, attends: list[bool]) -> list[int]:
-  """Returns the width of a head for each level, in the order in which diffusers reads the widths.
+  """Returns diffusers' attention_head_dim: the channels of an attention head, one entry a level.
 
-  diffusers reads entry i for level i going down and, not reversed, for the i-th level from the
-  bottom going up.
+  diffusers reads entry i of the list twice: for level i of the down path, and for the i-th block of
+  the up path, which is level (last - i). Raises ConfigError if an entry would need two values.
   """
   last, wanted = len(attends) - 1, {}
   for level, attention in enumerate(attends):
@@ -174,7 +177,7 @@ def _head_dims(settings: recipes.Model, attends: list[bool]) -> list[int]:
 
 
 def _blocks(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-  """Yields (our name, diffusers' name) of every residual, resampling and attention block."""
+  """Yields (models.unet's name, diffusers' name) of each residual, resampling, attention block."""
   last = len(config['block_out_channels']) - 1
   for level, kind in enumerate(config['down_block_types']):
     for i in range(config['layers_per_block']):
@@ -197,7 +200,10 @@ def _blocks(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _turn(dim: int) -> np.ndarray:
-  """Returns the orthogonal M [dim, dim] in float64 with features(i + 1) = features(i) @ M."""
+  """Returns the orthogonal M [dim, dim] in float64 with features(i + 1) = features(i) @ M.
+
+  features(i) is the embedding of timestep i: dim/2 sines, then dim/2 cosines.
+  """
   half = dim // 2
   f = np.exp(-np.log(10_000.0) / (half - 1) * np.arange(half))
   sin, cos = np.diag(np.sin(f)), np.diag(np.cos(f))

@@ -1,6 +1,7 @@
-"""Stable Diffusion's U-Net: names of diffusers and latent diffusion to models.latent_unet and back.
+"""Converts Stable Diffusion's U-Net (diffusers, latent diffusion) to models.latent_unet and back.
 
-diffusers' config.json is converted too. Latent diffusion's ImageNet network has the same layers.
+diffusers' config.json of the U-Net is converted too. The file also serves latent diffusion's
+ImageNet network, whose layers are those of Stable Diffusion's U-Net.
 """
 
 import functools
@@ -14,14 +15,18 @@ from flax import traverse_util
 from gdistill.convert import folding
 from gdistill.models import latent_unet
 
-# Latent diffusion's name of the class table. diffusers' network has no place for the table, so an
-# exporter removes the table from the state and writes it to another file.
+# Latent diffusion's name for the table of class embeddings. diffusers' network has no place for the
+# table, so the exporter writes the table to a separate file.
 CLASSES = 'cond_stage_model.embedding.weight'
 _LDM, _LDM_EMA = 'model.diffusion_model.', 'model_ema.diffusion_model'
 
 
 class _Stored(NamedTuple):
-  """How a weight is stored: its name in Flax, and functions torch -> Flax and Flax -> torch."""
+  """How a kind of weight is stored.
+
+  `name` is the weight's name in Flax, `ours` converts a torch array to Flax, and `theirs` converts
+  a Flax array to torch.
+  """
 
   name: str
   ours: Callable[[np.ndarray], np.ndarray]
@@ -35,12 +40,14 @@ _NORM = _Stored('scale', np.asarray, np.asarray)
 _BIAS = _Stored('bias', np.asarray, np.asarray)
 _BARE = _Stored('', np.asarray, np.asarray)
 
-# Layers: our name, diffusers' name, latent diffusion's name, and how the weight is stored.
+# Rows of layers: name in models.latent_unet, name in diffusers, name in latent diffusion, storage
+# of the weight.
 _ENDS = (
   ('conv_in', 'conv_in', 'input_blocks.0.0', _CONV),
   ('time0', 'time_embedding.linear_1', 'time_embed.0', _LINEAR),
   ('time1', 'time_embedding.linear_2', 'time_embed.2', _LINEAR),
-  ('w_proj', 'time_embedding.cond_proj', 'time_embed.cond_proj', _LINEAR),  # LDM has none
+  # latent diffusion has no layer w_proj: the name in latent diffusion is made up
+  ('w_proj', 'time_embedding.cond_proj', 'time_embed.cond_proj', _LINEAR),
   ('norm_out', 'conv_norm_out', 'out.0', _NORM),
   ('conv_out', 'conv_out', 'out.2', _CONV),
 )
@@ -53,7 +60,8 @@ _BLOCK = (
   ('shortcut', 'conv_shortcut', 'skip_connection', _POINT),
 )
 _RESAMPLE = (('', '', '', _CONV),)
-# Layers of a transformer: diffusers and latent diffusion have the same names for them.
+# Rows of a transformer's layers: name in models.latent_unet, name in diffusers and in latent
+# diffusion (the two names are equal), storage of the weight.
 _LAYER = (
   *((f'norm{i}', f'norm{i}', _NORM) for i in (1, 2, 3)),
   *((f'attn{i}/{name}', f'attn{i}.to_{name}', _LINEAR) for i in (1, 2) for name in 'qkv'),
@@ -62,7 +70,7 @@ _LAYER = (
   ('ff1', 'ff.net.2', _LINEAR),
 )
 
-# Fields of config.json that settings_from reads, with diffusers' defaults.
+# Fields of diffusers' config.json that settings_from reads, with diffusers' defaults.
 _READ = dict(
   in_channels=4, out_channels=4, block_out_channels=(320, 640, 1280, 1280), layers_per_block=2,
   down_block_types=('CrossAttnDownBlock2D',) * 3 + ('DownBlock2D',),
@@ -70,7 +78,8 @@ _READ = dict(
   transformer_layers_per_block=1, attention_head_dim=8, use_linear_projection=False,
   norm_num_groups=32, norm_eps=1e-5, dropout=0.0, time_cond_proj_dim=None, time_embedding_dim=None,
 )  # fmt: skip
-# Fields of config.json that must have these values; a false value may also be null.
+# Fields of diffusers' config.json that must have these values; where the value is False, null is
+# accepted too.
 _FIXED = dict(
   center_input_sample=False, flip_sin_to_cos=True, freq_shift=0,
   mid_block_type='UNetMidBlock2DCrossAttn', only_cross_attention=False, downsample_padding=1,
@@ -83,20 +92,21 @@ _FIXED = dict(
   projection_class_embeddings_input_dim=None, attention_type='default',
   class_embeddings_concat=False, mid_block_only_cross_attention=None, cross_attention_norm=None,
 )  # fmt: skip
-# Fields of config.json that must be equal for all levels.
+# Fields of diffusers' config.json that must have the same value for all levels of the U-Net.
 _ONE_FOR_ALL = (
   'layers_per_block', 'cross_attention_dim', 'transformer_layers_per_block', 'norm_num_groups',
 )  # fmt: skip
-# Fields of config.json that change no output. upcast_attention: our softmax is always in float32.
+# Fields of diffusers' config.json that may have any value, because they do not change the output of
+# models.latent_unet. upcast_attention is such a field: the softmax is always in float32.
 _WITHOUT_EFFECT = ('sample_size', 'upcast_attention', 'addition_embed_type_num_heads')
 
 
 def params_from(state: Mapping[str, np.ndarray], net: latent_unet.LatentUNet) -> dict:
   """Returns float32 parameters from {'down_blocks.0.resnets.0.conv1.weight': [O, I, H, W], ...}.
 
-  No published file holds `null_text`: the parameter is zero until the caller sets it to the
-  embedding of ''. Raises ConfigError that lists the arrays that are missing, not expected, or of
-  another shape than the network's.
+  No published file holds the parameter `null_text`, so `null_text` is zero until the caller sets it
+  to the embedding of the text ''. Raises ConfigError with a list of the arrays that are missing
+  from `state`, that `net` does not have, or whose shape differs from that in `net`.
   """
   folding.check({name: np.shape(array) for name, array in state.items()}, state_shapes(net))
   params = {
@@ -108,9 +118,10 @@ def params_from(state: Mapping[str, np.ndarray], net: latent_unet.LatentUNet) ->
 
 
 def state_from(params: Mapping, net: latent_unet.LatentUNet) -> dict[str, np.ndarray]:
-  """Returns the arrays of diffusers' UNet2DConditionModel, and `CLASSES` if there is a class table.
+  """Returns {diffusers' name: array} of the parameters for a UNet2DConditionModel.
 
-  params_from restores the parameters from these arrays, except `null_text`, which is left out.
+  If `params` has a table of classes, the table is added under the name `CLASSES`. The parameter
+  `null_text` is left out; `params_from` restores all other parameters from the returned arrays.
   """
   flat = traverse_util.flatten_dict(params, sep='/')
   return {
@@ -120,24 +131,28 @@ def state_from(params: Mapping, net: latent_unet.LatentUNet) -> dict[str, np.nda
 
 
 def state_shapes(net: latent_unet.LatentUNet) -> dict[str, tuple[int, ...]]:
-  """Returns {name: shape} of the arrays that params_from takes and state_from returns."""
+  """Returns {diffusers' name: shape} of the arrays that `state_from` returns for `net`."""
   shapes = _shapes(net)
   hollow = {row: np.broadcast_to(np.float32(0), shapes[row.path]) for row in _rows(net)}
   return {row.theirs: row.stored.theirs(array).shape for row, array in hollow.items()}
 
 
 def ldm_params_from(state: Mapping[str, np.ndarray], net: latent_unet.LatentUNet) -> dict:
-  """Returns Flax parameters from {'model.diffusion_model.input_blocks.0.0.weight': ..., ...}."""
+  """Returns Flax parameters of `net` from a checkpoint with latent diffusion's array names.
+
+  `state` is {'model.diffusion_model.input_blocks.0.0.weight': [O, I, H, W], ...}.
+  """
   return params_from(ldm_renamed(state, net), net)
 
 
 def ldm_renamed(
   state: Mapping[str, np.ndarray], net: latent_unet.LatentUNet
 ) -> dict[str, np.ndarray]:
-  """Returns the network's arrays in a checkpoint of latent diffusion under diffusers' names.
+  """Returns the U-Net's arrays in a checkpoint of latent diffusion, under diffusers' names.
 
-  If the checkpoint holds EMA weights, those are returned, because the authors sample with them.
-  Arrays of other models are left out; arrays that the network does not have keep their names.
+  If the checkpoint holds EMA weights, the EMA weights are returned, because the authors sample with
+  EMA weights. Arrays of the autoencoder and of the text encoder are left out. Arrays of the U-Net
+  that `net` does not have keep their names, so that an error can list them.
   """
   names = ldm_names(net)
   names = {_LDM + ldm: theirs for ldm, theirs in names.items()} | {
@@ -152,15 +167,19 @@ def ldm_renamed(
 
 
 def ldm_names(net: latent_unet.LatentUNet) -> dict[str, str]:
-  """Returns {'input_blocks.0.0.weight': 'conv_in.weight', ...} for the arrays of this network."""
+  """Returns {latent diffusion's name: diffusers' name} of the arrays of `net`.
+
+  For example, 'input_blocks.0.0.weight' is 'conv_in.weight' in diffusers.
+  """
   return {row.ldm: row.theirs for row in _rows(net) if row.theirs != CLASSES}
 
 
 def settings_from(config: Mapping[str, Any], num_classes: int = 0) -> dict[str, Any]:
-  """Returns fields of LatentUNet from the config.json of a UNet2DConditionModel.
+  """Returns the fields of a LatentUNet from `config`, the config.json of a UNet2DConditionModel.
 
-  `num_classes` > 0 means that the context is a row of a class table and not a text, which
-  config.json does not say. Raises ConfigError that names a field that LatentUNet does not support.
+  `num_classes` > 0 makes a network whose context is a row of a table of classes, and 0 a network
+  whose context is a text: config.json does not tell the two apart. Raises ConfigError with the name
+  of the first field that LatentUNet does not support.
   """
   folding.refuse_others(config, _FIXED, (*_READ, *_WITHOUT_EFFECT))
   read = {**_READ, **config}
@@ -192,9 +211,10 @@ def settings_from(config: Mapping[str, Any], num_classes: int = 0) -> dict[str, 
 
 
 def config_from(net: latent_unet.LatentUNet, sample_size: int) -> dict[str, Any]:
-  """Returns the config.json with which diffusers' UNet2DConditionModel is this network.
+  """Returns the config.json with which diffusers' UNet2DConditionModel computes the same as `net`.
 
-  Raises ConfigError if diffusers has no such network.
+  `sample_size` is the side of the latents. Raises ConfigError if a UNet2DConditionModel cannot have
+  the features of `net`.
   """
   _published(net)
   if net.w_features and net.w_scale != 1000.0:
@@ -222,7 +242,11 @@ def config_from(net: latent_unet.LatentUNet, sample_size: int) -> dict[str, Any]
 
 
 class _Row(NamedTuple):
-  """One array: its path in our parameters, its two published names, and how it is stored."""
+  """One array of a network.
+
+  `path` is the array's path in the Flax parameters, `theirs` its name in diffusers, `ldm` its name
+  in latent diffusion, and `stored` how the array is stored.
+  """
 
   path: str
   theirs: str
@@ -231,7 +255,7 @@ class _Row(NamedTuple):
 
 
 def _rows(net: latent_unet.LatentUNet) -> list[_Row]:
-  """Returns a row for every array of the network except `null_text`."""
+  """Returns a _Row for each array of `net` except `null_text`, which no published file holds."""
   shapes, rows = _shapes(net), []
   for ours, theirs, ldm, stored in _layers(net):
     rows.append(_Row(f'{ours}/{stored.name}', f'{theirs}.weight', f'{ldm}.weight', stored))
@@ -241,7 +265,10 @@ def _rows(net: latent_unet.LatentUNet) -> list[_Row]:
 
 
 def _layers(net: latent_unet.LatentUNet) -> Iterator[tuple[str, str, str, _Stored]]:
-  """Yields (our name, diffusers', latent diffusion's, storage) of all layers of such networks."""
+  """Yields (name in models.latent_unet, in diffusers, in latent diffusion, storage) of each layer.
+
+  The yielded layers include some that `net` does not have, such as 'w_proj' or a shortcut.
+  """
   yield from _ENDS
   for parts, *places in _places(net):
     for *names, stored in parts:
@@ -253,7 +280,10 @@ def _layers(net: latent_unet.LatentUNet) -> Iterator[tuple[str, str, str, _Store
 
 
 def _places(net: latent_unet.LatentUNet) -> Iterator[tuple[tuple, str, str, str]]:
-  """Yields (layers, our name, diffusers', latent diffusion's) of every block; numberings differ."""
+  """Yields (rows of layers, models.latent_unet's name, diffusers', latent diffusion's) of blocks.
+
+  diffusers numbers the blocks within a level, latent diffusion numbers them through all levels.
+  """
   transformer, last, n = _transformer(net), len(net.channels) - 1, 1
   for level in range(last + 1):
     theirs = f'down_blocks.{level}'
@@ -280,7 +310,7 @@ def _places(net: latent_unet.LatentUNet) -> Iterator[tuple[tuple, str, str, str]
 
 
 def _transformer(net: latent_unet.LatentUNet) -> tuple:
-  """Returns the layers of one transformer block, as rows of names and storage."""
+  """Returns the layers of one transformer block of `net`, as rows of three names and storage."""
   projection = _LINEAR if net.linear_projection else _POINT
   layers = tuple(
     (f'layer{i}/{ours}', *(f'transformer_blocks.{i}.{theirs}',) * 2, stored)
@@ -293,7 +323,7 @@ def _transformer(net: latent_unet.LatentUNet) -> tuple:
 
 @functools.lru_cache
 def _shapes(net: latent_unet.LatentUNet) -> dict[str, tuple[int, ...]]:
-  """Returns {'down0_block0/conv1/kernel': shape} of the network's parameters."""
+  """Returns {'down0_block0/conv1/kernel': shape, ...} of the Flax parameters of `net`."""
   _published(net)
   given = latent_unet.example(net, 2 ** (len(net.channels) - 1), net.out_channels)
   params = jax.eval_shape(net.init, jax.random.key(0), *given)['params']
@@ -301,7 +331,7 @@ def _shapes(net: latent_unet.LatentUNet) -> dict[str, tuple[int, ...]]:
 
 
 def _check_types(read: Mapping[str, Any]) -> None:
-  """Raises ConfigError for the first field whose value no network can have."""
+  """Raises ConfigError for the first field of config.json with a value that no network can have."""
   count, one = 'a whole number of at least 1', 'one whole number of at least 1 for all levels'
   kinds = {
     **dict.fromkeys(('in_channels', 'out_channels'), (folding.is_count, count)),
@@ -321,7 +351,10 @@ def _check_types(read: Mapping[str, Any]) -> None:
 
 
 def _attention(config: Mapping[str, Any]) -> tuple[bool, ...]:
-  """Returns for each level whether it has cross-attention; ConfigError if down and up differ."""
+  """Returns a tuple of bools, one a level: True if the level has cross-attention.
+
+  Raises ConfigError if a level has cross-attention on the down path only or on the up path only.
+  """
   attention = tuple(kind == _kind(True, 'Down') for kind in config['down_block_types'])
   down = [_kind(cross, 'Down') for cross in attention]
   up = [_kind(cross, 'Up') for cross in reversed(attention)]
@@ -332,7 +365,10 @@ def _attention(config: Mapping[str, Any]) -> tuple[bool, ...]:
 
 
 def _heads(config: Mapping[str, Any]) -> tuple[int, ...]:
-  """Returns each level's number of heads, which diffusers' files call attention_head_dim."""
+  """Returns the number of attention heads of each level.
+
+  Despite its name, `attention_head_dim` in diffusers' config.json holds these numbers of heads.
+  """
   channels, heads = config['block_out_channels'], config['attention_head_dim']
   heads = tuple(heads) if isinstance(heads, (list, tuple)) else (heads,) * len(channels)
   fits = folding.are_counts(heads) and len(heads) == len(channels)
@@ -342,7 +378,10 @@ def _heads(config: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def _kind(cross: bool, way: str) -> str:
-  """Returns diffusers' name of a level's block, such as 'CrossAttnDownBlock2D'."""
+  """Returns the name of diffusers' class for a level of the U-Net, as 'CrossAttnDownBlock2D'.
+
+  `way` is 'Down' or 'Up'; `cross` says whether the level has cross-attention.
+  """
   return f'{"CrossAttn" if cross else ""}{way}Block2D'
 
 

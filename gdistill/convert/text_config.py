@@ -1,4 +1,4 @@
-"""Settings of text encoders: JSON files of transformers, and the network that they describe."""
+"""Reads the JSON settings that transformers writes for a text encoder, and builds the network."""
 
 import json
 import pathlib
@@ -13,7 +13,7 @@ from gdistill.models import clip as models_clip
 
 
 def read(file: pathlib.Path) -> dict[str, Any]:
-  """Returns the JSON object in `file`; raises DataError if the file holds no readable object."""
+  """Returns the JSON object in `file` as a dict; raises DataError if `file` holds none."""
   try:
     found = json.loads(file.read_text(encoding='utf-8'))
   except (OSError, ValueError, RecursionError) as e:
@@ -26,7 +26,10 @@ def read(file: pathlib.Path) -> dict[str, Any]:
 
 
 def number(folder: pathlib.Path, config: Mapping[str, Any], name: str, default: Any) -> float:
-  """Returns the field `name` of `config`; raises DataError unless it is a positive number."""
+  """Returns the field `name` of `config`, or `default` if the field is absent.
+
+  Raises DataError if the value is not a positive number; `folder` is named in that error.
+  """
   value = config.get(name, default)
   if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
     raise errors.DataError(
@@ -38,8 +41,8 @@ def number(folder: pathlib.Path, config: Mapping[str, Any], name: str, default: 
 def network(folder: pathlib.Path, kind: str, config: Mapping[str, Any]) -> nn.Module:
   """Returns the module of models.clip or models.bert that <folder>/config.json describes.
 
-  `kind` is 'clip' or 'bert'. Raises ConfigError for a feature that the module does not have, and
-  DataError for a size that is not possible.
+  `kind` is 'clip' or 'bert'. Raises ConfigError if `config` asks for a feature that models.clip or
+  models.bert does not have. Raises DataError if a size in `config` is impossible.
   """
 
   def size(name, default=None):

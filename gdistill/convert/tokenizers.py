@@ -1,4 +1,4 @@
-"""CLIP's and BERT's tokenizers, built from the files that transformers writes."""
+"""Builds CLIP's and BERT's tokenizers from the files that transformers writes."""
 
 import dataclasses
 import pathlib
@@ -10,9 +10,9 @@ from gdistill.convert import text_config
 
 _TOKENIZER = 'tokenizer.json'
 _SETTINGS = ('tokenizer_config.json', 'special_tokens_map.json')
-# Every file that a folder with a tokenizer may hold.
+# Names of all files that belong to a tokenizer; a folder holds some of these files.
 FILES = (_TOKENIZER, 'vocab.json', 'merges.txt', 'vocab.txt', *_SETTINGS)
-# Special tokens of a tokenizer whose settings do not name them.
+# Default special tokens, for a tokenizer whose settings do not name them.
 _SPECIAL = {
   'clip': {
     'bos_token': '<|startoftext|>', 'eos_token': '<|endoftext|>', 'unk_token': '<|endoftext|>',
@@ -24,8 +24,8 @@ _SPECIAL = {
   },
 }  # fmt: skip
 _AROUND = {'clip': ('bos_token', 'eos_token'), 'bert': ('cls_token', 'sep_token')}
-# Contractions, runs of letters, single digits, runs of other characters. Source: Radford et al.
-# 2103.00020.
+# Pattern of the pieces into which CLIP splits a text: special tokens, contractions, runs of
+# letters, single digits, runs of other characters. Source: Radford et al. 2103.00020.
 _CLIP_PIECES = (
   r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 )
@@ -33,9 +33,9 @@ _CLIP_PIECES = (
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Tokenizer:
-  """A tokenizer: `inner` splits a text into ids; `start`, `end` and `pad` are special ids.
+  """A tokenizer of the package tokenizers (`inner`), with the ids of three special tokens.
 
-  A row of tokens is `start`, the ids of the text, `end`, then `pad` up to the length.
+  A row of token ids is `start`, the ids of the text, `end`, then `pad` up to the row's length.
   """
 
   inner: Any
@@ -45,11 +45,11 @@ class Tokenizer:
 
 
 def settings(folder: pathlib.Path) -> dict[str, Any]:
-  """Returns the fields of tokenizer_config.json and special_tokens_map.json together.
+  """Returns the fields of tokenizer_config.json and special_tokens_map.json as one dict.
 
-  special_tokens_map.json has priority where both name a token, because it gives the padding token
-  that Stable Diffusion 2 was trained with. A tokenizer_config.json of the newer kind, with
-  'added_tokens_decoder', counts alone.
+  For a token in the two files, special_tokens_map.json has priority, because this file has the
+  padding token that Stable Diffusion 2 was trained with. If tokenizer_config.json is of the newer
+  kind, with 'added_tokens_decoder', then special_tokens_map.json is ignored.
   """
   config, special = (
     text_config.read(folder / name) if (folder / name).is_file() else {} for name in _SETTINGS
@@ -58,10 +58,10 @@ def settings(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def read(folder: pathlib.Path, kind: str, settings: Mapping[str, Any]) -> Tokenizer:
-  """Returns the tokenizer in `folder`, from tokenizer.json or else from the vocabulary's files.
+  """Returns the tokenizer in `folder`, built from tokenizer.json or from the vocabulary's files.
 
-  `kind` is 'clip' or 'bert'. Raises ConfigError without the package tokenizers, and DataError if
-  files are missing or unreadable.
+  `kind` is 'clip' or 'bert'. tokenizer.json is preferred. Raises ConfigError if the package
+  tokenizers is not installed. Raises DataError if a file in `folder` is missing or unreadable.
   """
   try:
     import tokenizers
@@ -80,14 +80,14 @@ def read(folder: pathlib.Path, kind: str, settings: Mapping[str, Any]) -> Tokeni
       inner = _clip_tokenizer(folder, names['unk_token'])
     else:
       inner = _bert_tokenizer(folder, names['unk_token'], settings)
-    # Special tokens that tokenizer.json already describes are not added a second time, and tokens
-    # outside the vocabulary are not added, because the network has no embedding for them.
+    # Special tokens that tokenizer.json already describes are not added a second time. Special
+    # tokens outside the vocabulary are not added, because the network has no embedding for them.
     known = {token.content for token in inner.get_added_tokens_decoder().values()}
     new = [n for n, t in names.items() if t not in known and inner.token_to_id(t) is not None]
     inner.add_special_tokens([_added(tokenizers, special[n]) for n in new])
   except errors.GdistillError:
     raise
-  except Exception as e:  # the package tokenizers raises a plain Exception
+  except Exception as e:  # the package tokenizers raises Exception itself, no subclass
     reason = errors.brief(e)
     raise errors.DataError(
       f'{folder} holds no readable tokenizer: {reason}; download its files again'
@@ -103,9 +103,9 @@ def read(folder: pathlib.Path, kind: str, settings: Mapping[str, Any]) -> Tokeni
 
 
 def _added(tokenizers: Any, token: str | Mapping[str, Any]) -> Any:
-  """Returns the special token as transformers would add it.
+  """Returns the AddedToken that transformers would make of the special token `token`.
 
-  A token given as a plain string is matched before the text is lower-cased.
+  If `token` is a plain string, the token is matched before the text is lower-cased.
   """
   if isinstance(token, str):
     return tokenizers.AddedToken(token, special=True)
@@ -114,7 +114,11 @@ def _added(tokenizers: Any, token: str | Mapping[str, Any]) -> Any:
 
 
 def _clip_tokenizer(folder: pathlib.Path, unknown: str) -> Any:
-  """Returns CLIP's lower-casing byte-pair tokenizer; the last piece of a word ends in '</w>'."""
+  """Returns CLIP's byte-pair tokenizer from vocab.json and merges.txt in `folder`.
+
+  The tokenizer lower-cases the text; the last piece of a word ends in '</w>'. `unknown` is the
+  unknown token.
+  """
   from tokenizers import Regex
   from tokenizers import Tokenizer
   from tokenizers import models
@@ -141,7 +145,7 @@ def _clip_tokenizer(folder: pathlib.Path, unknown: str) -> Any:
 
 
 def _bert_tokenizer(folder: pathlib.Path, unknown: str, settings: Mapping[str, Any]) -> Any:
-  """Returns BERT's WordPiece tokenizer, which splits words into the vocabulary's longest pieces."""
+  """Returns BERT's WordPiece tokenizer of `folder`/vocab.txt; `unknown` is the unknown token."""
   from tokenizers import Tokenizer
   from tokenizers import models
   from tokenizers import normalizers
@@ -158,7 +162,7 @@ def _bert_tokenizer(folder: pathlib.Path, unknown: str, settings: Mapping[str, A
 
 
 def _need(folder: pathlib.Path, names: Sequence[str]) -> None:
-  """Raises DataError if one of the files `names` is missing in `folder`."""
+  """Raises DataError if one of the tokenizer's files `names` is missing in `folder`."""
   missing = [name for name in names if not (folder / name).is_file()]
   if missing:
     raise errors.DataError(

@@ -1,4 +1,4 @@
-"""Captioned pictures from a folder, WebDataset shards or TFDS; and the captions of any source."""
+"""Reads captioned pictures from a folder, WebDataset shards or TFDS; lists a source's captions."""
 
 import csv
 import dataclasses
@@ -18,7 +18,7 @@ from gdistill.data import webdataset
 from gdistill.recipe import settings as recipes
 
 Kind = Literal['folder', 'webdataset', 'tfds']
-CLASS_NAMES = ('pictures',)  # captioned pictures have no classes: all are of this class
+CLASS_NAMES = ('pictures',)  # captioned pictures have no labels, so all get this one class
 _TABLES = ('metadata.jsonl', 'metadata.csv', 'captions.csv')
 _FEATURES = ('captions', 'caption', 'text')
 
@@ -26,7 +26,7 @@ _FEATURES = ('captions', 'caption', 'text')
 def load(
   settings: recipes.Data, shape: tuple[int, int, int]
 ) -> tuple[source.Source, source.Source]:
-  """Returns (training, held out), two sources as `split` describes them."""
+  """Returns two sources of captioned pictures, (training, held out), each made by `split`."""
   kind = {'captions': 'folder', 'tfds_captions': 'tfds'}.get(settings.name, settings.name)
   path = settings.dataset or settings.path if kind == 'tfds' else settings.path
   data_dir = settings.path if kind == 'tfds' else ''
@@ -44,16 +44,21 @@ def _has(path: str, split: str) -> bool:
 def split(path: str, kind: Kind, size: int, name: str = '', data_dir: str = '') -> source.Source:
   """Returns captioned pictures, cropped and resized by pictures.square to `size` pixels a side.
 
-  folder      <name>.png with <name>.txt beside it, at any depth, or a table with the columns
-              file_name and text at the top: metadata.jsonl, metadata.csv or captions.csv.
-  webdataset  a folder of shards or a pattern; see `webdataset.index`.
-  tfds        `path` names a TensorFlow data set with the feature 'captions', 'caption' or 'text';
-              the first of several captions counts. `data_dir` is where the set was prepared. A
-              name with its version, 'coco_captions/2014:1.1.0', needs no TensorFlow.
+  `kind` says how the pictures and captions are stored at `path`:
 
-  `name` is a subfolder, or a split of TFDS. The source's `read.caption(i)` returns the caption of
-  example i without decoding its picture. `read.notes` holds lines that the user should see.
-  Raises DataError if anything is missing or damaged.
+  folder      A folder of <name>.png files, each with its caption in <name>.txt, at any depth; or a
+              folder with the table metadata.jsonl, metadata.csv or captions.csv at its top, whose
+              columns file_name and text name the pictures and their captions.
+  webdataset  A folder of WebDataset shards, or a pattern that `webdataset.index` describes.
+  tfds        The name of a TensorFlow data set with the feature 'captions', 'caption' or 'text'.
+              If an example has several captions, the first caption is used. `data_dir` is the
+              folder where the data set was prepared. If `path` includes the version, such as
+              'coco_captions/2014:1.1.0', TensorFlow need not be installed.
+
+  `name` is a subfolder of `path`, or for TFDS the name of the split. The source's
+  `read.caption(i)` returns the caption of example i without decoding its picture. `read.notes`
+  holds messages for the user about examples that were left out. Raises DataError if a picture
+  folder, shard or data set is missing or damaged.
   """
   if kind == 'tfds':
     return _tfds(path, name or 'train', data_dir, size)
@@ -71,7 +76,10 @@ def _source(read: Any, count: int, size: int, fingerprint: str) -> source.Source
 
 
 def of_source(data: source.Source, template: str) -> list[str]:
-  """Returns the caption of every example: its own caption, or the template with its class name."""
+  """Returns every example's stored caption or, without stored captions, one from `template`.
+
+  The caption from `template` has the name of the example's class in the place of {}.
+  """
   if hasattr(data.read, 'caption'):
     return [data.read.caption(i) for i in range(len(data))]
   names = of_names(data.class_names, template)
@@ -79,9 +87,9 @@ def of_source(data: source.Source, template: str) -> list[str]:
 
 
 def held_out(data: source.Source, most: int) -> list[str]:
-  """Returns the distinct captions of at most `most` examples, always the same examples.
+  """Returns the distinct captions of a fixed random choice of at most `most` examples.
 
-  Returns [] if the examples have no captions of their own.
+  Returns [] if the data set stores no captions.
   """
   if not hasattr(data.read, 'caption'):
     return []
@@ -89,7 +97,7 @@ def held_out(data: source.Source, most: int) -> list[str]:
 
 
 def of_names(class_names: Sequence[str], template: str) -> list[str]:
-  """Returns the template with each class name in the place of {}."""
+  """Returns one caption for each class: `template` with the class name in the place of {}."""
   if template.count('{}') != 1:
     raise errors.ConfigError(
       f'{template=} must have one {{}} where the name of the class goes, as in "a photo of a {{}}"'
@@ -98,16 +106,16 @@ def of_names(class_names: Sequence[str], template: str) -> list[str]:
 
 
 def in_words(class_name: str) -> str:
-  """'great_white_shark, white shark' -> 'great white shark'."""
+  """Returns the first synonym, as words: 'great_white_shark, shark' -> 'great white shark'."""
   return ' '.join(class_name.partition(',')[0].replace('_', ' ').split())
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Files:
-  """Reads example i from a picture file; the captions are in memory."""
+  """Reads example i from a picture file; the captions of all examples are kept in memory."""
 
   path: str
-  names: list[str]  # relative to path
+  names: list[str]  # picture files, relative to `path`
   captions: list[str]
   size: int
   notes: tuple[str, ...]
@@ -136,7 +144,8 @@ class _Files:
 def _folder(path: str, size: int) -> source.Source:
   """Returns the pictures of a folder that have a caption.
 
-  The file_name of a table is compared with the names of the pictures found, and never opened.
+  A file_name in the table of captions is only compared with the names of the pictures found in the
+  folder: a path from the table is never opened.
   """
   names = [os.path.relpath(n, path) for n in images.load(path, 'data.path', size).names]
   if not names:
@@ -169,7 +178,7 @@ def _folder(path: str, size: int) -> source.Source:
 
 
 def _beside(file: str) -> str:
-  """Returns the caption in a text file, or '' if there is no such file."""
+  """Returns the caption in the text file `file`, or '' if that file does not exist."""
   try:
     with open(file, encoding='utf-8-sig') as f:
       return webdataset.first_line(f.read())
@@ -180,7 +189,10 @@ def _beside(file: str) -> str:
 
 
 def _table(file: str) -> dict[str, str]:
-  """Returns {file_name: text}; DataError names a row that lacks a field or repeats a name."""
+  """Returns {file_name: caption} of a table of captions, a .csv or .jsonl file.
+
+  Raises DataError for a row that lacks file_name or text, or that repeats a file_name.
+  """
   found = {}
   try:
     with open(file, encoding='utf-8-sig', newline='') as f:
@@ -202,7 +214,7 @@ def _table(file: str) -> dict[str, str]:
 
 
 def _tfds(name: str, split: str, data_dir: str, size: int) -> source.Source:
-  import tensorflow_datasets  # a slow import that only this function needs
+  import tensorflow_datasets  # imported here: TensorFlow Datasets loads slowly
 
   shape = (size, size, 3)
   try:
@@ -212,7 +224,7 @@ def _tfds(name: str, split: str, data_dir: str, size: int) -> source.Source:
     info = data.dataset_info
     feature = next((f for f in _FEATURES if f in info.features), None)
   except Exception:
-    feature = None  # tfds.split raises the error that says what is wrong
+    feature = None  # tfds.split, called below, raises the DataError that names the cause
   if feature is None:
     tfds.split(name, split, data_dir, shape)
     raise errors.DataError(
@@ -231,10 +243,10 @@ def _tfds(name: str, split: str, data_dir: str, size: int) -> source.Source:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Tfds:
-  """Reads example i of a TensorFlow data set, whose captions are its feature `feature`."""
+  """Reads example i of a TensorFlow data set whose captions are in the feature named `feature`."""
 
   data: Any
-  where: str  # the names of the set and the split, for error lines
+  where: str  # the data set and its split, as error lines name them
   feature: str
   size: int
   notes = ()
@@ -245,7 +257,7 @@ class _Tfds:
 
   def __call__(self, i: int) -> tuple[np.ndarray, int]:
     example = self._example(i)
-    self._caption(i, example)  # raises for an example without a caption, even if only pixels matter
+    self._caption(i, example)  # raises DataError for an example without a caption
     image = example['image']
     if isinstance(image, bytes):
       pixels = pictures.decode(image, self.name(i))
@@ -270,7 +282,7 @@ class _Tfds:
   def _example(self, i: int) -> dict[str, Any]:
     try:
       return self.data[i]
-    except Exception as e:  # array_record raises RuntimeError, protobuf DecodeError, ...
+    except Exception as e:  # array_record and protobuf each raise their own exceptions
       reason = errors.brief(e)
       raise errors.DataError(
         f'{self.name(i)} cannot be read: {reason}; prepare the set again'

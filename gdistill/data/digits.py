@@ -1,4 +1,4 @@
-"""The embedded data: 1,797 real handwritten digits, 8x8, from scikit-learn's wheel."""
+"""Reads the 1,797 handwritten digits of 8x8 grey pixels that the package scikit-learn includes."""
 
 import numpy as np
 
@@ -11,9 +11,12 @@ CLASS_NAMES = tuple('0123456789')
 def load(
   settings: recipes.Data, shape: tuple[int, int, int]
 ) -> tuple[source.Source, source.Source]:
-  """Returns (training, held out); a grey level of 0 to 16 becomes round(255 level / 16)."""
-  del shape  # the digits are always 8x8 and grey
-  from sklearn import datasets  # a slow import that only this function needs
+  """Returns two sources, (training, held out).
+
+  The grey levels 0 to 16 of scikit-learn become round(255 level / 16).
+  """
+  del shape  # the digits are always 8x8 and grey, so `shape` is not needed
+  from sklearn import datasets  # imported here: scikit-learn loads slowly
 
   digits = datasets.load_digits()
   pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]

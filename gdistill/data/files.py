@@ -1,4 +1,4 @@
-"""Files of prepared and encoded data: atomic writes, checksums, temporary names."""
+"""Writes the files of prepared pictures and encoded latents by atomic rename; computes sha256."""
 
 import contextlib
 import hashlib
@@ -9,12 +9,13 @@ from typing import Any
 
 from gdistill import errors
 
-# Longer than the '.tmp-' of storage.py, whose temporary files belong to the lock of the folder.
+# Prefix of the temporary files of prepared and encoded data: longer than the prefix '.tmp-' of
+# storage.py, because temporary files of storage.py may belong to the lock of the folder.
 TEMPORARY = '.tmp-prepare-'
 
 
 def dumps(value: Any) -> bytes:
-  """Returns JSON with sorted keys, so that equal values have equal bytes."""
+  """Returns `value` as JSON bytes with sorted keys, so that equal values have equal bytes."""
   return (json.dumps(value, sort_keys=True, indent=1) + '\n').encode()
 
 
@@ -24,7 +25,7 @@ def sha256(file: str) -> str:
 
 
 def write(file: str, data: bytes) -> None:
-  """Writes a file by atomic rename: a reader sees the whole file or none of it."""
+  """Writes `data` to `file` by atomic rename, so that a reader never sees half a file."""
   temporary = os.path.join(os.path.dirname(file), f'{TEMPORARY}{secrets.token_hex(8)}')
   try:
     with open(temporary, 'wb') as f:
@@ -38,14 +39,14 @@ def write(file: str, data: bytes) -> None:
 
 
 def publish(temporary: str, file: str) -> None:
-  """Renames a temporary file to its final name, after its bytes have reached the disk."""
+  """Renames the file `temporary` to `file`, after its bytes have been flushed to the disk."""
   _fsync(temporary)
   os.replace(temporary, file)
   _fsync(os.path.dirname(file))
 
 
 def unwritable(path: str, e: Exception) -> errors.DataError:
-  """Returns the error for a file or folder that cannot be written, with advice for its cause."""
+  """Returns the DataError for a path that cannot be written, with advice for the cause."""
   reason = getattr(e, 'strerror', None) or errors.brief(e)
   return errors.DataError(f'{path} cannot be written: {reason}; {errors.write_advice(e)}')
 

@@ -1,4 +1,4 @@
-"""Pictures in class subfolders, `<split>/<class>/<name>.jpg`: a folder, or a tar or zip archive."""
+"""Reads pictures `<split>/<class>/<name>.jpg` from a folder, a tar archive or a zip archive."""
 
 import dataclasses
 import os
@@ -15,20 +15,21 @@ from gdistill.data import source
 from gdistill.recipe import settings as recipes
 
 _ARCHIVES = ('.zip', '.tar', '.tar.gz', '.tgz', '.tar.bz2', '.tar.xz', '.txz')
-_MOST_MEMBERS = 2_000_000  # pictures of one archive
-_MOST_BYTES = 16 * 2**30  # bytes of pictures that are kept in memory
-_LARGEST = 2**28  # bytes of one picture
-_MOST_RATIO = 200  # largest ratio of the unpacked bytes to the bytes of the archive
+_MOST_MEMBERS = 2_000_000  # most pictures that one archive may hold
+_MOST_BYTES = 16 * 2**30  # most bytes of an archive's pictures that are kept in memory
+_LARGEST = 2**28  # most bytes that one picture file may have
+_MOST_RATIO = 200  # largest allowed ratio: unpacked bytes / bytes of the archive
 
 
 def load(
   settings: recipes.Data, shape: tuple[int, int, int]
 ) -> tuple[source.Source, source.Source]:
-  """Returns (training, held out) of data.path.
+  """Returns (training, held out), two sources of the pictures at data.path.
 
-  The two are the two splits, or with data.held_out the first split divided class by class. With
-  the split '' the class folders lie at the top. The class names are the names of those folders,
-  sorted. Pictures of another size are cropped and resized by pictures.square.
+  The two sources are the splits data.split and data.held_out_split. If data.held_out is set, both
+  sources come from data.split, of which that share of every class is held out. If the name of a
+  split is '', the class folders lie directly in data.path. The class names are the sorted names of
+  the class folders. Pictures of another size are cropped and resized by pictures.square.
   """
   found = listing(settings.path)
   train = split(found, settings.split, shape)
@@ -44,8 +45,10 @@ def load(
 class Listing:
   """The pictures of a folder or an archive, with their sizes in bytes: {'train/cat/1.jpg': 4711}.
 
-  Archives cannot be read at random places, so the pictures of an archive are in memory, as
-  `contents`, or one after another in the file `spool`, at `offsets`.
+  The pictures of an archive are unpacked once, because archives cannot be read at random places.
+  Without a `spool`, the bytes of an archive's pictures are kept in memory as `contents`. With a
+  `spool`, the bytes of an archive's pictures lie one after another in the file `spool`, and
+  `offsets` holds the byte where each picture begins.
   """
 
   path: str
@@ -56,9 +59,11 @@ class Listing:
 
 
 def listing(path: str, spool: str = '', poll: Callable[[], None] = lambda: None) -> Listing:
-  """Returns the listing of a folder or an archive; an archive is unpacked to `spool` or memory.
+  """Lists the pictures of a folder or an archive; unpacks an archive to the file `spool`.
 
-  `poll()` is called between the pictures of an archive and may raise to stop the work.
+  If `spool` is '', the pictures of an archive are unpacked to memory.
+
+  `poll()` is called between the pictures of an archive and may raise to stop the unpacking.
   """
   if not os.path.isfile(path):
     return Listing(path, _folder(path))
@@ -80,7 +85,7 @@ def listing(path: str, spool: str = '', poll: Callable[[], None] = lambda: None)
 
 
 def split(listed: Listing, name: str, shape: tuple[int, int, int]) -> source.Source:
-  """Returns the pictures in `<name>/<class>/`, or in `<class>/` if the name is ''."""
+  """Returns the source of the pictures in `<name>/<class>/`, or in `<class>/` if `name` is ''."""
   prefix = f'{name}/' if name else ''
   names = [n for n in listed.sizes if n.startswith(prefix) and n.count('/') == bool(name) + 1]
   if not names:
@@ -102,7 +107,10 @@ def split(listed: Listing, name: str, shape: tuple[int, int, int]) -> source.Sou
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Read:
-  """Reads example i as (pixels, label); a class and not a closure, because workers unpickle it."""
+  """Reads example i as (pixels, label).
+
+  The reader is a class, not a closure, because worker processes unpickle the reader.
+  """
 
   path: str
   names: list[str]  # such as 'train/cat/1.jpg'
@@ -121,7 +129,7 @@ class _Read:
     return self.names[i]
 
   def part(self, i: int) -> str:
-    """Returns the name, size and label of example i, for a fingerprint without the data's path."""
+    """Returns name, size and label of example i as one string, to be hashed into a fingerprint."""
     return f'{self.names[i]} {self.sizes[i]} {self.labels[i]}'
 
   def _data(self, i: int) -> bytes:
@@ -139,7 +147,7 @@ class _Read:
 
 
 def _nothing(listed: Listing, prefix: str) -> str:
-  """Returns the error line for a split without pictures."""
+  """Returns the text of the DataError for a split that has no pictures."""
   where = f'data.path={listed.path}'
   flat = sum(n.startswith(prefix) and n.count('/') == prefix.count('/') for n in listed.sizes)
   if flat:
@@ -157,7 +165,7 @@ def _nothing(listed: Listing, prefix: str) -> str:
 
 
 def _folder(path: str) -> dict[str, int]:
-  """Returns {'train/cat/1.jpg': bytes of the file}, at most two levels of folders deep."""
+  """Returns {'train/cat/1.jpg': size in bytes} of the pictures at most two folders deep."""
   if not path or not os.path.isdir(path):
     raise errors.DataError(f'data.path={path!r} is no folder or archive; name the one to train on')
   found = {}
@@ -179,10 +187,10 @@ def _folder(path: str) -> dict[str, int]:
 
 
 def _archive(path: str, most_bytes: int, too_much: str) -> Iterator[tuple[str, bytes]]:
-  """Yields (name, contents) of every picture; no file is ever created under a name in the archive.
+  """Yields (name, contents) of every picture of the archive `path`; unpacks nothing to the disk.
 
-  Raises DataError if the archive is damaged, or too large: `most_bytes` limits the sum of the
-  pictures, and `too_much` says in the error line what would be too much.
+  Raises DataError if the archive is damaged, or if its pictures have more than `most_bytes` bytes
+  in all. `too_much` ends the error line about the size, such as 'unpack'.
   """
   if not path.lower().endswith(_ARCHIVES):
     raise errors.DataError(
@@ -200,7 +208,7 @@ def _archive(path: str, most_bytes: int, too_much: str) -> Iterator[tuple[str, b
         f'{most / 2**30:.3g} GiB or a picture of over {_LARGEST / 2**30:g} GiB, which is too much '
         f'to {too_much}'
       )
-    data = read(size + 1)  # one byte more than announced shows a false length
+    data = read(size + 1)  # reads one byte more, to notice a picture longer than its header says
     if len(data) != size:
       raise errors.DataError(
         f'{path}: {name} has another length than the archive says; pack the archive again'
@@ -221,7 +229,7 @@ def _archive(path: str, most_bytes: int, too_much: str) -> Iterator[tuple[str, b
             yield checked(member.name, member.size, t.extractfile(member).read)
   except (errors.DataError, GeneratorExit):
     raise
-  except Exception as e:  # tarfile, zipfile, lzma and zlib each raise their own kinds
+  except Exception as e:  # tarfile, zipfile, lzma and zlib each raise their own exceptions
     reason = errors.brief(e)
     raise errors.DataError(f'data.path={path} cannot be read: {reason}; copy it again') from e
 
@@ -229,8 +237,8 @@ def _archive(path: str, most_bytes: int, too_much: str) -> Iterator[tuple[str, b
 class _Member(tarfile.TarInfo):
   """A tar header that raises ReadError if it is damaged.
 
-  tarfile alone takes a damaged or missing header for the end of the archive, and the pictures
-  after that header would be missing without an error.
+  The class tarfile.TarInfo would take a damaged header for the end of the archive, so the pictures
+  after a damaged header would be missing without an error.
   """
 
   @classmethod
@@ -244,7 +252,7 @@ class _Member(tarfile.TarInfo):
 
 
 def _visible(name: str) -> bool:
-  """Whether a name is not one of the system's, such as '.ipynb_checkpoints' or '__MACOSX'."""
+  """Returns False for names of hidden or system files, such as '.DS_Store' or '__MACOSX'."""
   return not name.startswith('.') and name != '__MACOSX'
 
 
@@ -254,7 +262,7 @@ def _is_picture(name: str) -> bool:
 
 
 def _without_one_top(found: dict) -> dict:
-  """Cuts a top folder off the names if all names share one, as in many archives."""
+  """Removes the top folder from all names if every name begins with the same top folder."""
   tops = {n.partition('/')[0] for n in found}
   if len(tops) == 1 and all(n.count('/') > 2 for n in found):
     return {n.partition('/')[2]: v for n, v in found.items()}

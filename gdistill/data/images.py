@@ -1,4 +1,4 @@
-"""Pictures without labels, of one size, from a folder or an .npz file: samples to evaluate."""
+"""Reads unlabelled pictures of one size from a folder or an .npz file, to evaluate them."""
 
 import dataclasses
 import hashlib
@@ -12,14 +12,15 @@ from gdistill import errors
 from gdistill.data import pictures
 from gdistill.data import source
 
-_ARRAYS = ('arr_0', 'pixels', 'samples', 'images')  # usual names of the pixels in an .npz file
+# Names that the array of pixels may have in an .npz file.
+_ARRAYS = ('arr_0', 'pixels', 'samples', 'images')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Images:
   """Pictures to evaluate: `read(i)` returns picture i, uint8 of `shape` [H, W, 1 or 3].
 
-  `names` are the paths of the picture files, or () for an .npz file.
+  `names` are the paths of the picture files; `names` is () if the pictures come from an .npz file.
   """
 
   read: Callable[[int], np.ndarray]
@@ -31,33 +32,34 @@ class Images:
 
   @property
   def brought(self) -> int:
-    """Returns how many of the pictures read so far were resized."""
+    """Returns how many of the pictures that were read so far had to be resized."""
     return len(self.square.changed) if self.square else 0
 
   @property
   def resized(self) -> str:
-    """Returns, in words, how the pictures read so far were resized; 'none' if none was."""
+    """Returns a text that says how the pictures read so far were resized, or 'none'."""
     return f'centre square, by area to {self.square.size}' if self.brought else 'none'
 
   def __len__(self) -> int:
     return self.count
 
   def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields (index [b], pixels [b, H, W, C]) in order; threads decode the next batch ahead."""
+    """Yields (index [b], pixels [b, H, W, C]) in order, while threads decode the next batch."""
     for index, found in source.ahead(self.read, self.count, size):
       yield index, np.stack(found)
 
   def digest(self) -> Any:
-    """Returns a sha256 object, to be updated with the pixels of all pictures in order."""
+    """Returns a sha256 object; the caller adds the pixels of all pictures in order."""
     return hashlib.sha256(f'{self.count} {self.shape}\n'.encode())
 
 
 def load(path: str, flag: str = '--images', size: int = 0) -> Images:
-  """Returns the pictures of a folder, at any depth and sorted by name, or of an .npz file.
+  """Returns the pictures of an .npz file, or of a folder at any depth, sorted by name.
 
   With `size`, each picture is cropped to its centre square and resized by area to `size` pixels a
-  side. Without `size`, all pictures must have the size of the first. DataError names a picture or
-  file that is missing, damaged or of another size; `flag` names the path in the error line.
+  side. Without `size`, all pictures must have the size of the first picture. Raises DataError for a
+  picture or file that is missing, damaged or of another size. `flag` is the command-line flag of
+  `path`, for error lines.
   """
   found = _load(path, flag, bool(size))
   if not size:
@@ -68,7 +70,7 @@ def load(path: str, flag: str = '--images', size: int = 0) -> Images:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Square:
-  """Reads picture i as a square of `size` pixels a side, and remembers which were resized."""
+  """Reads picture i as a square of `size` pixels a side; `changed` holds the resized indices."""
 
   inner: Callable[[int], np.ndarray]
   size: int
@@ -84,7 +86,7 @@ class _Square:
 def captions(path: str, images: Images) -> list[str]:
   """Returns the caption of each picture: the first line of '<name>.txt' in the folder `path`.
 
-  `<name>` is the path of the picture in its own folder, without the suffix.
+  `<name>` is the picture's path relative to `images.path`, without the suffix.
   """
   found = []
   for name in images.names:
@@ -108,18 +110,23 @@ def _load(path: str, flag: str, any_size: bool) -> Images:
     return _folder(path, flag, any_size)
   if os.path.isfile(path) and path.endswith('.npz'):
     return _npz(path, flag)
-  raise errors.DataError(f'{flag}={path} is neither a folder of pictures nor an .npz file')
+  raise errors.DataError(
+    f'{flag}={path} is neither a folder of pictures nor an .npz file; name one'
+  )
 
 
 def files(path: str, flag: str) -> tuple[str, ...]:
-  """Returns the paths of a folder's pictures, at any depth and sorted; DataError if none."""
+  """Returns the sorted paths of a folder's pictures, at any depth.
+
+  Raises DataError if the folder holds no pictures; `flag` is the flag of `path`, for error lines.
+  """
 
   def unreadable(e):
     raise errors.DataError(f'{flag}: {e.filename} cannot be read: {e.strerror}; fix it') from e
 
   names, seen = [], set()
   for folder, folders, found in os.walk(path, onerror=unreadable, followlinks=True):
-    if os.path.realpath(folder) in seen:  # a symbolic link may lead back to a parent folder
+    if os.path.realpath(folder) in seen:  # visited: a symbolic link may lead back up
       folders.clear()
       continue
     seen.add(os.path.realpath(folder))
@@ -130,13 +137,14 @@ def files(path: str, flag: str) -> tuple[str, ...]:
     ]  # fmt: skip
   if not names:
     raise errors.DataError(
-      f'{flag}={path} holds no pictures ending in {", ".join(pictures.SUFFIXES)}'
+      f'{flag}={path} holds no pictures ending in {", ".join(pictures.SUFFIXES)}; '
+      'name another folder'
     )
   return tuple(sorted(names))
 
 
 def decoded(file: str, *how: Any) -> np.ndarray:
-  """Returns `pictures.decode` of a file, with the arguments `how`."""
+  """Returns the pixels of a picture file; `how` are further arguments of pictures.decode."""
   try:
     with open(file, 'rb') as f:
       data = f.read()
@@ -168,7 +176,7 @@ def _npz(path: str, flag: str) -> Images:
       found = [n for n in _ARRAYS if n in stored.files]
       pixels = stored[found[0]] if found else None
       has = ', '.join(stored.files)
-  except Exception as e:  # zipfile, zlib and numpy each raise their own kinds
+  except Exception as e:  # zipfile, zlib and numpy each raise their own exceptions
     raise errors.DataError(
       f'{flag}={path} is not readable ({errors.brief(e)}); copy it again'
     ) from e
@@ -183,5 +191,5 @@ def _npz(path: str, flag: str) -> Images:
       'write whole numbers from 0 to 255'
     )
   if not len(pixels):
-    raise errors.DataError(f'{flag}={path}: {found[0]} holds no pictures')
+    raise errors.DataError(f'{flag}={path}: {found[0]} holds no pictures; name another file')
   return Images(lambda i: pixels[i], len(pixels), pixels.shape[1:], path)

@@ -1,10 +1,14 @@
-"""The cache of latents: encodes pictures and captions once, into shards that training reads.
+"""Writes the cache of latents: pictures and captions, encoded once into shards for training.
 
-A cache folder holds ArrayRecord files of latents in bfloat16, for both flips of every picture;
-ArrayRecord files of the embeddings of the distinct captions; a JSON beside every shard; and
-index.json, which is written last and names the networks that encoded everything. Several processes
-share the shards, and an interrupted job goes on with the shards that are missing.
-data/latent_encoding.py makes the records, and data/latents.py reads the cache.
+A cache folder holds:
+
+- ArrayRecord files of latents in bfloat16, of every picture and its mirror image;
+- ArrayRecord files of the embeddings of the distinct captions;
+- a JSON file beside every shard, which says what the shard was made from;
+- index.json, which is written last and names the encoders.
+
+Several processes can divide the shards among them. An interrupted job resumes with the shards that
+are missing. data/latent_encoding.py makes the records, and data/latents.py reads the cache.
 """
 
 import contextlib
@@ -23,11 +27,11 @@ from gdistill.data import latents as stored
 from gdistill.data import records
 from gdistill.data import source
 
-# Names that a cache folder may hold: shards, index, the lock of the writer, the system's own files.
+# Files that a cache folder may hold: shards, index, the writer's lock, hidden and system files.
 _KNOWN = re.compile(
   rf'(latents|texts)-\d{{5,}}\.(array_record|json)|{records.INDEX}|lock\.json|\..*|lost\+found'
 )
-# How error lines name a difference in each field that says what a cache was made from.
+# Words with which an error line says which field of the cache differs from this run's.
 _DIFFERENCES = {
   'examples': 'other pictures',
   'size': 'pictures of another size',
@@ -42,7 +46,10 @@ _DIFFERENCES = {
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """How a split is encoded, and which of the `processes` that share the work this process is."""
+  """How the latents of a split are encoded.
+
+  This process is number `process` of the `processes` that divide the shards among them.
+  """
 
   out: str  # the cache folder
   batch_size: int = 64
@@ -54,13 +61,13 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class _Shard:
-  """A shard file: the pictures, or the distinct captions, from `first` to `last` - 1."""
+  """A shard file, which holds pictures or distinct captions number `first` to `last` - 1."""
 
   kind: str  # 'latents' or 'texts'
   number: int
   first: int
   last: int
-  key: str  # fingerprint of everything that the shard is made from
+  key: str  # fingerprint of the examples, encoders and settings behind the shard
 
   @property
   def name(self) -> str:
@@ -68,9 +75,9 @@ class _Shard:
 
 
 class Job:
-  """A split to encode: `work` writes this process's shards, `finish` the index of all shards.
+  """The job of encoding a split: `work` writes this process's shards, `finish` writes the index.
 
-  `captions` has one caption for every example; only distinct captions are embedded.
+  `captions` has one caption for every example. Equal captions are embedded only once.
   """
 
   def __init__(
@@ -93,7 +100,7 @@ class Job:
       'text_encoder': texts.digest if texts else '',
       'captions': source.fingerprint(captions) if texts else '',
       'shard_size': settings.shard_size,
-      # Without masks there is no such field: caches from before masks existed stay valid.
+      # The field `masks` is left out without masks, so that older caches stay valid.
       **({'masks': encoder.masks} if encoder.masks else {}),
     }
     self._shards = self._plan()
@@ -101,23 +108,26 @@ class Job:
 
   @property
   def total(self) -> int:
-    """Returns the number of pictures and captions in this process's shards."""
+    """Returns the number of pictures and distinct captions in this process's shards."""
     return sum(s.last - s.first for s in self._mine)
 
   @property
   def done(self) -> int:
-    """Returns how many of `total` lie in shards that are already written."""
+    """Returns how many of this process's pictures and captions lie in shards already written."""
     return sum(s.last - s.first for s in self._mine if self._description(s))
 
   @property
   def finished(self) -> bool:
-    """Whether the index is there and right, and every shard file has the right size."""
+    """Returns whether index.json exists and fits this job, and all shard files have their size."""
     index = _json(os.path.join(self.settings.out, records.INDEX))
     whole = index is not None and all(self._description(s) for s in self._shards)
     return whole and index.get('digest') == records.digest(index) == self._index()['digest']
 
   def check(self) -> None:
-    """Raises DataError if the folder holds other files, or latents made from anything else."""
+    """Raises DataError if the cache folder holds foreign files or latents of another job.
+
+    Latents are of another job if their pictures, captions, encoders or shard sizes differ.
+    """
     out = self.settings.out
     for name in sorted(os.listdir(out)) if os.path.isdir(out) else ():
       file = os.path.join(out, name)
@@ -127,7 +137,7 @@ class Job:
         )
       found = _json(file) if name.endswith('.json') and name != 'lock.json' else None
       if found is None:
-        continue  # `work` and `finish` write a damaged JSON again
+        continue  # a damaged JSON file is no error here: `work` and `finish` write it again
       if name == records.INDEX and found.get('format') != stored.FORMAT:
         raise errors.DataError(
           f'{file} is of format {str(found.get("format"))[:40]!r} and not {stored.FORMAT!r}: the '
@@ -143,22 +153,22 @@ class Job:
           )
 
   def clean(self) -> None:
-    """Removes the temporary files of killed processes; call it while no process writes here."""
+    """Removes temporary files of killed processes; call it while no process writes to the cache."""
     for name in os.listdir(self.settings.out):
       if name.startswith(files.TEMPORARY):
         os.unlink(os.path.join(self.settings.out, name))
 
   def work(self, poll: Callable[[], None], update: Callable[[int], None]) -> tuple[int, int]:
-    """Writes the missing shards of this process; returns (shards written, pictures in them).
+    """Writes the missing shards of this process; returns (shards written, pictures encoded).
 
-    `poll()` is called between batches and may raise to stop the job; finished shards stay.
-    `update(done)` is called with the number of pictures and captions that are done.
+    `poll()` is called between batches and may raise to stop the job; finished shards are kept.
+    `update(done)` is called after each shard with the number of finished pictures and captions.
     """
     os.makedirs(self.settings.out, exist_ok=True)
     missing = [s for s in self._mine if not self._intact(s)]
     done, encoded = self.total - sum(s.last - s.first for s in missing), 0
     for shard in missing:
-      with contextlib.suppress(FileNotFoundError):  # an index must list intact shards only
+      with contextlib.suppress(FileNotFoundError):  # an index lists intact shards only
         os.unlink(os.path.join(self.settings.out, records.INDEX))
       encode = self._encoding.latents if shard.kind == 'latents' else self._encoding.embeddings
       self._write(shard, encode(shard.number, shard.first, shard.last, poll))
@@ -168,7 +178,7 @@ class Job:
     return len(missing), encoded
 
   def finish(self) -> dict[str, Any]:
-    """Writes and returns the index; DataError names a missing shard."""
+    """Writes index.json and returns its contents; raises DataError if a shard is missing."""
     index = self._index()
     files.write(os.path.join(self.settings.out, records.INDEX), files.dumps(index))
     return index
@@ -189,7 +199,10 @@ class Job:
 
     text, count = self._texts, sum(d['count'] for d in latents.values())
     if not count:
-      raise errors.DataError('no picture can be read; nothing is left to train on')
+      raise errors.DataError(
+        f'no picture can be read: all {len(self._examples):,} examples were left out, because of '
+        'latents.skip_corrupt; check the data set that data.path or data.dataset names'
+      )
     index = {
       'format': stored.FORMAT,
       'version': records.VERSION,
@@ -216,8 +229,8 @@ class Job:
     return shards
 
   def _write(self, shard: _Shard, made: Iterator[bytes]) -> None:
-    """Writes a shard file and then the JSON that describes it, both by atomic rename."""
-    from array_record.python import array_record_module  # imported here: it loads slowly
+    """Writes a shard file, then the JSON file that describes the shard, each by atomic rename."""
+    from array_record.python import array_record_module  # imported here: array_record loads slowly
 
     out = self.settings.out
     temporary = os.path.join(out, f'{files.TEMPORARY}{secrets.token_hex(8)}')
@@ -225,7 +238,7 @@ class Job:
     try:
       with _writing(out):
         writer = array_record_module.ArrayRecordWriter(temporary, records.WRITER)
-      for data in made:  # outside `_writing`: an encoder's errors are not disk errors
+      for data in made:  # not inside `_writing`: encoders run here, whose errors are no disk errors
         with _writing(out):
           writer.write(data)
         count += 1
@@ -246,10 +259,10 @@ class Job:
     return os.path.join(self.settings.out, shard.name.replace('.array_record', '.json'))
 
   def _description(self, shard: _Shard) -> dict[str, Any] | None:
-    """Returns the JSON beside a shard.
+    """Returns the contents of the JSON file beside a shard.
 
-    Returns None if that JSON is damaged or made from anything else, or if the shard file is
-    missing or has another size.
+    Returns None if the JSON file is missing, damaged or of another job, or if the shard file is
+    missing or has another size than the JSON file says.
     """
     found = _json(self._json_of(shard)) or {}
     if found.get('key') != shard.key or found.get('digest') != records.digest(found):
@@ -261,14 +274,14 @@ class Job:
     return found if found['bytes'] == size else None
 
   def _intact(self, shard: _Shard) -> bool:
-    """Whether the shard file has the sha256 that its JSON says; reads the whole file."""
+    """Reads the whole shard file; returns whether its sha256 is the one in its JSON file."""
     found = self._description(shard)
     file = os.path.join(self.settings.out, shard.name)
     return bool(found) and found['sha256'] == files.sha256(file)
 
 
 def _json(file: str) -> dict[str, Any] | None:
-  """Returns the object in a JSON file, or None if the file is missing or damaged."""
+  """Returns the dict in a JSON file, or None if the file is missing or damaged."""
   try:
     with open(file, 'rb') as f:
       found = json.load(f)
@@ -279,7 +292,7 @@ def _json(file: str) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def _writing(out: str) -> Iterator[None]:
-  """Turns errors of writing a shard into a DataError that names the folder."""
+  """Turns an error from writing a shard into a DataError that names the cache folder `out`."""
   try:
     yield
   except (OSError, RuntimeError) as e:  # array_record raises RuntimeError on a full disk

@@ -1,6 +1,6 @@
-"""Records of a latent cache: pictures through an autoencoder, captions through a text encoder.
+"""Makes the records of a latent cache: encodes pictures as latents and captions as embeddings.
 
-The encoders are given as functions, so this module knows no network.
+The autoencoder and the text encoder are passed in as functions, so this module imports no network.
 """
 
 import dataclasses
@@ -18,10 +18,11 @@ from gdistill.data import source
 class Encoder:
   """An autoencoder: `encode(pixels [B, H, W, 3] uint8)` returns (mean, deviation) [B, h, w, c].
 
-  Without a `posterior` the deviation is zero and is not stored. `digest` names the parameters and
-  the scale of the latents. For inpainting, each flip of a picture is also stored with `masks`
-  masks: `masked(pixels, numbers [B])` returns [B, h, w, 1 + c], the mask that belongs to each
-  number and the latent of the picture without the pixels under that mask.
+  If `posterior` is False, the deviation is zero and is not stored. `digest` is a hash of the
+  autoencoder's parameters and of the scale of its latents. `masks` is the number of inpainting
+  masks that are stored with each picture and with its mirror image; 0 means no inpainting.
+  `masked(pixels, numbers [B])` returns [B, h, w, 1 + c]: the mask that is drawn from each number as
+  seed, and the latent of the picture without the pixels under that mask.
   """
 
   encode: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -36,7 +37,7 @@ class Encoder:
 class Texts:
   """A text encoder: `encode(captions)` returns (embeddings [n, length, width], mask [n, length]).
 
-  The mask is true where a token counts.
+  The mask [n, length] is true at the caption's tokens and false at the padding.
   """
 
   encode: Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
@@ -46,10 +47,10 @@ class Texts:
 
 
 class Encoding:
-  """Turns the examples of a split, and their distinct captions, into records.
+  """Encodes the examples of a split, and their distinct captions, as records of a latent cache.
 
   `captions` has one caption for every example, or is empty without a text encoder. A picture that
-  cannot be read raises DataError, or is left out with `skip_corrupt`. Batches are filled up to
+  cannot be read raises DataError, or is left out if `skip_corrupt` is True. Batches are padded to
   `batch_size`, so that each encoder is compiled for one shape only.
   """
 
@@ -69,10 +70,11 @@ class Encoding:
     self._numbers = np.array([numbers[c] for c in captions] if texts else [0] * len(examples))
 
   def latents(self, shard: int, first: int, last: int, poll: Callable[[], None]) -> Iterator[bytes]:
-    """Yields the records of the readable pictures of `first` to `last` - 1, in order.
+    """Yields, in order, the records of the readable pictures number `first` to `last` - 1.
 
     A record holds the latents [flip, mean and deviation, h, w, c] and then the masked latents
-    [flip, masks, h, w, 1 + c], in bfloat16. `poll()` is called between batches and may raise.
+    [flip, masks, h, w, 1 + c], in bfloat16. `poll()` is called between batches and may raise to
+    stop the job.
     """
     written = 0
     for index, pixels, labels in self._pictures(first, last):
@@ -90,10 +92,10 @@ class Encoding:
   def embeddings(
     self, shard: int, first: int, last: int, poll: Callable[[], None]
   ) -> Iterator[bytes]:
-    """Yields the records of the distinct captions `first` to `last` - 1, in order.
+    """Yields, in order, the records of the distinct captions number `first` to `last` - 1.
 
-    A record holds the mask [length] as bytes and then the embedding [length, width] in bfloat16.
-    `poll()` is called between batches and may raise.
+    A record holds the token mask [length] as bytes, then the embedding [length, width] in bfloat16.
+    `poll()` is called between batches and may raise to stop the job.
     """
     for start in range(first, last, self._batch_size):
       poll()
@@ -105,7 +107,10 @@ class Encoding:
         yield records.sealed(stored.TEXT_HEADER, (shard, start - first + i), body)
 
   def _pictures(self, first: int, last: int) -> Iterator[tuple[tuple, np.ndarray, tuple]]:
-    """Yields (index, pixels [b, H, W, 3], labels) of the readable pictures; threads read ahead."""
+    """Yields batches (index, pixels [b, H, W, 3], labels) of the readable pictures in a range.
+
+    Threads read the pictures of the next batch ahead.
+    """
 
     def read(i):
       try:
@@ -123,7 +128,7 @@ class Encoding:
         yield index, np.stack(pixels), labels
 
   def _encode(self, pixels: np.ndarray) -> np.ndarray:
-    """Returns the mean, and with a posterior the deviation, of pixels: [B, 1 or 2, h, w, c]."""
+    """Returns the latents of pixels, [B, 1 or 2, h, w, c]: the mean, and any stored deviation."""
     full = np.resize(pixels, (self._batch_size, *pixels.shape[1:]))
     mean, std = self._encoder.encode(full)
     parts = (mean, std) if self._encoder.posterior else (mean,)

@@ -1,6 +1,6 @@
-"""Latents and caption embeddings that are already encoded: the examples that training reads.
+"""Reads encoded latents and caption embeddings from a cache folder, as examples for training.
 
-The files are written by data/latent_cache.py.
+data/latent_cache.py writes the cache folder.
 """
 
 import dataclasses
@@ -17,18 +17,19 @@ from gdistill.data import records
 FORMAT = 'gdistill-latents'
 COMMAND = 'gdistill encode'
 DTYPE = ml_dtypes.bfloat16
-# records.sealed writes the crc32 and these integers in front of the values of a record.
-HEADER = struct.Struct('<IIIII')  # crc32; shard, place in the shard; label, number of the caption
-TEXT_HEADER = struct.Struct('<III')  # crc32; shard, place in the shard
+# Headers of records: records.sealed writes the crc32 and these integers before the values.
+HEADER = struct.Struct('<IIIII')  # crc32, shard, place in the shard, label, number of the caption
+TEXT_HEADER = struct.Struct('<III')  # crc32, shard, place in the shard
 _IN_MEMORY = 2**29  # a cache of at most this many bytes is read once and kept in memory
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Latents:
-  """The encoded examples of a split, with those methods of source.Source that batches need.
+  """The encoded examples of a split, with the methods of source.Source that make batches.
 
-  `shape` is the shape of one latent, [h, w, c]. An example has 2 latents, the means of both flips,
-  or with a posterior 4: a mean and a standard deviation for each flip.
+  `shape` is the shape of one latent, [h, w, c]. An example without a posterior has 2 latents: the
+  mean for the picture and for its mirror image. An example with a posterior has 4 latents: a mean
+  and a standard deviation for the picture and for its mirror image.
   """
 
   index: dict[str, Any]
@@ -37,7 +38,7 @@ class Latents:
   # text(number of a caption) -> (embedding, mask)
   text: Callable[[int], tuple[np.ndarray, np.ndarray]] | None
   in_memory: bool
-  heavy = False  # `read` holds records only if in_memory, when there are no workers
+  heavy = False  # never copied to workers with its records: a cache in memory uses no workers
 
   def __len__(self) -> int:
     return self.index['count']
@@ -52,12 +53,12 @@ class Latents:
 
   @property
   def views(self) -> tuple[int, int]:
-    """Returns (2 flips, parts): 1 part is the mean, 2 parts are the mean and the deviation."""
+    """Returns (2, parts): 2 flips, with 1 part (mean) or 2 parts (mean and standard deviation)."""
     return 2, 1 + self.index['posterior']
 
   @property
   def fields(self) -> dict[str, tuple[tuple[int, ...], Any]]:
-    """Returns {name: (shape, dtype)} of one example, for the arrays that `gather` returns."""
+    """Returns {name: (shape, dtype)} of the arrays that `gather` returns, for one example."""
     found = {'latents': ((*self.views, *self.shape), DTYPE), 'label': ((), np.int32)}
     if count := self.index.get('masks', 0):
       found['masked'] = _masked_shape(count, self.shape), DTYPE
@@ -73,8 +74,9 @@ class Latents:
   def gather(self, index: Any) -> dict[str, np.ndarray]:
     """Returns {'latents': [B, flips, parts, h, w, c] bfloat16, 'label': [B] int32}.
 
-    With captions the batch also has 'text' [B, length, width] bfloat16 and 'text_mask' [B, length]
-    bool. For inpainting the batch also has 'masked' [B, flips, masks, h, w, 1 + c] bfloat16.
+    If the cache has captions, the batch also has 'text' [B, length, width] bfloat16 and 'text_mask'
+    [B, length] bool. If the cache has inpainting masks, the batch also has 'masked' [B, flips,
+    masks, h, w, 1 + c] bfloat16.
     """
     latents, masked, labels, captions = zip(*(self.read(int(i)) for i in index), strict=True)
     out = {'latents': np.stack(latents), 'label': np.array(labels, np.int32)}
@@ -87,7 +89,7 @@ class Latents:
 
 
 def load(folder: str, shape: tuple[int, int, int]) -> Latents:
-  """Returns the latents in a cache folder.
+  """Returns the latents of the cache folder `folder`, whose shape must be `shape`, [h, w, c].
 
   Raises DataError if the cache is incomplete or damaged, or if its latents have another shape.
   """
@@ -95,7 +97,7 @@ def load(folder: str, shape: tuple[int, int, int]) -> Latents:
   found = tuple(index['shape'])
   if found != shape:
     raise errors.DataError(
-      f'{folder} holds latents of height, width, channels {list(found)}, the model draws '
+      f'{folder} holds latents of height, width, channels {list(found)}, the model samples '
       f'{list(shape)}; set model.image_size={found[0]} and model.image_channels={found[2]}, or '
       f'name another latents.cache'
     )
@@ -123,7 +125,7 @@ def _shards(folder: str, listed: Sequence[dict[str, Any]]) -> records.Shards:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Kept:
-  """Values in memory: f(i) is value i."""
+  """Returns value i of a list in memory, when called with i."""
 
   values: list
 
@@ -133,7 +135,10 @@ class _Kept:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Examples:
-  """Reads example i from its shard; a class and not a closure, because workers unpickle it."""
+  """Reads example i from its shard.
+
+  The reader is a class, not a closure, because worker processes unpickle the reader.
+  """
 
   shards: records.Shards
   shape: tuple[int, ...]
@@ -151,7 +156,7 @@ class _Examples:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Texts:
-  """Reads the embedding and the mask of caption i from its shard."""
+  """Reads the embedding [length, width] and the token mask [length] of caption i from its shard."""
 
   shards: records.Shards
   length: int

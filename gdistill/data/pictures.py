@@ -1,4 +1,4 @@
-"""Turns picture files into uint8 pixels: decodes, crops to the centre, resizes by area."""
+"""Decodes picture files to uint8 pixels, crops them to the centre and resizes them by area."""
 
 import functools
 import io
@@ -10,7 +10,8 @@ from gdistill import errors
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp')
 _MODES = {1: 'L', 3: 'RGB'}
-# A file of a few bytes can claim a size that fills the memory; Pillow warns above this limit.
+# Most pixels of a picture, because a small file can claim a size that fills the memory. Pillow
+# itself warns above 89 million pixels.
 _MOST_PIXELS = 89_000_000
 _PNG = b'\x89PNG\r\n\x1a\n'
 _BLOCK = 512  # rows of a picture that are converted to floats together
@@ -21,13 +22,15 @@ def decode(
 ) -> np.ndarray:
   """Returns the pixels of a JPEG, PNG or WebP file, [H, W, channels] uint8.
 
-  The content decides the format, and not the suffix of `name`, which error lines use. Grey and
-  CMYK pictures are converted. Transparent pixels are shown on the colour `under`. Of 16 bits the
-  lower 8 are dropped. An animation gives its first picture. EXIF orientation is ignored, as in
-  TensorFlow's decoders, unless `upright` is set. DataError names a picture that cannot be decoded.
-  JPEG and WebP have no checksums, so that some damage to their pixels goes unnoticed.
+  `name` is the file's name, for error lines; the format is found from the content of `data`, not
+  from the suffix of `name`. Grey and CMYK pictures are converted to `channels` channels.
+  Transparent pixels are blended with the colour `under`. Grey values of 16 bits lose their lower 8
+  bits. An animation is decoded to its first picture. EXIF orientation is ignored, as in
+  TensorFlow's decoders, unless `upright` is True. Raises DataError for a picture that cannot be
+  decoded. Some damage to the pixels of JPEG and WebP files goes unnoticed, because these two
+  formats have no checksums.
   """
-  import PIL  # a slow import that only this function needs
+  import PIL  # imported here: Pillow loads slowly
   from PIL import Image
   from PIL import ImageOps
 
@@ -48,14 +51,17 @@ def decode(
   except PIL.UnidentifiedImageError:
     reason = 'it is no JPEG, PNG or WebP' if data else 'it is empty'
     raise errors.DataError(f'{name} is no readable picture: {reason}; fix or remove it') from None
-  except Exception as e:  # Pillow raises OSError, SyntaxError, ValueError, struct.error, ...
+  except Exception as e:  # Pillow raises OSError, SyntaxError, struct.error and others
     reason = errors.brief(e)
     raise errors.DataError(f'{name} is no readable picture: {reason}; fix or remove it') from e
   return pixels.reshape(*pixels.shape[:2], channels)
 
 
 def convert(pixels: np.ndarray, name: str, channels: int) -> np.ndarray:
-  """Converts decoded pixels to grey or colour; DataError unless they are uint8 [H, W, 1 or 3]."""
+  """Converts decoded pixels to 1 channel (grey) or 3 channels (colour).
+
+  Raises DataError, which names the picture `name`, unless the pixels are uint8 [H, W, 1 or 3].
+  """
   if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in _MODES:
     raise errors.DataError(
       f'{name} is {pixels.dtype}{list(pixels.shape)}, not uint8 [height, width, 1 or 3]; '
@@ -70,7 +76,10 @@ def convert(pixels: np.ndarray, name: str, channels: int) -> np.ndarray:
 
 
 def _check_png(data: bytes) -> None:
-  """Raises ValueError if a checksum of a PNG is wrong; Pillow skips the checksums of the pixels."""
+  """Raises ValueError if a PNG file is truncated or one of its checksums is wrong.
+
+  Pillow does not check the checksums of the pixels.
+  """
   start, kind = len(_PNG), b''
   while kind != b'IEND':
     if start + 12 > len(data):
@@ -79,25 +88,26 @@ def _check_png(data: bytes) -> None:
     end = start + 8 + length
     if end + 4 > len(data):
       raise ValueError('it is truncated')
-    critical = kind[:1].isupper()  # parts in lower case do not affect the pixels
+    critical = kind[:1].isupper()  # PNG chunks named in lower case do not affect the pixels
     if critical and zlib.crc32(data[start + 4 : end]) != int.from_bytes(data[end : end + 4], 'big'):
       raise ValueError(f'the checksum of its {kind.decode("latin-1")} part is wrong')
     start = end + 4
 
 
 def square(pixels: np.ndarray, size: int) -> np.ndarray:
-  """Returns the centre square, resized by area to [size, size, C] uint8.
+  """Returns the centre square of a picture, resized by area to [size, size, C] uint8.
 
-  This is the crop and the resize of ImageNet 64 in Salimans & Ho, 2202.00512.
+  ImageNet 64 is cropped and resized in this way in Salimans & Ho, 2202.00512.
   """
   return fitted(pixels, size, size)
 
 
 def fitted(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-  """Returns the largest centre part of the wanted shape, resized to [height, width, C] uint8.
+  """Returns the largest centre crop with the aspect height : width, resized to [height, width, C].
 
-  Each output pixel is the mean of the area that it covers, rounded to nearest. The sums are sums
-  of integers, exact in floating point, so the bytes are the same on every machine.
+  Each output pixel, uint8, is the mean of the input area that the pixel covers, rounded to nearest.
+  All sums are sums of integers that floating point holds exactly, so the output bytes are the same
+  on every machine.
   """
   rows, columns = pixels.shape[:2]
   if rows * width > columns * height:
@@ -109,20 +119,20 @@ def fitted(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
   if (tall, wide) == (height, width):
     return np.ascontiguousarray(pixels)
   down, across = _area(tall, height), _area(wide, width)
-  # A sum is a whole number of at most 255 tall, which float32 holds exactly: it is below 2^24.
+  # A sum over rows is a whole number of at most 255 * tall, below 2^24, so float32 is exact.
   sums = np.zeros((height, wide, pixels.shape[2]), np.float32)
   for k in range(0, tall, _BLOCK):
     sums += np.tensordot(down[:, k : k + _BLOCK], pixels[k : k + _BLOCK].astype(np.float32), 1)
   both = np.tensordot(sums.astype(np.float64), across.astype(np.float64), (1, 1))  # [i, C, o]
-  total = both.transpose(0, 2, 1).astype(np.int64)  # the mean, times tall wide
+  total = both.transpose(0, 2, 1).astype(np.int64)  # the mean, times tall * wide
   return ((2 * total + tall * wide) // (2 * tall * wide)).astype(np.uint8)
 
 
 @functools.lru_cache(maxsize=64)
 def _area(side: int, size: int) -> np.ndarray:
-  """Returns [size, side]: the overlap of output pixel i and input pixel j.
+  """Returns the overlap of output pixel i and input pixel j along one axis, [size, side] float32.
 
-  The unit is 1 / size of an input pixel, so that every overlap is a whole number.
+  Overlaps are counted in units of 1 / size of an input pixel, so every overlap is a whole number.
   """
   edges = np.arange(size + 1) * side
   low = np.maximum(edges[:-1, None], np.arange(side)[None] * size)

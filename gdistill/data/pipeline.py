@@ -1,4 +1,4 @@
-"""Batches as a pure function of (seed, step), so a run resumes without a saved iterator."""
+"""Makes batches as a pure function of (seed, step), so a run resumes without a saved iterator."""
 
 import contextlib
 import dataclasses
@@ -18,7 +18,7 @@ from gdistill.data import tfds
 from gdistill.data import worker
 from gdistill.recipe import settings as recipes
 
-# data.name -> load(settings, shape of a picture) -> (training, held out)
+# The recipe's data.name -> function load(settings, picture shape) -> (training, held out).
 _LOAD = {
   'digits': digits.load,
   'folder': folder.load,
@@ -34,9 +34,10 @@ _LOAD = {
 def load(
   settings: recipes.Data, shape: tuple[int, int, int]
 ) -> tuple[source.Source, source.Source]:
-  """Returns (training, held out) of a recipe's data.
+  """Returns the recipe's two sources of pictures, (training, held out).
 
-  No picture is read yet, except the digits and the pictures of an archive, which stay in memory.
+  `load` reads no pictures, except the digits and the pictures of an archive, which are kept in
+  memory.
   """
   return _LOAD[settings.name](settings, shape)
 
@@ -44,11 +45,12 @@ def load(
 def batch(
   data: source.Source, seed: tuple[int, ...], step: int, size: int, rows: np.ndarray | None = None
 ) -> dict:
-  """Returns the batch of a step: what data.gather returns, and 'id', the places in the batch.
+  """Returns the batch of training step `step`: data.gather of its examples, and their rows as 'id'.
 
-  `rows` selects places of the batch, because every host reads only its own rows. Place r of step k
-  gets number p = k size + r of an endless deal: entry p mod n of permutation p div n of the n
-  examples. So every example is seen equally often.
+  `rows` selects rows of the batch, because every host reads only its own rows; None selects all.
+  With n examples, row r of step k has the position p = k size + r in an endless sequence of random
+  permutations of the examples: entry p mod n of permutation p div n. So all examples are seen
+  equally often.
   """
   n = len(data)
   if n < size:
@@ -71,7 +73,7 @@ def _permutation(n: int, seed: tuple[int, ...], epoch: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Batches:
-  """The batches of steps `first` to `last` - 1 as a sequence, for Grain's threads and workers."""
+  """A sequence of the batches of steps `first` to `last` - 1, which Grain reads in parallel."""
 
   data: source.Source
   seed: tuple[int, ...]
@@ -97,16 +99,17 @@ def reader(
 ) -> Callable[[int], dict]:
   """Returns a function: read(step) = batch(data, seed, step, size, rows) for steps below `steps`.
 
-  For consecutive steps the batches are read ahead: `settings.prefetch` batches, each in one of at
-  most `settings.threads` threads, in each of `settings.workers` processes (0: in this process).
+  When `read` is called with consecutive steps, later batches are read ahead. Each of the
+  `settings.workers` processes reads `settings.prefetch` batches ahead, in at most
+  `settings.threads` threads. With settings.workers=0 the threads run in this process.
   """
   if data.in_memory:
     return lambda step: batch(data, seed, step, size, rows)
-  import grain  # a slow import that data in memory does not need
+  import grain  # imported here: Grain loads slowly, and data in memory does not need Grain
   from absl import flags
 
   if not flags.FLAGS.is_parsed():
-    flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags, which only absl.app parses
+    flags.FLAGS.mark_as_parsed()  # Grain reads absl flags, which only absl.app would parse
 
   def start(step):
     threads = grain.ReadOptions(min(settings.threads, settings.prefetch), settings.prefetch)
@@ -143,7 +146,7 @@ def reader(
         f'or a picture crashed its decoder ({errors.brief(e)}); set fewer workers, or 0'
       ) from e
 
-  # Also at exit: the iterator must close before Python tears down the modules that it needs.
+  # finalize also runs at exit: Grain's iterator must close before Python unloads its modules.
   weakref.finalize(read, close)
   return read
 

@@ -1,7 +1,7 @@
-"""Turns pictures of all sizes into records of one size: in parallel, shard by shard, resumable.
+"""Converts pictures of any size to records of one size: in parallel, shard by shard, resumable.
 
-A run that was killed at any time is resumed by the same command: finished shards stay, and the
-final bytes are those of an uninterrupted run.
+After `gdistill prepare` was killed, the same command resumes the work: finished shards are kept,
+and the final bytes are those of an uninterrupted run.
 """
 
 import contextlib
@@ -25,13 +25,13 @@ from gdistill.data import source
 from gdistill.data import tfds
 from gdistill.data import worker
 
-CORRUPT = 'corrupt.txt'  # in the output folder: the errors of all unusable pictures
-_SPOOL = f'{files.TEMPORARY}pictures'  # in the output folder: the pictures of an archive
+CORRUPT = 'corrupt.txt'  # file in the output folder that lists all unusable pictures
+_SPOOL = f'{files.TEMPORARY}pictures'  # temporary file in the output folder: an archive's pictures
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """The shards of all splits, and the sources that they are made from."""
+  """The work of `gdistill prepare`: the shards to write, and the source of every split."""
 
   settings: prepare_settings.Settings
   sources: dict[str, source.Source]
@@ -44,14 +44,15 @@ class Job:
 
   @property
   def done(self) -> int:
-    """Returns how many pictures lie in shards that earlier runs wrote."""
+    """Returns how many pictures lie in shards that earlier starts of the command wrote."""
     return sum(s.last - s.first for s in self.shards if s.done)
 
 
 def plan(settings: prepare_settings.Settings, poll: Callable[[], None]) -> Job:
-  """Returns the job, after removing temporary files; call it while no other process writes.
+  """Removes temporary files from the output folder and returns the job to do.
 
-  `poll()` is called often and may raise to stop the work.
+  Call `plan` only while no other process writes to the output folder. `poll()` is called between
+  pictures and between shards, and may raise to stop the work.
   """
   _clean(settings)
   sources = _sources(settings, poll)
@@ -75,10 +76,11 @@ def plan(settings: prepare_settings.Settings, poll: Callable[[], None]) -> Job:
 def work(
   job: Job, poll: Callable[[], None], update: Callable[[int, float], None]
 ) -> dict[str, dict[str, Any]]:
-  """Writes the missing shards and the indices; returns {split: index}.
+  """Writes the missing shards and the index of each split; returns {split: index}.
 
-  Raises DataError with the names of the corrupt pictures. `update(done, pictures a second)` is
-  called often. `poll()` is called often and may raise to stop the work: finished shards stay.
+  Raises DataError that names the corrupt pictures, unless they are to be skipped. `update(done,
+  pictures a second)` is called whenever more pictures are done. `poll()` is called several times a
+  second and may raise to stop the work; finished shards are kept.
   """
   settings = job.settings
   for split in settings.splits if job.done < job.total else ():
@@ -96,7 +98,7 @@ def work(
     files.write(file, ('\n'.join(corrupt) + '\n').encode('utf-8', 'surrogateescape'))
     raise errors.DataError(
       f'{len(corrupt):,} of {job.total:,} pictures cannot be used: {"; ".join(corrupt[:20])}'
-      f'{f"; all are in {file}" if len(corrupt) > 20 else ""}. Mend or remove them and repeat the '
+      f'{f"; all are in {file}" if len(corrupt) > 20 else ""}. Fix or remove them and repeat the '
       'command, or repeat it with --skip_corrupt; the other shards are kept'
     )
   indices = {}
@@ -113,7 +115,7 @@ def work(
 def _results(
   job: Job, poll: Callable[[], None], update: Callable[[int, float], None]
 ) -> Iterator[dict[str, Any]]:
-  """Yields {'corrupt': [line]} or {'error': line} of every shard, as worker processes finish."""
+  """Runs worker processes; yields {'corrupt': [line]} or {'error': line} for each shard."""
   context = multiprocessing.get_context('spawn')
   taken, stop = context.Value('q', 0), context.Event()
   made = [context.Value('q', 0, lock=False) for _ in range(job.settings.workers)]
@@ -157,9 +159,9 @@ def _results(
 
 @contextlib.contextmanager
 def _one_thread_each() -> Iterator[None]:
-  """Gives each process that starts in this context one thread for matrix products.
+  """Limits OpenBLAS to one thread in each process that starts in this context.
 
-  More threads would only compete, because there are as many worker processes as cores.
+  More threads of OpenBLAS would only compete for the cores that the worker processes already use.
   """
   before = os.environ.get('OPENBLAS_NUM_THREADS')
   os.environ['OPENBLAS_NUM_THREADS'] = '1'
@@ -172,7 +174,11 @@ def _one_thread_each() -> Iterator[None]:
 
 
 def _process(job: Job, taken: Any, stop: Any, counter: Any, pipe: connection.Connection) -> None:
-  """Runs in a worker process: makes one shard after another until none is left."""
+  """Runs in a worker process: writes one shard after another until no shard is left.
+
+  `taken` counts the shards that all workers have begun; `stop` is the event that ends the work.
+  `counter` counts the pictures of this worker, and `pipe` sends the result of each shard.
+  """
   worker.start()
   with pipe:
     while not stop.is_set():
@@ -194,23 +200,26 @@ def _process(job: Job, taken: Any, stop: Any, counter: Any, pipe: connection.Con
 def _sources(
   settings: prepare_settings.Settings, poll: Callable[[], None]
 ) -> dict[str, source.Source]:
-  """Returns {split: its source}; the pictures of an archive go into a file in the output folder."""
+  """Returns {name of the split: its source}.
+
+  The pictures of an archive are unpacked to one temporary file in the output folder.
+  """
   name = settings.tfds
   try:
     if name:
       return {s: tfds.split(name, s, settings.data_dir, settings.shape) for s in settings.splits}
     found = folder.listing(settings.source, os.path.join(settings.out, _SPOOL), poll)
     return {s: folder.split(found, s, settings.shape) for s in settings.splits}
-  except errors.DataError as e:  # a source's error lines name settings; this command has flags
+  except errors.DataError as e:  # the error line names recipe fields; `prepare` has flags
     text = str(e).replace('data.path=', '--source=').replace('data.dataset=', '--source=tfds:')
     raise errors.DataError(text) from e
 
 
 def _clean(settings: prepare_settings.Settings) -> None:
-  """Removes the temporary files of killed runs.
+  """Removes the temporary files that killed processes left in the output folder.
 
   Temporary files of a lock are removed only when they are a minute old, because younger files may
-  belong to the lock that this run holds.
+  belong to the lock that this process holds.
   """
   for at in {settings.out, *(os.path.join(settings.out, s) for s in settings.splits)}:
     with contextlib.suppress(FileNotFoundError):
@@ -222,13 +231,13 @@ def _clean(settings: prepare_settings.Settings) -> None:
 
 
 def clean(settings: prepare_settings.Settings) -> None:
-  """Removes the file with the pictures of an archive, which only the present run needs."""
+  """Removes the temporary file to which the pictures of an archive were unpacked."""
   with contextlib.suppress(FileNotFoundError):
     os.unlink(os.path.join(settings.out, _SPOOL))
 
 
 def _check_disk(job: Job) -> None:
-  """Raises ConfigError if the disk has no room for the missing shards."""
+  """Raises ConfigError if the disk of --out has too little free space for the missing shards."""
   height, width, channels = job.settings.shape
   missing = [s.last - s.first for s in job.shards if not s.done]
   need = sum(n * (height * width * channels + 128) + 2**18 for n in missing)

@@ -1,4 +1,4 @@
-"""The flags of `gdistill prepare`, their checks, and the file that keeps them for a resumed run."""
+"""Checks the flags of `gdistill prepare`, and keeps them in the file prepare.json for a resume."""
 
 import dataclasses
 import json
@@ -13,8 +13,8 @@ from gdistill.data import records
 from gdistill.data import source
 
 IMAGENET = 1_281_167  # pictures in ImageNet's training set
-FILE = 'prepare.json'  # in the output folder: the flags that it was begun with
-_WNID = re.compile(r'n\d{8}')  # WordNet's name of a class of ImageNet
+FILE = 'prepare.json'  # file with the flags that the output folder was begun with
+_WNID = re.compile(r'n\d{8}')  # WordNet's identifier of an ImageNet class, such as n01440764
 _SPLIT = re.compile(r'[A-Za-z0-9][A-Za-z0-9._-]{0,63}')
 
 
@@ -22,13 +22,13 @@ _SPLIT = re.compile(r'[A-Za-z0-9][A-Za-z0-9._-]{0,63}')
 class Settings:
   """The flags of `gdistill prepare`."""
 
-  source: str  # a folder, an archive, or tfds:NAME
+  source: str  # path of a folder or an archive of pictures, or tfds:NAME
   out: str
   size: int = 64
   channels: int = 3
   split: str = 'train'
-  held_out_split: str = 'validation'  # '': there is no held-out split
-  data_dir: str = ''  # the folder of TensorFlow Datasets; '' is its default
+  held_out_split: str = 'validation'  # '' prepares no held-out split
+  data_dir: str = ''  # folder of TensorFlow Datasets; '' is that library's default
   shard_size: int = 4096
   workers: int = 1
   skip_corrupt: bool = False
@@ -44,12 +44,15 @@ class Settings:
 
   @property
   def tfds(self) -> str:
-    """Returns the name of the TensorFlow data set, or '' for a folder or an archive."""
+    """Returns NAME of --source=tfds:NAME, or '' if --source is a folder or an archive."""
     return self.source.partition(':')[2] if self.source.startswith('tfds:') else ''
 
 
 def check(settings: Settings) -> None:
-  """Checks flags, source and output folder, and writes nothing; raises ConfigError or DataError."""
+  """Raises ConfigError for a wrong flag or output folder, DataError for a missing source.
+
+  `check` writes no files.
+  """
   for name, low, high in (('size', 1, 4096), ('workers', 1, 256), ('shard_size', 1, 10**6)):
     value = getattr(settings, name)
     if not low <= value <= high:
@@ -86,7 +89,7 @@ def check(settings: Settings) -> None:
 
 
 def check_imagenet(settings: Settings, class_names: Sequence[str], count: int) -> None:
-  """Raises DataError if the source is ImageNet but has another number of training pictures."""
+  """Raises DataError if --source is ImageNet, but `count` is not ImageNet's 1,281,167 pictures."""
   wnids = len(class_names) == 1000 and all(_WNID.fullmatch(n) for n in class_names)
   imagenet = wnids or re.split('[/:]', settings.tfds)[0] == 'imagenet2012'
   if imagenet and count != IMAGENET and not settings.allow_incomplete:
@@ -97,7 +100,10 @@ def check_imagenet(settings: Settings, class_names: Sequence[str], count: int) -
 
 
 def begin(settings: Settings, class_names: Sequence[str]) -> None:
-  """Writes the flags into the output folder, or checks them against those it was begun with."""
+  """Writes the flags to prepare.json in a new output folder.
+
+  Raises ConfigError if the output folder was begun with other flags or other class names.
+  """
   classes, before = source.fingerprint(class_names), begun(settings)
   if before is None:
     now = {**_flags(settings), 'classes': classes, 'format': records.VERSION}
@@ -110,9 +116,9 @@ def begin(settings: Settings, class_names: Sequence[str]) -> None:
 
 
 def begun(settings: Settings) -> dict[str, Any] | None:
-  """Returns the flags that the output folder was begun with, or None for a new folder.
+  """Returns the flags in the prepare.json of the output folder, or None for a new folder.
 
-  Raises ConfigError if the folder was begun with other flags or by another version.
+  Raises ConfigError if the output folder was begun with other flags or another format version.
   """
   file = os.path.join(settings.out, FILE)
   try:
@@ -137,7 +143,10 @@ def begun(settings: Settings) -> dict[str, Any] | None:
 
 
 def _flags(settings: Settings) -> dict[str, Any]:
-  """Returns the flags that must stay the same in every start; of a local source only its name."""
+  """Returns the flags that must not change when the command is repeated.
+
+  A local source is represented by its name without the folder, so that it may be moved.
+  """
   same = {k: getattr(settings, k) for k in ('size', 'channels', 'shard_size', 'split')}
   where = settings.source
   if not settings.tfds:

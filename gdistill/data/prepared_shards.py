@@ -1,7 +1,8 @@
-"""One shard of prepared pictures, the JSON that describes it, and the index of a split.
+"""Writes one shard of prepared pictures, the JSON file that describes it, and a split's index.
 
-A shard is written under a temporary name and renamed once its bytes are on the disk. Then a JSON
-beside the shard says what it was made from and its sha256. The index of the split comes last.
+A shard is written under a temporary name and renamed once its bytes are on the disk. Then the JSON
+file beside the shard is written, with the shard's sha256 and the fingerprint of its pictures. The
+index of a split is written after all of its shards.
 """
 
 import contextlib
@@ -25,14 +26,14 @@ from gdistill.data import source
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-  """Examples `first` to `last` - 1 of a split, as one file."""
+  """A shard: the file that holds the examples `first` to `last` - 1 of a split."""
 
   split: str
   number: int
   first: int
   last: int
   key: str  # fingerprint of the pictures that the shard is made from
-  done: bool  # an earlier run wrote the shard; its sha256 is still to be checked
+  done: bool  # an earlier start wrote the shard, whose sha256 is not yet checked
 
   @property
   def name(self) -> str:
@@ -46,7 +47,10 @@ class Shard:
 def plan(
   settings: prepare_settings.Settings, split: str, data: source.Source, number: int
 ) -> Shard:
-  """Returns shard `number` of a split, which is done if an earlier run wrote the same pictures."""
+  """Returns shard `number` of a split.
+
+  The shard is marked as done if an earlier start of the command wrote it from the same pictures.
+  """
   first = number * settings.shard_size
   last = min(first + settings.shard_size, len(data))
   key = source.fingerprint(data.read.part(i) for i in range(first, last))
@@ -57,10 +61,10 @@ def plan(
 
 
 def description(out: str, shard: Shard) -> dict[str, Any] | None:
-  """Returns the JSON beside a shard.
+  """Returns the contents of the JSON file beside a shard.
 
-  Returns None if that JSON is damaged or describes other pictures, or if the shard file is missing
-  or has another size.
+  Returns None if the JSON file is missing, damaged or describes other pictures, or if the shard
+  file is missing or has another size than the JSON file says.
   """
   folder = os.path.join(out, shard.split)
   try:
@@ -76,17 +80,18 @@ def description(out: str, shard: Shard) -> dict[str, Any] | None:
 def make(
   settings: prepare_settings.Settings, data: source.Source, shard: Shard, stop: Any, counter: Any
 ) -> list[str]:
-  """Writes a shard, unless it is done and its sha256 is right; returns the errors of its pictures.
+  """Writes a shard and returns one error line for each of its unreadable pictures.
 
-  A shard with errors is written only with `skip_corrupt`. `stop` is an event that ends the work;
-  `counter` counts the pictures of a shard that was not done.
+  A shard that is done is written again only if its sha256 is wrong. A shard with unreadable
+  pictures is written only with --skip_corrupt. `stop` is an event; once `stop` is set, `make`
+  returns and writes no shard. `counter` counts the pictures of shards that were not done.
   """
   folder = os.path.join(settings.out, shard.split)
   if shard.done:
     expected = description(settings.out, shard)['sha256']
     if files.sha256(os.path.join(folder, shard.name)) == expected:
       return []
-  from array_record.python import array_record_module  # imported here: it loads slowly
+  from array_record.python import array_record_module  # imported here: array_record loads slowly
 
   temporary = os.path.join(folder, f'{files.TEMPORARY}{secrets.token_hex(8)}')
   corrupt, skipped, labels = [], [], []
@@ -124,7 +129,10 @@ def make(
 def index(
   settings: prepare_settings.Settings, split: str, data: source.Source, shards: Sequence[Shard]
 ) -> dict[str, Any]:
-  """Returns the index of a split whose shards are all made; writes the file of its labels."""
+  """Writes the file of a split's labels and returns the contents of the split's index.json.
+
+  Raises DataError if a shard of the split is missing or if the split has no readable picture.
+  """
   folder = os.path.join(settings.out, split)
   found = [description(settings.out, s) for s in shards]
   if None in found:
@@ -132,10 +140,12 @@ def index(
   kept = {s.name for s in shards} | {s.json for s in shards}
   for name in os.listdir(folder):
     if re.fullmatch(r'\d{5}\.(array_record|json)', name) and name not in kept:
-      os.unlink(os.path.join(folder, name))  # left by an earlier run, when the source had more
+      os.unlink(os.path.join(folder, name))  # left from a source that had more pictures
   labels = np.concatenate([np.array(d['labels'], '<i4') for d in found]).tobytes()
   if not labels:
-    raise errors.DataError(f'--source={settings.source}: no picture of {split!r} can be read')
+    raise errors.DataError(
+      f'--source={settings.source}: no picture of {split!r} can be read; fix the pictures'
+    )
   files.write(os.path.join(folder, records.LABELS), labels)
   result = {
     'format': records.FORMAT,

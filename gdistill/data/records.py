@@ -1,4 +1,4 @@
-"""ArrayRecord shards with an index.json: their records, the index, and prepared pictures."""
+"""Reads and checks ArrayRecord shards and their index.json; loads prepared pictures from them."""
 
 import dataclasses
 import hashlib
@@ -19,19 +19,21 @@ from gdistill.recipe import settings as recipes
 
 FORMAT, VERSION = 'gdistill-records', 1
 INDEX, LABELS = 'index.json', 'labels.int32'
-# One record a chunk makes random reads cheap; uncompressed, because pixels hardly compress.
+# Options of ArrayRecord's writer: one record a chunk, so that random reads are cheap; and no
+# compression, because pixels hardly compress.
 WRITER = 'group_size:1,uncompressed'
-# crc32; shard, place in the shard; label; height, width, channels. The pixels follow the header.
+# Header of a picture's record, before the pixels: crc32, shard, place in the shard, label, height,
+# width, channels.
 _HEADER = struct.Struct('<IIIIHHH')
 _NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9._-]{0,63}')
-_MOST_OPEN = 512  # shard files that are open at the same time
-_LARGEST_INDEX = 2**28  # bytes of an index file
+_MOST_OPEN = 512  # most shard files that are open at the same time
+_LARGEST_INDEX = 2**28  # most bytes that are read of an index.json
 
 
 def load(
   settings: recipes.Data, shape: tuple[int, int, int]
 ) -> tuple[source.Source, source.Source]:
-  """Returns (training, held out) of the records that `gdistill prepare` wrote to data.path."""
+  """Returns two sources, (training, held out), of what `gdistill prepare` wrote to data.path."""
   train = _split(settings, settings.split, shape)
   if settings.held_out:
     return source.held_out(train, settings.held_out)
@@ -42,14 +44,17 @@ def load(
 
 
 def record(pixels: np.ndarray, label: int, shard: int, place: int) -> bytes:
-  """Returns the bytes of a picture [H, W, C] uint8 and its label, for that place of the shard."""
+  """Returns the record of a picture [H, W, C] uint8 and its label, for place `place` of a shard."""
   return sealed(_HEADER, (shard, place, label, *pixels.shape), pixels)
 
 
 def parse(
   data: bytes, shard: int, place: int, shape: tuple[int, int, int]
 ) -> tuple[np.ndarray, int]:
-  """Returns (pixels, label) of a record; ValueError says what is wrong with the record."""
+  """Returns (pixels, label) of the record at place `place` of shard `shard`.
+
+  Raises ValueError if the record is damaged, misplaced or has another shape than `shape`.
+  """
   label, *size = opened(_HEADER, data, shard, place, math.prod(shape))
   if tuple(size) != tuple(shape):
     raise ValueError(f'its picture is {size[0]} x {size[1]} x {size[2]}')
@@ -57,9 +62,10 @@ def parse(
 
 
 def sealed(header: struct.Struct, values: tuple[int, ...], body: np.ndarray) -> bytes:
-  """Returns a record: the crc32 of the rest, the header's other values, the bytes of the body.
+  """Returns the bytes of a record: crc32, then `values` packed by `header`, then `body`.
 
-  The first two of `values` are the shard and the place in the shard.
+  The crc32 covers all bytes that follow it. The first two of `values` are the number of the shard
+  and the place in the shard.
   """
   rest = header.pack(0, *values)[4:] + np.ascontiguousarray(body).tobytes()
   return zlib.crc32(rest).to_bytes(4, 'little') + rest
@@ -68,9 +74,10 @@ def sealed(header: struct.Struct, values: tuple[int, ...], body: np.ndarray) -> 
 def opened(
   header: struct.Struct, data: bytes, shard: int, place: int, size: int
 ) -> tuple[int, ...]:
-  """Returns the header's values after shard and place, of a record with a body of `size` bytes.
+  """Checks a record whose body has `size` bytes; returns the header's values after the place.
 
-  ValueError says what is wrong with a record that is damaged or lies in the wrong place.
+  Raises ValueError if the record is damaged, or if its header names another shard or place than
+  `shard` and `place`.
   """
   if len(data) != header.size + size:
     raise ValueError(f'it has {len(data)} bytes')
@@ -83,9 +90,10 @@ def opened(
 
 
 def digest(index: dict[str, Any]) -> str:
-  """Returns the sha256 of an index, or of the JSON beside a shard, without its 'digest' field.
+  """Returns the sha256 of the JSON of an index or of a shard, without the field 'digest'.
 
-  An index holds the sha256 of every shard file, so the digest of the index names all their bytes.
+  The digest of an index depends on the bytes of all shard files, because an index holds the sha256
+  of every shard file.
   """
   rest = {k: v for k, v in index.items() if k != 'digest'}
   return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
@@ -97,11 +105,12 @@ def read_index(
   command: str = 'gdistill prepare',
   check: str = 'data.split, data.held_out_split and data.path',
 ) -> dict[str, Any]:
-  """Returns the index in a folder of shards, checked against the sizes of the shard files.
+  """Returns the contents of the index.json in a folder of shards, after checking the shard files.
 
   Raises DataError if the index is missing, damaged or of another version, or if a shard file is
-  missing or has another size. For the error lines, `command` names the command that writes the
-  format `kind`, and `check` names the settings that hold the folder.
+  missing or has another size than the index says. `kind` is the expected format. `command` is the
+  command that writes that format, and `check` names the settings that hold the folder's path: the
+  error lines show both `command` and `check`.
   """
   name = os.path.join(folder, INDEX)
   try:
@@ -143,7 +152,7 @@ def read_index(
 
 
 def _check(index: dict[str, Any]) -> None:
-  """Checks that every field is there and consistent; raises ValueError, KeyError or TypeError."""
+  """Raises ValueError, KeyError or TypeError if a field of an index is missing or inconsistent."""
   if digest(index) != index['digest']:
     raise ValueError('its digest is wrong')
   shape, names, shards = index['shape'], index['class_names'], index['shards']
@@ -167,7 +176,7 @@ def _split(settings: recipes.Data, split: str, shape: tuple[int, int, int]) -> s
   if found != shape:
     raise errors.ShapeError(
       found,
-      f'{folder} holds pictures of height, width, channels {list(found)}, the model draws '
+      f'{folder} holds pictures of height, width, channels {list(found)}, the model samples '
       f'{list(shape)}; set model.image_size={found[0]} and model.image_channels={found[2]}, or '
       f'repeat `gdistill prepare` with --size={shape[0]} --channels={shape[2]} into another folder',
     )
@@ -178,10 +187,11 @@ def _split(settings: recipes.Data, split: str, shape: tuple[int, int, int]) -> s
 
 
 class Shards:
-  """Reads records by their number in a split, from the shards [(file name, records)] of a folder.
+  """Reads records by their number in a split, from the shard files of a folder.
 
-  A shard file is opened at its first read. A pickled copy in another process opens its own files.
-  `command` names the command that wrote the shards, for error lines.
+  `shards` lists (file name, number of records) of every shard file. A shard file is opened at its
+  first read. A pickled copy of this object opens its own files in another process. `command` is
+  the command that wrote the shards, for error lines.
   """
 
   def __init__(self, folder: str, shards: tuple[tuple[str, int], ...], command: str):
@@ -193,12 +203,15 @@ class Shards:
     return Shards, (self.folder, self._shards, self._command)
 
   def read(self, i: int, parse: Callable[[bytes, int, int], Any]) -> Any:
-    """Returns parse(bytes, shard, place) of record i; DataError names an unreadable record."""
+    """Returns parse(bytes of record i, its shard, its place in the shard).
+
+    Raises DataError if the record cannot be read, or if `parse` raises any exception.
+    """
     shard = int(np.searchsorted(self._first, i, 'right')) - 1
     place = int(i - self._first[shard])
     try:
       return parse(self._reader(shard).read([place])[0], shard, place)
-    except Exception as e:  # array_record raises RuntimeError, or IndexError for a closed file
+    except Exception as e:  # array_record raises RuntimeError or IndexError
       name = os.path.join(self.folder, self._shards[shard][0])
       reason = errors.brief(e)
       raise errors.DataError(
@@ -208,8 +221,8 @@ class Shards:
 
   def _reader(self, shard: int) -> Any:
     found = self._readers.get(shard)
-    if found is None:  # two threads may both open the file; the reader that comes last is kept
-      from array_record.python import array_record_module  # imported here: it loads slowly
+    if found is None:  # if two threads open the same file, the last reader is kept
+      from array_record.python import array_record_module  # this import is slow
 
       name, count = self._shards[shard]
       found = array_record_module.ArrayRecordReader(
@@ -218,18 +231,21 @@ class Shards:
         file_reader_buffer_size=2**15,
       )
       if not found.ok():
-        found.read([0])  # raises the error that says why the file cannot be opened
+        found.read([0])  # raises array_record's error with the reason why opening failed
       if found.num_records() != count:
         raise ValueError(f'the file has {found.num_records()} records, not {count}')
       for old in list(self._readers)[: max(0, len(self._readers) + 1 - _MOST_OPEN)]:
-        self._readers.pop(old, None)  # the file closes once no thread reads from it
+        self._readers.pop(old, None)  # a dropped reader closes its file once no thread uses it
       self._readers[shard] = found
     return found
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Read:
-  """Reads example i as (pixels, label); a class and not a closure, because workers unpickle it."""
+  """Reads example i as (pixels, label).
+
+  The reader is a class, not a closure, because worker processes unpickle the reader.
+  """
 
   shards: Shards
   shape: tuple[int, int, int]
@@ -243,7 +259,7 @@ class _Read:
 
 
 def _labels(folder: str, index: dict[str, Any]) -> np.ndarray:
-  """Returns the labels of all records of a split, [count] int32."""
+  """Reads the labels of all records of a split from the file labels.int32, [count] int32."""
   name = os.path.join(folder, LABELS)
   try:
     with open(name, 'rb') as f:

@@ -1,4 +1,4 @@
-"""Source: a data set as labelled pictures that are read by index."""
+"""Defines Source, a data set of labelled pictures that are read by index."""
 
 import concurrent.futures
 import dataclasses
@@ -10,15 +10,16 @@ import numpy as np
 
 from gdistill import errors
 
-_THREADS = 8  # threads that read ahead
+_THREADS = 8  # number of threads that read examples ahead
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
   """A data set: `read(i)` returns example i, (pixels [H, W, C] uint8, label).
 
-  Several threads call `read`, and worker processes get a pickled copy. `fingerprint` names the
-  examples and their order but not their path: a run resumes only with the data it began with.
+  Several threads call `read`, and worker processes get a pickled copy of `read`. `fingerprint` is
+  a hash of the examples and their order, but not of their path; a run resumes only if the
+  fingerprint is unchanged.
   """
 
   read: Callable[[int], tuple[np.ndarray, int]]
@@ -26,14 +27,14 @@ class Source:
   shape: tuple[int, int, int]
   class_names: tuple[str, ...]
   fingerprint: str
-  in_memory: bool = False  # reading is so cheap that threads and workers do not pay
+  in_memory: bool = False  # examples are in memory, so reading ahead brings no gain
   heavy: bool = False  # `read` holds too many bytes to copy it into worker processes
 
   def __len__(self) -> int:
     return self.count
 
   def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
-    """Returns example i; DataError names an example with another shape or an unknown label."""
+    """Returns (pixels, label) of example i; DataError if its shape or label is not the source's."""
     pixels, label = self.read(int(i))
     if pixels.dtype != np.uint8 or pixels.shape != self.shape:
       raise errors.DataError(
@@ -43,17 +44,17 @@ class Source:
     if not 0 <= label < len(self.class_names):
       raise errors.DataError(
         f'example {i} has label {label}; the {len(self.class_names)} classes are 0 to '
-        f'{len(self.class_names) - 1}'
+        f'{len(self.class_names) - 1}; prepare the data set again'
       )
     return pixels, int(label)
 
   @property
   def fields(self) -> dict[str, tuple[tuple[int, ...], type]]:
-    """Returns {name: (shape, dtype)} of one example, for the arrays that `gather` returns."""
+    """Returns {name: (shape, dtype)} of the arrays that `gather` returns, for one example."""
     return {'pixels': (self.shape, np.uint8), 'label': ((), np.int32)}
 
   def gather(self, index: Iterable[int]) -> dict[str, np.ndarray]:
-    """Returns the examples of `index`: {'pixels': [B, H, W, C] uint8, 'label': [B] int32}."""
+    """Returns {'pixels': [B, H, W, C] uint8, 'label': [B] int32} of the examples in `index`."""
     if isinstance(self.read, _Arrays):  # a Python call per example costs 4 % of a digits update
       index = np.asarray(index)
       return {'pixels': self.read.pixels[index], 'label': self.read.labels[index]}
@@ -61,7 +62,7 @@ class Source:
     return {'pixels': np.stack(pixels), 'label': np.array(labels, np.int32)}
 
   def batches(self, size: int) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-    """Yields (index [b], gather(index)) of all examples in order; threads read ahead."""
+    """Yields (index [b], gather(index)) of all examples in order; threads read the next batch."""
     if self.in_memory:
       for first in range(0, self.count, size):
         index = np.arange(first, min(first + size, self.count))
@@ -72,18 +73,21 @@ class Source:
       yield index, {'pixels': np.stack(pixels), 'label': np.array(labels, np.int32)}
 
   def some(self, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (pixels, labels) of the examples of `indices(most)`."""
+    """Returns (pixels, labels) of at most `most` examples, a fixed random choice."""
     found = self.gather(self.indices(most))
     return found['pixels'], found['label']
 
   def indices(self, most: int) -> np.ndarray:
-    """Returns the sorted indices of at most `most` examples, always the same random draw."""
+    """Returns the sorted indices of at most `most` examples, a fixed random choice."""
     if self.count <= most:
       return np.arange(self.count)
     return np.sort(np.random.default_rng(0).permutation(self.count)[:most])
 
   def subset(self, index: np.ndarray) -> 'Source':
-    """Returns the examples of `index`, in that order; returns this source for all in order."""
+    """Returns the source of the examples in `index`, in the order of `index`.
+
+    Returns this source itself if `index` lists all examples in order.
+    """
     index = np.asarray(index, np.int64)
     if np.array_equal(index, np.arange(self.count)):
       return self
@@ -98,7 +102,10 @@ class Source:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Subset:
-  """Reads example index[i] of `inner`; a class and not a closure, because workers unpickle it."""
+  """Reads example index[i] of the reader `inner`.
+
+  The reader is a class, not a closure, because worker processes unpickle the reader.
+  """
 
   inner: Callable[[int], tuple[np.ndarray, int]]
   index: np.ndarray
@@ -108,7 +115,10 @@ class _Subset:
 
   @property
   def caption(self) -> Callable[[int], str]:
-    """Returns the function from example to caption; AttributeError if `inner` has no captions."""
+    """Returns a function from an example's index to its caption.
+
+    Raises AttributeError if the reader `inner` has no captions.
+    """
     inner = self.inner.caption
     return lambda i: inner(int(self.index[i]))
 
@@ -119,7 +129,7 @@ class _Subset:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Arrays:
-  """Reads examples from arrays in memory."""
+  """Reads example i from arrays of pixels and labels in memory."""
 
   pixels: np.ndarray
   labels: np.ndarray
@@ -132,7 +142,10 @@ class _Arrays:
 
 
 def ahead(read: Callable[[int], Any], count: int, size: int) -> Iterator[tuple[np.ndarray, list]]:
-  """Yields (index [b], [read(i), ...]) for i from 0 to count - 1; threads read the next batch."""
+  """Yields batches (index [b], [read(i), ...]) of at most `size`, for i from 0 to count - 1.
+
+  Threads read the next batch while the caller uses the current batch.
+  """
   with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
     waiting = None
     for first in [*range(0, count, size), None]:
@@ -146,7 +159,10 @@ def ahead(read: Callable[[int], Any], count: int, size: int) -> Iterator[tuple[n
 
 
 def in_memory(pixels: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]) -> Source:
-  """Returns a source of pixels [n, H, W, C] uint8 and labels [n], after checking both once."""
+  """Returns a source of pixels [n, H, W, C] uint8 and labels [n] that are in memory.
+
+  Raises DataError if the pixels are not uint8 or if a label is not a class.
+  """
   parts = [hashlib.sha256(np.ascontiguousarray(a).tobytes()).hexdigest() for a in (pixels, labels)]
   found = Source(
     _Arrays(pixels, np.asarray(labels, np.int32)), len(labels), pixels.shape[1:], class_names,
@@ -174,7 +190,7 @@ def labels(found: Source) -> np.ndarray:
 
 
 def fingerprint(parts: Iterable[str]) -> str:
-  """Returns sixteen hex digits of a sha256 over strings, which may hold any character."""
+  """Returns sixteen hex digits of a sha256 over the strings `parts`, with any characters."""
   h = hashlib.sha256()
   for part in parts:
     data = part.encode('utf-8', 'surrogateescape')
@@ -183,10 +199,10 @@ def fingerprint(parts: Iterable[str]) -> str:
 
 
 def held_out(source: Source, share: float) -> tuple[Source, Source]:
-  """Returns (training, held out): the same share of every class is held out, by a fixed draw."""
+  """Returns two sources, (training, held out); a fixed `share` of every class is held out."""
   known, kept, held = labels(source), [], []
   for c in range(len(source.class_names)):
-    # The seed is the class and not the run's seed: the split belongs to the data, not to a run.
+    # The seed is the class, not the run's seed, so that every run holds out the same examples.
     index = np.random.default_rng(c).permutation(np.flatnonzero(known == c))
     cut = round(share * len(index))
     held.append(index[:cut])
@@ -195,7 +211,10 @@ def held_out(source: Source, share: float) -> tuple[Source, Source]:
 
 
 def same_classes(train: Source, held: Source, where: str, splits: tuple[str, str]) -> None:
-  """Raises DataError unless both splits have the same classes; `where` begins the error line."""
+  """Raises DataError unless `train` and `held` have the same class names in the same order.
+
+  The error line begins with `where` and names the two `splits`.
+  """
   if held.class_names != train.class_names:
     odd = sorted(set(held.class_names) ^ set(train.class_names)) or ['their order']
     raise errors.DataError(

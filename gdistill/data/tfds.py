@@ -1,4 +1,4 @@
-"""TensorFlow Datasets, read through tfds.data_source: a prepared set needs no TensorFlow."""
+"""Reads a prepared data set of TensorFlow Datasets, without TensorFlow, by tfds.data_source."""
 
 import dataclasses
 from typing import Any
@@ -14,10 +14,11 @@ from gdistill.recipe import settings as recipes
 def load(
   settings: recipes.Data, shape: tuple[int, int, int]
 ) -> tuple[source.Source, source.Source]:
-  """Returns (training, held out) of data.dataset, from its features 'image' and 'label'.
+  """Returns two sources, (training, held out), of the data set data.dataset.
 
-  A split may be a part, such as 'train[:90%]'. data.held_out suits small sets only, because it
-  reads the label of every example.
+  The data set must have the features 'image' and 'label'. data.split and data.held_out_split may
+  name a part of a split, such as 'train[:90%]'. data.held_out suits small data sets only, because
+  the label of every example is then read at the start.
   """
   train = split(settings.dataset, settings.split, settings.path, shape)
   if settings.held_out:
@@ -29,11 +30,12 @@ def load(
 
 
 def split(name: str, part: str, data_dir: str, shape: tuple[int, int, int]) -> source.Source:
-  """Returns one split of a prepared set; pictures.square crops and resizes its pictures.
+  """Returns the source of split `part` of the prepared TensorFlow data set `name`.
 
-  `data_dir` is the folder of prepared sets, or '' for the library's default.
+  The pictures are cropped and resized by pictures.square. `data_dir` is the folder of the prepared
+  data sets, or '' for the default folder of TensorFlow Datasets.
   """
-  import tensorflow_datasets  # a slow import that only this function needs
+  import tensorflow_datasets  # imported here: TensorFlow Datasets loads slowly
 
   where = f'data.dataset={name}'
   try:
@@ -48,7 +50,7 @@ def split(name: str, part: str, data_dir: str, shape: tuple[int, int, int]) -> s
       f'{where} is no set that TensorFlow Datasets {tensorflow_datasets.__version__} knows'
       f'{" or finds in " + data_dir if data_dir else ""}; check its spelling'
     ) from e
-  except Exception as e:  # AssertionError, ValueError, NotImplementedError, FileNotFoundError, ...
+  except Exception as e:  # TensorFlow Datasets raises many kinds of exceptions
     reason = str(e).strip().partition('\n')[0][:160] or type(e).__name__
     folder = f' --data_dir={data_dir}' if data_dir else ''
     raise errors.DataError(
@@ -60,7 +62,7 @@ def split(name: str, part: str, data_dir: str, shape: tuple[int, int, int]) -> s
     raise errors.DataError(
       f"{where} has the features {', '.join(features)}; it needs 'image' and a class as 'label'"
     )
-  # Undecoded files come out, so that pictures.decode can refuse damage and convert CMYK.
+  # Skips the library's decoder, because pictures.decode refuses damage and converts CMYK.
   data.decoders = {'image': tensorflow_datasets.decode.SkipDecoding()}
   parts = [str(info.full_name), part, str(count), *names]
   return source.Source(
@@ -71,10 +73,13 @@ def split(name: str, part: str, data_dir: str, shape: tuple[int, int, int]) -> s
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Read:
-  """Reads example i as (pixels, label); a class and not a closure, because workers unpickle it."""
+  """Reads example i as (pixels, label).
+
+  The reader is a class, not a closure, because worker processes unpickle the reader.
+  """
 
   data: Any
-  where: str  # the names of the set and the split, for error lines
+  where: str  # the data set and its split, as error lines name them
   shape: tuple[int, int, int]
 
   def __call__(self, i: int) -> tuple[np.ndarray, int]:
@@ -93,13 +98,13 @@ class _Read:
     return f'example {i} of {self.where}'
 
   def part(self, i: int) -> str:
-    """Returns the name of example i, for a fingerprint."""
+    """Returns the name of example i, to be hashed into a fingerprint."""
     return self.name(i)
 
   def _example(self, i: int) -> dict[str, Any]:
     try:
       return self.data[i]
-    except Exception as e:  # array_record raises RuntimeError, protobuf DecodeError, ...
+    except Exception as e:  # array_record and protobuf each raise their own exceptions
       reason = errors.brief(e)
       raise errors.DataError(
         f'{self.name(i)} cannot be read: {reason}; prepare the set again'

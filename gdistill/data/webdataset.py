@@ -1,6 +1,6 @@
-"""WebDataset shards: plain tars of `key.jpg` and `key.txt`, indexed once and read in any order.
+"""Reads WebDataset shards, plain tar files of `key.jpg` and `key.txt`, at random through an index.
 
-Nothing is unpacked, and no file is created under the name of a tar member.
+The shards are not unpacked, and no file is created under the name of a tar member.
 """
 
 import array
@@ -20,21 +20,23 @@ from gdistill import errors
 from gdistill.data import pictures
 from gdistill.data import source
 
-_TEXTS = ('txt', 'caption', 'json')  # suffixes of captions; the first with any words counts
-_FIELDS = ('caption', 'text')  # fields of a .json that may hold the caption
+_TEXTS = ('txt', 'caption', 'json')  # suffixes of caption files; the first file with words is used
+_FIELDS = ('caption', 'text')  # fields of a .json file that may hold the caption
+# The first bytes of compressed files.
 _COMPRESSED = (b'\x1f\x8b', b'BZh', b'\xfd7zXZ', b'\x28\xb5\x2f\xfd')  # gzip, bzip2, xz, zstd
-_LARGEST = 2**28  # bytes of one member
-_MOST_SHARDS = 100_000
-_BLOCK = 512  # bytes of a tar block; a header is one block
+_LARGEST = 2**28  # most bytes that one member of a tar may have
+_MOST_SHARDS = 100_000  # most shards that one pattern may match
+_BLOCK = 512  # bytes of a tar block; the header of a tar member is one block
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Index:
-  """Where every sample lies in the shards.
+  """The index of WebDataset shards: where the picture and the caption of every sample lie.
 
-  Sample i is in shard `rows[i, 0]`: its picture at `rows[i, 1:3]`, its caption at `rows[i, 3:5]`,
-  both as (offset, bytes). `rows[i, 5]` is the caption's kind, an index into _TEXTS. `notes` has a
-  line about samples that were left out, if any were.
+  `rows[i, 0]` is the number of the shard that holds sample i. `rows[i, 1:3]` is the (offset, size
+  in bytes) of the picture of sample i. `rows[i, 3:5]` is the (offset, size in bytes) of the caption
+  of sample i. `rows[i, 5]` is the kind of the caption's file, an index into _TEXTS. `notes` has a
+  message for the user if samples were left out.
   """
 
   shards: tuple[str, ...]
@@ -46,8 +48,8 @@ class Index:
 def index(path: str) -> Index:
   """Returns the index of a folder of .tar files, or of a pattern of shards.
 
-  A pattern is 'at/{00000..00331}.tar' or 'at/*.tar'. Every header and caption is read once.
-  DataError names a shard that is missing or damaged.
+  A pattern is 'at/{00000..00331}.tar' or 'at/*.tar'. `index` reads all tar headers and captions,
+  but no pictures. Raises DataError if a shard is missing or damaged.
   """
   names, rows, out = tuple(shards(path)), array.array('q'), _LeftOut()
 
@@ -68,7 +70,7 @@ def index(path: str) -> Index:
 
 
 def shards(path: str) -> list[str]:
-  """Returns the shard files, in order: all .tar of a folder, or all that a pattern matches."""
+  """Returns the paths of the .tar files of a folder, or of the shards that a pattern matches."""
   if os.path.isdir(path):
     found = sorted(n for n in os.listdir(path) if n.endswith('.tar') and not n.startswith('.'))
     if not found:
@@ -101,9 +103,9 @@ def shards(path: str) -> list[str]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Read:
-  """Reads sample i as (pixels [size, size, 3], 0), and its caption.
+  """Reads sample i as (pixels [size, size, 3], label 0), and the caption of sample i.
 
-  A class and not a closure, because workers unpickle it.
+  The reader is a class, not a closure, because worker processes unpickle the reader.
   """
 
   index: Index
@@ -119,7 +121,7 @@ class Read:
 
   def __call__(self, i: int) -> tuple[np.ndarray, int]:
     pixels = pictures.decode(self._data(i, slice(1, 3)), self.name(i))
-    self.caption(i)  # raises if the shard was changed since the run began
+    self.caption(i)  # raises DataError if the shard changed since the run began
     return pictures.square(pixels, self.size), 0
 
   def caption(self, i: int) -> str:
@@ -131,9 +133,10 @@ class Read:
     return found
 
   def name(self, i: int) -> str:
-    """Returns the shard and the member's name, for error lines.
+    """Returns the shard and the tar member's name of sample i's picture, for error lines.
 
-    The name is read from the header before the picture, because the index holds no names.
+    The name of the tar member is read from its header in the shard, because the index holds no
+    names.
     """
     number, offset = self.index.rows[i, :2]
     shard = self.index.shards[number]
@@ -154,13 +157,13 @@ class Read:
     except OSError as e:
       raise errors.DataError(f'{shard} cannot be read: {e.strerror}; get it again') from e
     if len(data) != size:
-      raise errors.DataError(f'{shard} became shorter since the start; get it again')
+      raise errors.DataError(f'{shard} became shorter since the run began; get it again')
     return data
 
 
 @dataclasses.dataclass(eq=False)
 class _LeftOut:
-  """Counts the samples without a picture or a caption, and names the first of them."""
+  """Counts the samples that lack a picture or a caption, and names the first such sample."""
 
   pictures: int = 0
   captions: int = 0
@@ -175,10 +178,11 @@ class _LeftOut:
 
 
 def _samples(shard: str, out: _LeftOut) -> Iterator[tuple]:
-  """Yields (key, picture, caption, kind, words) of every whole sample of a shard, in order.
+  """Yields (key, picture, caption, kind, words) of each sample with a picture and a caption.
 
-  The picture and the caption are (offset, bytes) in the shard; `kind` is the caption's index into
-  _TEXTS, and `words` is the caption itself. `out` counts the other samples.
+  `picture` and `caption` are (offset, size in bytes) in the shard. `kind` is the kind of the
+  caption's file, an index into _TEXTS, and `words` is the caption as text. `out` counts the samples
+  that lack a picture or a caption.
   """
   try:
     with open(shard, 'rb') as f:
@@ -201,7 +205,10 @@ def _samples(shard: str, out: _LeftOut) -> Iterator[tuple]:
 
 
 def _members(f: BinaryIO, shard: str) -> dict[str, dict[str, tuple[int, int]]]:
-  """Returns {key: {'jpg': (offset, bytes)}}; the key is the member's name up to its last dot."""
+  """Returns {key: {'jpg': (offset, size in bytes)}} of the tar members of a shard.
+
+  A key is the name of a tar member up to the last dot. Raises DataError for a damaged shard.
+  """
   found = {}
   if f.read(6).startswith(_COMPRESSED):
     raise errors.DataError(
@@ -229,7 +236,7 @@ def _members(f: BinaryIO, shard: str) -> dict[str, dict[str, tuple[int, int]]]:
       _check_end(f, t.offset)
   except (errors.DataError, OSError):
     raise
-  except Exception as e:  # tarfile lets errors of other modules through
+  except Exception as e:  # tarfile also raises exceptions of other modules
     reason = errors.brief(e)
     raise errors.DataError(f'{shard} is no whole tar: {reason}; get it again') from e
   return found
@@ -241,7 +248,10 @@ def _is_of_a_sample(key: str, kind: str) -> bool:
 
 
 def _check_end(f: BinaryIO, offset: int) -> None:
-  """Raises ValueError unless only zeros follow, because tarfile stops at a damaged header too."""
+  """Raises ValueError unless the tar file holds only zeros from byte `offset` to its end.
+
+  The check is needed because tarfile takes a damaged header for the end of the tar.
+  """
   f.seek(offset)
   block = f.read(_BLOCK)
   if len(block) < _BLOCK:
@@ -253,7 +263,7 @@ def _check_end(f: BinaryIO, offset: int) -> None:
 
 
 def _words(data: bytes, kind: int) -> str:
-  """Returns the caption in the bytes of a member, or '' if there is none that can be read."""
+  """Returns the caption in the bytes of a tar member, or '' if no caption can be read from them."""
   try:
     found = data.decode('utf-8-sig')
     if _TEXTS[kind] == 'json':
@@ -266,16 +276,16 @@ def _words(data: bytes, kind: int) -> str:
 
 
 def first_line(text: str) -> str:
-  """Returns the first line with words in it; a file may have several captions, one a line.
+  """Returns the first line of `text` that is not empty, because files may list several captions.
 
-  Half of a surrogate pair, which JSON may hold, becomes '?'.
+  A lone half of a surrogate pair, which JSON may hold, becomes '?'.
   """
   words = next(filter(None, map(str.strip, text.splitlines())), '')
   return words.encode('utf-8', 'replace').decode()
 
 
 def _expanded(pattern: str) -> Iterator[str]:
-  """Yields the names of a pattern with braces, 'a{00..02}.tar' or 'a{x,y}.tar', as a shell does."""
+  """Expands the braces of a pattern, 'a{00..02}.tar' or 'a{x,y}.tar', as a shell does."""
   found = re.search(r'\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}', pattern)
   if not found:
     yield pattern

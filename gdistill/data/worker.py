@@ -1,4 +1,4 @@
-"""Worker processes that read data: only the parent stops them, and they never outlive it."""
+"""Makes worker processes that read data ignore signals, and exit when their parent process ends."""
 
 import contextlib
 import os
@@ -14,11 +14,11 @@ from multiprocessing import resource_tracker
 def unsignalled() -> Iterator[None]:
   """Blocks SIGTERM and SIGINT for the processes that start in this context.
 
-  A terminal and `timeout` send a signal to the whole process group. A worker that died of such a
-  signal would fail the step that its parent is about to finish. The parent receives its own
-  signals when the context ends.
+  A terminal and the command `timeout` send a signal to the whole process group. A worker process
+  that died of SIGTERM or SIGINT would fail the training step that its parent is about to finish.
+  The parent process receives its own pending signals when the context ends.
   """
-  # Starting a first process would start this tracker, which unblocks the signals again.
+  # Starts Python's resource tracker first: its start, with the first process, unblocks the signals.
   resource_tracker.ensure_running()
   before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
   try:
@@ -28,9 +28,9 @@ def unsignalled() -> Iterator[None]:
 
 
 def start() -> None:
-  """Ends this worker process as soon as its parent ends, even if the parent is killed.
+  """Ends this worker process as soon as its parent process ends, even if the parent is killed.
 
-  Call it first in every worker.
+  Every worker process must call `start` first.
   """
   parent = process.parent_process()
   if parent is not None:
@@ -38,6 +38,6 @@ def start() -> None:
 
 
 def _follow(sentinel: int) -> None:
-  """Waits for the end of the parent process and exits immediately."""
+  """Waits until the parent process ends, then exits this worker process immediately."""
   connection.wait([sentinel])
   os._exit(1)

@@ -1,8 +1,8 @@
-"""Published networks in; finished rounds out to diffusers, and back.
+"""Imports published networks, and exports finished rounds as folders that diffusers opens.
 
 `importing` writes a published network as a finished round. `exporting` writes a finished round as a
-folder that diffusers opens, and reads such a folder. `teachers` tells the kind of a source and
-returns a `teacher.Teacher`, with one file for each family: stable_diffusion, cin256, dit and adm.
-This room may use convert, drawing, errors, frozen, models, process, recipe, rounds, training and
-workdir. Only cli uses this room.
+folder that diffusers opens, and reads an exported folder. `teachers` finds out the kind of a
+published network and reads the network as a `teacher.Teacher`; each family of networks has a file:
+stable_diffusion, cin256, dit and adm. This room may use convert, drawing, errors, frozen, models,
+process, recipe, rounds, training and workdir. Only cli uses this room.
 """

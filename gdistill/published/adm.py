@@ -1,4 +1,4 @@
-"""Reads OpenAI's ADM on ImageNet, which is guided by a second, unconditional network."""
+"""Reads OpenAI's ADM for ImageNet, a teacher guided by a second, unconditional network."""
 
 import pathlib
 from collections.abc import Mapping
@@ -14,11 +14,11 @@ from gdistill.recipe import settings as recipes
 
 
 class Release(NamedTuple):
-  """A released network of ADM: everything that its file of weights does not say."""
+  """Settings of a released ADM network that its file of weights does not contain."""
 
   fields: Mapping[str, Any]  # fields of unet.UNet
   image_size: int
-  order: Literal['new', 'legacy']  # order of q, k and v in a layer; see convert/adm.py
+  order: Literal['new', 'legacy']  # order of q, k, v in attention; see convert/adm.py
   noise: recipes.Noise
 
 
@@ -34,7 +34,7 @@ def read(
 ) -> teacher.Teacher:
   """Returns the class-conditional network at `path`, guided by the network in the file `null`.
 
-  Without `null`, the returned teacher cannot be guided.
+  If `null` is '', the returned teacher cannot be guided. `autoencoder` and `text` are not used.
   """
   release = RELEASES[kind]
   settings = recipes.Model(
@@ -60,7 +60,11 @@ def read(
 def _read_network(
   path: pathlib.Path, release: Release, settings: recipes.Model, has_labels: bool
 ) -> tuple[dict, str]:
-  """Returns (parameters, digest) of a network with or without labels; ConfigError for the other."""
+  """Returns (parameters, digest) of the ADM network at `path`.
+
+  Raises ConfigError if `has_labels` is True and the network at `path` is unconditional, or if
+  `has_labels` is False and the network is class-conditional.
+  """
   file = source_files.weights_file(path)
   state = source_files.read_weights(file)
   with source_files.errors_begin_with(file):

@@ -18,7 +18,7 @@ from gdistill.published import teacher
 from gdistill.recipe import settings as recipes
 
 NOISE = recipes.Noise('scaled_linear', beta_start=0.0015, beta_end=0.0195)
-_IMAGE_SIZE = 64  # side of the latents
+_IMAGE_SIZE = 64  # side of the latents of cin256-v2
 _AUTOENCODER_FOLDERS = ('vqvae', 'vae', 'autoencoder')
 _Network = tuple[recipes.Model, recipes.Noise, dict[str, np.ndarray], dict]
 
@@ -26,7 +26,11 @@ _Network = tuple[recipes.Model, recipes.Noise, dict[str, np.ndarray], dict]
 def read(
   path: pathlib.Path, kind: str, *, null: str, autoencoder: str, text: str
 ) -> teacher.Teacher:
-  """Returns the network of a folder of diffusers, or of one file with latent diffusion's names."""
+  """Returns the class-conditional ImageNet network at `path` as a teacher.
+
+  `path` is a folder of diffusers with unet/, or a .safetensors file with latent diffusion's names.
+  If `autoencoder` is '', the autoencoder is read from `path` too. `null` and `text` are not used.
+  """
   if path.is_dir() and (path / 'unet').is_dir():
     settings, noise, state, params = _read_folder(path)
     parts = (path / name for name in _AUTOENCODER_FOLDERS)
@@ -45,9 +49,9 @@ def read(
 
 
 def _read_folder(path: pathlib.Path) -> _Network:
-  """Returns (settings, noise, arrays by diffusers' names, parameters) of a folder of diffusers.
+  """Returns (settings, noise, {diffusers' name: array}, parameters) of a folder of diffusers.
 
-  If unet/ does not hold the table of classes, the first array in class_embedder/ is that table.
+  If unet/ holds no table of class embeddings, the table is the first array in class_embedder/.
   """
   config, state = source_files.read_component(path / 'unet')
   table_file = path / 'class_embedder' / source_files.WEIGHTS_NAME
@@ -66,10 +70,10 @@ def _read_folder(path: pathlib.Path) -> _Network:
 
 
 def _read_file(path: pathlib.Path) -> _Network:
-  """Returns (settings, noise, arrays by the authors' names, parameters) of latent diffusion's file.
+  """Returns (settings, noise, {authors' name: array}, parameters) of a latent diffusion file.
 
-  The file also holds arrays of the autoencoder and of the training. Only the network's arrays are
-  checked to be finite.
+  The file also holds arrays of the autoencoder and of the training. Raises DataError if an array of
+  the network has a NaN or an infinity; the other arrays of the file are not checked.
   """
   file = source_files.weights_file(path)
   state = files.weights(file)
@@ -86,7 +90,10 @@ def _read_file(path: pathlib.Path) -> _Network:
 
 
 def _num_classes(state: Mapping[str, np.ndarray], path: pathlib.Path) -> int:
-  """Returns the rows of the table of classes minus one: the last row is the null condition."""
+  """Returns the number of classes: the rows of the table of class embeddings, minus one.
+
+  The last row of the table is the null condition. Raises ConfigError if `state` has no such table.
+  """
   if unet2d.CLASSES not in state:
     raise errors.ConfigError(
       f"{path} has no {unet2d.CLASSES}, the table of classes of latent diffusion's ImageNet "

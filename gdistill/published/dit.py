@@ -1,4 +1,4 @@
-"""Reads DiT and SiT of any size, from the authors' files or from a folder of diffusers."""
+"""Reads a DiT or SiT of any size as a teacher, from the authors' file or a folder of diffusers."""
 
 import pathlib
 from collections.abc import Collection, Mapping
@@ -17,13 +17,18 @@ from gdistill.published import teacher
 from gdistill.recipe import settings as recipes
 
 _XL_WIDTH, _XL_HEADS = 1152, 16  # DiT-XL: 16 heads of 72 channels
-_HEAD_DIM = 64  # channels of a head in the smaller DiTs
+_HEAD_DIM = 64  # channels of an attention head in DiTs smaller than XL
 
 
 def read(
   path: pathlib.Path, kind: str, *, null: str, autoencoder: str, text: str
 ) -> teacher.Teacher:
-  """Returns the DiT or SiT at `path`; the shapes of the arrays give the sizes of the network."""
+  """Returns the DiT or SiT at `path` as a teacher.
+
+  The sizes of the network follow from the shapes of its arrays. `kind` is 'dit' or 'sit'. If
+  `autoencoder` is '', the autoencoder is read from the folder vae/ beside the network. `null` and
+  `text` are not used. Raises ConfigError if there is no autoencoder.
+  """
   component = path / 'transformer'
   file = source_files.weights_file(component if component.is_dir() else path)
   pipeline = file.parent.parent if file.parent.name == 'transformer' else file.parent
@@ -31,7 +36,8 @@ def read(
   with source_files.errors_begin_with(path):
     params = dit.params_from(state)
   original = dit.is_original(state)
-  # Folders beside a single file with the authors' names may belong to another network.
+  # Folders beside a single file with the authors' array names may belong to another network, so
+  # they are not read.
   trusted = path.is_dir() or not original
   parts = {p.name for p in pipeline.iterdir() if p.is_dir()} if trusted else set()
   image_size, heads = _image_size_and_heads(file, state, params)
@@ -58,11 +64,12 @@ def read(
 def _image_size_and_heads(
   file: pathlib.Path, state: Mapping[str, np.ndarray], params: Mapping[str, Any]
 ) -> tuple[int, int]:
-  """Returns (side of the latents, number of attention heads).
+  """Returns (side of the latents, number of attention heads) of a DiT or SiT.
 
-  The side follows from the position embeddings if the file has any, and otherwise from config.json
-  beside the file. The number of heads follows from the width under the authors' names, and from
-  config.json under diffusers' names.
+  The side follows from the position embeddings in `state`; if `state` has no position embeddings,
+  config.json beside `file` gives the side. If the arrays have the authors' names, the number of
+  heads follows from the width of the network. If the arrays have diffusers' names, config.json
+  gives the number of heads.
   """
   patch, _, _, width = params['patch']['kernel'].shape
   heads = _XL_HEADS if width == _XL_WIDTH else width // _HEAD_DIM
@@ -80,7 +87,12 @@ def _image_size_and_heads(
 
 
 def _noise(pipeline: pathlib.Path, parts: Collection[str], kind: str) -> tuple[recipes.Noise, str]:
-  """Returns (noise schedule, predict) of the folder scheduler/, or of the paper without it."""
+  """Returns (noise schedule, model.predict) of the network.
+
+  The folder scheduler/ in `pipeline` gives the noise schedule; without this folder, the noise
+  schedule is the one in the paper of DiT or SiT. `parts` are the names of the folders in
+  `pipeline`. Raises ConfigError for a SiT with a folder scheduler/.
+  """
   if 'scheduler' not in parts:
     return (recipes.Noise('cosine'), 'flow') if kind == 'sit' else (schedulers.DDPM_NOISE, 'eps')
   if kind == 'sit':
@@ -94,7 +106,7 @@ def _noise(pipeline: pathlib.Path, parts: Collection[str], kind: str) -> tuple[r
 def _settings(
   params: Mapping[str, Any], image_size: int, heads: int, predict: str, kind: str, original: bool
 ) -> recipes.Model:
-  """Returns the section `model` of a recipe for the network with these parameters."""
+  """Returns the section `model` of a recipe for the DiT or SiT with the parameters `params`."""
   patch, _, channels, width = params['patch']['kernel'].shape
   out_channels = params['final']['bias'].shape[0] // patch**2
   return recipes.Model(
@@ -105,6 +117,6 @@ def _settings(
     dropout=0.0, w_features=256, w_scale=1000.0, dtype='float32',
     predict=predict, network='dit', patch=patch,
     time='linear' if kind == 'sit' else 'index',
-    freq_shift=0.0 if original else 1.0,  # diffusers' class computes the same weights with 1
+    freq_shift=0.0 if original else 1.0,  # diffusers' DiT uses 1 with the same weights
     cos_first=True, learned_sigma=out_channels == 2 * channels,
   )  # fmt: skip

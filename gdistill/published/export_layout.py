@@ -1,26 +1,30 @@
-"""Layout of an exported folder: gdistill's own files, and diffusers' class for each part."""
+"""Layout of an exported folder: names of gdistill's own files, diffusers' class of each part."""
 
 from typing import Any
 
 from gdistill.frozen import networks as frozen_networks
 from gdistill.rounds import folder as folders
 
-OWN = 'gdistill'  # a subfolder that diffusers ignores
+OWN = 'gdistill'  # subfolder for gdistill's own files, which diffusers ignores
 CARD = f'{OWN}/card.json'
 REST = f'{OWN}/rest.safetensors'
-# Kind of autoencoder -> its class in diffusers.
+# Kind of autoencoder -> name of the autoencoder's class in diffusers.
 VAE_CLASSES = {'kl': 'AutoencoderKL', 'vq': 'VQModel', 'tiny': 'AutoencoderTiny'}
 
 
 def pipeline_class(folder: folders.Folder, frozen: frozen_networks.Frozen) -> str:
-  """Returns the class of the pipeline, 'DiffusionPipeline' if none draws with this network."""
+  """Returns the name of diffusers' pipeline class for the exported round.
+
+  The name is 'DiffusionPipeline', a base class that samples no pictures, for a network without text
+  encoder, because diffusers has no pipeline for such a network.
+  """
   if frozen.text is None:
     return 'DiffusionPipeline'
   return f'StableDiffusion{"Inpaint" if folder.settings.extra_channels else ""}Pipeline'
 
 
 def model_index(folder: folders.Folder, frozen: frozen_networks.Frozen) -> dict[str, Any]:
-  """Returns model_index.json: the pipeline, and [library, class] of every part."""
+  """Returns the content of model_index.json: the pipeline's class, [library, class] of parts."""
   index: dict[str, Any] = {
     '_class_name': pipeline_class(folder, frozen),
     'unet': ['diffusers', 'UNet2DConditionModel'],

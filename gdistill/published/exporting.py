@@ -1,13 +1,18 @@
-"""Writes a finished round as a folder that diffusers opens, and reads that folder back bit for bit.
+"""Writes a finished round as a folder that diffusers opens, and reads the folder back bit for bit.
 
-  model_index.json, unet/, scheduler/    what a pipeline loads; for latents also vae/, and for text
-                                         text_encoder/ and tokenizer/
-  README.md                              the model card, which published/readme.py writes
-  gdistill/                              the round's card, and the parameters that diffusers' arrays
-                                         have no place for
+An exported folder holds:
 
-Weights are float32 under diffusers' names: see convert/stable_diffusion_unet.py and
-convert/pixel_unet.py.
+  model_index.json      the pipeline's class, and the class of each part
+  unet/, scheduler/     the network and diffusers' scheduler
+  vae/                  the autoencoder, only for a network on latents
+  text_encoder/         the text encoder, only for a network with prompts
+  tokenizer/            the tokenizer, only for a network with prompts
+  README.md             the model card for readers, which published/readme.py writes
+  gdistill/             card.json (the record of the round), and rest.safetensors (the parameters
+                        that diffusers has no array for)
+
+Weights are float32 and have diffusers' array names, as convert/stable_diffusion_unet.py and
+convert/pixel_unet.py describe.
 """
 
 import json
@@ -35,14 +40,15 @@ from gdistill.published import source_files
 from gdistill.rounds import folder as folders
 from gdistill.rounds import network as networks
 
-_DIFFUSERS_VERSION = '0.42.1'  # the version that exported folders are tested with
+_DIFFUSERS_VERSION = '0.42.1'  # version of diffusers with which exported folders are tested
 
 
 def run(folder: folders.Folder, out: pathlib.Path, licence: str = '') -> list[str]:
-  """Writes the round to `out`; returns the notes on the export that the user should see.
+  """Exports the finished round `folder` to the folder `out`; returns notes for the user.
 
-  '' as `licence` keeps the licence of the round's card. Raises ConfigError, before anything is
-  written, if diffusers cannot run the network.
+  A note is a sentence on a difference between diffusers and gdistill. If `licence` is '', the
+  exported round keeps the licence in its card.json. Raises ConfigError, before any file is written,
+  if diffusers cannot run the network.
   """
   frozen = frozen_networks.read_frozen(folder)
   _check_exportable(folder, frozen)
@@ -66,14 +72,18 @@ def run(folder: folders.Folder, out: pathlib.Path, licence: str = '') -> list[st
 
 
 def is_export(path: pathlib.Path) -> bool:
-  """Returns whether `path` is a folder that `run` wrote."""
+  """Returns whether `path` is a folder that `exporting.run` wrote."""
   return (path / export_layout.CARD).is_file()
 
 
 def read(
   path: pathlib.Path,
 ) -> tuple[dict[str, Any], dict, autoencoders.Autoencoder | None, texts.TextEncoder | None]:
-  """Returns (card, parameters, autoencoder, text encoder) of a folder that `run` wrote."""
+  """Returns (content of card.json, parameters, autoencoder, text encoder) of an exported folder.
+
+  The autoencoder and the text encoder are None for a network without them. Raises DataError if the
+  folder is damaged.
+  """
   card = source_files.read_json(path / export_layout.CARD)
   try:
     settings, noise = folders.settings_of(card)
@@ -101,7 +111,7 @@ def read(
 
 
 def _check_exportable(folder: folders.Folder, frozen: frozen_networks.Frozen) -> None:
-  """Raises ConfigError if diffusers cannot run the round's network, and says why."""
+  """Raises ConfigError with the reason if diffusers cannot run the network of the round."""
   sampling.check_draws(folder.path, folder.card)
   _check_network(folder)
   if folder.card.get('sampler') == 'stochastic':
@@ -119,7 +129,7 @@ def _check_exportable(folder: folders.Folder, frozen: frozen_networks.Frozen) ->
 
 
 def _check_network(folder: folders.Folder) -> None:
-  """Raises ConfigError for a network that diffusers has no class or no pipeline for."""
+  """Raises ConfigError if diffusers has no class or no pipeline for the network of the round."""
   settings = folder.settings
   if settings.network == 'dit':
     raise errors.ConfigError(
@@ -145,7 +155,7 @@ def _check_network(folder: folders.Folder) -> None:
 
 
 def _check_text(folder: folders.Folder, text: texts.TextEncoder) -> None:
-  """Raises ConfigError if a pipeline of diffusers would encode a prompt in another way."""
+  """Raises ConfigError if diffusers' pipelines would encode a prompt differently than gdistill."""
   if text.kind != 'clip':
     raise errors.ConfigError(
       f'{folder.path} reads text with a {text.kind} encoder and masks the padding, and '
@@ -160,7 +170,10 @@ def _check_text(folder: folders.Folder, text: texts.TextEncoder) -> None:
 
 
 def _to_diffusers(folder: folders.Folder) -> tuple[dict[str, Any], dict[str, np.ndarray], dict]:
-  """Returns (config.json, arrays by diffusers' names, parameters that the arrays give back)."""
+  """Returns (content of config.json, {diffusers' name: array}, parameters restored from arrays).
+
+  Parameters that diffusers has no array for are missing or changed in the restored parameters.
+  """
   settings = folder.settings
   params = jax.tree.map(np.asarray, folder.params)
   if settings.network == 'unet':
@@ -169,12 +182,16 @@ def _to_diffusers(folder: folders.Folder) -> tuple[dict[str, Any], dict[str, np.
   config = unet2d.config_from(folder.net, settings.image_size)
   state = unet2d.state_from(params, folder.net)
   back = unet2d.params_from(state, folder.net)
-  state.pop(unet2d.CLASSES, None)  # diffusers has no place for the table of classes: _rest keeps it
+  state.pop(unet2d.CLASSES, None)  # diffusers has no place for the table; see _rest
   return config, state, back
 
 
 def _rest(params: Mapping, back: Mapping) -> dict[str, np.ndarray]:
-  """Returns the table of classes, and all parameters that differ from `back`."""
+  """Returns {name: array} of what gdistill/rest.safetensors must hold.
+
+  These arrays are the parameters in `params` that differ from `back`, the parameters restored from
+  diffusers' arrays, and the table of class embeddings.
+  """
   mine, theirs = (traverse_util.flatten_dict(p, sep='/') for p in (params, back))
   rest = {k: np.asarray(v) for k, v in mine.items() if not _equal(v, theirs.get(k))}
   if 'class_table' in mine:
@@ -187,14 +204,14 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def _to_float32(folder: pathlib.Path) -> None:
-  """Rewrites half-precision weights of a text encoder in float32.
+  """Rewrites the half-precision weights in `folder`, a text encoder's folder, as float32.
 
-  transformers loads weights in the stored type, and a pipeline whose networks are float32 takes no
-  text embeddings of another type.
+  transformers loads weights in the type of the file, and the exported U-Net, which is float32,
+  cannot take text embeddings of another type.
   """
   for file in folder.glob('*.safetensors'):
     stored = files.weights(file)
-    # bfloat16 is of kind 'V' in numpy
+    # numpy gives bfloat16 the kind 'V', and float16 the kind 'f'
     half = {n for n, a in stored.items() if a.dtype.kind in 'fV' and a.dtype.itemsize < 4}
     if half:
       _write_arrays(file, {n: a.astype(np.float32) if n in half else a for n, a in stored.items()})
@@ -209,7 +226,7 @@ def _write_arrays(file: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def _write_config(file: pathlib.Path, config: Mapping[str, Any]) -> None:
-  """Writes a config of diffusers, with the version of diffusers that exports are tested with."""
+  """Writes `config` as JSON for diffusers, with the field _diffusers_version added."""
   about = {'_class_name': config['_class_name'], '_diffusers_version': _DIFFUSERS_VERSION}
   _write_json(file, {**about, **config})
 

@@ -1,4 +1,4 @@
-"""Writes a published teacher or an exported round as a finished round, with its frozen networks."""
+"""Writes a published teacher, or a round that gdistill exported, as a finished round."""
 
 import dataclasses
 import os
@@ -20,15 +20,16 @@ from gdistill.training import card as cards
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
 
-TINY = 'autoencoder_tiny'  # folder of the autoencoder for gdistill sample --decoder=tiny
+TINY = 'autoencoder_tiny'  # folder of the small autoencoder for gdistill sample --decoder=tiny
 
 
 def run(source: str, out: storage.epath.Path, *, tiny: str = '', **given: str) -> dict[str, Any]:
-  """Writes the network of `source` to `out` as a finished round; returns the round's card.
+  """Writes the network at `source` to `out` as a finished round; returns the content of card.json.
 
-  `given` are arguments of teachers.read. `tiny` names a tiny autoencoder that is stored too. A
-  `source` that gdistill exported becomes the round that was exported. Raises ConfigError or
-  DataError.
+  `given` holds further arguments of teachers.read. `tiny` is the path of a tiny autoencoder to
+  store with the round, or '' for no tiny autoencoder. If gdistill exported `source`, the exported
+  round is restored. Raises ConfigError if the arguments do not fit the network, and DataError if a
+  file is missing or damaged.
   """
   if exporting.is_export(pathlib.Path(source)):
     surplus = [name for name, value in {**given, 'tiny': tiny}.items() if value]
@@ -54,7 +55,10 @@ def run(source: str, out: storage.epath.Path, *, tiny: str = '', **given: str) -
 
 
 def _import_export(source: pathlib.Path, out: storage.epath.Path) -> dict[str, Any]:
-  """Writes the round that `source` was exported from; returns its card."""
+  """Writes the round in the exported folder `source` to `out`; returns the content of card.json.
+
+  Raises DataError if the weights in `source` were changed after the export.
+  """
   card, params, autoencoder, text = exporting.read(source)
   if text is not None:
     texts.write(os.fspath(out), text)
@@ -70,7 +74,11 @@ def _import_export(source: pathlib.Path, out: storage.epath.Path) -> dict[str, A
 
 
 def _check_tiny(small: autoencoders.Autoencoder, found: teacher.Teacher, tiny: str) -> None:
-  """Raises ConfigError if the tiny autoencoder does not decode the teacher's latents."""
+  """Raises ConfigError if the tiny autoencoder `small` cannot decode the latents of the teacher.
+
+  The number of channels and the ratio of the image's side to the latents' side must be those of
+  the teacher's own autoencoder. Raises DataError if a weight of `small` is not finite.
+  """
   big = found.autoencoder
   if big is None:
     raise errors.ConfigError(
@@ -86,7 +94,7 @@ def _check_tiny(small: autoencoders.Autoencoder, found: teacher.Teacher, tiny: s
 
 
 def _card(found: teacher.Teacher) -> dict[str, Any]:
-  """Returns the content of card.json for an imported teacher."""
+  """Returns the content of card.json (the record of a finished round) for an imported teacher."""
   text = found.text
   classes = found.settings.num_classes
   return {

@@ -1,4 +1,4 @@
-"""Settings of a published network as the recipe's section `model`, and the network they make."""
+"""Converts settings of a published network to a recipe's section `model`, builds the network."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,8 +13,8 @@ from gdistill.rounds import network as networks
 def of_latent_unet(fields: Mapping[str, Any], image_size: int, predict: str) -> recipes.Model:
   """Returns the section `model` of a recipe from the fields of a LatentUNet.
 
-  `image_size` is the side of the latents. Raises ConfigError for a network that the section cannot
-  describe; the error names a field of diffusers' config.json.
+  `image_size` is the side of the latents. Raises ConfigError if the section `model` cannot describe
+  the network; the error names the field of diffusers' config.json that does not fit.
   """
   channels, heads = fields['channels'], fields['heads']
   if any(c % channels[0] for c in channels):
@@ -65,10 +65,10 @@ def of_latent_unet(fields: Mapping[str, Any], image_size: int, predict: str) -> 
 
 
 def image_size(config: Mapping[str, Any], default: int) -> int:
-  """Returns the side of the square images or latents that a config.json states as sample_size.
+  """Returns the side of the square images or latents: sample_size in diffusers' config.json.
 
-  Returns `default` if config.json has no sample_size. Raises ConfigError if sample_size is not a
-  whole number or a list of two equal ones.
+  Returns `default` if `config` has no sample_size. Raises ConfigError if sample_size is neither a
+  whole number nor a list of two equal whole numbers.
   """
   size = config.get('sample_size')
   size = default if size is None else size
@@ -81,9 +81,9 @@ def image_size(config: Mapping[str, Any], default: int) -> int:
 
 
 def build(settings: recipes.Model, noise: recipes.Noise) -> networks.Network:
-  """Returns the network of these settings, without an input for w.
+  """Returns the network that `settings` describes, without an input for w.
 
-  Raises ConfigError for settings that a recipe may not have.
+  Raises ConfigError if a recipe may not have these values of `settings` or `noise`.
   """
   recipe_checks.check_model(settings)
   recipe_checks.check_noise(noise)

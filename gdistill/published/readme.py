@@ -1,4 +1,4 @@
-"""The README.md of an exported folder: a model card with steps, guidance, licence and example."""
+"""Builds the README.md of an exported folder: a model card with steps, guidance and example."""
 
 import numpy as np
 
@@ -8,12 +8,15 @@ from gdistill.published import export_layout
 from gdistill.rounds import folder as folders
 from gdistill.rounds import network as networks
 
-_ANY_STEPS = 50  # steps in the example of a network that takes any number of steps
-_EXAMPLE_W = 6.5  # guidance_scale=7.5, the default of diffusers' StableDiffusionPipeline
+_ANY_STEPS = 50  # sampling steps in the example, for a network that takes any number of steps
+_EXAMPLE_W = 6.5  # w in the example: diffusers' default guidance_scale 7.5 is 1 + w
 
 
 def text(folder: folders.Folder, frozen: frozen_networks.Frozen, licence: str) -> str:
-  """Returns README.md; `licence` is the licence given at the export, '' for that of the card."""
+  """Returns the text of README.md for an exported round.
+
+  `licence` is the licence that the user gave for the export, or '' for the licence in card.json.
+  """
   card = folder.card
   teacher, steps = card['stage'] == 'teacher', card['num_steps'] or 'any number'
   title = f'# Diffusion {"teacher" if teacher else "student"}'
@@ -39,7 +42,7 @@ def text(folder: folders.Folder, frozen: frozen_networks.Frozen, licence: str) -
 
 
 def notes(folder: folders.Folder, frozen: frozen_networks.Frozen) -> list[str]:
-  """Returns what differs between diffusers and gdistill for this round, a sentence each."""
+  """Returns a list of sentences on differences between diffusers and gdistill for this round."""
   found = []
   steps = folder.card['num_steps']
   if steps and 1000 % steps:
@@ -53,7 +56,7 @@ def notes(folder: folders.Folder, frozen: frozen_networks.Frozen) -> list[str]:
 
 
 def _licence(folder: folders.Folder, given: str) -> tuple[str, str]:
-  """Returns the licence, and where it comes from as the end of a sentence."""
+  """Returns (licence, source of the licence as the end of a sentence in README.md)."""
   if given:
     return given, ', as stated at the export'
   if inherited := folder.card.get('licence'):
@@ -62,7 +65,7 @@ def _licence(folder: folders.Folder, given: str) -> tuple[str, str]:
 
 
 def _guidance(folder: folders.Folder, frozen: frozen_networks.Frozen) -> str:
-  """Returns the sentences on how the network is guided and how a user sets w."""
+  """Returns README.md's sentences on how the network is guided and how a user sets w."""
   card, prompts = folder.card, frozen.text is not None
   how = 'pass `guidance_scale = 1 + w`' if prompts else 'set `w` in the example below'
   if folder.takes_w:
@@ -82,14 +85,14 @@ def _guidance(folder: folders.Folder, frozen: frozen_networks.Frozen) -> str:
 
 
 def _scale(folder: folders.Folder) -> float:
-  """Returns guidance_scale = 1 + w of the example, for a w in the round's range."""
+  """Returns the guidance_scale of the example in README.md: 1 + w, with w in the round's range."""
   if not (folder.takes_w or folder.guided):
     return 1.0
   return 1.0 + min(max(_EXAMPLE_W, folder.card['w_min']), folder.card['w_max'])
 
 
 def _prompt_example(folder: folders.Folder, frozen: frozen_networks.Frozen) -> list[str]:
-  """Returns the lines of Python that draw a picture with a pipeline of diffusers."""
+  """Returns the example in README.md: lines of Python that sample a picture from a prompt."""
   pipeline, steps = export_layout.pipeline_class(folder, frozen), folder.num_steps or _ANY_STEPS
   inpainting = ' image=IMAGE, mask_image=MASK,' if folder.settings.extra_channels else ''
   pictures = '; IMAGE and MASK: PIL images' if inpainting else ''
@@ -103,16 +106,18 @@ def _prompt_example(folder: folders.Folder, frozen: frozen_networks.Frozen) -> l
 
 
 def _class_example(folder: folders.Folder, frozen: frozen_networks.Frozen) -> list[str]:
-  """Returns the lines of Python that draw by class with DDIM: diffusers has no pipeline for this.
+  """Returns the example in README.md: lines of Python that sample pictures of a class with DDIM.
 
-  The example turns the noise `z` [B, C, H, W] into images, or into latents that it then decodes.
+  The example has its own loop over the steps, because diffusers has no pipeline for networks with
+  classes. The loop turns noise `z` [B, C, H, W] into images, or into latents that are then decoded.
   """
   pixels = folder.settings.network == 'unet'
   given, level = ['z', 't', 'table[{}][:, None]'], []
   step = 'z = scheduler.step(output, t, z).prev_sample'
   if pixels:
     given = ['z', 'level', 'torch.zeros(len(z), 0, 1)', 'class_labels={}']
-    # The timestep follows from abar: t itself is right only for logsnr from -20 to 20.
+    # The example computes the network's timestep from abar: the scheduler's own t would be right
+    # only for a cosine schedule with logsnr from -20 to 20.
     level = [
       '  abar = scheduler.alphas_cumprod[t]',
       '  level = 2000 / torch.pi * ((1 - abar) / abar).sqrt().atan() - 1',
@@ -132,7 +137,10 @@ def _class_example(folder: folders.Folder, frozen: frozen_networks.Frozen) -> li
 
 
 def _loading(folder: folders.Folder, pixels: bool) -> list[str]:
-  """Returns the lines of Python that load the network, the scheduler and the table of classes."""
+  """Returns lines of Python that load the network, the scheduler and the table of classes.
+
+  A pixel U-Net (`pixels`) has no separate table of classes.
+  """
   noise = ', '.join(map(str, np.roll(networks.image_shape(folder.settings), 1)))
   lines = [
     'import diffusers, safetensors.torch, torch', '',
@@ -151,7 +159,7 @@ def _loading(folder: folders.Folder, pixels: bool) -> list[str]:
 
 
 def _strength(folder: folders.Folder) -> list[str]:
-  """Returns the lines of Python that set w [B] and, for a network that takes w, its features."""
+  """Returns lines of Python that set w [B] and, for a network that takes w, the embedding of w."""
   lines = []
   if folder.takes_w or folder.guided:
     lines.append(f'w = torch.full((len(z),), {_scale(folder) - 1.0:g})')
@@ -164,7 +172,10 @@ def _strength(folder: folders.Folder) -> list[str]:
 
 
 def _decoding(frozen: frozen_networks.Frozen) -> list[str]:
-  """Returns the lines of Python that decode latents, [] without an autoencoder in diffusers."""
+  """Returns lines of Python that decode latents to images.
+
+  Returns [] if the network samples pixels, or if diffusers has no class for the autoencoder.
+  """
   found = frozen.autoencoder
   if found is None or getattr(found.net, 'pool', False):
     return []

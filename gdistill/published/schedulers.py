@@ -1,4 +1,4 @@
-"""diffusers' scheduler_config.json to a noise schedule of this package, and back."""
+"""Converts diffusers' scheduler_config.json to a recipe's noise schedule, and back."""
 
 import pathlib
 from collections.abc import Mapping
@@ -14,24 +14,24 @@ from gdistill.recipe import settings as recipes
 from gdistill.rounds import network as networks
 
 DDPM_NOISE = recipes.Noise('linear_beta', beta_start=1e-4, beta_end=0.02)
-# What the network predicts -> diffusers' prediction_type.
+# model.predict, the network's output -> prediction_type of diffusers' schedulers.
 PREDICTION_TYPES = {'eps': 'epsilon', 'v': 'v_prediction', 'x': 'sample'}
 _PREDICTS = {theirs: ours for ours, theirs in PREDICTION_TYPES.items()}
-# Schedulers of diffusers whose config.json says nothing about the network except its betas and
-# prediction_type: the other fields choose a sampler.
+# Supported schedulers of diffusers. Only the betas and prediction_type in the config of these
+# schedulers describe the network; the other fields choose a sampler.
 _SCHEDULERS = (
   'DDIMScheduler', 'DDPMScheduler', 'PNDMScheduler', 'LMSDiscreteScheduler', 'LCMScheduler',
   'HeunDiscreteScheduler', 'EulerDiscreteScheduler', 'EulerAncestralDiscreteScheduler',
   'DPMSolverMultistepScheduler', 'DPMSolverSinglestepScheduler', 'UniPCMultistepScheduler',
   'DEISMultistepScheduler',
 )  # fmt: skip
-# diffusers' beta_schedule -> the name of a noise schedule.
+# beta_schedule of diffusers' schedulers -> noise.name in a recipe.
 _BETAS = {
   'linear': 'linear_beta', 'scaled_linear': 'scaled_linear', 'squaredcos_cap_v2': 'squared_cosine'
 }  # fmt: skip
 _BETA_SCHEDULES = {ours: theirs for theirs, ours in _BETAS.items()}
-_DEFAULTS = {'beta_schedule': 'linear', 'prediction_type': 'epsilon'}  # those of diffusers
-# Fields that must have these values or be absent.
+_DEFAULTS = {'beta_schedule': 'linear', 'prediction_type': 'epsilon'}  # diffusers' defaults
+# Fields of scheduler_config.json that must have these values, be null or be absent.
 _FIXED = {
   'num_train_timesteps': 1000, 'trained_betas': None, 'rescale_betas_zero_snr': False,
   'use_flow_sigmas': False,
@@ -39,7 +39,7 @@ _FIXED = {
 
 
 def read(folder: pathlib.Path) -> tuple[recipes.Noise, str]:
-  """Returns (noise schedule, predict) of scheduler/scheduler_config.json in a pipeline's folder."""
+  """Returns (noise schedule, model.predict) from scheduler/scheduler_config.json in `folder`."""
   file = folder / 'scheduler' / 'scheduler_config.json'
   return noise_from(source_files.read_json(file), str(file))
 
@@ -47,9 +47,10 @@ def read(folder: pathlib.Path) -> tuple[recipes.Noise, str]:
 def noise_from(
   config: Mapping[str, Any], where: str = 'scheduler_config.json'
 ) -> tuple[recipes.Noise, str]:
-  """Returns (noise schedule, predict) of a scheduler's config; `where` names it in errors.
+  """Returns (noise schedule, model.predict) from the config of a scheduler of diffusers.
 
-  Raises ConfigError that names the first field whose value this package does not support.
+  Raises ConfigError with the name of the first field whose value gdistill does not support. `where`
+  names the config in errors.
   """
   name = config.get('_class_name')
   if name not in _SCHEDULERS:
@@ -76,13 +77,14 @@ def noise_from(
 
 
 def config_from(noise: recipes.Noise, predict: str, clip_sample: bool) -> dict[str, Any]:
-  """Returns the config of a DDIMScheduler whose N timesteps are t = i/N (trailing spacing).
+  """Returns the config of a DDIMScheduler whose N sampling steps are at t = i/N (trailing spacing).
 
-  A schedule without a name in diffusers is written as its thousand betas, 1 - abar_i / abar_{i-1}
-  with abar_i = sigmoid(logsnr((i + 1) / 1000)), i = 0 to 999. `clip_sample` clips x_hat to [-1, 1].
+  A noise schedule that has no name in diffusers is written as a thousand betas
+  1 - abar_i / abar_{i-1} with abar_i = sigmoid(logsnr((i + 1) / 1000)), i = 0 to 999. `predict` is
+  model.predict of the recipe. If `clip_sample` is True, the scheduler clips x_hat to [-1, 1].
   """
   betas: dict[str, Any]
-  if noise.name == 'squared_cosine':  # diffusers reads no betas for this schedule
+  if noise.name == 'squared_cosine':  # diffusers computes its betas itself
     betas = {'beta_schedule': _BETA_SCHEDULES[noise.name], 'trained_betas': None}
   elif noise.name in _BETA_SCHEDULES:
     betas = {

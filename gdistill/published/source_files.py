@@ -16,28 +16,34 @@ WEIGHTS_NAME = 'diffusion_pytorch_model.safetensors'  # diffusers' name for a co
 
 
 def read_component(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-  """Returns (config.json, {name: array}) of a component of diffusers, such as the folder unet/."""
+  """Returns (content of config.json, {name: array}) of a component of diffusers, such as unet/."""
   return read_json(folder / 'config.json'), read_weights(weights_file(folder))
 
 
 def weights_file(path: pathlib.Path) -> pathlib.Path:
-  """Returns the .safetensors file at `path`, a file or a folder, or the index of its shards.
+  """Returns the path of the .safetensors file at `path`, or of the index of its shards.
 
-  Raises ConfigError for one of torch's files. Raises DataError if there are no weights, or if
-  several files could be meant.
+  `path` is a file or a folder. Raises ConfigError for a pickle of torch. Raises DataError if `path`
+  holds no weights, or several files that could be meant.
   """
   return files.find(path, WEIGHTS_NAME)
 
 
 def read_weights(file: pathlib.Path) -> dict[str, np.ndarray]:
-  """Returns {name: array} of a file that `weights_file` returned; DataError if not all finite."""
+  """Returns {name: array} of the weights at `file`, a path that `weights_file` returned.
+
+  Raises DataError if an array has a NaN or an infinity.
+  """
   state = files.weights(file)
   check_finite(file, state)
   return state
 
 
 def read_json(file: pathlib.Path) -> dict[str, Any]:
-  """Returns the JSON object in a file; DataError if the file is unreadable or holds no object."""
+  """Returns the JSON object in `file` as a dict.
+
+  Raises DataError if `file` is unreadable or holds no JSON object.
+  """
   try:
     found = json.loads(file.read_text(encoding='utf-8'))
   except OSError as e:
@@ -50,9 +56,10 @@ def read_json(file: pathlib.Path) -> dict[str, Any]:
 
 
 def check_finite(where: Any, state: Mapping[str, np.ndarray]) -> None:
-  """Raises DataError that names the first array with a NaN or an infinity, taken as float32.
+  """Raises DataError with the name of the first array in `state` that has a NaN or an infinity.
 
-  `where` is the file, folder or argument that the arrays come from.
+  Values that overflow float32 count as infinite. `where` names the source of the arrays in the
+  error: a file, a folder or an argument of the command.
   """
   for name, a in state.items():
     if not np.isfinite(np.asarray(a, np.float32)).all():
@@ -63,7 +70,7 @@ def check_finite(where: Any, state: Mapping[str, np.ndarray]) -> None:
 
 @contextlib.contextmanager
 def errors_begin_with(where: pathlib.Path) -> Iterator[None]:
-  """Puts `where` and a colon before the message of a ConfigError that is raised in the context."""
+  """Context that puts '<where>: ' before the message of a ConfigError raised inside it."""
   try:
     yield
   except errors.ConfigError as e:
@@ -71,7 +78,7 @@ def errors_begin_with(where: pathlib.Path) -> Iterator[None]:
 
 
 def digest(state: Mapping[str, np.ndarray]) -> str:
-  """Returns the sha256 over all arrays: their sorted names, types, shapes and bytes."""
+  """Returns the sha256, in hex, of the names (sorted), types, shapes and bytes of all arrays."""
   found = hashlib.sha256()
   for name in sorted(state):
     value = np.ascontiguousarray(state[name])

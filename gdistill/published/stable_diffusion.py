@@ -1,4 +1,4 @@
-"""Reads Stable Diffusion 1 and 2, and their inpainting networks, from a folder of diffusers."""
+"""Reads Stable Diffusion 1 or 2, or its inpainting network, as a teacher from diffusers' folder."""
 
 import pathlib
 
@@ -17,10 +17,12 @@ from gdistill.published import teacher
 def read(
   path: pathlib.Path, kind: str, *, null: str, autoencoder: str, text: str
 ) -> teacher.Teacher:
-  """Returns the network of a folder with unet/, vae/, text_encoder/, tokenizer/ and scheduler/.
+  """Returns the Stable Diffusion at `path` as a teacher.
 
-  `autoencoder` and `text` name folders that are read instead of vae/ and of text_encoder/ with
-  tokenizer/. The null condition is the embedding of the text ''.
+  `path` is a folder with unet/, vae/, text_encoder/, tokenizer/ and scheduler/. `autoencoder`, if
+  not '', is a folder that is read instead of vae/. `text`, if not '', is a folder that is read
+  instead of text_encoder/ and tokenizer/. The teacher's null condition is the embedding of the text
+  ''. `null` is not used.
   """
   config, state = source_files.read_component(path / 'unet')
   noise, predict = schedulers.read(path)

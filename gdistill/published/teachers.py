@@ -1,6 +1,6 @@
-"""Tells which kind of published network a source holds, and reads the source as a Teacher.
+"""Finds out which kind of published network a source holds, and reads the source as a Teacher.
 
-A source is a folder or a file of safetensors. This file writes nothing.
+A source is a folder or a .safetensors file. The functions in this file write no files.
 """
 
 import dataclasses
@@ -20,7 +20,8 @@ from gdistill.published import source_files
 from gdistill.published import stable_diffusion
 from gdistill.published import teacher
 
-# Every reader takes (path, kind, *, null, autoencoder, text): _TAKEN_BY says which it uses.
+# Kind of network -> function that reads a source of this kind. Every such function takes the same
+# arguments (path, kind, *, null, autoencoder, text); _TAKEN_BY says which kinds use which argument.
 _READERS = {
   'stable_diffusion': stable_diffusion.read,
   'cin256': cin256.read,
@@ -30,8 +31,9 @@ _READERS = {
   'adm256': adm.read,
 }
 KINDS = tuple(_READERS)
-# (kind, name of an array that tells the kind), searched in this order: ADM has 18 input blocks for
-# 256 pixels and 16 for 64 pixels, so a file of adm256 holds the array of adm64 too.
+# Rows (kind, name of an array that only a network of this kind has), searched in this order. adm256
+# must come before adm64: ADM has 18 input blocks for 256 pixels and 16 for 64 pixels, so a file of
+# adm256 holds the array of adm64 too.
 _ARRAY_OF_KIND = (
   ('cin256', 'model.diffusion_model.input_blocks.0.0.weight'),
   ('dit', 'x_embedder.proj.weight'),
@@ -39,7 +41,7 @@ _ARRAY_OF_KIND = (
   ('adm256', 'input_blocks.17.0.in_layers.0.weight'),
   ('adm64', 'input_blocks.15.0.in_layers.0.weight'),
 )
-# Argument -> (the kinds that take it, why the other kinds do not).
+# Argument of `read` -> (kinds that take the argument, why other kinds do not take the argument).
 _TAKEN_BY = {
   'null': (('adm64', 'adm256'), 'has a null condition of its own'),
   'autoencoder': (('stable_diffusion', 'cin256', 'dit', 'sit'), 'draws pixels'),
@@ -55,17 +57,21 @@ def read(
   text: str = '',
   licence: str = '',
 ) -> teacher.Teacher:
-  """Returns the network of a folder or file; '' as `kind` means that the arrays tell the kind.
+  """Returns the published network at `source`, a folder or a .safetensors file, as a Teacher.
 
-  `null` is the file of a second, unconditional network (ADM). `autoencoder` and `text` name frozen
-  networks for a source that holds none. Raises ConfigError or DataError that says what is missing
-  or does not fit.
+  - `kind` is one of KINDS; if `kind` is '', the folders and arrays of `source` tell the kind.
+  - `null` is the file of a second, unconditional network, for ADM only.
+  - `autoencoder` and `text` are paths of frozen networks, read instead of those in `source`.
+  - `licence` is the licence of the network; if '', the licence is read from README.md in `source`.
+
+  Raises ConfigError if an argument does not fit the network, and DataError if a file is missing or
+  damaged.
   """
   path = pathlib.Path(source)
   if not path.exists():
     raise errors.DataError(f'--source={path} does not exist; name a folder or a .safetensors file')
   if path.is_file():
-    source_files.weights_file(path)  # raises for a torch file and names the command to convert it
+    source_files.weights_file(path)  # raises for a torch file, with the command to convert it
   given, kind = kind, kind or kind_of(path, text)
   if kind not in KINDS:
     raise errors.ConfigError(f'--kind={kind!r} must be one of {", ".join(KINDS)}')
@@ -86,10 +92,11 @@ def read(
 
 
 def kind_of(path: pathlib.Path, text: str = '') -> str:
-  """Returns the kind of network at `path`, told by its folders or by the names of its arrays.
+  """Returns the kind of network at `path`, told by names of folders or of arrays at `path`.
 
-  `text` is the folder of a text encoder, which makes a network with unet/ a Stable Diffusion.
-  Returns 'dit' for SiT too. Raises ConfigError if the kind cannot be told.
+  A folder with unet/ is a Stable Diffusion if it has text_encoder/ or if `text`, the path of a text
+  encoder, is given. Returns 'dit' for a SiT too, because DiT and SiT have the same array names.
+  Raises ConfigError if neither folders nor arrays tell the kind.
   """
   if path.is_dir():
     if (path / 'unet').is_dir():
@@ -107,7 +114,7 @@ def kind_of(path: pathlib.Path, text: str = '') -> str:
 
 
 def licence_of(path: pathlib.Path) -> str:
-  """Returns the licence in the model card, README.md beside the weights, or 'not stated'."""
+  """Returns the field `license` of the README.md beside the weights, or 'not stated'."""
   card = (path if path.is_dir() else path.parent) / 'README.md'
   try:
     text = card.read_text(encoding='utf-8', errors='replace')
@@ -118,7 +125,11 @@ def licence_of(path: pathlib.Path) -> str:
 
 
 def _check_frozen(found: teacher.Teacher, path: pathlib.Path, autoencoder: str, text: str) -> None:
-  """Raises DataError if weights are not finite, ConfigError for an autoencoder of other latents."""
+  """Checks the frozen networks of a teacher.
+
+  Raises DataError if a weight of the text encoder or autoencoder is not finite. Raises ConfigError
+  if the autoencoder's latents have another number of channels than the network takes.
+  """
   if found.text is not None:
     source_files.check_finite(text or path, traverse_util.flatten_dict(found.text.params, sep='.'))
   own = found.autoencoder

@@ -83,6 +83,6 @@ def test_a_damaged_embedding_and_a_shard_in_anothers_place_are_named(tmp_path):
 
 
 def test_latents_of_another_shape_are_refused_with_the_right_one(cache):
-  words = r'\[2, 3, 5\], the model draws \[8, 8, 4\]; set model\.image_size=2 .*image_channels=5'
+  words = r'\[2, 3, 5\], the model samples \[8, 8, 4\]; set model\.image_size=2 .*image_channels=5'
   with pytest.raises(errors.DataError, match=words):
     latents.load(str(cache[0]), (8, 8, 4))

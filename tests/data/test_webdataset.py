@@ -216,7 +216,7 @@ def test_a_damaged_picture_is_named_when_it_is_read(folder):
 def test_a_shard_that_goes_away_is_named_when_it_is_read(folder):
   found = load(folder)
   (folder / '00000.tar').write_bytes(b'')
-  with pytest.raises(errors.DataError, match=r'00000.tar became shorter since the start'):
+  with pytest.raises(errors.DataError, match=r'00000.tar became shorter since the run began'):
     found[0]
   (folder / '00001.tar').unlink()
   with pytest.raises(errors.DataError, match=r'00001.tar cannot be read: No such file'):
