@@ -9,21 +9,21 @@ from gdistill import errors
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-  """The protocol of one table; `published` holds only figures that are printed in their source."""
+  """The protocol of one published table; `published` holds only figures printed in the source."""
 
   name: str
   table: str
   images: int
-  size: int  # side in pixels at which both sets are measured
-  reference: str  # the reference set and where to get it
-  resize: str  # how the reference's pictures are resized to `size`
+  size: int  # side, in pixels, of the samples and of the reference pictures when measured
+  reference: str  # the reference pictures, in words, and where to get them
+  resize: str  # how the reference pictures are resized to `size`, in words
   metrics: tuple[str, ...]
   ws: tuple[float, ...]
   num_steps: tuple[int, ...]
   prompts: bool = False
   extractor: str = 'inception'
   clip: str = ''
-  reference_images: int = 0  # 0: the source does not say
+  reference_images: int = 0  # number of reference pictures; 0 if the source does not say
   published: tuple[dict, ...] = ()
 
 
@@ -91,16 +91,17 @@ ALL = {p.name: p for p in _ALL}
 
 
 def get(name: str) -> Preset:
-  """Returns the preset of that name; ConfigError, with all names, if there is none."""
+  """Returns the preset called `name`; raises ConfigError, listing all names, if none has it."""
   if name not in ALL:
     raise errors.ConfigError(f'--preset={name!r} must be one of {", ".join(ALL)}')
   return ALL[name]
 
 
 def departures(preset: Preset, row: Mapping[str, Any], brought: int, clip: str = '') -> list[str]:
-  """Returns, in words, each way in which a row departs from the preset's protocol.
+  """Returns, in words, each way in which a row of figures departs from the preset's protocol.
 
-  `brought` is the number of pictures that had another size and were resized.
+  `brought` is the number of pictures that had another size than the preset's and were resized.
+  `clip` is the name of the CLIP network that scored the captions, or '' without a CLIP score.
   """
   size, found = preset.size, []
   if row['images'] != preset.images:

@@ -1,4 +1,4 @@
-"""The protocol of a figure, stored in the figure's row; a table holds figures of one protocol."""
+"""The protocol of a figure (how it was measured), which must be equal for all rows of a table."""
 
 import hashlib
 import json
@@ -8,8 +8,8 @@ from typing import Any
 
 from gdistill import errors
 
-# Keys that must agree between the rows of a table. The other keys of a row (sampler, num_steps, w,
-# network_calls, checkpoint, seconds) may differ: a table compares rows by them.
+# Keys of the protocol that must be equal in all rows of a table. All other keys of a row (sampler,
+# num_steps, w, network_calls, checkpoint, seconds) may differ, because a table compares them.
 SHARED = (
   'extractor',
   'extractor_digest',
@@ -24,8 +24,8 @@ SHARED = (
   'reference_bank',
   'reference_size',
 )
-# Keys that must agree between rows in which they are known. They are unknown for pictures that
-# another program made, and the keys of CLIP are unknown without captions.
+# Keys of the protocol that must be equal in all rows in which their values are known. For pictures
+# that another program made, some values are unknown; without captions, the CLIP keys are unknown.
 WHERE_KNOWN = (
   'rounding',
   'labels',
@@ -39,19 +39,19 @@ _PACKAGES = ('gdistill', 'jax', 'jaxlib', 'flax', 'numpy')
 
 
 def versions() -> dict[str, str]:
-  """Returns {package: version} of the packages that figures depend on."""
+  """Returns {package: version} of the Python packages whose version can change a figure."""
   return {name: metadata.version(name) for name in _PACKAGES}
 
 
 def versions_in_words() -> str:
-  """Returns the versions as one line: 'gdistill 0.1.0, jax 0.10.2, ...'."""
+  """Returns the versions of the packages as one line: 'gdistill 0.1.0, jax 0.10.2, ...'."""
   return ', '.join(f'{name} {version}' for name, version in versions().items())
 
 
 def differences(rows: Iterable[Mapping[str, Any]]) -> dict[str, list]:
-  """Returns {key: its values} of the protocol's keys in which rows differ.
+  """Returns {key: the different values} for every key of the protocol in which the rows differ.
 
-  A row without an extractor has no protocol, and so differs from every row.
+  A row without an 'extractor' has no protocol, and so counts as different from every other row.
   """
   rows, out = list(rows), {}
   for key in (*SHARED, *WHERE_KNOWN):
@@ -65,7 +65,7 @@ def differences(rows: Iterable[Mapping[str, Any]]) -> dict[str, list]:
 
 
 def check(rows: Sequence[Mapping[str, Any]], remedy: str = 'pass --mixed to print them') -> None:
-  """Raises ConfigError if the figures of one table were made under different protocols."""
+  """Raises ConfigError if the rows of one table differ in a key of the protocol."""
   found = differences(rows)
   if found:
     text = '; '.join(f'{k}: {" against ".join(map(str, v))}' for k, v in found.items())
@@ -76,6 +76,6 @@ def check(rows: Sequence[Mapping[str, Any]], remedy: str = 'pass --mixed to prin
 
 
 def digest(shared: Mapping[str, Any]) -> str:
-  """Returns twelve hex digits of a hash of a row's protocol."""
+  """Returns twelve hex digits of a hash over the protocol's keys in the row `shared`."""
   text = json.dumps({k: shared.get(k) for k in (*SHARED, *WHERE_KNOWN)}, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""Reference statistics: the measurements that pictures are compared with, stored in one file."""
+"""Reference statistics: measurements of real pictures, in one file, to compare samples with."""
 
 from __future__ import annotations
 
@@ -21,20 +21,23 @@ FORMAT = 1
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Reference:
-  """The measurements of a set of pictures; `protocol` names the extractor, the set, the split."""
+  """The measurements of a set of reference pictures, with the protocol of measuring.
+
+  `protocol` names the feature extractor, the data set and the split.
+  """
 
   measured: measure.Measured
   protocol: dict[str, Any]
 
   @functools.cached_property
   def support(self) -> precision_recall.Support | None:
-    """The support of the bank's features, or None if the bank holds too few."""
+    """The support of the kept features, for precision and recall; None with too few features."""
     if len(self.measured.bank) <= measure.NEIGHBOURS:
       return None
     return precision_recall.Support.of(self.measured.ordered_bank, measure.NEIGHBOURS)
 
   def to_bytes(self) -> bytes:
-    """Returns the bytes of an .npz file with the arrays and the protocol."""
+    """Returns the bytes of an .npz file with the measured arrays and the protocol as JSON."""
     buffer = io.BytesIO()
     text = json.dumps({'format': FORMAT, **self.protocol}, sort_keys=True)
     np.savez(buffer, protocol=np.array(text), **self.measured.to_arrays())
@@ -50,10 +53,12 @@ def describe(
   bank: int | None,
   shape: tuple[int, ...] | None,
 ) -> dict[str, Any]:
-  """Returns the protocol of a reference.
+  """Returns the protocol of reference statistics, as keys for the rows of figures.
 
-  `digest` is the hash of the pictures, `bank` the number of pictures in the bank, and `shape` the
-  pictures' shape. None stands for unknown.
+  `images` is the number of pictures, or None if unknown.
+  `digest` is the hash of the pictures.
+  `bank` is the number of pictures whose features are kept, or None if unknown.
+  `shape` is the shape [H, W, C] of every picture, or None if unknown.
   """
   return {
     'extractor': extractor.name,
@@ -71,10 +76,11 @@ def describe(
 def read(
   file: Any, extractor: extractors.Extractor, remedy: str = 'make it with gdistill statistics'
 ) -> Reference:
-  """Returns the reference in a file that `Reference.to_bytes` made.
+  """Returns the reference statistics in a file that `Reference.to_bytes` made.
 
-  ConfigError if another extractor made the reference; CheckpointError if the file is damaged or its
-  features have another size.
+  Raises ConfigError if another extractor than `extractor` made the statistics. Raises
+  CheckpointError if the file is damaged or its features are not of the extractor's size. `remedy`
+  ends the text of CheckpointError.
   """
   try:
     with np.load(io.BytesIO(storage.read_bytes(file)), allow_pickle=False) as stored:
@@ -85,7 +91,7 @@ def read(
     found = Reference(measure.Measured.from_arrays(arrays), protocol)
   except errors.GdistillError:
     raise
-  except Exception as e:  # zipfile, zlib, json and numpy raise different errors
+  except Exception as e:  # a damaged file makes zipfile, zlib, json or numpy raise different errors
     raise errors.CheckpointError(
       f'{file} is not a readable file of reference statistics ({errors.brief(e)}); {remedy}'
     ) from e

@@ -1,4 +1,4 @@
-"""Evaluation of pictures on disk: figures of anyone's samples, and reference statistics."""
+"""Evaluation of pictures on disk: figures of samples by any program, and reference statistics."""
 
 import os
 from collections.abc import Callable
@@ -18,8 +18,8 @@ from gdistill.evaluation.figures import measure
 from gdistill.evaluation.figures import statistics
 from gdistill.workdir import storage
 
-BANK = 10_000  # pictures whose features serve precision, recall and KID
-Tick = Callable[[int], None]  # called with the number of pictures done
+BANK = 10_000  # number of pictures whose features are kept for precision, recall and KID
+Tick = Callable[[int], None]  # progress callback, called with the number of pictures measured
 
 
 def evaluate(
@@ -30,12 +30,15 @@ def evaluate(
   preset: presets.Preset | None = None,
   clip: str = '',
 ) -> dict[str, Any]:
-  """Returns a row: the figures of pictures, and the protocol by which they were measured.
+  """Returns a row of figures (FD, KID, ...) of pictures, with the protocol of the measurement.
 
-  `against` is a file of reference statistics, or reference pictures, which are measured here. With
-  a preset, `images` were loaded at the preset's size, reference pictures are too, and the row lists
-  its departures from the preset; `clip` names the network of the CLIP score. The row's rounding,
-  labels and clipping are None, because they are unknown for pictures on disk.
+  `against` is the path of a file of reference statistics, or of reference pictures to measure.
+  `tick` is called with the number of pictures measured so far.
+  `preset` is the protocol of a published table; the row then lists its departures from the preset.
+  With a preset, `images` must have been loaded at the preset's size; reference pictures are
+  resized to that size.
+  `clip` is the name of the network of the CLIP score, used only to name departures.
+  In the row, 'rounding', 'labels' and 'clipping' are None: unknown for pictures on disk.
   """
   if len(images) < 2:
     raise errors.ConfigError(
@@ -71,9 +74,9 @@ def evaluate(
 
 
 def captions(images: data.Images, folder: str) -> list[str]:
-  """Returns the caption of each picture, from the text files in `folder`.
+  """Returns the caption of each picture, read from the text files in `folder`.
 
-  DataError if the pictures come from an .npz file.
+  Raises DataError if the pictures come from an .npz file, because captions are found by file name.
   """
   if not images.names:
     raise errors.DataError(
@@ -85,7 +88,11 @@ def captions(images: data.Images, folder: str) -> list[str]:
 def clip_score(
   images: data.Images, sentences: list[str], scorer: clip_scores.Scorer
 ) -> dict[str, Any]:
-  """Returns {'clip_score', 'clip', 'clip_digest'} of pictures and one sentence for each picture."""
+  """Returns {'clip_score', 'clip', 'clip_digest'} of pictures and their captions.
+
+  `sentences` holds one caption for each picture. 'clip' is the name of the CLIP network, and
+  'clip_digest' the hash of its weights.
+  """
   text = scorer.texts(sentences)
   found = [
     extractors.extract(scorer.image, pixels)[scorer.image.features]
@@ -99,7 +106,7 @@ def clip_score(
 
 
 def few(images: int, extractor: extractors.Extractor) -> str:
-  """Returns a warning if a distance of this number of pictures is mostly bias, or ''."""
+  """Returns a warning if a Fréchet distance of so few pictures is mostly bias, otherwise ''."""
   if images >= 2_048:
     return ''
   singular = f', and leave covariances of {extractor.size} features singular'
@@ -113,7 +120,7 @@ def few(images: int, extractor: extractors.Extractor) -> str:
 def statistics_of_images(
   images: data.Images, extractor: extractors.Extractor, tick: Tick = lambda done: None
 ) -> reference.Reference:
-  """Returns reference statistics of the pictures in a folder or an .npz file."""
+  """Returns reference statistics of pictures that were loaded from a folder or an .npz file."""
   extractor.check(images.shape)
   name, digest = os.path.basename(os.path.normpath(images.path)), images.digest()
   found = _measured(images, extractor, tick, digest.update)
@@ -129,7 +136,7 @@ def statistics_of_source(
   extractor: extractors.Extractor,
   tick: Tick = lambda done: None,
 ) -> reference.Reference:
-  """Returns reference statistics of one split of a data source."""
+  """Returns reference statistics of the pictures of a data source, the split `split` of a set."""
   extractor.check(images.shape)
   count, digest, shape = len(images), images.fingerprint, images.shape
   about = reference.describe(extractor, name, split, count, digest, BANK, shape)
@@ -194,24 +201,25 @@ def _reference(
 
 
 def _arrays(file: str, wanted: tuple[str, ...]) -> dict[str, np.ndarray | None]:
-  """Returns {name: array} of an .npz file, with None for arrays that are not in `wanted`.
+  """Returns {name: array} of an .npz file, with None for arrays whose name is not in `wanted`.
 
-  DataError if the file is damaged.
+  Raises DataError if the .npz file is damaged.
   """
   try:
     with np.load(file, allow_pickle=False) as stored:
       return {name: stored[name] if name in wanted else None for name in stored.files}
-  except Exception as e:  # zipfile, zlib and numpy raise different errors
+  except Exception as e:  # a damaged file makes zipfile, zlib or numpy raise different errors
     raise errors.DataError(
       f'--reference={file} is not readable ({errors.brief(e)}); copy it again'
     ) from e
 
 
 def _of_mu_and_sigma(file: str, extractor: extractors.Extractor) -> reference.Reference:
-  """Returns the reference of a published file: mu [d], sigma [d, d], and for sFID mu_s, sigma_s.
+  """Returns the reference statistics in a published file of FID: mu [d], sigma [d, d].
 
-  Such a file holds neither the number of pictures nor the protocol. `Moments.given` assumes a
-  number of pictures for which the covariance may have full rank.
+  For sFID the published file also holds the mean mu_s and the covariance sigma_s of the spatial
+  features. A published file holds neither the number of pictures nor the protocol.
+  `Moments.given` assumes the smallest number of pictures whose covariance may have full rank.
   """
   arrays = _arrays(file, ('mu', 'sigma', 'mu_s', 'sigma_s'))
   size = extractor.size

@@ -1,8 +1,8 @@
-"""A small classifier trained on the data set itself, whose last hidden layer gives the features.
+"""A small classifier trained on the data set of the run, whose last hidden layer is the features.
 
-The classifier serves pictures that no public feature network knows, such as 8x8 digits. Distances
-in the classifier's features compare models within one report; these distances are not FID. The
-parameters are a deterministic function of (pixels, labels, seed).
+The classifier is for pictures that no public feature network was trained on, such as 8x8 digits.
+Distances in the classifier's features compare models within one report and are not FID. The
+classifier's parameters are a deterministic function of (pixels, labels, seed).
 """
 
 import contextlib
@@ -24,14 +24,14 @@ Params = dict[str, np.ndarray]  # {'conv0/kernel': array, ...}
 FEATURE_SIZE = 64
 _UPDATES, _PASSES = 800, 100  # training ends after 800 updates or 100 epochs, whichever is first
 _BATCH = 128
-_LOOK_EVERY = 10  # updates between two calls of `look`
+_LOOK_EVERY = 10  # updates between two calls of look(), which raises if the process should stop
 _LEARNING_RATE = 3e-3
 
 
 class Classifier(nn.Module):
-  """3x3 convolutions that halve the picture to at most 4x4, then 64 ReLU units, then the logits.
+  """A network of 3x3 convolutions down to at most 4x4 pixels, 64 ReLU units, and the logits.
 
-  The 64 units are the features; the logits are a linear function of the features.
+  The output of the 64 ReLU units is the features; the logits are a linear function of them.
   """
 
   num_convs: int
@@ -41,7 +41,7 @@ class Classifier(nn.Module):
   def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     for i in range(self.num_convs):
       width, stride = min(16 * 2**i, 64), 1 if i == 0 else 2
-      # Full precision: distances of features must not depend on the accelerator's default.
+      # Full precision: features must not depend on the accelerator's default matmul precision.
       conv = nn.Conv(width, (3, 3), stride, precision='highest', name=f'conv{i}')
       x = nn.relu(conv(x))
     x = jnp.reshape(x, (x.shape[0], -1))
@@ -56,19 +56,21 @@ def train_classifier(
   seed: int = 0,
   look: Callable[[], None] = lambda: None,
 ) -> Params:
-  """Returns parameters trained by Adam on randomly shifted pixels [n, H, W, C] uint8.
+  """Returns the classifier's parameters, trained by Adam on shifted pixels [n, H, W, C] uint8.
 
   Training takes 800 updates or 100 epochs, whichever is fewer. Labels are [n] integers in
-  [0, num_classes). Two calls with the same arguments on the same machine return the same bits; for
-  that reason training runs on the CPU if JAX has one. `look` is called every 10 updates and may
-  raise.
+  [0, num_classes). Two calls with the same arguments on the same machine return the same bits,
+  because training runs on the CPU if JAX has a CPU backend. `look()` is called every 10 updates
+  and raises if the process should stop.
   """
   _check_pixels(pixels)
   labels = np.asarray(labels, np.int32)
   if labels.shape != pixels.shape[:1] or not labels.size:
     raise ValueError(f'{labels.shape=} must be one label for each of {pixels.shape[0]} images')
   if labels.min() < 0 or labels.max() >= num_classes:
-    raise ValueError(f'labels run from {labels.min()} to {labels.max()}, {num_classes=}')
+    raise ValueError(
+      f'labels run from {labels.min()} to {labels.max()}, but need 0 <= label < {num_classes=}'
+    )
   net = Classifier(_num_convs(pixels), num_classes)
   updates = min(_UPDATES, -(-_PASSES * len(pixels) // _BATCH))
   optimizer = optax.adam(optax.cosine_decay_schedule(_LEARNING_RATE, updates))
@@ -89,7 +91,7 @@ def train_classifier(
     for i, (x, label) in enumerate(itertools.islice(_batches(pixels, labels, seed), updates)):
       params, opt = update(params, opt, x, label)
       if i % _LOOK_EVERY == 0:
-        jax.block_until_ready(params)  # otherwise the loop would queue all updates at once
+        jax.block_until_ready(params)  # without this wait, the loop would queue all updates
         look()
   return jax.tree.map(np.asarray, traverse_util.flatten_dict(params, sep='/'))
 
@@ -97,7 +99,7 @@ def train_classifier(
 def apply(params: Mapping, pixels: jax.Array) -> dict[str, jax.Array]:
   """Returns {'features': [B, 64], 'logits': [B, classes]} of pixels uint8 [B, H, W, C].
 
-  The features are the output of the last ReLU. `params` is nested, as `tree` returns it.
+  The features are the output of the last ReLU. `params` is the nested dict that `tree` returns.
   """
   net = Classifier(_num_convs(pixels), params['logits']['bias'].shape[0])
   features, logits = net.apply({'params': params}, _images(pixels))
@@ -105,36 +107,40 @@ def apply(params: Mapping, pixels: jax.Array) -> dict[str, jax.Array]:
 
 
 def tree(params: Params) -> dict:
-  """Returns the parameters as the nested dict that Flax expects."""
+  """Returns the flat parameters {'conv0/kernel': array, ...} as the nested dict of Flax."""
   return traverse_util.unflatten_dict(dict(params), sep='/')
 
 
 def digest(params: Mapping[str, np.ndarray]) -> str:
-  """Returns sixteen hex digits of the parameters' hash; only reports with equal hashes compare."""
+  """Returns sixteen hex digits of a hash over the parameters of a classifier.
+
+  Distances compare only between reports whose classifiers have equal hashes.
+  """
   return weights.digest(params)[:16]
 
 
 def to_bytes(params: Mapping[str, np.ndarray]) -> bytes:
-  """Returns the parameters as the bytes of an .npz file."""
+  """Returns the bytes of an .npz file that holds the classifier's parameters."""
   file = io.BytesIO()
   np.savez(file, **params)
   return file.getvalue()
 
 
 def from_bytes(data: bytes) -> Params:
-  """Returns the parameters that `to_bytes` wrote; loads arrays only, never pickled objects."""
+  """Returns the parameters from the bytes that `to_bytes` made; never loads pickled objects."""
   with np.load(io.BytesIO(data), allow_pickle=False) as file:
     return {name: file[name] for name in file.files}
 
 
 def _start(net: Classifier, shape: tuple[int, ...], seed: int) -> dict:
-  """Draws kernels by He's normal initialisation, and zero biases, with numpy.
+  """Returns initial parameters: kernels from He's normal distribution, and zero biases.
 
-  Compiling Flax's initialisation would take half of the training time.
+  The kernels are drawn with numpy: compiling Flax's initialisation would take half of the training
+  time.
   """
   x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
   shapes = jax.eval_shape(lambda x: net.init(jax.random.key(0), x)['params'], x)
-  rng = np.random.default_rng([seed, 1])  # a different random stream from that of the batches
+  rng = np.random.default_rng([seed, 1])  # not the random stream that the batches use
 
   def draw(leaf):
     if len(leaf.shape) == 1:
@@ -150,16 +156,17 @@ def _images(pixels: jax.Array) -> jax.Array:
 
 
 def _num_convs(pixels: np.ndarray) -> int:
-  """Returns 1 plus the number of halvings that bring the longer side to 4 or below."""
+  """Returns the number of convolutions: 1 plus the halvings of the longer side to 4 or below."""
   return 1 + max(0, int(np.ceil(np.log2(max(pixels.shape[1:3]) / 4))))
 
 
 def _batches(
   pixels: np.ndarray, labels: np.ndarray, seed: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Yields batches without end, with each picture shifted by up to max(1, side / 16) pixels.
+  """Yields endless training batches (pixels, labels), drawn at random with replacement.
 
-  The order and the shifts are functions of the seed.
+  Each picture is shifted at random by up to max(1, side / 16) pixels. The choice of the pictures
+  and the shifts are functions of the seed.
   """
   rng = np.random.default_rng(seed)
   height, width = pixels.shape[1:3]
@@ -176,7 +183,7 @@ def _batches(
 def _on_cpu() -> contextlib.AbstractContextManager:
   try:
     return jax.default_device(jax.local_devices(backend='cpu')[0])
-  except RuntimeError:  # JAX_PLATFORMS excludes the CPU
+  except RuntimeError:  # the variable JAX_PLATFORMS excludes the CPU backend
     return contextlib.nullcontext()
 
 

@@ -1,4 +1,4 @@
-"""Feature extractors: networks that map pixels to named features, all with one signature."""
+"""Feature extractors: networks that map pixels to named features, all with the same signature."""
 
 import dataclasses
 import functools
@@ -19,34 +19,35 @@ from gdistill.models import clip
 from gdistill.models import efficientnet
 from gdistill.models import inception
 
-BATCH = 128  # pictures in a batch; the last batch is padded
+BATCH = 128  # number of pictures in a batch; the last batch is padded to this size
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Extractor:
-  """A feature network, its parameters, and the facts that are recorded beside its figures.
+  """A feature network, its parameters, and the facts to record beside the figures made with it.
 
-  `apply(params, pixels [B, H, W, C] uint8)` returns {name: [B, size]} and is pure, so that `apply`
-  can be compiled together with a sampler. `features`, `logits` and `spatial` name the outputs for
-  distances, for the inception score and for sFID; '' means that the network has no such output.
+  `apply(params, pixels [B, H, W, C] uint8)` returns {name: [B, size]} and is a pure function.
+  `features` is the name of the output for distances.
+  `logits` is the name of the output for the inception score, or '' if the network has no logits.
+  `spatial` is the name of the output for sFID, or '' if the network has no spatial features.
   """
 
   name: str
   distance: str  # the name of a Fréchet distance in these features, such as FID
   apply: Callable[[Any, jax.Array], Mapping[str, jax.Array]]
   params: Any
-  digest: str
-  protocol: Mapping[str, Any]
+  digest: str  # hash of the weights
+  protocol: Mapping[str, Any]  # resizing and normalisation of the pixels, in words
   features: str
   size: int  # length of a feature vector
   logits: str = ''
   spatial: str = ''
-  channels: int | None = 3  # channels of its input; None: not checked
-  num_classes: int = 0  # classes of the data set, if the logits are for these; 0 otherwise
+  channels: int | None = 3  # channels of the input pictures; with None, any number is taken
+  num_classes: int = 0  # number of the data set's classes that the logits predict, or 0 if others
 
   @property
   def names(self) -> tuple[str, ...]:
-    """The names of the outputs that `extract` keeps."""
+    """The names of the network's outputs that `extract` returns."""
     return tuple(n for n in (self.features, self.logits, self.spatial) if n)
 
   @property
@@ -56,7 +57,7 @@ class Extractor:
     return f'{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}'
 
   def __call__(self, pixels: jax.Array) -> dict[str, jax.Array]:
-    """Returns the kept features of one batch on the devices; compiles once for each shape."""
+    """Returns {name: features} of one batch of pixels, on the devices; compiles once per shape."""
     mesh = getattr(getattr(pixels, 'sharding', None), 'mesh', None)
     if mesh not in self._placed:
       everywhere = mesh and jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
@@ -65,7 +66,7 @@ class Extractor:
 
   @functools.cached_property
   def _placed(self) -> dict[Any, Any]:
-    return {}  # {mesh: the parameters on its devices}
+    return {}  # {mesh: the parameters on the devices of the mesh}
 
   @functools.cached_property
   def _compiled(self) -> Callable:
@@ -76,7 +77,7 @@ class Extractor:
     return jax.jit(kept)
 
   def check(self, shape: tuple[int, ...]) -> None:
-    """Raises ConfigError if the extractor does not take pictures of shape [H, W, C]."""
+    """Raises ConfigError if the extractor takes another number of channels than `shape[-1]`."""
     if self.channels is not None:
       _check_channels(self.name, self.channels, shape[-1])
 
@@ -92,7 +93,7 @@ def _check_channels(name: str, takes: int, channels: int) -> None:
 def extract(extractor: Extractor, pixels: np.ndarray, batch: int = BATCH) -> dict[str, np.ndarray]:
   """Returns {name: float32 [n, size]} of pixels uint8 [n, H, W, C].
 
-  The features are computed in padded batches of one shape.
+  The features are computed in batches of `batch` pictures; the last batch is padded to that size.
   """
   if pixels.ndim != 4 or pixels.dtype != np.uint8:
     raise ValueError(f'{pixels.shape=}, {pixels.dtype=}: pixels must be uint8 [n, H, W, C]')
@@ -104,7 +105,7 @@ def extract(extractor: Extractor, pixels: np.ndarray, batch: int = BATCH) -> dic
 def batches(
   extractor: Extractor, pixels: np.ndarray, batch: int = BATCH
 ) -> Iterator[dict[str, np.ndarray]]:
-  """Yields the features that `extract` returns, batch by batch."""
+  """Yields {name: float32 [b, size]} for each batch of pixels uint8 [n, H, W, C], in order."""
   devices = jax.local_devices()
   mesh = jax.sharding.Mesh(np.array(devices[: math.gcd(batch, len(devices))]), ('data',))
   rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('data'))
@@ -116,7 +117,11 @@ def batches(
 
 
 def check(name: str, file: str, channels: int) -> None:
-  """Raises unless the network's weights exist and the network takes pictures of `channels`."""
+  """Raises an error if the public network `name` cannot measure pictures with `channels` channels.
+
+  Raises ConfigError for an unknown name or another number of channels than 3. Raises DataError if
+  the weight file does not exist.
+  """
   if name not in _PUBLIC:
     raise errors.ConfigError(f'--extractor={name!r} must be one of {", ".join(_PUBLIC)}')
   weights.find(name, file)
@@ -124,9 +129,10 @@ def check(name: str, file: str, channels: int) -> None:
 
 
 def load(name: str, file: str = '', **options: str) -> Extractor:
-  """Loads a public network by its name, from `file` or from the default path of its weights.
+  """Returns the extractor of a public network; reads its weights from `file`.
 
-  inception takes the option resize='half_pixel', which gives the figures of pytorch-fid.
+  If `file` is '', the weights are read from the network's default path. The network 'inception'
+  takes the option resize='half_pixel', which gives the figures of pytorch-fid.
   """
   check(name, file, 3)
   params, metadata = weights.read(name, weights.find(name, file))
@@ -134,7 +140,7 @@ def load(name: str, file: str = '', **options: str) -> Extractor:
 
 
 def of_classifier(params: classifier.Params) -> Extractor:
-  """Returns the extractor of a classifier that was trained on the data set itself."""
+  """Returns the extractor made from a classifier that was trained on the run's own data set."""
   return Extractor(
     name='classifier', distance='FD', apply=classifier.apply, params=classifier.tree(params),
     digest=classifier.digest(params), features='features', logits='logits', channels=None,
@@ -144,7 +150,7 @@ def of_classifier(params: classifier.Params) -> Extractor:
 
 
 def of_inception(params: Any, metadata: Mapping[str, str], resize: str = 'tf1') -> Extractor:
-  """Returns the extractor of FID's Inception-v3; resize='half_pixel' resizes like pytorch-fid."""
+  """Returns the extractor of FID, Inception-v3; resize='half_pixel' resizes like pytorch-fid."""
   net = inception.Inception()
   how = {
     'tf1': ('(x - 128) / 128', 'TensorFlow 1, bilinear, corners at i H / 299'),

@@ -1,7 +1,8 @@
-"""Weight files of the public feature networks: where to get them, how to write and read them.
+"""Weight files of the public feature networks: where to get, how to write and how to read them.
 
-A weight file is a safetensors file written by `gdistill convert`. Its metadata name the network,
-the sha256 of the downloaded file and the sha256 of its own arrays. This module reads no pickles.
+A weight file is a safetensors file written by `gdistill convert`. The metadata of a weight file
+name the network, the sha256 of the downloaded file and the sha256 of the arrays in the weight file.
+This module never loads pickles.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ FORMAT = '1'
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """The file to download for a network's weights, where to get it, and its sha256 if known."""
+  """The published file with a network's weights: its name, its origin, and its sha256 if known."""
 
   file: str
   where: str
@@ -46,13 +47,19 @@ SOURCES = {
 
 
 def default_path(network: str) -> pathlib.Path:
-  """Returns <folder>/<network>.safetensors, in $GDISTILL_WEIGHTS or ~/.cache/gdistill/weights."""
+  """Returns the default path of a network's weight file, <folder>/<network>.safetensors.
+
+  The folder is $GDISTILL_WEIGHTS, or ~/.cache/gdistill/weights if that variable is not set.
+  """
   folder = os.environ.get('GDISTILL_WEIGHTS') or '~/.cache/gdistill/weights'
   return pathlib.Path(folder).expanduser() / f'{network}.safetensors'
 
 
 def find(network: str, given: str = '') -> pathlib.Path:
-  """Returns the network's weight file; DataError, with how to get the file, if there is none."""
+  """Returns the path of the network's weight file: `given`, or the default path if `given` is ''.
+
+  Raises DataError, with instructions how to get the file, if the path does not exist.
+  """
   file, source = pathlib.Path(given) if given else default_path(network), SOURCES[network]
   if not file.is_file():
     raise errors.DataError(
@@ -77,9 +84,10 @@ def write(file: pathlib.Path, network: str, params: Mapping, source_sha256: str)
 
 
 def read(network: str, file: pathlib.Path) -> tuple[dict, dict]:
-  """Returns (parameters, metadata) of a weight file that `write` made for this network.
+  """Returns (parameters, metadata) from a weight file that `write` made for the network.
 
-  ConfigError if the file is for another network; CheckpointError if the file is damaged.
+  Raises ConfigError if the file holds another network's weights. Raises CheckpointError if the
+  file is damaged.
   """
   import safetensors
 
@@ -87,7 +95,7 @@ def read(network: str, file: pathlib.Path) -> tuple[dict, dict]:
     with safetensors.safe_open(file, framework='numpy') as opened:
       metadata = dict(opened.metadata() or {})
       arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-  except Exception as e:  # safetensors raises plain Exception
+  except Exception as e:  # the safetensors library raises plain Exception
     raise errors.CheckpointError(
       f'{file} is not a readable safetensors file ({errors.brief(e)}); make it again with gdistill '
       'convert'
@@ -107,7 +115,7 @@ def read(network: str, file: pathlib.Path) -> tuple[dict, dict]:
 
 
 def digest(arrays: Mapping[str, Any]) -> str:
-  """Returns the sha256 over the arrays' names, dtypes, shapes and values."""
+  """Returns the sha256 over the names, dtypes, shapes and values of all arrays."""
   h = hashlib.sha256()
   for name, value in sorted(arrays.items()):
     h.update(f'{name} {value.dtype.str} {value.shape}\n'.encode())
@@ -116,6 +124,6 @@ def digest(arrays: Mapping[str, Any]) -> str:
 
 
 def _seal(metadata: Mapping[str, str]) -> str:
-  """Returns the sha256 over the file's metadata."""
+  """Returns the sha256 over the metadata of a weight file, to detect a changed entry."""
   keys = ('format', 'network', 'source_sha256', 'sha256')
   return hashlib.sha256(' '.join(metadata.get(k, '') for k in keys).encode()).hexdigest()

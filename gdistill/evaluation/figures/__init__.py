@@ -1,6 +1,6 @@
 """Figures from features: Fréchet distance, KID, inception score, precision and recall, CLIP score.
 
-`measure` sums up the features of pictures batch by batch and turns the sums into a row of figures;
-every other file is one figure.
-May use models, the sibling room features, workdir's storage and errors.
+`measure` adds up the features of pictures batch by batch and computes a row of figures from the
+sums. Every other file of the package computes one figure.
+The package may import models, evaluation.features, workdir.storage and errors.
 """

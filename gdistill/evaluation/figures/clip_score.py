@@ -21,8 +21,9 @@ _TOWERS = {'clip_b32': clip.TEXT_B32, 'clip_l14': clip.TEXT_L14}
 def score(image: np.ndarray, text: np.ndarray, scale: float = 1.0) -> float:
   """Returns scale times the mean over pairs of cos(image_i, text_i); embeddings are [n, d].
 
-  The paper's tables have scale 1 (about 0.3 for good pictures); torchmetrics has scale 100 and
-  replaces negative scores by zero. Source: Hessel et al. 2104.08718, who use the scale w = 2.5.
+  Meng et al. 2210.03142 report the CLIP score with scale 1, about 0.3 for good pictures. The
+  library torchmetrics uses scale 100 and replaces negative scores by zero.
+  Source: Hessel et al. 2104.08718, who use the scale w = 2.5.
   """
   image, text = np.asarray(image, np.float64), np.asarray(text, np.float64)
   if image.ndim != 2 or image.shape != text.shape or not len(image):
@@ -35,7 +36,7 @@ def score(image: np.ndarray, text: np.ndarray, scale: float = 1.0) -> float:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scorer:
-  """A CLIP model: image tower, text tower and tokenizer."""
+  """A CLIP model that embeds pictures and captions: image tower, text tower and tokenizer."""
 
   image: extractors.Extractor
   tokenizer: object
@@ -44,12 +45,20 @@ class Scorer:
 
   @classmethod
   def load(cls, name: str, file: str = '', tokenizer: str = '') -> Scorer:
-    """Loads a published CLIP by its name, and the tokenizer.json published with it."""
+    """Returns a published CLIP model with its tokenizer, read from files.
+
+    `name` is 'clip_b32' or 'clip_l14'.
+    `file` is the path of the weight file, or '' for the default path of the weights.
+    `tokenizer` is the path of the model's tokenizer.json, or '' for the default path.
+    """
     image = extractors.load(name, file)
     return cls(image, _tokenizer(name, tokenizer), _TOWERS[name])
 
   def tokens(self, captions: Sequence[str]) -> np.ndarray:
-    """Returns int32 [n, length]: start token, caption (cut to fit), end token, padded with end."""
+    """Returns the tokens of captions, int32 [n, length]: start, caption cut to fit, end, padding.
+
+    The padding repeats the end token.
+    """
     words = self.words
     out = np.full((len(captions), words.length), words.end, np.int32)
     for row, caption in zip(out, captions, strict=True):
@@ -58,7 +67,7 @@ class Scorer:
     return out
 
   def texts(self, captions: Sequence[str], batch: int = 32) -> np.ndarray:
-    """Returns [n, d] embeddings of captions, computed in padded batches of one shape."""
+    """Returns embeddings [n, d] of captions; the last batch is padded to the size `batch`."""
     tokens, out = self.tokens(captions), []
     for first in range(0, len(tokens), batch):
       rows = tokens[first : first + batch]
@@ -92,7 +101,7 @@ def _tokenizer(name: str, file: str) -> object:
     ) from None
   try:
     return tokenizers.Tokenizer.from_file(file)
-  except Exception as e:  # the library raises plain Exception
+  except Exception as e:  # the tokenizers library raises plain Exception
     raise errors.DataError(
       f'--tokenizer={file} is not a readable tokenizer.json ({errors.brief(e)}); download it again'
     ) from e

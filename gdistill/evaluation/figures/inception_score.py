@@ -1,4 +1,4 @@
-"""The inception score: high if each picture's class is certain and all classes are frequent."""
+"""The inception score: high if a classifier is sure of each picture and finds all classes."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sums:
-  """The sums, in float64, from which the score follows; sums of parts of a set can be added.
+  """The sums over pictures, in float64, from which the inception score is computed.
 
-  For each split: the number of pictures [splits], the sum of p(y|x) [splits, classes], and the sum
-  over pictures of sum_y p log p [splits].
+  The pictures x of a set are divided into splits, and each split has its own sums. Sums over two
+  parts of a set can be added.
   """
 
-  count: np.ndarray
-  p: np.ndarray
-  p_log_p: np.ndarray
+  count: np.ndarray  # [splits] number of pictures in each split
+  p: np.ndarray  # [splits, classes] sum over pictures of p(y|x)
+  p_log_p: np.ndarray  # [splits] sum over pictures of sum_y p(y|x) log p(y|x)
 
   @classmethod
   def of(cls, logits: np.ndarray, place: np.ndarray, total: int, splits: int = 1) -> Sums:
-    """Returns the sums of logits [n, classes] of pictures at the places `place` [n] of `total`.
+    """Returns the sums over n pictures with logits [n, classes], out of a set of `total` pictures.
 
-    Split s holds the places from s * total // splits up to the start of the next split. The labels
-    of neighbouring places should be mixed.
+    `place` [n] is each picture's place in the set, from 0 to total - 1. Split s holds the places
+    from s * total // splits up to the start of split s + 1. The pictures should be shuffled: a
+    split of pictures sorted by class would lack classes.
     """
     logits, place = np.asarray(logits, np.float64), np.asarray(place)
     if logits.ndim != 2 or place.shape != logits.shape[:1]:
@@ -42,14 +43,14 @@ class Sums:
     return cls(count, sums, p_log_p)
 
   def merge(self, other: Sums) -> Sums:
-    """Returns the sums over two disjoint parts of one set of pictures."""
+    """Returns the sums over the union of two disjoint parts of one set of pictures."""
     return Sums(self.count + other.count, self.p + other.p, self.p_log_p + other.p_log_p)
 
   def score(self) -> tuple[float, float]:
-    """exp(E_x KL(p(y|x) || p(y))): returns its mean and standard deviation over the splits.
+    """Returns the mean and standard deviation over the splits of exp(E_x KL(p(y|x) || p(y))).
 
-    The score lies between 1 and the number of classes. Each split has its own p(y). Source:
-    Salimans et al. 1606.03498 (10 splits).
+    The inception score lies between 1 and the number of classes. The marginal p(y) is computed for
+    each split by itself. Source: Salimans et al. 1606.03498 (10 splits).
     """
     if not self.count.all():
       raise ValueError(f'{self.count=}: every split needs a picture')
@@ -60,6 +61,6 @@ class Sums:
 
 
 def score(logits: np.ndarray, splits: int = 1) -> tuple[float, float]:
-  """Returns `Sums.score` of the logits [n, classes] of a whole set of pictures."""
+  """Returns (mean, standard deviation) of the inception score of a set's logits [n, classes]."""
   logits = np.asarray(logits)
   return Sums.of(logits, np.arange(len(logits)), len(logits), splits).score()

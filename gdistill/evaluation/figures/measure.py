@@ -1,4 +1,4 @@
-"""Measurements of a set of pictures: sums that can be merged over batches, devices and hosts."""
+"""Measurements of a set of pictures: sums over features, merged over batches and processes."""
 
 from __future__ import annotations
 
@@ -14,29 +14,28 @@ from gdistill.evaluation.figures import kernel_distance
 from gdistill.evaluation.figures import precision_recall
 from gdistill.evaluation.figures import statistics
 
-FORMAT = 1  # version of the stored measurements; raise it when a figure is computed differently
-_ROWS = 2048
-SPLITS = 10  # splits of the inception score for sets of at least 1,000 pictures
-KID_SUBSETS, KID_SIZE = 100, 1000
-NEIGHBOURS = 3  # k of precision and recall
+FORMAT = 1  # version of stored measurements; increase FORMAT if they change
+_ROWS = 2048  # number of pictures whose features are collected before they are added up
+SPLITS = 10  # number of splits of the inception score for sets of at least 1,000 pictures
+KID_SUBSETS, KID_SIZE = 100, 1000  # number of subsets for KID, and pictures in a subset
+NEIGHBOURS = 3  # k of the k-th nearest neighbour in precision and recall
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Measured:
-  """Measurements of some pictures of a set: moments, sums, and the features of a random subset.
+  """Measurements of pictures of a set: moments, sums, and the kept features of a random subset.
 
-  The subset is the bank; its features serve precision, recall and KID. The bank is a fixed random
-  choice, because the pictures of a folder are sorted by class. The splits of the inception score
-  are a fixed random choice too. `right` counts the pictures whose largest logit is their label;
-  `right` is None if the extractor's classes are not those of the labels.
+  The kept features are called the bank; precision, recall and KID are computed from the bank. The
+  pictures of the bank are a fixed random choice, because a folder may be sorted by class. The
+  splits of the inception score are a fixed random choice for the same reason.
   """
 
-  features: statistics.Moments
-  spatial: statistics.Moments | None
-  score: inception_score.Sums | None
-  right: int | None
-  bank: np.ndarray  # [m, d] float32
-  bank_index: np.ndarray  # [m] indices of the bank's pictures within the set
+  features: statistics.Moments  # moments of the features for the Fréchet distance
+  spatial: statistics.Moments | None  # moments of the spatial features, or None without them
+  score: inception_score.Sums | None  # sums for the inception score, or None without logits
+  right: int | None  # number of correctly classified pictures; None if not known
+  bank: np.ndarray  # kept features [m, d] float32
+  bank_index: np.ndarray  # [m] indices, within the set, of the pictures whose features are kept
 
   @classmethod
   def of(
@@ -48,10 +47,13 @@ class Measured:
     bank: int,
     labels: np.ndarray | None = None,
   ) -> Measured:
-    """Returns the measurements of one batch of features `found` that `extractor` returned.
+    """Returns the measurements of one batch of pictures.
 
-    `index` [b] are the pictures of the batch, out of `total`. `bank` is the size of the whole
-    set's bank. `labels` are given if the extractor's classes are those of the data set.
+    `found` are the features of the batch, as `extractor` returned them.
+    `index` [b] are the indices of the batch's pictures within the set.
+    `total` is the number of pictures in the whole set.
+    `bank` is the number of pictures of the whole set whose features are kept.
+    `labels` [b] are class labels, or None if the extractor does not predict the data set's classes.
     """
     features, score, right = found[extractor.features], None, None
     place = _places(total)[index]
@@ -73,7 +75,7 @@ class Measured:
     )
 
   def merge(self, other: Measured) -> Measured:
-    """Returns the measurements of both parts of the set together."""
+    """Returns the measurements of the union of two disjoint parts of a set of pictures."""
     both = lambda f, a, b: None if a is None else f(a, b)
     return Measured(
       self.features.merge(other.features),
@@ -86,11 +88,11 @@ class Measured:
 
   @property
   def ordered_bank(self) -> np.ndarray:
-    """The bank's features sorted by picture, whatever the order in which they were measured."""
+    """The kept features, sorted by their pictures' indices and not by the order of measuring."""
     return self.bank[np.argsort(self.bank_index, kind='stable')]
 
   def to_arrays(self) -> dict[str, np.ndarray]:
-    """Returns all measurements as named arrays, for an .npz file."""
+    """Returns all measurements as {name: array}, to be stored in an .npz file."""
     out = {'bank': self.bank, 'bank_index': self.bank_index}
     for name in ('features', 'spatial', 'score'):
       part = getattr(self, name)
@@ -103,7 +105,7 @@ class Measured:
 
   @classmethod
   def from_arrays(cls, arrays: dict[str, np.ndarray]) -> Measured:
-    """Returns the measurements from the arrays of `to_arrays`; KeyError if an array is missing."""
+    """Returns the measurements from arrays made by `to_arrays`; KeyError if an array is missing."""
 
     def part(kind, name):
       names = [f'{name}_{f.name}' for f in dataclasses.fields(kind)]
@@ -125,7 +127,7 @@ class Measured:
 
 @functools.lru_cache(maxsize=4)
 def _places(total: int) -> np.ndarray:
-  """Returns [total] integers: each picture's place in the order of torch-fidelity's shuffle."""
+  """Returns [total] integers: the place of each picture after the shuffle of torch-fidelity."""
   return np.argsort(np.random.RandomState(2020).permutation(total))
 
 
@@ -140,9 +142,12 @@ class Running:
   def add(
     self, found: Mapping[str, np.ndarray], index: np.ndarray, labels: np.ndarray | None = None
   ) -> None:
-    """Adds one batch of the extractor's features, those of the pictures `index` [b]."""
+    """Adds the features `found` of one batch, as the extractor returned them.
+
+    `index` [b] are the indices of the batch's pictures within the set, `labels` [b] their classes.
+    """
     self._waiting.append((found, index, labels))
-    # A merge costs about as much as the moments of _ROWS rows, so batches are collected first.
+    # Merging costs about as much as the moments of _ROWS pictures, so batches are collected first.
     if sum(len(index) for _, index, _ in self._waiting) >= _ROWS:
       self._fold()
 
@@ -157,19 +162,22 @@ class Running:
     self._waiting = []
 
   def measured(self) -> Measured | None:
-    """Returns the measurements of all batches added so far, or None if there were none."""
+    """Returns the measurements of all batches added so far, or None if no batch was added."""
     if self._waiting:
       self._fold()
     return self._sum
 
 
 def figures(drawn: Measured, reference: Measured, support: precision_recall.Support | None) -> dict:
-  """Returns the figures of drawn pictures against a reference, {name: number}.
+  """Returns {name: number}, the figures of sampled pictures `drawn` compared with a reference set.
 
-  'fd' is the Fréchet distance, 'sfid' the Fréchet distance of the spatial features, 'kid' the
-  kernel distance with subsets of at most 1,000 pictures. Precision and recall use the 3 nearest
-  neighbours. `support` is that of the reference's bank; None leaves out 'kid', precision and
-  recall.
+  - 'fd' is the Fréchet distance of the features.
+  - 'sfid' is the Fréchet distance of the spatial features.
+  - 'inception_score' and 'accuracy' depend on the sampled pictures alone.
+  - 'kid' is the kernel distance, on subsets of at most 1,000 pictures.
+  - 'precision' and 'recall' use the distance to the third nearest neighbour.
+  `support` is the support of the reference set's kept features; with None, the figures 'kid',
+  'precision' and 'recall' are left out.
   """
   found = {'fd': statistics.frechet_distance(drawn.features, reference.features)}
   if drawn.spatial is not None and reference.spatial is not None:

@@ -1,7 +1,7 @@
-"""Improved precision and recall on features, and distances to the nearest point of a set.
+"""Improved precision and recall of features, and distances to the nearest feature of a set.
 
-Source: Kynkaanniemi et al. 1904.06991. The support of a set is the union of balls around its
-points; the radius of a ball is the distance to the k-th nearest neighbour within the set.
+Source: Kynkaanniemi et al. 1904.06991. The support of a set of points is the union of balls
+around the points. The radius of a ball is the distance from its centre to the k-th nearest point.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import numpy as np
 class Support:
   """The support of points [m, d]: balls that reach to each point's k-th nearest neighbour."""
 
-  points: np.ndarray
-  squared_radii: np.ndarray
+  points: np.ndarray  # [m, d] centres of the balls
+  squared_radii: np.ndarray  # [m] squared radius of each ball
 
   @classmethod
   def of(cls, points: np.ndarray, k: int = 3, chunk: int = 1000) -> Support:
-    """Returns the support of points [m, d]; ValueError unless there are more than k points."""
+    """Returns the support of points [m, d]; raises ValueError if there are k points or fewer."""
     points, _ = _pair(points, points)
     return cls(points, _squared_radii(points, k, chunk))
 
   def share(self, points: np.ndarray, chunk: int = 1000) -> float:
-    """Returns the fraction of points [n, d] that lie in at least one of the closed balls."""
+    """Returns the fraction of points [n, d] that lie in at least one ball of the support."""
     points, centres = _pair(points, self.points)
     blocks = _squared_distances(points, centres, chunk)
     inside = [(block <= self.squared_radii[None]).any(1) for _, block in blocks]
@@ -34,26 +34,26 @@ class Support:
 
 
 def precision_and_recall(real: Support, drawn: Support, chunk: int = 1000) -> tuple[float, float]:
-  """Returns (precision, recall).
+  """Returns (precision, recall) of sampled pictures, both from 0 to 1.
 
-  Precision is the fraction of drawn points inside the support of the real points; recall is the
-  fraction of real points inside the support of the drawn points. Figures with different k or
-  different set sizes are not comparable.
+  Precision is the fraction of the sampled pictures' features inside the support of the real ones.
+  Recall is the fraction of the real pictures' features inside the support of the sampled ones.
+  Precision and recall for different k or different numbers of pictures are not comparable.
   """
   return real.share(drawn.points, chunk), drawn.share(real.points, chunk)
 
 
 def nearest_distances(features: np.ndarray, reference: np.ndarray, chunk: int = 1000) -> np.ndarray:
-  """Returns [n] Euclidean distances from each of features [n, d] to the nearest of reference."""
+  """Returns [n] Euclidean distances from each of features [n, d] to the nearest reference row."""
   features, reference = _pair(features, reference)
   if not len(reference):
-    raise ValueError('the reference set is empty')
+    raise ValueError(f'{reference.shape=}: the reference set is empty; give at least one row')
   nearest = [block.min(1) for _, block in _squared_distances(features, reference, chunk)]
   return np.sqrt(np.concatenate([np.zeros(0), *nearest]))
 
 
 def _squared_radii(points: np.ndarray, k: int, chunk: int) -> np.ndarray:
-  """Returns [m] squared distances to the k-th nearest neighbour, excluding the point itself."""
+  """Returns [m] squared distances from each point to its k-th nearest other point."""
   if not 1 <= k < len(points):
     raise ValueError(f'{k=} needs more than {k} points in each set, found {len(points)}')
   radii = []
@@ -67,7 +67,11 @@ def _squared_radii(points: np.ndarray, k: int, chunk: int) -> np.ndarray:
 def _squared_distances(
   a: np.ndarray, b: np.ndarray, chunk: int
 ) -> Iterator[tuple[int, np.ndarray]]:
-  """Yields (start, [rows, m]) blocks of |a|^2 + |b|^2 - 2 a.b; rounding errors become zero."""
+  """Yields (start, block): squared distances [rows, m] between rows of `a` and all rows of `b`.
+
+  `start` is the first row of `a` in the block. A squared distance is |a|^2 + |b|^2 - 2 a.b; a value
+  as small as a rounding error is set to zero.
+  """
   b_norms = np.square(b).sum(1)
   for start in range(0, len(a), chunk):
     rows = a[start : start + chunk]

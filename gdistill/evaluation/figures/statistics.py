@@ -12,9 +12,10 @@ from gdistill import errors
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Moments:
-  """Count, mean [d] and scatter [d, d] = sum of (f - mean)(f - mean)^T, all float64.
+  """The moments of a set of features f: count, mean [d] and scatter [d, d], all float64.
 
-  The scatter is kept, not the covariance, because scatters of parts add up exactly in `merge`.
+  The scatter is the sum of (f - mean)(f - mean)^T. The scatter is stored instead of the covariance,
+  because `merge` can combine the scatters of two sets exactly.
   """
 
   count: int
@@ -23,7 +24,7 @@ class Moments:
 
   @classmethod
   def of(cls, features: np.ndarray) -> Moments:
-    """Returns the moments of features [n, d]; NumericsError if a feature is not finite."""
+    """Returns the moments of features [n, d]; raises NumericsError if a feature is not finite."""
     features = np.asarray(features, np.float64)
     if features.ndim != 2:
       raise ValueError(f'{features.shape=} must be [n, d]')
@@ -40,7 +41,7 @@ class Moments:
   def given(cls, mean: np.ndarray, cov: np.ndarray) -> Moments:
     """Returns the moments of mean [d] and covariance [d, d] whose number of samples is unknown.
 
-    The count is set to d + 1, the smallest count at which the covariance may have full rank.
+    The count is set to d + 1, the smallest number of samples whose covariance may have full rank.
     """
     mean, cov = np.asarray(mean, np.float64), np.asarray(cov, np.float64)
     if mean.ndim != 1 or cov.shape != (mean.size, mean.size):
@@ -58,8 +59,8 @@ class Moments:
   def root(self) -> np.ndarray:
     """R [r, d] with R^T R = cov, where r = min(d, count - 1) is the largest possible rank of cov.
 
-    The other eigenvalues are rounding errors of about 1e-16. They are left out, because their
-    square roots of about 1e-8 would not be negligible.
+    Only the r largest eigenvalues of cov are used. The remaining d - r eigenvalues are rounding
+    errors of about 1e-16, whose square roots of about 1e-8 would not be negligible.
     """
     values, vectors = np.linalg.eigh(self.cov)
     rank = min(len(values), self.count - 1)
@@ -67,7 +68,7 @@ class Moments:
     return np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T
 
   def merge(self, other: Moments) -> Moments:
-    """Returns the moments of both sets together."""
+    """Returns the moments of the union of two sets of features."""
     _check_same_size(self, other)
     count = self.count + other.count
     gap = other.mean - self.mean
@@ -90,9 +91,10 @@ class Moments:
 def frechet_distance(a: Moments, b: Moments) -> float:
   """|m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a^1/2 S_b S_a^1/2)^1/2), between Gaussians of moments a, b.
 
-  The trace of the last root is computed as the sum of the singular values of S_a^1/2 S_b^1/2. This
-  equals the sum over square roots of eigenvalues of S_a^1/2 S_b S_a^1/2, but does not square the
-  values first, and so stays accurate for singular covariances. Source: Heusel et al. 1706.08500.
+  tr((S_a^1/2 S_b S_a^1/2)^1/2) is computed as the sum of the singular values of S_a^1/2 S_b^1/2.
+  Singular values stay accurate for singular covariances, because they are never squared; square
+  roots of the eigenvalues of S_a^1/2 S_b S_a^1/2 would lose accuracy.
+  Source: Heusel et al. 1706.08500.
   """
   _check_same_size(a, b)
   gap = a.mean - b.mean
@@ -117,4 +119,6 @@ def rms(a: np.ndarray, b: np.ndarray) -> float:
 
 def _check_same_size(a: Moments, b: Moments) -> None:
   if a.mean.shape != b.mean.shape:
-    raise ValueError(f'features have different sizes: {a.mean.shape} and {b.mean.shape}')
+    raise ValueError(
+      f'features have different sizes: {a.mean.shape} and {b.mean.shape}; use one extractor'
+    )

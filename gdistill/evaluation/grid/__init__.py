@@ -1,7 +1,10 @@
-"""The w x N grid of a run: cells of teacher and students, drawn, measured and kept.
+"""The grid of a run: its cells, each one model, sampler, N steps and w, sampled and measured.
 
-`run` evaluates a whole grid, `cells` lists and names its cells, `draw_and_measure` makes what is
-missing, `cell_store` keeps pictures and measures, `real_images` measures the data, and `rows` makes
-the rows of report/metrics.json.
+- `run` evaluates a whole grid.
+- `cells` lists and names the cells of a grid.
+- `draw_and_measure` samples and measures the pictures of cells that are missing in the workdir.
+- `cell_store` keeps the pictures and the measurements of cells in the workdir.
+- `real_images` measures the real images of the data set.
+- `rows` makes the rows of report/metrics.json.
 May use data, devices, drawing, frozen, process, recipe, rounds, training, workdir and errors.
 """

@@ -1,4 +1,4 @@
-"""What a workdir keeps of each cell of a grid: pictures, their measure, and the figures."""
+"""The files that a workdir keeps for a cell of the grid: pictures, measurements and figures."""
 
 import dataclasses
 import hashlib
@@ -18,20 +18,21 @@ from gdistill.workdir import storage
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Part:
-  """One process's share of a cell: the first pictures, and the measure of all pictures.
+  """The pictures of a cell of the grid (one model, sampler, N, w) sampled by one process.
 
-  `latents` are the latents that the pictures were decoded from, [k, 0] in pixel space.
+  Only the first pictures of the cell are kept as pixels; `measured` covers all sampled pictures.
+  `latents` are the latents that the kept pictures were decoded from, [k, 0] in pixel space.
   """
 
-  pixels: np.ndarray  # [k, H, W, C]
-  latents: np.ndarray  # [k, h, w, c] float16
-  index: np.ndarray  # [k]
-  measured: measure.Measured
-  seconds: float
-  drawn: int
+  pixels: np.ndarray  # the kept pictures [k, H, W, C] uint8
+  latents: np.ndarray  # the latents of the kept pictures [k, h, w, c] float16
+  index: np.ndarray  # [k] places of the kept pictures within the cell
+  measured: measure.Measured  # sums over all pictures that the process sampled
+  seconds: float  # seconds that the process spent on sampling
+  drawn: int  # number of pictures that the process sampled
 
   def merge(self, other: 'Part') -> 'Part':
-    """Returns the sum of both parts; its seconds are those of the slower process."""
+    """Returns the union of two parts of a cell; `seconds` becomes that of the slower process."""
     index = np.concatenate([self.index, other.index])
     order = np.argsort(index)
     return Part(
@@ -44,14 +45,14 @@ class Part:
     )
 
   def to_arrays(self) -> dict[str, np.ndarray]:
-    """Returns all fields as arrays of an .npz file."""
+    """Returns all fields of the part as {name: array}, to be stored in an .npz file."""
     arrays = {f'measured_{k}': v for k, v in self.measured.to_arrays().items()}
     arrays |= {'pixels': self.pixels, 'latents': self.latents, 'index': self.index}
     return arrays | {'seconds': np.float64(self.seconds), 'drawn': np.int64(self.drawn)}
 
   @classmethod
   def from_arrays(cls, arrays: dict[str, np.ndarray]) -> 'Part':
-    """Returns the part from the arrays that `to_arrays` made."""
+    """Returns the part whose fields `Part.to_arrays` turned into `arrays`."""
     found = {k.removeprefix('measured_'): v for k, v in arrays.items() if k.startswith('measured_')}
     seconds, drawn = (arrays[name].item() for name in ('seconds', 'drawn'))
     measured = measure.Measured.from_arrays(found)
@@ -59,21 +60,24 @@ class Part:
 
 
 def pictures(workdir: storage.epath.Path, name: str) -> storage.epath.Path:
-  """Returns the file of a cell's pictures."""
+  """Returns the path of the file with the kept pictures of the cell called `name`."""
   return workdir / 'evaluation' / 'cells' / f'{name}.npz'
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Store:
-  """The files of a grid's cells in a workdir.
+  """The files in a workdir that belong to the cells of a grid (one model, sampler, N, w each).
 
-  Pictures are named by the cell, measures also by the extractor, figures also by the reference. A
-  cell is complete when pictures and measure exist; figures only save the time to compute them.
+  - A file of pictures is named by the cell.
+  - A file of measurements is named by the cell and the feature extractor.
+  - A file of figures is named by the cell, the extractor, the target cell and the real images.
+  A cell is complete when its pictures and its measurements exist. A missing file of figures only
+  costs the time to compute the figures again.
   """
 
   workdir: storage.epath.Path
   extractor: extractors.Extractor
-  bank: int
+  bank: int  # number of pictures of each cell whose features are kept
 
   @property
   def folder(self) -> storage.epath.Path:
@@ -87,9 +91,10 @@ class Store:
     return f'{self.extractor.key}-{self.bank}-{measure.FORMAT}'
 
   def figures(self, name: str, target: str, real: str) -> storage.epath.Path:
-    """Returns the file of a cell's figures against the cell `target` and the images `real`.
+    """Returns the path of the JSON file with a cell's figures.
 
-    `real` is a digest of the real images.
+    The cell `name` is compared with the teacher's cell `target` and with the real images, whose
+    digest is `real`.
     """
     place = f'{_digest(name)}-{_digest(target)}-{self._kind}-{real}.json'
     return self.folder / 'figures' / place
@@ -98,7 +103,7 @@ class Store:
     return self.folder / 'parts' / f'{name}.{process}-of-{jax.process_count()}.npz'
 
   def clear_parts(self) -> None:
-    """Removes the shares of cells that were never merged, because a process was killed."""
+    """Removes the files of parts of cells that were never merged because a process was killed."""
     for name in storage.list_dir(self.folder / 'parts'):
       storage.remove(self.folder / 'parts' / name)
 
@@ -106,12 +111,16 @@ class Store:
     return storage.exists(pictures(self.workdir, name)) and storage.exists(self.measured(name))
 
   def kept(self, name: str) -> int:
-    """Returns how many pictures of a cell are kept."""
+    """Returns how many pictures of the cell called `name` the workdir keeps."""
     file = pictures(self.workdir, name)
     return len(read(file).get('pixels', ())) if storage.exists(file) else 0
 
   def write(self, name: str, part: Part) -> None:
-    """Writes a cell: removes old pictures, measures and figures first, and writes pictures last."""
+    """Replaces the files of a cell by those of `part`.
+
+    Old pictures, measurements and figures are removed first. The pictures are written last: a cell
+    with pictures then always has measurements, even if the process is killed in between.
+    """
     file = pictures(self.workdir, name)
     if storage.exists(file):
       storage.remove(file)
@@ -127,50 +136,56 @@ class Store:
     storage.write_bytes(file, npz(arrays, pack=True))
 
   def write_measure(self, name: str, measured: measure.Measured) -> None:
-    """Writes the measure of kept pictures by another extractor."""
+    """Writes the measurements that this store's extractor made of already kept pictures."""
     storage.write_bytes(self.measured(name), npz(measured.to_arrays()))
 
   def read(self, name: str) -> dict[str, np.ndarray]:
-    """Reads pixels, seconds_per_image and versions of a cell; CheckpointError if damaged."""
+    """Returns the arrays in a cell's file of pictures; CheckpointError if the file is damaged.
+
+    The arrays are pixels, seconds_per_image, versions and, in latent space, latents.
+    """
     file = pictures(self.workdir, name)
     stored = read(file)
     for key in ('pixels', 'seconds_per_image'):
       if key not in stored:
-        raise errors.CheckpointError(f'{file} lacks {key!r}; remove it and evaluate again')
+        raise errors.CheckpointError(f'{file} has no array {key!r}; remove it and evaluate again')
     return stored
 
   def read_measure(self, name: str) -> measure.Measured:
-    """Reads the measure of a cell; CheckpointError if damaged."""
+    """Returns the measurements of a cell; raises CheckpointError if their file is damaged."""
     file = self.measured(name)
     try:
       return measure.Measured.from_arrays(read(file))
     except KeyError as e:
-      raise errors.CheckpointError(f'{file} lacks {e}; remove it and evaluate again') from e
+      raise errors.CheckpointError(f'{file} has no array {e}; remove it and evaluate again') from e
 
 
 def _digest(name: str) -> str:
-  """Returns the last part of a cell's name, which is a digest of the whole cell."""
+  """Returns the digest at the end of a cell's name, which identifies the cell's pictures."""
   return name.rsplit('-', 1)[-1]
 
 
 def digest(*what: Any) -> str:
-  """Returns twelve hex digits of a hash of JSON values."""
+  """Returns twelve hex digits of a hash over the JSON values `what`."""
   return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def npz(arrays: dict[str, np.ndarray], pack: bool = False) -> bytes:
-  """Returns an .npz file; `pack` compresses, which suits pictures but not sums and features."""
+  """Returns the bytes of an .npz file with the arrays.
+
+  `pack` compresses the file, which saves much for pictures but little for sums and features.
+  """
   buffer = io.BytesIO()
   (np.savez_compressed if pack else np.savez)(buffer, **arrays)
   return buffer.getvalue()
 
 
 def read(file: storage.epath.Path) -> dict[str, np.ndarray]:
-  """Reads the arrays of an .npz file; CheckpointError if damaged."""
+  """Returns the arrays in an .npz file; raises CheckpointError if the file is damaged."""
   try:
     with np.load(io.BytesIO(storage.read_bytes(file)), allow_pickle=False) as stored:
       return {name: stored[name] for name in stored.files}
-  except Exception as e:  # zipfile, zlib and numpy raise errors of their own
+  except Exception as e:  # a damaged file makes zipfile, zlib or numpy raise different errors
     raise errors.CheckpointError(
       f'{file} is damaged ({errors.brief(e)}); remove it and evaluate again'
     ) from e

@@ -1,4 +1,4 @@
-"""The cells of the w x N grid of a run: which there are, their names and their labels."""
+"""The cells of a run's grid (one model, sampler, N steps and w each): list, names and labels."""
 
 import dataclasses
 import hashlib
@@ -16,23 +16,30 @@ from gdistill.workdir import storage
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-  """What a grid of w x N measures: quick after every training, full for published figures."""
+  """The extent of a grid: every w and number of steps N to measure, and images for each cell.
+
+  The quick grid is measured after every training, the full grid for published figures.
+  """
 
   name: str  # 'quick' or 'full'
   ws: tuple[float, ...]
   num_steps: tuple[int, ...]
-  images: int  # of each cell
+  images: int  # number of pictures sampled for each cell
   reference_steps: int  # DDIM steps of the guided teacher that all cells are compared with
   student_sampler: str  # the sampler of the distilled students
-  student_ws: tuple[float, ...]  # the w that the students were trained for
+  student_ws: tuple[float, ...]  # those of `ws` for which the students were trained
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-  """One place of the grid: a model, its sampler, N, w, and the seed of its first picture."""
+  """One cell of the grid: a model, its sampler, the number of steps N, w, and the first seed.
 
-  model: str  # 'teacher', 'student', or 'floor': the reference drawn from other seeds
-  folder: str
+  The model 'floor' is the teacher sampled like the reference cells, but from other seeds: its
+  distance to the reference cells shows how large a distance chance alone gives.
+  """
+
+  model: str  # 'teacher', 'student' or 'floor'
+  folder: str  # the folder of the finished round that holds the model
   sampler: str
   num_steps: int
   w: float
@@ -45,11 +52,14 @@ def list_cells(
   workdir: storage.epath.Path,
   teacher_folder: storage.epath.Path,
 ) -> list[Cell]:
-  """Returns the cells of a grid: the guided teacher with two samplers, each student with its own.
+  """Returns the cells of a grid, each one model, sampler, number of steps and w.
 
-  The first len(ws) cells are the reference: the guided teacher with many DDIM steps. DPM-Solver++
-  is of second order, so its own longest walk has a quarter of these steps. The full grid also has
-  the floor, which is the reference from other seeds, and the student of stage one.
+  - The first len(ws) cells are the reference cells: the guided teacher with many DDIM steps.
+  - The guided teacher is also sampled in few steps, by DDIM and by DPM-Solver++.
+  - DPM-Solver++ is of second order: its most steps are a quarter of the reference cells' steps.
+  - Each student of stage two (progressive halving of the steps) is sampled by its own sampler.
+  - The full grid also has the model 'floor', the reference cells sampled from other seeds.
+  - The full grid also has the student of stage one (guidance distillation).
   """
   teacher, reference = str(teacher_folder), grid.reference_steps
   cells = [Cell('teacher', teacher, 'ddim', reference, w) for w in grid.ws]
@@ -70,9 +80,10 @@ def list_cells(
 
 
 def names(cells: list[Cell], images: int) -> dict[Cell, str]:
-  """Returns a name for each cell; two names are equal if and only if the pictures are.
+  """Returns {cell: name}; two cells have equal names if and only if their pictures are equal.
 
-  A name holds a digest of the parameters, but not of the decoder of latents, which is the run's.
+  The name holds a digest of the model's parameters, but not of the decoder of the latents, because
+  all cells of a run share one decoder. `images` is the number of pictures of each cell.
   """
   digests = {f: finished_rounds.params_digest(f) for f in dict.fromkeys(c.folder for c in cells)}
   found = {}
@@ -86,9 +97,10 @@ def names(cells: list[Cell], images: int) -> dict[Cell, str]:
 
 
 def matching(cells: list[Cell], again: dict[str, Any] | None) -> set[Cell]:
-  """Returns the cells with the attributes {'model': ..., 'num_steps': ...} of `again`.
+  """Returns the cells whose attributes have the values in `again`, {'model': ..., 'w': ...}.
 
-  Raises ConfigError if no cell has them.
+  Returns the empty set if `again` is None or empty. Raises ConfigError if no cell of the grid has
+  all values in `again`.
   """
   if not again:
     return set()
@@ -96,17 +108,19 @@ def matching(cells: list[Cell], again: dict[str, Any] | None) -> set[Cell]:
   if not found:
     asked = ', '.join(f'--{k}={v}' for k, v in again.items())
     have = {k: sorted({getattr(c, k) for c in cells}) for k in again}
-    raise errors.ConfigError(f'{asked} is no cell of this grid, which has {have}')
+    raise errors.ConfigError(
+      f'{asked} is no cell of this grid, which has {have}; choose from these values'
+    )
   return found
 
 
 def labels(num_classes: int, images: int) -> np.ndarray:
-  """Returns the label of every image: image i has label i mod classes."""
+  """Returns the class label of each image: image i has label i mod num_classes."""
   return (np.arange(images) % num_classes).astype(np.int32)
 
 
 def labels_in_words(num_classes: int, images: int, prompts: Sequence[str] = ()) -> str:
-  """Returns the rule of `labels`, or of prompts, as a row of figures quotes it."""
+  """Returns, in words for a row of figures, how images get their labels or their prompts."""
   if prompts:
     digest = hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest()[:12]
     return f'image i has prompt i mod {len(prompts)} of those of digest {digest}'

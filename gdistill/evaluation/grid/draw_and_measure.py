@@ -1,4 +1,4 @@
-"""Every missing cell of the grid drawn and measured, on all devices and hosts."""
+"""Sampling and measuring the pictures of missing cells of the grid, on all devices and hosts."""
 
 import concurrent.futures
 import dataclasses
@@ -21,28 +21,28 @@ from gdistill.process import progress
 from gdistill.rounds import folder as folders
 from gdistill.workdir import storage
 
-_NOTHING, _MEASURE, _DRAW = range(3)  # the work that a cell needs
+_NOTHING, _MEASURE, _DRAW = range(3)  # values for the work that a cell still needs
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Drawing:
-  """How the pictures of all cells are drawn, and which of them are kept."""
+  """How pictures are sampled for every cell of the grid, and how many of them are kept."""
 
-  images: int  # of each cell
+  images: int  # number of pictures sampled for each cell
   batch_size: int
-  keep_images: int
+  keep_images: int  # number of pictures of each cell that the workdir keeps
   num_classes: int
-  prompts: list[str]  # [] without text
+  prompts: list[str]  # empty if the model reads no text
   picture_shape: tuple[int, int, int]
-  latent_shape: tuple[int, int, int] | None  # None in pixel space
+  latent_shape: tuple[int, int, int] | None  # None if the model works in pixel space
 
   @property
   def labels(self) -> np.ndarray:
-    """Returns the label of every image."""
+    """Returns the class label of each picture of a cell, int32 [images]."""
     return grid_cells.labels(self.num_classes, self.images)
 
   def classes_for(self, extractor: extractors.Extractor) -> np.ndarray | None:
-    """Returns the labels if the extractor classifies the data's own classes, otherwise None."""
+    """Returns the class labels if the extractor predicts the data set's classes, otherwise None."""
     return self.labels if extractor.num_classes == self.num_classes else None
 
 
@@ -53,13 +53,17 @@ def draw_missing(
   again: set[grid_cells.Cell],
   stop: interrupt.Interrupt,
 ) -> None:
-  """Draws and measures every cell that is missing or is in `again`; process 0 decides which."""
+  """Samples and measures pictures for each cell that the workdir lacks or that is in `again`.
+
+  All processes call this function together; process 0 decides which cells are sampled. `stop` asks
+  between batches whether a signal to stop has arrived.
+  """
   work = _agreed_work(store, names, drawing, again)
   todo = sorted((c for c, w in work.items() if w), key=lambda c: (c.folder, c.sampler))
   total = sum(c.num_steps * drawing.images for c in todo)
   sampler, made_for, done = None, None, 0
   with progress.Progress('drawing the grid', total) as bar:
-    # Sorted by sampler, so one compiled sampler at a time serves all its N and w.
+    # Cells are sorted by model and sampler: one compiled sampler serves all N and w of a model.
     for cell in todo:
       stop.check()
       if work[cell] == _MEASURE:
@@ -83,10 +87,13 @@ def _agreed_work(
   drawing: Drawing,
   again: set[grid_cells.Cell],
 ) -> dict[grid_cells.Cell, int]:
-  """Returns the work of each cell as process 0 sees it: processes may see a shared disk late."""
+  """Returns {cell: the work that the cell still needs} as process 0 decided it.
+
+  The decision of process 0 holds for all, because other processes may see a shared disk late.
+  """
   work = np.zeros(len(names), np.int8)
   if not jax.process_index():
-    store.clear_parts()  # left by processes that were killed
+    store.clear_parts()  # removes files that killed processes left
     work = [_work(store, name, drawing.images, c in again) for c, name in names.items()]
     work = np.array(work, np.int8)
     short = sum(
@@ -103,7 +110,10 @@ def _agreed_work(
 
 
 def _work(store: cell_store.Store, name: str, images: int, again: bool) -> int:
-  """Returns the work of a cell; a cell that keeps all its pictures is only measured."""
+  """Returns the work that a cell still needs: _NOTHING, _MEASURE or _DRAW.
+
+  A cell without measurements, whose pictures are all kept, needs measuring but no sampling.
+  """
   if again:
     return _DRAW
   if store.has(name):
@@ -114,7 +124,10 @@ def _work(store: cell_store.Store, name: str, images: int, again: bool) -> int:
 def _measure_kept(
   store: cell_store.Store, name: str, drawing: Drawing, stop: interrupt.Interrupt
 ) -> None:
-  """Measures a cell from its kept pictures, when only this extractor's measure is missing."""
+  """Measures the kept pictures of a cell and writes the measurements to the workdir.
+
+  Used if all pictures of the cell are kept and only this extractor's measurements are missing.
+  """
   pixels = cell_store.read(cell_store.pictures(store.workdir, name))['pixels']
   classes, images = drawing.classes_for(store.extractor), drawing.images
   running = measure.Running(store.extractor, images, store.bank)
@@ -134,15 +147,17 @@ def draw_share(
   stop: interrupt.Interrupt,
   report: Callable[[int], None],
 ) -> cell_store.Part | None:
-  """Draws and measures this process's share of a cell; most pictures never leave the devices.
+  """Returns this process's part of a cell: samples its share of the pictures and measures them.
 
-  Returns None if the cell has fewer batches than there are processes before this one.
+  `report` is called with the number of pictures that all processes sampled so far. Most pictures
+  are measured on the devices and never copied to the host. Returns None if the cell has too few
+  batches to give this process one.
   """
   classes = drawing.classes_for(store.extractor)
   running = measure.Running(store.extractor, drawing.images, store.bank)
   kept = _Kept(drawing)
   seconds, drawn, sums, began = 0.0, 0, None, time.perf_counter()
-  # A thread sums up the features of one batch while the devices draw the next batch.
+  # A thread adds up the features of one batch while the devices sample the next batch.
   with concurrent.futures.ThreadPoolExecutor(1) as thread:
     for index, (pixels, x) in _batches(sampler, cell, drawing):
       jax.block_until_ready(pixels)
@@ -163,7 +178,7 @@ def draw_share(
 
 
 class _Kept:
-  """The first pictures of a cell, which stay in the workdir, and their latents."""
+  """Collects the first `keep_images` pictures of a cell, and their latents, for the workdir."""
 
   def __init__(self, drawing: Drawing):
     self._drawing = drawing
@@ -173,7 +188,7 @@ class _Kept:
     self._index = [np.zeros(0, np.int64)]
 
   def add(self, index: np.ndarray, pixels: jax.Array, x: jax.Array) -> None:
-    """Adds those pictures of a batch whose place is among the first `keep_images`."""
+    """Adds the pictures of a batch whose place in the cell is below `keep_images`."""
     few = index[index < self._drawing.keep_images]
     if not len(few):
       return
@@ -185,14 +200,18 @@ class _Kept:
     self._latents.append(latents)
 
   def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns (pixels, latents, index)."""
+    """Returns (pixels, latents, index) of the collected pictures; index is their place."""
     return tuple(np.concatenate(a) for a in (self._pixels, self._latents, self._index))
 
 
 def _batches(
   sampler: sampling.Sampler, cell: grid_cells.Cell, drawing: Drawing
 ) -> Iterator[tuple[np.ndarray, tuple[jax.Array, jax.Array]]]:
-  """Yields (index, (pixels, x) on the devices) of every batch that this process draws."""
+  """Yields (index, (pixels, x)) for each batch that this process samples for the cell.
+
+  `index` [b] are the places of the pictures within the cell, `pixels` the pictures and `x` the
+  latents (in pixel space: the samples before rounding). `pixels` and `x` stay on the devices.
+  """
   images = np.arange(drawing.images)
   labels = images % sampler.num_prompts if sampler.num_prompts else drawing.labels
   size, count = sampler.batch_size, jax.process_count()
@@ -203,7 +222,10 @@ def _batches(
 
 
 def _write(store: cell_store.Store, name: str, part: cell_store.Part | None) -> None:
-  """Writes a cell; of several processes, the first one writes the merged parts of all."""
+  """Writes the files of a cell; process 0 merges the parts of all processes and writes them.
+
+  `part` is this process's part of the cell, or None if this process sampled nothing.
+  """
   if jax.process_count() == 1:
     store.write(name, part)
     return
@@ -222,7 +244,11 @@ def _write(store: cell_store.Store, name: str, part: cell_store.Part | None) -> 
 
 
 def _sampler(before: Any, cell: grid_cells.Cell, drawing: Drawing) -> sampling.Sampler:
-  """Returns the sampler of a cell: `before` with other parameters if its program fits."""
+  """Returns the compiled sampler of a cell.
+
+  `before` is the sampler of the previous cell, or None. If its compiled program also fits this
+  cell, the program is used again with the parameters of this cell's model.
+  """
   folder = folders.read_folder(cell.folder)
   if before is not None and before.serves(folder, cell.sampler):
     return before.with_params(folder)

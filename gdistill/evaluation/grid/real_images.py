@@ -1,4 +1,4 @@
-"""The feature network of a run, and the real images measured with it."""
+"""The feature network of a run, and the measurements that it makes of real images."""
 
 import dataclasses
 import hashlib
@@ -29,10 +29,10 @@ def extractor_of(
   workdir: storage.epath.Path,
   look: Callable[[], None] = lambda: None,
 ) -> extractors.Extractor:
-  """Returns the feature network that the settings name: a public one, or the run's classifier.
+  """Returns the feature network that the settings name: a public network or a small classifier.
 
-  The classifier is trained on the training pictures once, and kept in the workdir; `look` is called
-  between its updates.
+  The classifier is trained once, on the training pictures `train`, and kept in the workdir.
+  `look()` is called between the classifier's updates and raises if the process should stop.
   """
   if settings.extractor == 'classifier':
     params = _classifier(train, settings.real_images, num_classes, workdir, look)
@@ -52,7 +52,7 @@ def _classifier(
   pixels, labels = train.some(most)
   key = hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()[:12]
   file = workdir / 'evaluation' / f'classifier-{key}.npz'
-  # Process 0 trains for all, because other machines round differently.
+  # Only process 0 trains the classifier: other machines may round differently.
   if not jax.process_index() and not storage.exists(file):
     params = classifier.train_classifier(pixels, labels, num_classes, 0, look)
     storage.write_bytes(file, classifier.to_bytes(params))
@@ -60,7 +60,7 @@ def _classifier(
   processes.agree('the training images', key)
   try:
     return classifier.from_bytes(storage.read_bytes(file))
-  except Exception as e:  # zipfile, zlib and numpy raise errors of their own
+  except Exception as e:  # a damaged file makes zipfile, zlib or numpy raise different errors
     raise errors.CheckpointError(
       f'{file} is damaged ({errors.brief(e)}); remove it and repeat the command'
     ) from e
@@ -68,13 +68,13 @@ def _classifier(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RealSet:
-  """Real images to measure: where they come from, and what is done to them first."""
+  """A set of real images to measure, and an optional function applied to the pixels before."""
 
   name: str  # 'training', 'held out' or 'autoencoded'
-  data: str  # the recipe's data.name
-  split: str
+  data: str  # name of the data set, the recipe's data.name
+  split: str  # name of the split of the data set
   images: source.Source
-  through: Callable[[np.ndarray], np.ndarray] | None = None  # pixels -> pixels
+  through: Callable[[np.ndarray], np.ndarray] | None = None  # maps pixels to pixels
 
 
 def measure_sets(
@@ -83,7 +83,10 @@ def measure_sets(
   num_classes: int,
   stop: interrupt.Interrupt,
 ) -> dict[str, reference.Reference]:
-  """Returns {name: measure} of real images; each is measured once and kept in the workdir."""
+  """Returns {name: reference statistics} of sets of real images, kept in the workdir.
+
+  A set that was measured before is read from the workdir and not measured again.
+  """
   return {one.name: _measure_set(one, store, num_classes, stop) for one in sets}
 
 

@@ -1,4 +1,4 @@
-"""The rows of report/metrics.json: every cell's figures, and how they were made."""
+"""The rows of report/metrics.json: the figures of every cell of the grid, and their protocol."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -30,7 +30,7 @@ def make_rows(
   real: References,
   stop: interrupt.Interrupt,
 ) -> tuple[list[Row], list[Row]]:
-  """Returns (rows of the real images, rows of the cells)."""
+  """Returns (rows for report/data.json, of real images; rows for report/metrics.json, of cells)."""
   cards = {f: finished_rounds.read_card(f) for f in {c.folder for c in names}}
   shared = _shared(grid, store, names, drawing, real, cards)
   data = [_data_row(split, one, real, shared) for split, one in real.items()]
@@ -38,7 +38,7 @@ def make_rows(
   for cell, name in names.items():
     stop.check()
     stored, card = store.read(name), cards[cell.folder]
-    # The first cell of each w is the reference.
+    # The first cell of each w is the reference cell: the guided teacher with many steps.
     target, first = targets.setdefault(cell.w, (name, stored))
     pairs = 0 if cell.first_seed else min(len(stored['pixels']), len(first['pixels']))
     rows.append({
@@ -72,7 +72,7 @@ def _shared(
   real: References,
   cards: Mapping[str, dict],
 ) -> Row:
-  """Returns what all rows say about the protocol of their figures."""
+  """Returns the keys and values that are equal in all rows: how the figures were measured."""
   teacher, held = next(iter(names)), real['held out']
   latent = drawing.latent_shape is not None
   return {
@@ -93,10 +93,10 @@ def _shared(
 
 
 def _data_row(split: str, one: reference.Reference, real: References, shared: Row) -> Row:
-  """Returns the row of a set of real images: the score of drawing perfectly.
+  """Returns the row of a set of real images: the figures that a perfect model would get.
 
-  Held-out images are those that nothing was trained on; in latent space there are also the images
-  that the autoencoder makes of them.
+  `split` is the name of the set: 'held out' (images that no model was trained on), 'training', or
+  in latent space 'autoencoded' (held-out images, encoded and decoded by the autoencoder).
   """
   row = {'model': 'data', 'stage': None, 'sampler': None, 'num_steps': 0, 'w': None}
   row |= {'network_calls': 0, 'fd_teacher': None, 'rms_teacher': None, 'rms_latents': None}
@@ -105,7 +105,7 @@ def _data_row(split: str, one: reference.Reference, real: References, shared: Ro
 
 
 def _figures(found: measure.Measured, real: References) -> Row:
-  """Returns the figures of a set of pictures against the real images."""
+  """Returns {figure: number} of a set of pictures compared with training and held-out images."""
   seen, held, bank = real['training'], real['held out'], found.ordered_bank
   return {
     **measure.figures(found, seen.measured, seen.support),
@@ -116,7 +116,10 @@ def _figures(found: measure.Measured, real: References) -> Row:
 
 
 def _figures_of_cell(store: cell_store.Store, name: str, target: str, real: References) -> Row:
-  """Returns a cell's figures, also against the cell `target`; kept, because they take seconds."""
+  """Returns a cell's figures against the real images, and its distance to the cell `target`.
+
+  Figures are kept in the workdir, because computing them takes seconds for each cell.
+  """
   digest = cell_store.digest(real['training'].protocol, real['held out'].protocol)
   file = store.figures(name, target, digest)
   try:
@@ -124,7 +127,7 @@ def _figures_of_cell(store: cell_store.Store, name: str, target: str, real: Refe
     if isinstance(known, dict):
       return known
   except errors.CheckpointError:
-    pass  # a damaged file: the figures are computed again
+    pass  # the file of figures is damaged: compute the figures again
   found, target_found = store.read_measure(name), store.read_measure(target)
   distance = statistics.frechet_distance(found.features, target_found.features)
   row = {**_figures(found, real), 'fd_teacher': distance}
@@ -133,19 +136,23 @@ def _figures_of_cell(store: cell_store.Store, name: str, target: str, real: Refe
 
 
 def _paired(stored: Row, first: Row, what: str, pairs: int) -> float | None:
-  """Returns the root mean square difference to the reference at equal seeds; None if unknown."""
+  """Returns the root mean square difference of a cell to the reference cell at equal seeds.
+
+  `stored` and `first` are the arrays of the cell and of the reference cell; `what` is 'pixels' or
+  'latents'. Returns None if no pictures have equal seeds or the array is missing.
+  """
   if not pairs or what not in stored:
     return None
   return statistics.rms(*(a[what][:pairs] for a in (stored, first)))
 
 
 def _count(one: reference.Reference) -> int:
-  """Returns how many pictures were measured."""
+  """Returns the number of pictures that the reference statistics were measured on."""
   return int(one.measured.features.count)
 
 
 def _median_distance(points: np.ndarray, support: precision_recall.Support | None) -> float | None:
-  """Returns the median distance of pictures to their nearest neighbour among real images."""
+  """Returns the median distance of features `points` to their nearest real images' features."""
   if support is None or not len(points):
     return None
   return float(np.median(precision_recall.nearest_distances(points, support.points)))

@@ -1,4 +1,4 @@
-"""The grid of a run: every cell drawn and measured once, then the rows and the page of the run."""
+"""Evaluation of a run: samples and measures every cell of its grid, then writes rows and page."""
 
 from collections.abc import Callable
 from typing import Any
@@ -32,11 +32,14 @@ def evaluate(
   seconds: timing.Seconds,
   again: dict[str, Any] | None = None,
 ) -> list[dict]:
-  """Draws and measures the missing cells; writes report/metrics.json and report/data.json.
+  """Samples and measures the missing cells; writes report/metrics.json and report/data.json.
 
-  `size` is 'quick' or 'full'. `again` ({'model': ..., 'sampler': ..., 'num_steps': ..., 'w': ...},
-  any of them) draws the matching cells once more. Every process of a run calls this function and
-  draws its share. Process 0 returns the rows, the other processes return [].
+  A cell of the grid is one model, sampler, number of steps and w.
+  `size` is the size of the grid, 'quick' or 'full'.
+  `again` selects cells to sample once more, by some of the keys 'model', 'sampler', 'num_steps'
+  and 'w'.
+  Every process of a run calls this function and samples its share of the pictures.
+  Process 0 returns the rows of report/metrics.json; every other process returns [].
   """
   _check_finished(run)
   grid = of_size(run, size)
@@ -55,7 +58,7 @@ def evaluate(
     real = real_images.measure_sets(_real_sets(run), store, run.num_classes, stop)
     data, rows = grid_rows.make_rows(size, store, names, drawing, real, stop)
     full = full_rows(run) if size == 'quick' else []
-    own = ('images', 'reference_steps')  # differ between sizes; all else says how rows were made
+    own = ('images', 'reference_steps')  # keys that differ between quick and full rows
     differ = protocol.differences([full[0], rows[0]]) if full else {}
     if full and not differ.keys() - set(own):
       progress.say('the report keeps the full grid, whose cells are all still there')
@@ -66,14 +69,18 @@ def evaluate(
 
 
 def write(run: assemble.Run, rows: list[dict]) -> None:
-  """Writes the page, and prints where the rows and the page are."""
+  """Writes the HTML page of the run, and prints the paths of the page and of its rows."""
   page.write(run.workdir)
   report = f'{run.workdir}/report'
   progress.say(f'{len(rows)} rows in {report}/metrics.json, page {report}/index.html')
 
 
 def check(run: assemble.Run) -> None:
-  """Checks, before the training, that the grid can be measured after it; reads no weights."""
+  """Raises, before the training, if the run's feature network could not measure the grid later.
+
+  Checks that the weight file exists and that the network takes as many channels as the pictures
+  have. The weights are not read.
+  """
   e = run.evaluation
   if e.extractor != 'classifier':
     channels = 3 if run.latents.autoencoder else run.input_shape[2]
@@ -81,14 +88,17 @@ def check(run: assemble.Run) -> None:
 
 
 def missing(run: assemble.Run, size: str) -> list[grid_cells.Cell]:
-  """Returns the cells that are not drawn yet; every round must be finished."""
+  """Returns the cells of the grid without pictures in the workdir; needs every round finished."""
   grid = of_size(run, size)
   names = grid_cells.names(list_cells(run, grid), grid.images)
   return [c for c, name in names.items() if not _drawn(run, name)]
 
 
 def of_size(run: assemble.Run, size: str) -> grid_cells.Grid:
-  """Returns the run's grid of size 'quick' or 'full'."""
+  """Returns the extent of the run's grid: every w and N, and the images for each cell.
+
+  `size` is 'quick' or 'full'.
+  """
   e, (low, high) = run.evaluation, run.w_range
   images, steps = e.full_images, e.full_reference_steps
   if size == 'quick':
@@ -99,21 +109,24 @@ def of_size(run: assemble.Run, size: str) -> grid_cells.Grid:
 
 
 def list_cells(run: assemble.Run, grid: grid_cells.Grid) -> list[grid_cells.Cell]:
-  """Returns the cells of a grid of this run."""
+  """Returns the cells of a grid of this run, each one model, sampler, number of steps and w."""
   return grid_cells.list_cells(grid, run.plan, run.workdir, run.teacher_folder)
 
 
 def extractor_of(
   run: assemble.Run, look: Callable[[], None] = lambda: None
 ) -> extractors.Extractor:
-  """Returns the feature network of this run."""
+  """Returns the feature network that the run's recipe names.
+
+  `look()` is called while a classifier is trained and raises if the process should stop.
+  """
   return real_images.extractor_of(
     run.evaluation, run.picture_shape, run.pictures[0], run.num_classes, run.workdir, look
   )
 
 
 def drawing_of(run: assemble.Run, grid: grid_cells.Grid) -> draw_and_measure.Drawing:
-  """Returns how the cells of a grid of this run are drawn."""
+  """Returns the settings for sampling the pictures of a grid's cells, from the run's recipe."""
   return draw_and_measure.Drawing(
     images=grid.images,
     batch_size=run.evaluation.batch_size,
@@ -126,16 +139,16 @@ def drawing_of(run: assemble.Run, grid: grid_cells.Grid) -> draw_and_measure.Dra
 
 
 def full_rows(run: assemble.Run) -> list[dict]:
-  """Returns the report's rows if they are the whole full grid of these rounds, otherwise [].
+  """Returns the rows of report/metrics.json if they cover the run's whole full grid, otherwise [].
 
-  A report never mixes sizes, because a Fréchet distance over 500 images does not compare with a
-  distance over 2,000.
+  A report never mixes rows of the quick and the full grid, because a Fréchet distance over 500
+  images does not compare with a distance over 2,000.
   """
   file = run.workdir / 'report' / 'metrics.json'
   try:
     rows = storage.read_json(file) if storage.exists(file) else []
   except errors.CheckpointError:
-    rows = []  # a damaged report: it is made again from the cells
+    rows = []  # a damaged metrics.json is written again from the cells
   if not isinstance(rows, list) or not all(isinstance(r, dict) for r in rows):
     rows = []
   grid = of_size(run, 'full')
@@ -158,10 +171,10 @@ def _drawn(run: assemble.Run, name: str) -> bool:
 
 
 def _real_sets(run: assemble.Run) -> list[real_images.RealSet]:
-  """Returns the real images to measure: training, held out, and in latent space autoencoded.
+  """Returns the sets of real images to measure: held out, training, and perhaps autoencoded.
 
-  Autoencoded images are held-out images, encoded and decoded: what drawing latents perfectly would
-  score.
+  The set 'autoencoded' exists only in latent space: held-out images, encoded and decoded. Its
+  figures are those that a perfect model of the latents would get.
   """
   train, held = (images.subset(images.indices(run.evaluation.real_images))
                  for images in run.pictures)  # fmt: skip

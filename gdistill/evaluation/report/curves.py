@@ -1,4 +1,4 @@
-"""The curves of the page: which rows share a curve, and which curves share a plot."""
+"""The curves of the report page: which rows form a curve, and which curves share a plot."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,27 +13,29 @@ COLUMNS = {'fd': 'FD', 'fd_teacher': 'FD to the teacher'}
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-  """One column of the rows, and what all plots of this column share."""
+  """One column of the rows (FD or FD to the teacher), and the values that all its plots share."""
 
-  key: str
-  name: str
+  key: str  # name of the column in the rows, a key of COLUMNS
+  name: str  # name of the column on the page
   series: grouping.Series
   styles: Mapping[str, int]  # {label: index of a line style}
-  limits: tuple[float, float]  # of the y axis
+  limits: tuple[float, float]  # limits of the y axis, (lowest, highest)
   floor: float | None  # FD between training and held-out images
 
   @property
   def y(self) -> dict[str, Any]:
-    """Label and limits of the y axis."""
+    """Returns the label and the limits of the y axis, as arguments of `plots.curves`."""
     return {'y': f'{self.name} (log)', 'limits': self.limits}
 
 
 def figures(series: grouping.Series, rows: Sequence[grouping.Row]) -> dict[str, Any] | None:
-  """Returns the values of the page's section of plots, or None if there is no row to plot.
+  """Returns the values for the page's section of plots, or None if there is no row to plot.
 
-  legend: samples of the lines, see `_legend`; ws: every w that was measured;
-  images: every number of images that a row was measured on;
-  columns: key and name of each of COLUMNS, and `drawn`, its plots (see `_plots`) or None.
+  - 'legend' holds samples of the line styles, as `_legend` returns them.
+  - 'ws' lists every guidance strength w that was measured.
+  - 'images' lists the numbers of images on which rows were measured.
+  - 'columns' lists {key, name, drawn} for each entry of COLUMNS.
+  - 'drawn' holds the plots of a column, as `_plots` returns them, or None without known values.
   """
   chosen = grouping.rows_of(series)
   if not chosen:
@@ -59,7 +61,7 @@ def figures(series: grouping.Series, rows: Sequence[grouping.Row]) -> dict[str, 
 
 
 def _legend(styles: Mapping[str, int], has_floor: bool) -> dict[str, Any]:
-  """Returns samples of the curves and of both flat lines; one legend serves all plots."""
+  """Returns SVG samples of the curves and of the two flat lines, for the legend of all plots."""
   return {
     'curves': [{'label': label, 'svg': plots.sample(i)} for label, i in styles.items()],
     'reference': plots.sample(flat=0),
@@ -68,9 +70,9 @@ def _legend(styles: Mapping[str, int], has_floor: bool) -> dict[str, Any]:
 
 
 def _plots(column: Column, counts: Sequence[int]) -> dict[str, list[str]]:
-  """Returns the SVGs of one column by what lies on the x axis; some lists may be empty.
+  """Returns {x axis: list of SVG plots} of one column; a list may be empty.
 
-  Network calls, seconds and the inception score are drawn for FD alone.
+  Plots against network calls, seconds and the inception score are made only for the column FD.
   """
   is_fd = column.key == 'fd'
   several = len(grouping.strengths(column.series)) > 1
@@ -84,7 +86,7 @@ def _plots(column: Column, counts: Sequence[int]) -> dict[str, list[str]]:
 
 
 def against_cost(column: Column, x: str, label: str) -> list[str]:
-  """Returns one plot for each w: the column against `x`, with a tick at every measured value."""
+  """Returns one plot for each w: the column against `x`, with a tick at every measured x."""
   drawn = []
   for w in grouping.strengths(column.series):
     found = lines(column, x, 'w', w)
@@ -93,7 +95,7 @@ def against_cost(column: Column, x: str, label: str) -> list[str]:
 
 
 def against_seconds(column: Column) -> list[str]:
-  """Returns one plot for each w at which seconds are known: the column against seconds."""
+  """Returns one plot for each w with known sampling times: the column against seconds per image."""
   drawn = []
   for w in grouping.strengths(column.series):
     found = lines(column, 'seconds_per_image', 'w', w)
@@ -111,7 +113,7 @@ def _at_strength(
   label: str,
   ticks: Mapping[float, str] | None,
 ) -> str:
-  """Returns a plot at one w; for FD a flat line shows the level of the teacher's reference."""
+  """Returns a plot at one w; for FD, a flat line shows the teacher with the most steps."""
   best = (grouping.reference(column.series, w) or {}).get('fd') if column.key == 'fd' else None
   return plots.curves(
     f'{column.key} {x} {w}',
@@ -148,7 +150,7 @@ def against_strength(column: Column, counts: Sequence[int]) -> list[str]:
 def against_score(column: Column, counts: Sequence[int]) -> list[str]:
   """Returns one plot for each number of steps: FD against the inception score.
 
-  Each curve joins the guidance strengths w in ascending order; a single point is left out.
+  A curve joins the points of one model in ascending order of w; a curve of one point is left out.
   """
   drawn = []
   for n in counts:
@@ -179,9 +181,9 @@ def against_score(column: Column, counts: Sequence[int]) -> list[str]:
 
 
 def lines(column: Column, x: str, by: str, fixed: float) -> list[plots.Line]:
-  """Returns a line for each series: points (x, column) of the rows whose `by` equals `fixed`.
+  """Returns a line for each series, through the points (x, column) of rows with `by` == `fixed`.
 
-  Rows are left out whose x is unknown or whose value has no place on a logarithmic axis.
+  A row is left out if its x is unknown or its value in the column is not a positive number.
   """
   found = []
   for label, places in column.series.items():
@@ -197,5 +199,5 @@ def lines(column: Column, x: str, by: str, fixed: float) -> list[plots.Line]:
 
 
 def _ticks(found: Iterable[plots.Line]) -> dict[float, str]:
-  """Returns {x: its text} for every x of the lines."""
+  """Returns ticks of the x axis, {x: text}, one for every x of the lines."""
   return {v: formats.short(v) for v in sorted({v for _, xs, _ in found for v in xs})}

@@ -1,4 +1,4 @@
-"""The files of a run, read so that a missing or damaged file leaves a gap, not an error."""
+"""Readers of a run's files for the report: a missing or damaged file gives an empty result."""
 
 import json
 from collections.abc import Mapping
@@ -19,7 +19,11 @@ def json_or_none(path: epath.Path) -> Any:
 
 
 def rounds(workdir: epath.Path) -> list[dict[str, Any]]:
-  """Returns [{name, card, log}] for each folder with a card or a log, in the order of the names."""
+  """Returns [{name, card, log}], one entry for each round folder of the workdir, sorted by name.
+
+  `card` is the content of card.json, the record of a finished round, or {} if unreadable. `log`
+  lists the entries of metrics.jsonl. A folder without card.json and without entries is skipped.
+  """
   found = []
   for name in storage.list_dir(workdir):
     folder = workdir / name
@@ -32,7 +36,7 @@ def rounds(workdir: epath.Path) -> list[dict[str, Any]]:
 
 
 def log_entries(path: epath.Path) -> list[dict[str, Any]]:
-  """Returns the objects in a file of JSON lines; skips lines that are not JSON objects."""
+  """Returns the JSON objects in a file with one object a line; skips lines that hold no object."""
   try:
     text = storage.read_text(path) if storage.exists(path) else ''
   except errors.GdistillError:
@@ -41,7 +45,7 @@ def log_entries(path: epath.Path) -> list[dict[str, Any]]:
   for line in text.splitlines():
     try:
       entry = json.loads(line)
-    except ValueError:  # the last line of a killed process may be half a line
+    except ValueError:  # a killed process may leave half a line at the end
       continue
     if isinstance(entry, Mapping):
       entries.append(dict(entry))

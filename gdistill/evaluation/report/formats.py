@@ -1,10 +1,10 @@
-"""How numbers are printed on the page, and which values count as numbers."""
+"""Formats for the numbers on the report page, and tests whether a value is a number."""
 
 import json
 import math
 from typing import Any
 
-DASH = '–'  # printed for a value that is not known
+DASH = '–'  # printed instead of an unknown value
 
 
 def is_number(value: Any) -> bool:
@@ -14,38 +14,38 @@ def is_number(value: Any) -> bool:
 
 
 def is_positive(value: Any) -> bool:
-  """Returns whether the value is a number with a place on a logarithmic axis."""
+  """Returns whether the value is a positive number, which a logarithmic axis can show."""
   return is_number(value) and value > 0
 
 
 def short(value: Any) -> str:
-  """Returns the value in three significant digits, other values as text, and a dash for None."""
+  """Returns a number with three significant digits, a dash for None, another value as text."""
   if not is_number(value):
     return DASH if value is None else str(value)
   return f'{value:.0f}' if isinstance(value, int) or abs(value) >= 1000 else f'{value:.3g}'
 
 
 def score(value: Any) -> str:
-  """Returns the value in three digits with trailing zeros, so that a column of scores lines up."""
+  """Returns a number with three digits and trailing zeros, so that a column of scores lines up."""
   if not is_number(value) or not 0.1 <= abs(value) < 100:
     return short(value)
   return f'{value:.2f}' if abs(value) < 9.995 else f'{value:.1f}'
 
 
 def steps(num_steps: Any) -> str:
-  """Returns '1 step' or '4 steps'."""
+  """Returns the number of sampling steps in words, such as '1 step' or '4 steps'."""
   return f'{short(num_steps)} step{"" if num_steps == 1 else "s"}'
 
 
 def calls(network_calls: Any) -> str:
-  """Returns '1 network call', '8 network calls', or words for an unknown number."""
+  """Returns the number of calls in words, such as '8 network calls'; None means unknown."""
   if network_calls is None:
     return 'an unknown number of network calls'
   return f'{short(network_calls)} network call{"" if network_calls == 1 else "s"}'
 
 
 def duration(seconds: float) -> str:
-  """Returns seconds below 100 s, minutes below 100 minutes, and hours above."""
+  """Returns a duration as text, in seconds below 100 s, minutes below 100 min, otherwise hours."""
   if seconds < 100:
     return f'{seconds:.1f} s'
   minutes = seconds / 60
@@ -53,5 +53,5 @@ def duration(seconds: float) -> str:
 
 
 def indented(value: Any) -> str:
-  """Returns the value as indented JSON; values that JSON does not know are printed by `str`."""
+  """Returns the value as indented JSON; a value of a type that JSON lacks is converted by `str`."""
   return json.dumps(value, indent=2, ensure_ascii=False, default=str)

@@ -1,4 +1,4 @@
-"""Measured rows, cleaned and grouped into series: one series per model, stage and sampler."""
+"""The measured rows of the report, cleaned and grouped: one series per model, stage, sampler."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -43,7 +43,7 @@ _SAMPLERS = {'ddim': 'DDIM', 'dpm_solver': 'DPM-Solver++'}
 
 
 def clean(rows: Any) -> list[Row]:
-  """Returns the rows that are dicts; in numeric columns, values that are no numbers become None."""
+  """Returns the rows that are dicts; a value that is no number in a numeric column becomes None."""
   cleaned = []
   for row in rows if isinstance(rows, Sequence) else ():
     if isinstance(row, Mapping):
@@ -54,16 +54,17 @@ def clean(rows: Any) -> list[Row]:
 
 
 def _plain(value: Any) -> Any:
-  """Returns a value that JSON can hold: NaN and infinity become None, lists and dicts text."""
+  """Returns a value for JSON: NaN and infinity become None, lists and dicts become text."""
   if isinstance(value, float) and not math.isfinite(value):
     return None
   return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
 def series(rows: Iterable[Row]) -> Series:
-  """Returns the series, students first; of several rows at one (num_steps, w) the last is kept.
+  """Returns {label: {(num_steps, w): row}}, one series per model, stage and sampler.
 
-  A label says 'guided' or 'unguided' only if the same cell was measured both ways.
+  Students come first. If a series has several rows at one (num_steps, w), the last row is kept. A
+  label says 'guided' or 'unguided' only if the model was measured both with and without guidance.
   """
   rows = [r for r in rows if r.get('model') != 'data' and r.get('w') is not None]
   rows = [r for r in rows if (r.get('num_steps') or 0) > 0]
@@ -85,7 +86,7 @@ def series(rows: Iterable[Row]) -> Series:
 def _label(row: Row) -> str:
   after = '' if row.get('stage') in (row.get('model'), 'progressive', None) else row['stage']
   model = row.get('model')
-  if model == 'floor':  # the distance between two sets that the teacher drew from different seeds
+  if model == 'floor':  # the teacher sampled from other seeds than the reference
     model, after = 'teacher from other seeds', ''
   sampler = _SAMPLERS.get(row.get('sampler'), row.get('sampler'))
   return f'{model}{f" after {after}" if after else ""}, {sampler}'
@@ -98,22 +99,22 @@ def _order(item: tuple[str, dict]) -> tuple:
 
 
 def rows_of(found: Series, model: str | None = None) -> list[Row]:
-  """Returns the rows of all series, or only the rows of one model."""
+  """Returns the rows of all series; with `model`, only the rows of this model."""
   rows = (r for places in found.values() for r in places.values())
   return [r for r in rows if model in (None, r.get('model'))]
 
 
 def values(rows: Iterable[Row], column: str) -> list:
-  """Returns the known values of a column, sorted, each once."""
+  """Returns the distinct known values in a column of the rows, in ascending order."""
   return sorted({r[column] for r in rows if r.get(column) is not None})
 
 
 def strengths(found: Series) -> list[float]:
-  """Returns the guidance strengths w that were measured, in ascending order."""
+  """Returns the guidance strengths w of all rows in the series, in ascending order."""
   return sorted({w for places in found.values() for _, w in places})
 
 
 def reference(found: Series, w: float) -> Row | None:
-  """Returns the teacher's row at this w with the most steps; DDIM wins a tie between samplers."""
+  """Returns the teacher's row at this w with the most steps; of two such rows, the one by DDIM."""
   rows = [r for r in rows_of(found, 'teacher') if r['w'] == w]
   return max(rows, key=lambda r: (r['num_steps'], r.get('sampler') == 'ddim'), default=None)

@@ -1,4 +1,4 @@
-"""The page of a run: values from the files of the workdir, put into the HTML templates."""
+"""The HTML page of a run: fills the templates with values from the files of the workdir."""
 
 import json
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from gdistill.workdir import storage
 
 
 def write(workdir: epath.PathLike) -> epath.Path:
-  """Writes WORKDIR/report/index.html and returns its path; the page says what was not found."""
+  """Writes WORKDIR/report/index.html and returns its path; the page says which data are missing."""
   workdir = storage.path(workdir)
   environment = jinja2.Environment(
     loader=jinja2.PackageLoader('gdistill.evaluation.report'),
@@ -38,8 +38,8 @@ def write(workdir: epath.PathLike) -> epath.Path:
 
 
 def _values(workdir: epath.Path) -> dict[str, Any]:
-  """Returns what the templates are filled with, read from the files of the workdir."""
-  # data.json holds the real images, measured like samples: they give the scale
+  """Returns {name: value} for the HTML templates, computed from the files of the workdir."""
+  # data.json holds the figures of real images, which a perfect model would get
   rows = [
     r
     for name in ('data', 'metrics')
@@ -49,7 +49,7 @@ def _values(workdir: epath.Path) -> dict[str, Any]:
   series = grouping.series(rows)
   pictures = sprites.sprites(workdir, series)
   unknown = {c for r in rows for c in r} - set(grouping.COLUMNS)
-  # a column with one value for all rows is printed once, below the table of all rows
+  # a column whose value is equal in all rows is printed once, below the table of all rows
   shared = {c: rows[0].get(c) for c in sorted(unknown) if len({str(r.get(c)) for r in rows}) == 1}
   columns = [c for c in grouping.COLUMNS if any(c in r for r in rows)]
   columns += sorted(unknown - shared.keys())
@@ -76,7 +76,7 @@ def _script_data(
   pictures: sprites.Sprites,
   rounds: Sequence[dict[str, Any]],
 ) -> markupsafe.Markup:
-  """Returns the JSON that script.js reads from its element of the page."""
+  """Returns the JSON text for the <script> element from which script.js reads its data."""
   cells = pictures.cells
   references = [
     [w, sprites.index_of(cells, grouping.reference(series, w))] for w in grouping.strengths(series)
@@ -90,5 +90,5 @@ def _script_data(
     'rounds': sprites.of_rounds(rounds, cells),
   }
   text = json.dumps(data, allow_nan=False)
-  # inside <script>, only "<" could end the element
+  # "<" is escaped, because "</script>" in a string would end the <script> element
   return markupsafe.Markup(text.replace('<', '\\u003c'))  # noqa: S704

@@ -1,4 +1,4 @@
-"""The plots of the page: drawn by matplotlib as inline SVG, coloured by the page's style sheet."""
+"""The plots of the report page: inline SVG by matplotlib, coloured by the page's style sheet."""
 
 import io
 import math
@@ -11,17 +11,18 @@ import numpy as np
 from matplotlib import figure
 from matplotlib import ticker
 
-Line = tuple[int, Sequence[float], Sequence[float]]  # (style, xs, ys)
+Line = tuple[int, Sequence[float], Sequence[float]]  # (index of the line style, xs, ys)
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart; marks and dashes differ too
+# Okabe and Ito's palette, whose colours colour-blind readers can tell apart
 _COLOURS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9')
 _MARKS = ('o', 's', '^', 'D', 'v', 'P')
 _DASHES = ('-', '--', '-.', ':', (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
 _INK = '#0a0b0c'  # replaced in the SVG by currentColor, the text colour of the page
-_FLAT = ('--', ':')  # line styles of the teacher's reference and of the floor
+# line styles of the two flat lines: the teacher with the most steps, and held-out images
+_FLAT = ('--', ':')
 STYLES = len(_COLOURS)
 _RC = {
-  'svg.fonttype': 'none',  # text stays text, which the page shows in its own font
+  'svg.fonttype': 'none',  # text is kept as text, so that the page's font is used
   'font.family': 'sans-serif',
   'font.size': 10,
   'text.parse_math': False,
@@ -39,7 +40,7 @@ _RC = {
 
 
 def limits(values: Sequence[float]) -> tuple[float, float]:
-  """Returns y limits for all plots of a column: all values and a margin, at least a factor of 4."""
+  """Returns (lowest, highest) for the y axis: the values and a margin, at least a factor of 4."""
   low, high = min(values) / 1.25, max(values) * 1.25
   widen = max(1.0, math.sqrt(4 * low / high))
   return low / widen, high * widen
@@ -57,9 +58,11 @@ def curves(
   ticks: Mapping[float, str] | None,
   flat: tuple[float | None, float | None],
 ) -> markupsafe.Markup:
-  """Returns an SVG of the lines, with flat lines at the known levels of `flat`: reference, floor.
+  """Returns an SVG plot of the lines on a logarithmic y axis.
 
-  `ticks` is {x: text}. For None a logarithmic x axis has its ticks at the powers of ten.
+  `flat` gives the levels of two flat lines: the teacher with the most steps, and held-out images
+  against training images. A level of None draws no flat line.
+  `ticks` is {x: text}; with None, a logarithmic x axis has its ticks at the powers of ten.
   """
   with matplotlib.rc_context(_RC):
     fig = figure.Figure(figsize=(4.1, 2.9), layout='constrained')
@@ -84,13 +87,13 @@ def curves(
 
 
 def loss(name: str, points: Sequence[tuple[float, float]]) -> markupsafe.Markup:
-  """Returns an SVG of the losses at (step, loss): a thin line, and a thick moving average."""
-  # at most 240 points, each the mean of neighbouring entries, keep the SVG small
+  """Returns an SVG plot of the training losses (step, loss), with a thicker moving average."""
+  # the losses are averaged to at most 240 points, to keep the SVG small
   parts = np.array_split(np.asarray(points, np.float64), min(len(points), 240))
   steps, losses = np.stack([p.mean(0) for p in parts]).T
   window = max(1, len(losses) // 12)
   kernel = np.ones(window)
-  # near both ends the window holds fewer points: divide by the number of points inside
+  # the moving average is divided by the number of points in the window: fewer near both ends
   smooth = np.convolve(losses, kernel, 'same') / np.convolve(np.ones_like(losses), kernel, 'same')
   with matplotlib.rc_context(_RC):
     fig = figure.Figure(figsize=(4.1, 2.5), layout='constrained')
@@ -108,7 +111,7 @@ def loss(name: str, points: Sequence[tuple[float, float]]) -> markupsafe.Markup:
 
 
 def sample(style: int | None = None, flat: int | None = None) -> markupsafe.Markup:
-  """Returns an SVG for the legend: a short piece of a curve's line, or of a flat line."""
+  """Returns an SVG for the legend: a short sample of curve style `style` or flat line `flat`."""
   dash = _DASHES[style] if flat is None else _FLAT[flat]
   fig = figure.Figure(figsize=(0.55, 0.2))
   ax = fig.add_axes((0, 0, 1, 1))
@@ -127,9 +130,9 @@ def sample(style: int | None = None, flat: int | None = None) -> markupsafe.Mark
 
 
 def _svg(fig: figure.Figure, key: str, label: str) -> markupsafe.Markup:
-  """Returns the figure as inline SVG with the page's colours and without any URL."""
+  """Returns the matplotlib figure as inline SVG with the page's colours and without any URL."""
   file = io.StringIO()
-  # matplotlib derives ids from the salt: ids of two drawings on one page must differ
+  # matplotlib derives SVG ids from the salt, and the ids of two plots on one page must differ
   with matplotlib.rc_context({**_RC, 'svg.hashsalt': key}):
     fig.savefig(file, format='svg', transparent=True, metadata={'Date': None})
   svg = file.getvalue()
@@ -143,5 +146,5 @@ def _svg(fig: figure.Figure, key: str, label: str) -> markupsafe.Markup:
   for i, colour in enumerate(_COLOURS):
     svg = svg.replace(colour, f'var(--c{i})')
   name = f'role="img" aria-label="{markupsafe.escape(label)}"' if label else 'aria-hidden="true"'
-  # safe: matplotlib escapes the text that it draws
+  # marked as safe HTML, because matplotlib escapes the text in its SVG
   return markupsafe.Markup(svg.replace('<svg', f'<svg {name}', 1))  # noqa: S704

@@ -1,4 +1,4 @@
-"""The pictures of the page: for each measured cell one PNG with its first images side by side."""
+"""The sprites of the report page: for each cell, one PNG with its first images side by side."""
 
 import base64
 import dataclasses
@@ -14,36 +14,39 @@ from PIL import Image
 from gdistill.evaluation.report import grouping
 from gdistill.workdir import storage
 
-ACROSS, DOWN = 10, 4  # images in a sprite
-MAX_BYTES = 1_200_000  # of the base64 text of all sprites of a page
+ACROSS, DOWN = 10, 4  # images in one row of a sprite, and rows of images in a sprite
+MAX_BYTES = 1_200_000  # largest total size of the base64 texts of all sprites on a page
 _SHOWN = ('label', 'model', 'sampler', 'num_steps', 'w', 'round', 'network_calls', 'images')
 _SHOWN += ('fd', 'fd_teacher', 'rms_teacher', 'inception_score', 'accuracy')
 
 
 @dataclasses.dataclass(frozen=True)
 class Sprites:
-  """The cells of a page, each with the base64 text of its sprite, or None."""
+  """The cells of a report page (one model, sampler, number of steps and w each) with sprites.
+
+  Each cell is a dict with facts of its row, and 'sprite': the base64 text of a PNG, or None.
+  """
 
   cells: list[grouping.Row]
   down: int  # rows of images in each sprite
-  side: int  # of the largest saved image, in pixels
-  shrink: int  # the factor by which images were made smaller
+  side: int  # side, in pixels, of the largest image before shrinking
+  shrink: int  # factor by which the sides of the images were reduced
 
   @property
   def saved(self) -> bool:
-    """Whether any cell has a sprite."""
+    """Returns whether any cell has a sprite."""
     return any(c['sprite'] for c in self.cells)
 
   @property
   def images(self) -> int:
-    """Images in each sprite."""
+    """Returns the number of images in each sprite."""
     return ACROSS * self.down
 
 
 def sprites(workdir: epath.Path, series: grouping.Series) -> Sprites:
-  """Returns a sprite for every row of the series, all together at most MAX_BYTES where possible.
+  """Returns the sprites of all rows of the series, made from the pictures in the workdir.
 
-  Sprites that are too large first get fewer rows of images, then smaller images.
+  If the sprites exceed MAX_BYTES in total, they get fewer rows of images, and then smaller images.
   """
   rows = grouping.rows_of(series)
   pictures = [pixels(workdir, r.get('cell')) for r in rows]
@@ -57,22 +60,22 @@ def sprites(workdir: epath.Path, series: grouping.Series) -> Sprites:
 
 
 def pixels(workdir: epath.Path, cell: Any) -> np.ndarray | None:
-  """Returns the first images [n, H, W, C] uint8 of a cell, or None if its file is not usable."""
+  """Returns the first images [n, H, W, C] uint8 of a cell, or None if the file is unusable."""
   if not isinstance(cell, str) or not re.fullmatch(r'\w[\w.,=+-]*', cell):
-    return None  # a name with a slash could lead out of the folder
+    return None  # a cell name with a slash could point outside the folder
   path = workdir / 'evaluation' / 'cells' / f'{cell}.npz'
   try:
     if not storage.exists(path):
       return None
     with np.load(io.BytesIO(storage.read_bytes(path)), allow_pickle=False) as file:
       found = file['pixels'][: ACROSS * DOWN]
-  except Exception:  # zipfile, zlib and numpy raise unrelated types for a damaged file
+  except Exception:  # a damaged file makes zipfile, zlib or numpy raise different errors
     return None
   return found if found.ndim == 4 and found.dtype == np.uint8 and found.size else None
 
 
 def _sprite(images: np.ndarray, down: int, shrink: int) -> str:
-  """Returns the base64 text of one PNG with ACROSS x `down` images between grey lines."""
+  """Returns the base64 text of a PNG with ACROSS x `down` images, separated by grey lines."""
   images = images[: ACROSS * down, ..., : 3 if images.shape[-1] == 3 else 1]
   shrink = min(shrink, *images.shape[1:3])
   small = [Image.fromarray(p.squeeze(-1) if p.shape[-1] == 1 else p).reduce(shrink) for p in images]
@@ -89,7 +92,7 @@ def _sprite(images: np.ndarray, down: int, shrink: int) -> str:
 
 
 def index_of(cells: Sequence[grouping.Row], row: grouping.Row | None) -> int | None:
-  """Returns the index of the cell that shows this row; None for no row."""
+  """Returns the index of the cell that was made from `row`, or None if `row` is None."""
   if row is None:
     return None
   keys = ('label', 'num_steps', 'w')
@@ -99,9 +102,10 @@ def index_of(cells: Sequence[grouping.Row], row: grouping.Row | None) -> int | N
 def of_rounds(
   rounds: Sequence[dict[str, Any]], cells: Sequence[grouping.Row]
 ) -> list[dict[str, Any]]:
-  """Returns [{name, cells: [[w, index]]}]: for each round and w the index of the cell to show.
+  """Returns [{name, cells: [[w, index]]}]: for each round and w, the index of the cell to show.
 
-  A round is shown at the number of steps on its card, or else at its largest; DDIM is preferred.
+  A cell sampled by DDIM is preferred; then a cell with the number of steps in the round's card.json
+  (the record of a finished round); then the cell with the most steps.
   """
   found = []
   for entry in rounds:
@@ -111,6 +115,7 @@ def of_rounds(
       for i, c in enumerate(cells)
       if c['round'] == entry['name'] and c['sprite']
     )
-    by_w = {cells[i]['w']: i for *_, i in order}  # the last of the order is the best
+    # `order` ends with the best cell, and the last cell of each w stays in the dict
+    by_w = {cells[i]['w']: i for *_, i in order}
     found.append({'name': entry['name'], 'cells': sorted(by_w.items())})
   return found

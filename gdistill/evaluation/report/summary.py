@@ -1,4 +1,4 @@
-"""The head of the page: three rows that sum up the run, and how the distances were measured."""
+"""The top of the report page: three rows that sum up the run, and how FD was measured."""
 
 import math
 from collections.abc import Sequence
@@ -11,16 +11,16 @@ PROTOCOL = (
   'FD = Fréchet distance in the features of a small classifier trained on the training images: '
   'comparable within this report only, not FID'
 )
-_OF_CLASSIFIER = ('classifier', None)  # rows without an extractor were measured by the classifier
+_OF_CLASSIFIER = ('classifier', None)  # a row without 'extractor' used the classifier
 _SHOWN = ('w', 'num_steps', 'network_calls', 'fd')
 
 
 def headline(series: grouping.Series) -> dict[str, dict[str, Any] | None]:
-  """Returns {'student', 'reference', 'same_steps'}: w, num_steps, network_calls and fd, or None.
+  """Returns {'student', 'reference', 'same_steps'}, each {w, num_steps, network_calls, fd} or None.
 
-  student: the first student of the series, as near to 4 steps as measured, at the middle w.
-  reference: the teacher's row at this w with the most steps.
-  same_steps: the teacher at this w, sampled by DDIM in the student's number of steps.
+  - 'student' is the first student of the series, at the number of steps nearest to 4 and middle w.
+  - 'reference' is the teacher at the student's w with the most steps.
+  - 'same_steps' is the teacher at the student's w and number of steps, sampled by DDIM.
   """
   rows = dict(zip(('student', 'reference', 'same_steps'), _headline(series), strict=True))
   return {k: {c: r.get(c) for c in _SHOWN} if r else None for k, r in rows.items()}
@@ -47,7 +47,7 @@ def _headline(series: grouping.Series) -> tuple[grouping.Row | None, ...]:
 
 
 def protocol_of(rows: Sequence[grouping.Row]) -> str:
-  """Returns the sentence, without its full stop, that says how the distances were measured."""
+  """Returns a sentence, without its full stop, that says how FD was measured in these rows."""
   row = next((r for r in rows if r.get('model') != 'data'), {})
   if row.get('extractor') in _OF_CLASSIFIER:
     return PROTOCOL

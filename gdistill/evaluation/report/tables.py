@@ -1,4 +1,4 @@
-"""The table of a report: series and numbers of steps down, FD and inception score per w across."""
+"""The main table of the report: a line per model and number of steps, FD and IS for each w."""
 
 import html
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,8 @@ def lines(
 ) -> Iterator[tuple[str, int, float | None, dict[float, grouping.Row]]]:
   """Yields (label, num_steps, network calls, {w: row}) for each line of the table.
 
-  The calls are the largest number over w: a guided teacher may need half of the calls at w = 0.
+  The network calls are the largest number over all w, because a guided teacher may need only half
+  of the calls at w = 0.
   """
   for label, places in series.items():
     for num_steps in sorted({n for n, _ in places}):
@@ -24,7 +25,7 @@ def lines(
 
 
 def by_strength(series: grouping.Series) -> dict[str, Any]:
-  """Returns {'ws', 'lines'} for the page; a line has one (fd, inception_score) for each w."""
+  """Returns {'ws', 'lines'} for the page's table; 'scores' of a line has (FD, IS) for each w."""
   ws, found, last = grouping.strengths(series), [], None
   for label, num_steps, calls, by_w in lines(series):
     rows = (by_w.get(w, {}) for w in ws)
@@ -40,7 +41,7 @@ def by_strength(series: grouping.Series) -> dict[str, Any]:
 
 
 def markdown(rows: Sequence[grouping.Row]) -> str:
-  """Returns the table of the page as Markdown, with the sentence about the distances below."""
+  """Returns the page's table as Markdown, followed by a sentence that says how FD was measured."""
   series = grouping.series(grouping.clean(rows))
   ws = grouping.strengths(series)
   head = ['model, sampler', 'steps', 'calls', *(f'w = {formats.short(w)}: FD / IS' for w in ws)]
@@ -53,7 +54,7 @@ def markdown(rows: Sequence[grouping.Row]) -> str:
       for r in (by_w.get(w) for w in ws)
     ]
     cells.append([label, formats.short(num_steps), formats.short(calls), *pairs])
-  # Markdown would read a bar in a cell as the end of the cell, and an angle bracket as HTML
+  # Markdown would read "|" in a table cell as the end of the cell, and "<" as HTML
   text = [[html.escape(cell).replace('|', '\\|') for cell in line] for line in cells]
   table = '\n'.join('| ' + ' | '.join(line) + ' |' for line in text)
   return f'{table}\n\n{summary.protocol_of(rows)}.\n'

@@ -1,4 +1,4 @@
-"""The training of the rounds on the page: a table of losses, a plot for each round, time spent."""
+"""The training section of the report page: losses of each round, plots of losses, time spent."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from gdistill.evaluation.report import plots
 
 
 def losses(rounds: Sequence[dict[str, Any]]) -> dict[str, list]:
-  """Returns {'lines', 'drawn'}: facts of each round, and an SVG for each round with losses."""
+  """Returns {'lines': facts of each round, 'drawn': an SVG loss plot of each round with losses}."""
   lines, drawn = [], []
   for entry in rounds:
     log, card = entry['log'], entry['card']
@@ -34,8 +34,9 @@ def losses(rounds: Sequence[dict[str, Any]]) -> dict[str, list]:
 
 
 def times(seconds: Any, rounds: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-  """Returns {'run', 'rounds'}: bars with name, seconds and percent of the longest bar beside it.
+  """Returns {'run', 'rounds'}: bars for the time of each activity and the time of each round.
 
+  A bar is {'name', 'seconds', 'percent'}; 100 percent is the longest bar of the same list.
   `seconds` is the content of the run's time.json, {activity: seconds}.
   """
   spent = {f'round {r["name"]}': r['card'].get('seconds') for r in rounds}

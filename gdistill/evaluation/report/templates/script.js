@@ -2,7 +2,7 @@
 const data = JSON.parse(document.getElementById('data').textContent);
 const byId = (id) => document.getElementById(id);
 
-// Children are added as text nodes, never parsed as HTML: a row may hold any string.
+// Adds children as text nodes, never parsed as HTML, because a row may hold any string.
 function make(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
@@ -10,7 +10,7 @@ function make(tag, attributes = {}, ...children) {
   return node;
 }
 
-// Same rules as score and short in formats.py: all tables and captions print the same digits.
+// num and score follow short and score in formats.py, so all tables print the same digits.
 function score(value) {
   if (typeof value !== 'number' || Math.abs(value) < 0.1 || Math.abs(value) >= 100) return num(value);
   return value.toFixed(Math.abs(value) < 9.995 ? 2 : 1);
@@ -34,7 +34,7 @@ function picture(cell) {
   return make('img', {class: 'sprite', src: `data:image/png;base64,${cell.sprite}`, alt});
 }
 
-// The viewer: two sliders choose a cell for each panel.
+// The picture viewer: two sliders choose the w and the number of steps of each panel.
 (function viewer() {
   const students = data.cells.filter((c) => c.model === 'student');
   const teachers = data.cells.filter((c) => c.model === 'teacher');
@@ -108,7 +108,7 @@ function picture(cell) {
   update();
 })();
 
-// Every row with every column.
+// Fills the table that shows every row with every column.
 (function allRows() {
   const table = byId('all'), filters = byId('filters');
   if (!data.rows.length) {
@@ -171,7 +171,7 @@ function picture(cell) {
   draw();
 })();
 
-// One strip for each round, at one w.
+// Shows one strip of sample pictures for each round, all at the same w.
 (function rounds() {
   const strips = byId('strips'), choose = byId('round-w');
   const ws = unique(data.rounds.flatMap((r) => r.cells.map(([w]) => w)));
