@@ -7,7 +7,7 @@ from jax import numpy as jnp
 
 from gdistill.core import types
 
-NULL_LABEL = -1  # its one-hot is all zeros, so the network needs no extra row and no branch
+NULL_LABEL = -1  # jax.nn.one_hot(-1) is all zeros, so one-hot class layers need no extra row
 
 
 def null(cond: types.Cond) -> types.Cond:
@@ -16,7 +16,7 @@ def null(cond: types.Cond) -> types.Cond:
 
 
 def drop(cond: types.Cond, keys: types.Keys, p: float) -> types.Cond:
-  """Removes the label of each example with probability p (label dropout, CFG's p_uncond)."""
+  """Replaces each example's label by the null label with probability p (CFG's p_uncond)."""
   dropped = jax.vmap(lambda key: jax.random.bernoulli(key, p))(keys)
   return {**cond, 'label': jnp.where(dropped, NULL_LABEL, cond['label'])}
 
@@ -24,7 +24,7 @@ def drop(cond: types.Cond, keys: types.Keys, p: float) -> types.Cond:
 def instead(other: types.Cond) -> Callable[[types.Cond], types.Cond]:
   """Returns a function cond -> cond that gives every example the condition `other`.
 
-  Used for a negative prompt: guidance then points away from `other`, not from the null condition.
+  `other` is a negative prompt: guidance points away from `other`, not from the null condition.
   """
 
   def null(cond):

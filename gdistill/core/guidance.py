@@ -7,7 +7,7 @@ from jax import numpy as jnp
 from gdistill.core import condition
 from gdistill.core import types
 
-# (z, logsnr, cond) -> (v_cond, v_null): the two predictions that guidance extrapolates between.
+# (z, logsnr, cond) -> (v_cond, v_null): the two predictions that guidance extrapolates from.
 Halves = Callable[[types.Images, types.PerExample, types.Cond], tuple[types.Images, types.Images]]
 
 
@@ -17,12 +17,12 @@ def halves(
   other: types.VFn | None = None,
   one_batch: bool = False,
 ) -> Halves:
-  """Returns a function that makes the conditional and the null prediction, guidance's two inputs.
+  """Returns a function (z, logsnr, cond) -> (v_cond, v_null), the two predictions of guidance.
 
-  `other` is the network of the null prediction. By default both predictions come from one
-  network; `other` may be a separately trained unconditional network, or a weaker conditional
-  network with null = identity (autoguidance, Karras et al., 2406.02507). `one_batch` runs both
-  passes of one network as a single batch of 2B, which is faster on accelerators.
+  `other` is the network that makes the null prediction; if `other` is None, `v_fn` makes both
+  predictions. `other` may be a separately trained unconditional network, or a weaker conditional
+  network with null = identity (autoguidance, Karras et al., 2406.02507). `one_batch` runs the
+  conditional and the null pass of `v_fn` as a single batch of 2B, which is faster on accelerators.
   """
 
   def predict(z, logsnr, cond):
@@ -42,14 +42,14 @@ def guided(
   other: types.VFn | None = None,
   one_batch: bool = False,
 ) -> types.VFn:
-  """v^w = (1 + w) v(z, c) - w v(z, null); w = 0 is the conditional model."""
+  """v^w = (1 + w) v(z, c) - w v(z, null); w = 0 gives the conditional model."""
   return extrapolated(halves(v_fn, null, other, one_batch))
 
 
 def extrapolated(pair: Halves) -> types.VFn:
-  """Returns the guided model of a pair of predictions.
+  """Returns the guided model (z, logsnr, cond, w) -> v^w; `pair` makes its v_cond and v_null.
 
-  Guidance in v equals guidance in x or eps as long as nothing is clipped.
+  Guidance in v equals guidance in x or eps as long as x_hat is not clipped.
   """
 
   def v_fn(z, logsnr, cond, w):

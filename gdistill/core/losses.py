@@ -6,17 +6,18 @@ from jax import numpy as jnp
 from gdistill.core import process
 from gdistill.core import types
 
-# Two values of x closer than this count as equal: an eighth of a grey level, and more than the
-# rounding error of a target that lies on the edge of the projection.
+# as_sampled treats two values of x that differ by less than 1e-3 as equal. 1e-3 is an eighth of a
+# grey level, and more than the rounding error of a target on the edge of the projection's range.
 _SAME = 1e-3
 
 
 def weight_on_v(logsnr: types.PerExample, weight: str) -> types.PerExample:
   """Returns omega(logsnr) sigma^2: the weight omega of the x-error, as a weight of the v-error.
 
-  The factor is sigma^2 = |x-error|^2 / |v-error|^2. Hence 'snr', omega = SNR, gives alpha^2;
-  'snr_trunc', omega = max(SNR, 1), gives max(alpha^2, sigma^2); 'snr_plus_one', omega = SNR + 1,
-  gives 1.
+  sigma^2 is the ratio |x-error|^2 / |v-error|^2. `weight` is one of:
+    'snr'           omega = SNR, the result is alpha^2.
+    'snr_trunc'     omega = max(SNR, 1), the result is max(alpha^2, sigma^2).
+    'snr_plus_one'  omega = SNR + 1, the result is 1.
   """
   alpha2, sigma2 = jax.nn.sigmoid(logsnr), jax.nn.sigmoid(-logsnr)
   if weight == 'snr':
@@ -43,11 +44,11 @@ def as_sampled(
 ) -> tuple[types.Images, types.Images]:
   """Returns (v_hat, v) for `weighted_mse`, changed for a sampler that projects x_hat.
 
-  The target v becomes the v of project(x). The error of a pixel is zero where project(x_hat)
-  equals that target but x_hat differs from project(x_hat): the sampler's projection removes the
-  difference, so the student need not learn how far beyond the edge a value lies. Every other pixel
-  keeps the error of the unprojected x_hat, so that an estimate beyond the wrong edge still has a
-  gradient.
+  The returned v is the v of project(x), the projected target. A pixel has no error if project
+  changes its x_hat to project(x): the sampler would do the same, so the student need not learn how
+  far x lies beyond the edge of the projection's range. A pixel whose project(x_hat) differs from
+  project(x) keeps the error of the unprojected x_hat, so that an x_hat beyond the wrong edge still
+  has a gradient.
   """
   v = process.project_v(z, v, logsnr, project)
   x, x_hat = process.x_from_v(z, v, logsnr), process.x_from_v(z, v_hat, logsnr)
@@ -68,8 +69,8 @@ def distilled(
 ) -> types.PerExample:
   """[B]: omega |v - v_hat|^2 / (1 + w)^p, of a student's v_hat and the target v.
 
-  The target is under stop_gradient. p = `w_power`; the paper has p = 0. With `project` the error
-  is the error of `as_sampled`.
+  The target v is under stop_gradient. p is `w_power`; the paper uses p = 0. If `project` is given,
+  `as_sampled` first changes v_hat and v for a sampler that projects x_hat.
   """
   if project is not None:
     v_hat, v = as_sampled(v_hat, v, z, logsnr, project)

@@ -14,21 +14,22 @@ def condition(mask: jax.Array, left: types.Images) -> types.Images:
 
   `left` is the known part of the picture: x (1 - mask) in pixel space, the encoding of the masked
   picture in latent space. Masking the latents instead would leak hidden pixels, because a latent
-  depends on pixels around its own position too. Stable Diffusion has the same order of channels.
+  depends on pixels around its own position too. Stable Diffusion's inpainting network has the same
+  order of channels: the mask first.
   """
   return jnp.concatenate([mask, left], axis=-1)
 
 
 def smaller(mask: jax.Array, factor: int) -> jax.Array:
-  """Returns masks [B, H / factor, W / factor, 1] that keep the pixels (factor i, factor j).
+  """Returns [B, H / factor, W / factor, 1]: the pixels (factor i, factor j) of `mask`.
 
-  These are the pixels of torch's nearest interpolation, which diffusers uses for masks.
+  Torch's nearest interpolation, which diffusers uses for masks, takes the same pixels.
   """
   return mask[:, ::factor, ::factor]
 
 
 def covering(mask: jax.Array, factor: int) -> jax.Array:
-  """Returns masks [B, H / factor, W / factor, 1]: 1 where any of factor x factor pixels is 1."""
+  """Returns [B, H / factor, W / factor, 1]: 1 if any pixel of a factor x factor block is 1."""
   count, height, width, _ = mask.shape
   blocks = mask.reshape(count, height // factor, factor, width // factor, factor, 1)
   return blocks.max(axis=(2, 4))
@@ -53,7 +54,7 @@ def _random(key, height, width):
   at = jnp.floor(jax.random.uniform(key_at, (RECTANGLES, 2)) * (size - sides + 1))
   count = jax.random.randint(key_count, (), 1, RECTANGLES + 1)
 
-  def within(length, axis):  # [RECTANGLES, length]
+  def within(length, axis):  # [RECTANGLES, length]: True where the rectangle covers the axis
     i = jnp.arange(length, dtype=jnp.float32)[None]
     return (i >= at[:, axis, None]) & (i < (at + sides)[:, axis, None])
 

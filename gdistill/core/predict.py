@@ -9,11 +9,12 @@ Network = Callable[[types.Images, types.PerExample, types.Cond, types.PerExample
 
 
 def as_v(network: Network, predict: str, noise: schedule.Schedule) -> types.VFn:
-  """Returns (z, logsnr, cond, w) -> v_hat of a network whose output is 'x', 'eps' or 'v'.
+  """Returns the v_fn (z, logsnr, cond, w) -> v_hat of a network that predicts 'x', 'eps' or 'v'.
 
-  x: v = (alpha z - x) / sigma; eps: v = (eps - sigma z) / alpha. An x-network has no v at
-  sigma = 0, and an eps-network has no v at alpha = 0. Neither division is by zero here, because
-  logsnr is clipped to the limits of the schedule first.
+  A network that predicts x gives v = (alpha z - x) / sigma, undefined at sigma = 0.
+  A network that predicts eps gives v = (eps - sigma z) / alpha, undefined at alpha = 0.
+  v_fn first clips logsnr to the schedule's logsnr_min and logsnr_max, so that neither alpha nor
+  sigma is 0.
   """
 
   def v_fn(z, logsnr, cond, w):
@@ -32,8 +33,8 @@ def flow_as_v(network: Network) -> types.VFn:
 
   A network of the linear path y = t x + (1 - t) eps estimates u = dy/dt = x - eps. With
   t = alpha / (alpha + sigma), y is z / (alpha + sigma); x_hat = y + (1 - t) u and
-  eps_hat = y - t u, and v = alpha eps_hat - sigma x_hat. The formula has no singularity at any
-  noise level. Source: Ma et al., 2401.08740.
+  eps_hat = y - t u, and v = alpha eps_hat - sigma x_hat. The formula for v has no singularity at
+  any noise level. Source: Ma et al., 2401.08740.
   """
 
   def v_fn(z, logsnr, cond, w):

@@ -1,4 +1,4 @@
-"""The diffusion process in v: diffuse, the DDIM step in both directions, posterior, renoise."""
+"""The diffusion process with v as the prediction: noising, DDIM steps and the posterior."""
 
 import jax
 from jax import numpy as jnp
@@ -34,7 +34,7 @@ def eps_from_v(z: types.Images, v_hat: types.Images, logsnr: types.PerExample) -
 def ddim(
   z_t: types.Images, v_hat: types.Images, logsnr_t: types.PerExample, logsnr_s: types.PerExample
 ) -> types.Images:
-  """z_s = cos(d) z_t - sin(d) v_hat, d = phi_t - phi_s: a rotation; d < 0 adds noise."""
+  """z_s = cos(d) z_t - sin(d) v_hat, d = phi_t - phi_s: a rotation; d < 0 goes towards noise."""
   d = types.expand_like(schedule.angle(logsnr_t) - schedule.angle(logsnr_s), z_t)
   return jnp.cos(d) * z_t - jnp.sin(d) * v_hat
 
@@ -44,8 +44,8 @@ def ddim_projected(
 ) -> types.Images:
   """z_s = (sin phi_s / sin phi_t) z_t + (sin(phi_t - phi_s) / sin phi_t) x_hat.
 
-  This is the DDIM step for a given x_hat, for example a clipped one. The step needs phi_t > 0: z_t
-  must hold some noise.
+  The formula is the DDIM step for a given x_hat, for example a clipped x_hat. phi_t must be above
+  0, which means that z_t holds some noise, because the formula divides by sin phi_t.
   """
   phi_t, phi_s = schedule.angle(logsnr_t), schedule.angle(logsnr_s)
   keep = types.expand_like(jnp.sin(phi_s) / jnp.sin(phi_t), z_t)
@@ -60,7 +60,7 @@ def step(
   logsnr_s: types.PerExample,
   project: types.Project | None,
 ) -> types.Images:
-  """Returns z_s after one DDIM step t -> s: `ddim`, or `ddim_projected` with `project`."""
+  """Returns z_s after one DDIM step t -> s: `ddim`, or `ddim_projected` if `project` is given."""
   if project is None:
     return ddim(z_t, v_hat, logsnr_t, logsnr_s)
   return ddim_projected(z_t, project(x_from_v(z_t, v_hat, logsnr_t)), logsnr_t, logsnr_s)

@@ -6,15 +6,15 @@ from gdistill.core import types
 
 
 def clip(x_hat: types.Images) -> types.Images:
-  """Clips x_hat to [-1, 1], the range of pixels. Latents have no fixed range: never clip them."""
+  """Clips x_hat to [-1, 1], the range of pixels. Never clip latents: they have no fixed range."""
   return jnp.clip(x_hat, -1.0, 1.0)
 
 
 def dynamic_threshold(percentile: float = 0.995) -> types.Project:
   """Returns a projection that clips x_hat to [-s, s] and divides the result by s.
 
-  s = max(1, quantile of |x_hat|) for each image, at the quantile `percentile` in [0, 1]. Source:
-  Saharia et al., 2205.11487.
+  s = max(1, q) for each image, where q is the quantile of |x_hat| at `percentile` in [0, 1].
+  Source: Saharia et al., 2205.11487.
   """
 
   def project(x_hat):

@@ -12,10 +12,11 @@ from gdistill.core import types
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-  """logsnr(t) = log(alpha_t^2 / sigma_t^2), decreasing in t, and the limits of a network's input.
+  """A noise schedule logsnr(t) = log(alpha_t^2 / sigma_t^2), which decreases in t.
 
-  logsnr(0) is +inf, so that the last step of a sampler returns x_hat with no special case. A
-  network that is called at t = 0, as inversion does, gets `logsnr_max` as its input.
+  `logsnr_min` and `logsnr_max` are the limits of the logsnr that a network gets as input.
+  logsnr(0) is +inf, so that the last step of a sampler returns x_hat with no special case. DDIM
+  inversion calls the network at t = 0, and the network gets `logsnr_max` in place of +inf.
   """
 
   inside: Callable[[types.PerExample], types.PerExample]  # t -> logsnr for t > 0
@@ -26,7 +27,7 @@ class Schedule:
     return jnp.where(t > 0, self.inside(jnp.maximum(t, jnp.finfo(t.dtype).tiny)), jnp.inf)
 
   def shown(self, logsnr: types.PerExample) -> types.PerExample:
-    """Clips logsnr to the limits: the value that the network gets as input."""
+    """Clips logsnr to [logsnr_min, logsnr_max]: the value that the network gets as input."""
     return jnp.clip(logsnr, self.logsnr_min, self.logsnr_max)
 
 
@@ -35,11 +36,11 @@ def cosine(logsnr_min: float = -20.0, logsnr_max: float = 20.0) -> Schedule:
 
   The angle phi = a t + b is linear in t. Source: Salimans & Ho, 2202.00512.
   """
-  # float64, because a + b is within 5e-5 of pi/2 and float32 would lose the digits of the gap.
+  # float64, because a + b is within 5e-5 of pi/2: float32 would lose digits of pi/2 - (a + b).
   b = float(np.arctan(np.exp(-0.5 * logsnr_max)))
   a = float(np.arctan(np.exp(-0.5 * logsnr_min))) - b
-  # phi at t = 1. tan(phi) is sin(phi) / sin(rest) with rest = pi/2 - phi; `rest` is formed from the
-  # small angle pi/2 - c, because the difference pi/2 - phi in float32 has few correct digits.
+  # c is phi at t = 1. tan(phi) is sin(phi) / sin(rest) with rest = pi/2 - phi; `rest` is formed
+  # from the small angle pi/2 - c, because pi/2 - phi in float32 has few correct digits.
   c = a + b
 
   def inside(t: types.PerExample) -> types.PerExample:
@@ -50,11 +51,12 @@ def cosine(logsnr_min: float = -20.0, logsnr_max: float = 20.0) -> Schedule:
 
 
 def discrete(betas: np.ndarray) -> Schedule:
-  """Returns a T-step beta schedule as a function of t: index = T t - 1, linear between indices.
+  """Returns the Schedule of T betas: logsnr(t) is the logsnr at index T t - 1 of the betas.
 
   logsnr at index i is log(abar_i / (1 - abar_i)), where abar is the cumulative product of
-  1 - beta. logsnr is defined for t >= 1/T; for 0 < t < 1/T it stays at the value of index 0. At
-  t = 1 the schedule keeps its own terminal SNR, which may be above zero.
+  1 - beta. Between two whole indices, logsnr is linear. For 0 < t < 1/T, logsnr stays at the value
+  of index 0. At t = 1, logsnr is the value of the last index, so the terminal SNR may be above
+  zero.
   """
   table = _logsnrs(betas)
   count = len(table)
@@ -67,7 +69,7 @@ def discrete(betas: np.ndarray) -> Schedule:
 
 
 def _logsnrs(betas: np.ndarray) -> np.ndarray:
-  """Returns logsnr at every index, in float64."""
+  """Returns [T] float64: the logsnr at every index of T betas."""
   abar = np.cumprod(1.0 - np.asarray(betas, np.float64))
   return np.log(abar) - np.log1p(-abar)
 
@@ -75,10 +77,11 @@ def _logsnrs(betas: np.ndarray) -> np.ndarray:
 def index(logsnr: types.PerExample, betas: np.ndarray) -> types.PerExample:
   """Returns the index at which a beta schedule has this logsnr: the inverse of `discrete`.
 
-  The index is T t - 1 in a schedule of T steps. The index is linear in logsnr between two steps,
-  constant outside the schedule's range, and exactly a whole number at a step.
+  The index is T t - 1 in a schedule of T betas. Between the logsnrs of two betas, the index is
+  linear in logsnr. At the logsnr of a beta, the index is exactly a whole number. Outside the range
+  of the betas' logsnrs, the index is constant.
   """
-  table = _logsnrs(betas)[::-1].copy()  # interp needs increasing values
+  table = _logsnrs(betas)[::-1].copy()  # jnp.interp needs increasing values
   places = jnp.arange(len(table) - 1, -1, -1, dtype=logsnr.dtype)
   found = jnp.interp(logsnr, jnp.asarray(table, logsnr.dtype), places)
   whole = jnp.round(found)
@@ -86,20 +89,23 @@ def index(logsnr: types.PerExample, betas: np.ndarray) -> types.PerExample:
 
 
 def linear_betas(start: float, end: float, count: int = 1000) -> np.ndarray:
-  """Returns betas linear from start to end; Ho et al., 2006.11239, use 1e-4 to 0.02."""
+  """Returns `count` betas, linear from start to end; Ho et al., 2006.11239, use 1e-4 to 0.02."""
   return np.linspace(start, end, count, dtype=np.float64)
 
 
 def scaled_linear_betas(start: float, end: float, count: int = 1000) -> np.ndarray:
   """Returns betas whose square roots are linear from start to end (Rombach et al., 2112.10752).
 
-  Stable Diffusion uses 0.00085 to 0.012.
+  Stable Diffusion uses start = 0.00085 and end = 0.012.
   """
   return np.linspace(start**0.5, end**0.5, count, dtype=np.float64) ** 2
 
 
 def squared_cosine_betas(count: int = 1000) -> np.ndarray:
-  """abar(t) = cos^2(((t + 0.008) / 1.008) pi/2), betas at most 0.999 (Nichol & Dhariwal 2021)."""
+  """Returns the betas of abar(t) = cos^2(((t + 0.008) / 1.008) pi/2), limited to 0.999.
+
+  Source: Nichol & Dhariwal 2021.
+  """
   abar = np.cos((np.arange(count + 1) / count + 0.008) / 1.008 * np.pi / 2) ** 2
   return np.minimum(1.0 - abar[1:] / abar[:-1], 0.999)
 

@@ -8,9 +8,9 @@ from jax import numpy as jnp
 Images = jax.Array  # [B, H, W, C] float, images or latents, clean or noisy
 PerExample = jax.Array  # [B] float: one number per example
 Keys = jax.Array  # [B] typed random keys, one per example
-Cond = Mapping[str, jax.Array]  # {'label': [B] int32} and a network's other conditions
+Cond = Mapping[str, jax.Array]  # 'label' [B] int32, and e.g. 'text', 'extra'
 VFn = Callable[[Images, PerExample, Cond, PerExample], Images]  # (z, logsnr, cond, w) -> v_hat
-Project = Callable[[Images], Images]  # x_hat -> x_hat, e.g. clipping
+Project = Callable[[Images], Images]  # x_hat -> projected x_hat, e.g. clipping
 
 
 def expand_like(per_example: PerExample, images: Images) -> jax.Array:

@@ -1,6 +1,6 @@
 """Networks as Flax Linen modules: they know the shapes of their inputs and outputs, not diffusion.
 
-Denoisers: `unet` (pixels), `latent_unet` (Stable Diffusion), `dit`. Frozen networks: `vae`, `clip`,
-`bert`. Feature networks for evaluation: `inception`, `efficientnet`, `clip`. This room may use jax,
-flax, core and errors.
+The denoisers are `unet` (pixels), `latent_unet` (Stable Diffusion) and `dit`. The frozen networks
+are `vae` (autoencoders) and the text encoders `clip` and `bert`. Evaluation takes features from
+`inception`, `efficientnet` and `clip`. This room may use jax, flax, core and errors.
 """

@@ -1,7 +1,7 @@
-"""BERT's encoder, for example MiniLM: it encodes short prompts for text-conditional networks.
+"""BERT, for example MiniLM: encodes short prompts for text-conditional networks.
 
-A layer is post-norm: h = norm(h + attention(h)), then h = norm(h + mlp(h)). Module names are those
-of the published weights, with '_' in place of '.'. Source: Devlin et al. 1810.04805.
+A layer of BERT is post-norm: h = norm(h + attention(h)), then h = norm(h + mlp(h)). Flax modules
+have the names of the published weights, with '_' in place of '.'. Source: Devlin et al. 1810.04805.
 """
 
 import dataclasses
@@ -33,8 +33,8 @@ MINILM_L6 = Sizes(384, 6, 12, 1536)
 class Bert(nn.Module):
   """BERT: tokens [B, L], mask [B, L] bool -> hidden [B, L, width].
 
-  No token attends to tokens whose mask is False; rows of `hidden` at those tokens are meaningless.
-  All tokens are embedded as part of the first sentence.
+  No token attends to tokens whose mask is False; rows of `hidden` where the mask is False are
+  meaningless. All tokens get the token-type embedding of the first sentence.
   """
 
   sizes: Sizes

@@ -16,9 +16,9 @@ class Norm(nn.Module):
   """(1 + scale) * (gamma * (h - mean) / sqrt(var + epsilon) + beta) + shift, in float32.
 
   Mean and variance are over the pixels and the channels of a group. `scale` and `shift` [B, C]
-  condition the norm; None leaves them out. All terms that are equal for every pixel are first
-  combined into one factor and one offset per image and channel, so that normalising reads each
-  pixel once and writes it once.
+  condition the norm; `scale` None or `shift` None counts as 0. All terms that are equal for every
+  pixel are first combined into one factor and one offset per image and channel, so that normalising
+  reads and writes each pixel once.
   """
 
   groups: int
@@ -58,7 +58,7 @@ class Dropout(nn.Module):
 
   The mask of an example is a function of (the rng 'dropout', the layer, the example's id), so the
   mask is the same on any number of devices and in microbatches of any size. `ids` [B] are the
-  examples' ids; None turns dropout off.
+  examples' ids; `ids` None turns dropout off.
   """
 
   rate: float
@@ -74,10 +74,11 @@ class Dropout(nn.Module):
 
 
 class ResBlock(nn.Module):
-  """h + conv(dropout(silu((1 + scale) norm(conv(silu(norm(h)))) + shift))); scale, shift from emb.
+  """h + conv(dropout(silu((1 + scale) norm(conv(silu(norm(h)))) + shift))).
 
-  `resample` 'down' averages 2x2 pixels and 'up' repeats each pixel 2x2, on both the branch and the
-  shortcut. The last convolution starts at zero, so a freshly initialised block is its shortcut.
+  `scale` and `shift` are dense layers of silu(emb). `resample` 'down' averages 2x2 pixels and 'up'
+  repeats each pixel 2x2, on both the branch and the shortcut. The last convolution starts at zero,
+  so a freshly initialised block returns its shortcut alone.
   """
 
   channels: int
@@ -94,8 +95,8 @@ class ResBlock(nn.Module):
     if self.resample is not None:
       h, skip = (resampled(a, self.resample) for a in (h, skip))
     h = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name='conv1')(h)
-    # Scale and shift are two layers, not halves of one: with slices of a joint layer, XLA's CPU
-    # code for norm, scale-shift and silu took six times as long.
+    # Scale and shift are two dense layers, not halves of one layer: with slices of a joint layer,
+    # XLA's CPU code for norm, scale-shift and silu took six times as long.
     scale, shift = (
       nn.Dense(self.channels, dtype=self.dtype, name=name)(nn.silu(emb)).astype(jnp.float32)
       for name in ('emb_scale', 'emb_shift')
@@ -122,7 +123,7 @@ class Attention(nn.Module):
     normed = Norm(self.groups, self.epsilon, name='norm')(h).astype(self.dtype)
     normed = normed.reshape(b, height * width, c)
     # k has no bias: a bias adds the same number to all scores of a query, which softmax cancels.
-    # The gradient of such a bias is rounding noise, which Adam would turn into steps.
+    # The gradient of a bias of k is rounding noise, which Adam would turn into steps.
     q, k, v = (
       nn.Dense(c, use_bias=name != 'k', dtype=self.dtype, name=name)(normed).reshape(
         b, -1, self.heads, c // self.heads
@@ -134,7 +135,7 @@ class Attention(nn.Module):
 
 
 def resampled(h: jax.Array, how: str) -> jax.Array:
-  """Returns h at half the resolution ('down': 2x2 means) or twice ('up': pixels repeated 2x2)."""
+  """Returns h at half (`how` 'down': 2x2 means) or twice ('up': 2x2 repeats) the resolution."""
   if how == 'up':
     return h.repeat(2, axis=1).repeat(2, axis=2)
   b, height, width, c = h.shape

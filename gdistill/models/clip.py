@@ -1,7 +1,8 @@
 """CLIP's text tower and image tower; the text tower is also Stable Diffusion's text encoder.
 
-Each tower is a pre-norm transformer: h + attention(norm(h)), then h + mlp(norm(h)). Module names
-are those of the published weights, with '_' in place of '.'. Source: Radford et al. 2103.00020.
+Each tower is a pre-norm transformer: h + attention(norm(h)), then h + mlp(norm(h)). Flax modules
+have the names of the published weights, with '_' in place of '.'. Source: Radford et al.
+2103.00020.
 """
 
 import dataclasses
@@ -23,7 +24,10 @@ ACTIVATIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Tower:
-  """Sizes of one tower; `projection` is the width of its embedding, 0 for no projection layer."""
+  """Sizes of one tower of CLIP.
+
+  `projection` is the width of the tower's output embedding; 0 means no projection layer.
+  """
 
   width: int
   layers: int
@@ -36,11 +40,11 @@ class Tower:
 
 @dataclasses.dataclass(frozen=True)
 class Words:
-  """Input of the text tower: the sizes of its vocabulary and of a text, and the end token."""
+  """Input of the text tower: size of the vocabulary, tokens in a text, and id of the end token."""
 
   vocabulary: int = 49408
   length: int = 77
-  end: int = 49407  # the embedding is the hidden state at the first of these tokens
+  end: int = 49407  # a text's embedding is the hidden state at its first end token
 
 
 TEXT_B32 = Tower(512, 12, 8, 2048, projection=512)
@@ -53,8 +57,8 @@ class Text(nn.Module):
   """Text tower: tokens [B, length] -> (hidden [B, length, width], embedding [B, projection]).
 
   `hidden` is taken after the last layer norm; Stable Diffusion's cross-attention reads `hidden`.
-  `embedding` is the row of `hidden` at the first end token; if the tower has a projection, the row
-  is projected.
+  `embedding` is the row of `hidden` at the first end token; a tower with a projection layer
+  projects this row.
   """
 
   tower: Tower
@@ -93,7 +97,8 @@ class Image(nn.Module):
     h = jnp.concatenate([jnp.broadcast_to(first, (len(h), 1, tower.width)), h], axis=1)
     count = (self.size // self.patch) ** 2 + 1
     places = self.param('position_embedding', normal, (count, tower.width))
-    h = nn.LayerNorm(tower.epsilon, name='pre_layrnorm')(h + places[None])  # the published spelling
+    # 'pre_layrnorm' is the spelling in the published weights.
+    h = nn.LayerNorm(tower.epsilon, name='pre_layrnorm')(h + places[None])
     h = _transformer(tower, h, causal=False)
     h = nn.LayerNorm(tower.epsilon, name='post_layernorm')(h[:, 0])
     return _projected(tower, 'visual_projection', h)
@@ -103,11 +108,11 @@ def prepared(pixels: jax.Array, size: int = SIZE) -> jax.Array:
   """Returns pixels [B, H, W, 3] in 0..255 as the image tower's input [B, size, size, 3].
 
   The shorter side is resized to `size`, cubic and antialiased; the longer side is cropped to its
-  middle. The published preprocessing rounds to whole numbers after resizing, this function does
-  not.
+  middle. The published preprocessing rounds pixels to whole numbers after resizing; this function
+  does not round pixels.
   """
   b, height, width, _ = pixels.shape
-  # The longer side is rounded down to a whole number, as in the published preprocessing.
+  # The length of the longer side is rounded down, as in the published preprocessing.
   shape = tuple(max(size, side * size // min(height, width)) for side in (height, width))
   x = pixels.astype(jnp.float32) / 255.0
   if shape != (height, width):

@@ -22,10 +22,10 @@ class DiT(nn.Module):
   a discrete schedule, or SiT's own t. cond['label'] = -1 is the null class, the last row of the
   label table. With `learned_sigma` the network computes 2C output channels and returns the first C.
   `w_features` > 0 makes a network that takes w: the Fourier features of w enter through a bias-free
-  projection, which starts at zero, and are added to the sinusoids of time. `ids` belongs to the
-  interface that networks share and is not used, because DiT has no dropout. `remat` keeps only each
-  block's input for the backward pass. `freq_shift` is 0 in the published networks and 1 in
-  diffusers' implementation of them. Source: Peebles & Xie, 2212.09748; Ma et al., 2401.08740.
+  projection, which starts at zero, and are added to the sinusoids of time. All denoisers take
+  `ids`; DiT ignores `ids`, because DiT has no dropout. `remat` keeps only each block's input for
+  the backward pass and recomputes the block. `freq_shift` is 0 in the published DiTs and 1 in
+  diffusers' implementation of DiT. Source: Peebles & Xie, 2212.09748; Ma et al., 2401.08740.
   """
 
   width: int
@@ -101,7 +101,7 @@ class Block(nn.Module):
     shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = jnp.split(modulation(emb), 6, axis=1)
 
     a = normed(h, scale_a, shift_a).astype(self.dtype)
-    # k has no bias, because softmax cancels it; see blocks.Attention.
+    # k has no bias, because softmax would cancel a bias of k; see blocks.Attention.
     q, k, v = (
       nn.Dense(width, use_bias=name != 'k', dtype=self.dtype, name=name)(a).reshape(
         b, count, self.heads, width // self.heads
@@ -128,9 +128,9 @@ def normed(h: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
 
 
 def positions(rows: int, columns: int, dim: int) -> np.ndarray:
-  """Returns [rows * columns, dim]: sinusoids of the column, then of the row; sines before cosines.
+  """Returns [rows * columns, dim], position embeddings: sinusoids of the column, then of the row.
 
-  The frequencies are 10000^(-k / (dim/4)), k < dim/4.
+  Sines come before cosines. The frequencies are 10000^(-k / (dim/4)), k < dim/4.
   """
   f = 10_000.0 ** (-np.arange(dim // 4) / (dim / 4))
   row, column = np.meshgrid(np.arange(rows), np.arange(columns), indexing='ij')
@@ -139,9 +139,9 @@ def positions(rows: int, columns: int, dim: int) -> np.ndarray:
 
 
 def as_teacher(params: Any, dtype: Any) -> Any:
-  """Casts to `dtype` the parameters used only in `dtype`, which changes no bit of the outputs.
+  """Casts to `dtype` the parameters of layers that compute in `dtype`; no output bit changes.
 
-  The embeddings' layers and the output layers stay float32.
+  The embeddings' layers and the output layers stay float32, because they compute in float32.
   """
   kept = ('time0', 'time1', 'label', 'w_proj', 'final_modulation', 'final')
   cast = {k: v for k, v in params.items() if k not in kept}

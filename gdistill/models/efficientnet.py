@@ -1,9 +1,9 @@
 """EfficientNet-Lite0, an ImageNet classifier whose weights are installable as a Python package.
 
 The network has inverted residuals without squeeze-and-excitation and ReLU6 throughout; batch norms
-are folded into the convolutions (convert.folding). A Fréchet distance of its features is called
-FD-lite0, never FID.
-Source: Tan and Le 1905.11946, and the Lite variants of its authors.
+are folded into the convolutions (convert.folding). A Fréchet distance of EfficientNet-Lite0's
+features is called FD-lite0, never FID.
+Source: Tan and Le 1905.11946, and the Lite variants by the authors of EfficientNet.
 """
 
 import jax
@@ -13,8 +13,8 @@ from jax import numpy as jnp
 SIZE = 224
 FEATURE_SIZE, NUM_CLASSES = 1280, 1000
 BATCH_NORM_EPSILON = 1e-3
-MEAN, STD = 127.0, 128.0  # of pixels in 0..255: the Lite variants were trained with these
-# A stage: (repeats, kernel, stride of the first repeat, expansion, output channels).
+MEAN, STD = 127.0, 128.0  # the Lite variants were trained on (pixels - MEAN) / STD, pixels 0..255
+# One row per stage: (repeats, kernel, stride of the first repeat, expansion, output channels).
 _STAGES = (
   (1, 3, 1, 1, 16),
   (2, 3, 2, 6, 24),
@@ -29,8 +29,8 @@ _STAGES = (
 def prepared(pixels: jax.Array, size: int = SIZE) -> jax.Array:
   """Returns pixels [B, H, W, 3] in 0..255 as the network's input [B, size, size, 3].
 
-  Small pictures are enlarged bilinearly with half-pixel centres; large ones are reduced with a
-  triangle filter as wide as the reduction.
+  Small pictures are enlarged bilinearly with half-pixel centres. Large pictures are reduced with a
+  triangle filter that is widened by the factor of the reduction.
   """
   x = (pixels.astype(jnp.float32) - MEAN) / STD
   shape = (len(x), size, size, 3)
@@ -40,8 +40,8 @@ def prepared(pixels: jax.Array, size: int = SIZE) -> jax.Array:
 class Depthwise(nn.Module):
   """Depthwise convolution with TensorFlow's SAME padding, as a sum of shifted products.
 
-  XLA has no fast grouped convolution on CPUs: with this layer the network is four times as fast
-  there.
+  XLA has no fast grouped convolution on CPUs: with this layer, EfficientNet-Lite0 runs four times
+  as fast on a CPU.
   """
 
   size: int
@@ -66,7 +66,7 @@ class Depthwise(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-  """[B, H, W, 3] -> {'features': [B, 1280], pooled; 'logits': [B, 1000] of ImageNet's classes}."""
+  """[B, H, W, 3] -> {'features': [B, 1280], means over pixels, 'logits': [B, 1000] of ImageNet}."""
 
   precision: str = 'highest'
 

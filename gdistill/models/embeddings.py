@@ -1,4 +1,4 @@
-"""Numbers to feature vectors: sinusoids of the noise level and of the guidance strength."""
+"""Feature vectors of the noise level and of the guidance strength w, made of sinusoids."""
 
 import jax
 from jax import numpy as jnp
@@ -7,22 +7,22 @@ from jax import numpy as jnp
 def phi_index(logsnr: jax.Array) -> jax.Array:
   """1000 phi / (pi/2), phi = arctan(exp(-logsnr/2)).
 
-  phi runs over [0, pi/2], so the result is the time index of a cosine schedule of 1,000 steps,
-  whatever schedule logsnr is from. Source: Salimans & Ho, 2202.00512 (their 'inv_cos' input).
+  phi runs over [0, pi/2], so the result is the time index at which a cosine schedule of 1,000 steps
+  has this logsnr. Source: Salimans & Ho, 2202.00512 (their 'inv_cos' input).
   """
   return 1000.0 * jnp.arctan(jnp.exp(-0.5 * logsnr)) / (0.5 * jnp.pi)
 
 
 def linear_time(logsnr: jax.Array) -> jax.Array:
-  """t = alpha / (alpha + sigma) on the path t x + (1 - t) eps; t = 0 is noise, 1 is data."""
+  """t = alpha / (alpha + sigma) on the path t x + (1 - t) eps; t = 0 is noise, t = 1 is data."""
   return jax.nn.sigmoid(0.5 * logsnr)
 
 
 def w_features(w: jax.Array, dim: int, scale: float) -> jax.Array:
   """Returns [B, dim]: sinusoids of scale * w, sines first; w is [B].
 
-  dim = 256 and scale = 1000 are the features of diffusers' guidance-scale embedding, whose
-  argument is guidance_scale - 1, our w.
+  dim = 256 and scale = 1000 give the features of diffusers' guidance-scale embedding, whose
+  argument guidance_scale - 1 equals w.
   """
   return sinusoids(scale * w, dim)
 

@@ -1,9 +1,9 @@
 """The Inception-v3 of FID (TensorFlow's graph of 2015-12-05): its resize, features and logits.
 
 FID's network differs from the Inception-v3 of today's libraries: average pooling at an edge leaves
-the padding out, the last block takes a maximum where the others average, and there are 1,008
-classes. Batch norms are folded into the convolutions (convert.folding), so a layer is
-relu(conv(h) + bias).
+the padding out, the last block has max pooling where the other blocks have average pooling, and
+there are 1,008 classes. Batch norms are folded into the convolutions (convert.folding), so a layer
+is relu(conv(h) + bias).
 """
 
 import jax
@@ -12,19 +12,21 @@ from flax import linen as nn
 from jax import numpy as jnp
 
 SIZE = 299
-# Tap -> its number of channels; each channel is averaged over the pixels.
+# Name of a feature vector -> its number of channels; each channel is averaged over the pixels.
 TAPS = {'64': 64, '192': 192, '768': 768, '2048': 2048}
 NUM_CLASSES = 1008
-BATCH_NORM_EPSILON = 1e-3  # of the published weights
+BATCH_NORM_EPSILON = 1e-3  # epsilon of the batch norms of the published weights
 RESIZES = ('tf1', 'half_pixel')
 
 
 def prepared(pixels: jax.Array, resize: str = 'tf1') -> jax.Array:
   """Returns pixels [B, H, W, 3] in 0..255 as the network's input [B, 299, 299, 3].
 
-  'tf1' is the reference: TensorFlow 1's bilinear resize, where output pixel i lies at i * H / 299,
-  then (x - 128) / 128. 'half_pixel' is pytorch-fid's: output pixel i lies at
-  (i + 0.5) * H / 299 - 0.5, then 2 x / 255 - 1. FIDs of the two resizes must not be compared.
+  `resize` is one of two bilinear resizes, whose FIDs must not be compared with each other:
+    'tf1'         TensorFlow 1, the original FID: output pixel i lies at i * H / 299, then
+                  (x - 128) / 128.
+    'half_pixel'  pytorch-fid: output pixel i lies at (i + 0.5) * H / 299 - 0.5, then
+                  2 x / 255 - 1.
   """
   if resize not in RESIZES:
     raise ValueError(f'{resize=} must be one of {", ".join(RESIZES)}')
@@ -32,7 +34,8 @@ def prepared(pixels: jax.Array, resize: str = 'tf1') -> jax.Array:
   x = pixels.astype(jnp.float32)
   for axis, size in ((1, height), (2, width)):
     x = jnp.moveaxis(x, axis, -1)
-    # Each row has two weights, but a gather would be no faster on an accelerator.
+    # A row of _bilinear has only two weights, but a gather is no faster than a matrix product on
+    # an accelerator.
     x = jnp.einsum('...i,oi->...o', x, _bilinear(size, resize), precision='highest')
     x = jnp.moveaxis(x, -1, axis)
   return (x - 128.0) / 128.0 if resize == 'tf1' else 2.0 * x / 255.0 - 1.0
@@ -41,7 +44,8 @@ def prepared(pixels: jax.Array, resize: str = 'tf1') -> jax.Array:
 def _bilinear(size: int, resize: str) -> np.ndarray:
   """Returns [299, size]: the weight of each input pixel in each output pixel."""
   shift = 0.5 if resize == 'half_pixel' else 0.0
-  # float32 as in the reference: for 256 pixels the rounding moves values by 1e-5 of their range.
+  # float32 as in TensorFlow 1: for 256 input pixels, float32's rounding moves the resized values
+  # by 1e-5 of their range.
   scale, index = np.float32(size / SIZE), np.arange(SIZE, dtype=np.float32)
   place = np.maximum((index + np.float32(shift)) * scale - np.float32(shift), 0.0)
   lower = np.minimum(place.astype(np.int64), size - 1)
@@ -57,8 +61,8 @@ class Inception(nn.Module):
   'logits_unbiased': [B, 1008]}.
 
   'spatial' holds the features of sFID: the first 7 channels of the 17x17 pixels of Mixed_6d's 1x1
-  branch. 'logits_unbiased' leaves the last layer's bias out, as the reference implementation of the
-  Inception score does.
+  branch. 'logits_unbiased' are the logits without the last layer's bias, as in the original code of
+  the Inception score.
   """
 
   precision: str = 'highest'
@@ -100,7 +104,7 @@ class Inception(nn.Module):
     return nn.relu(layer(h))
 
   def _chain(self, h, block, *layers):
-    """Applies one branch; a layer is (name, channels, kernel) and maybe strides and padding."""
+    """Applies a branch's convolutions, each (name, channels, kernel[, strides, padding])."""
     for name, channels, size, *more in layers:
       strides, padding = more or (1, 'SAME')
       h = self._conv(h, f'{block}_{name}', channels, size, strides, padding)
@@ -128,7 +132,7 @@ class Inception(nn.Module):
     ], -1)  # fmt: skip
 
   def _mixed_6(self, h, block, channels):
-    """Returns (the 1x1 branch alone, all branches)."""
+    """Returns (the output of the 1x1 branch, the outputs of all branches concatenated)."""
     one = self._chain(h, block, ('branch1x1', 192, (1, 1)))
     return one, jnp.concatenate([
       one,

@@ -12,15 +12,16 @@ from gdistill.core import types
 from gdistill.models import blocks
 from gdistill.models import embeddings
 
-# Fields of Stable Diffusion 1.x. Its inpainting network also has extra_channels=5: a mask, and the
-# latents of the masked image.
+# Fields of LatentUNet for Stable Diffusion 1.x. The inpainting network of Stable Diffusion 1.x also
+# has extra_channels=5: a mask, and the latents of the masked image.
 SD1 = dict(
   channels=(320, 640, 1280, 1280), num_blocks=2, attention=(True, True, True, False),
   heads=(8, 8, 8, 8), context='text', context_dim=768, out_channels=4,
 )  # fmt: skip
-# Fields of Stable Diffusion 2.x.
+# Fields of LatentUNet for Stable Diffusion 2.x.
 SD2 = {**SD1, 'heads': (5, 10, 20, 20), 'context_dim': 1024, 'linear_projection': True}
-# Latent diffusion on ImageNet 256 (cin256-v2). Of the class table's 1,001 rows, the last is null.
+# Fields of LatentUNet for latent diffusion on ImageNet 256 (cin256-v2). The class table has 1,001
+# rows: 1,000 classes, then the null class.
 CIN256 = dict(
   channels=(192, 384, 576, 960), num_blocks=2, attention=(False, True, True, True),
   heads=(1, 1, 1, 1), context='class', context_dim=512, num_classes=1000, out_channels=3,
@@ -31,18 +32,20 @@ class LatentUNet(nn.Module):
   """(z [B, H, W, C], logsnr [B], cond, w [B]) -> [B, H, W, out_channels] in float32.
 
   `channels`, `attention` and `heads` have an entry for each resolution, the finest first; H and W
-  are multiples of 2^(levels - 1). `context` says what the transformers attend to beside the pixels:
+  are multiples of 2^(resolutions - 1). `context` says what the transformers attend to beside the
+  pixels:
     'text'   cond['text'] [B, L, context_dim]. If there is a cond['text_mask'] [B, L], only tokens
-             whose mask is True are attended to. Rows with label -1 see `null_text`
-             [context_length, context_dim] instead: a parameter that is set to the embedding of ''
-             and not learned.
+             whose mask is True are attended to. For examples with label -1, the parameter
+             `null_text` [context_length, context_dim] replaces cond['text']. `null_text` is set to
+             the embedding of '' and is not trained.
     'class'  one token, the row cond['label'] of the class table; label -1 is the last row.
-    'none'   nothing. If `num_classes` > 0, the class is added to the time embedding as a one-hot
-             vector, which is zero for label -1.
+    'none'   the pixels alone. If `num_classes` > 0, the class is added to the time embedding as a
+             one-hot vector, which is zero for label -1.
   cond['extra'] [B, H, W, extra_channels] is concatenated to z. `time` maps logsnr to the number
-  whose sinusoids are embedded. `out_channels` 0 means as many as z has, `emb_channels` 0 means four
-  times channels[0]. `w_features`, `ids` and `remat` are as in unet.UNet. `linear_projection` only
-  says how published weights store the transformers' first and last layers.
+  whose sinusoids are embedded. `out_channels` 0 means as many output channels as z has.
+  `emb_channels` 0 means a time embedding of 4 channels[0] features. `w_features`, `ids` and `remat`
+  mean the same as in unet.UNet. `linear_projection` changes nothing in this network: it says how
+  published weights store the transformers' first and last layers.
 
   Sources: Rombach et al. 2112.10752; layers and parameter counts are those of diffusers'
   UNet2DConditionModel (859.5 M parameters for Stable Diffusion 1.x).
@@ -62,7 +65,7 @@ class LatentUNet(nn.Module):
   extra_channels: int = 0
   emb_channels: int = 0
   groups: int = 32
-  epsilon: float = 1e-5  # of group norms; the group norms inside transformers have 1e-6
+  epsilon: float = 1e-5  # epsilon of the group norms outside the transformers; inside it is 1e-6
   dropout: float = 0.0
   time: Callable[[jax.Array], jax.Array] = embeddings.phi_index
   w_features: int = 0
@@ -92,7 +95,7 @@ class LatentUNet(nn.Module):
         h = self._attend(h, context, level, f'down{level}_attn{i}')
         skips.append(h)
       if level != last:
-        # padding=1 pads both sides, as torch does; 'SAME' with a stride pads only the end.
+        # padding=1 pads both ends of an axis, as torch does; 'SAME' with stride 2 pads one end.
         h = self._conv(channels, f'down{level}_resample', strides=2, padding=1)(h)
         skips.append(h)
 
@@ -130,7 +133,11 @@ class LatentUNet(nn.Module):
     return emb
 
   def _context(self, cond):
-    """Returns (tokens [B, L, context_dim] or None, counts [B, L]); counts None means all tokens."""
+    """Returns (tokens [B, L, context_dim], counts [B, L]) for cross-attention.
+
+    `tokens` is None if `context` is 'none'. `counts` is True for the tokens that are attended to;
+    `counts` None means that all tokens are attended to.
+    """
     if self.context == 'none':
       return None, None
     absent = cond['label'] == condition.NULL_LABEL
@@ -161,9 +168,9 @@ class LatentUNet(nn.Module):
 
 
 class ResBlock(nn.Module):
-  """h + conv(dropout(silu(norm(conv(silu(norm(h))) + shift)))), shift from emb [B, E].
+  """h + conv(dropout(silu(norm(conv(silu(norm(h))) + shift)))), shift = dense(silu(emb [B, E])).
 
-  The last convolution starts at zero, so a freshly initialised block is its shortcut.
+  The last convolution starts at zero, so a freshly initialised block returns its shortcut alone.
   """
 
   channels: int
@@ -191,7 +198,7 @@ class Transformer(nn.Module):
   """h + proj_out(layers(proj_in(norm(h)))) over the pixels of one image; proj_out starts at zero.
 
   The layers attend to the pixels and to `context` [B, L, D], which may be None. `counts` [B, L] is
-  True for the tokens of `context` that are attended to; None means all tokens.
+  True for the tokens of `context` that are attended to; `counts` None means all tokens.
   """
 
   heads: int
@@ -213,7 +220,10 @@ class Transformer(nn.Module):
 
 
 class Layer(nn.Module):
-  """Adds to h self-attention, cross-attention to any context, and a GEGLU, each of a norm of h."""
+  """Adds self-attention, then cross-attention if `context` is given, then a GEGLU MLP to h.
+
+  Self-attention, cross-attention and the MLP each have a layer norm of h as input.
+  """
 
   heads: int
   dtype: Any = jnp.float32
@@ -237,7 +247,8 @@ class Layer(nn.Module):
 class Attention(nn.Module):
   """out(softmax(q k / sqrt(d)) v): q from h [B, N, C], k and v from context [B, L, D].
 
-  `counts` [B, L] is True for the tokens of context that are attended to; None means all tokens.
+  `counts` [B, L] is True for the tokens of `context` that are attended to; `counts` None means all
+  tokens.
   """
 
   heads: int
@@ -260,7 +271,7 @@ class Attention(nn.Module):
 
 
 def example(net: LatentUNet, size: int, channels: int, count: int = 1) -> tuple:
-  """Returns (z, logsnr, cond, w) of zeros, to initialise or trace the network with."""
+  """Returns arguments (z, logsnr, cond, w) of zeros, to initialise or trace the network `net`."""
   cond = {'label': jnp.zeros(count, jnp.int32)}
   if net.context == 'text':
     cond['text'] = jnp.zeros((count, net.context_length, net.context_dim))
@@ -270,10 +281,10 @@ def example(net: LatentUNet, size: int, channels: int, count: int = 1) -> tuple:
 
 
 def as_teacher(params: Any, dtype: Any) -> Any:
-  """Casts to `dtype` the parameters used only in `dtype`, which changes no bit of the outputs.
+  """Casts to `dtype` the parameters of layers that compute in `dtype`; no output bit changes.
 
-  bfloat16 halves the memory. Norms, the embeddings' layers, class_table, null_text and the output
-  layer stay float32.
+  bfloat16 halves the memory of the parameters. Norms, the embeddings' layers, class_table,
+  null_text and the output layer stay float32.
   """
   kept = (
     'time0', 'time1', 'label', 'w_proj', 'class_table', 'null_text', 'norm_out', 'conv_out',

@@ -15,13 +15,14 @@ from gdistill.models import embeddings
 class UNet(nn.Module):
   """(z [B, H, W, C], logsnr [B], cond, w [B]) -> [B, H, W, C] in float32.
 
-  `w_features` = 0 makes a network that ignores w: a teacher. With `w_features` > 0, the Fourier
-  features of w enter through a bias-free projection, which starts at zero, and are added to the
-  time features before the time MLP: a fresh student returns what its teacher returns.
-  cond['label'] = -1 is the null class: a zero one-hot vector. Layers and parameter counts follow
-  Salimans & Ho, 2202.00512 (60.0 M and 295.9 M parameters for CIFAR-10 and ImageNet 64, apart from
-  w and labels). `ids` [B] are the examples' ids, from which dropout masks are drawn; None turns
-  dropout off. `remat` keeps only each block's input for the backward pass and recomputes the rest.
+  `w_features` = 0 makes a network that ignores w, such as a teacher. With `w_features` > 0, the
+  Fourier features of w enter through a bias-free projection, which starts at zero, and are added to
+  the time features before the time MLP: a student that starts from its teacher's parameters returns
+  at first the same values as the teacher. cond['label'] = -1 is the null class: a zero one-hot
+  vector. Layers and parameter counts follow Salimans & Ho, 2202.00512 (60.0 M and 295.9 M
+  parameters for CIFAR-10 and ImageNet 64, without the layers for w and labels). `ids` [B] are the
+  examples' ids, on which the dropout masks depend; `ids` None turns dropout off. `remat` keeps only
+  each block's input for the backward pass and recomputes the block.
   cond['extra'] [B, H, W, extra_channels] is concatenated to z. `time` maps logsnr to the number
   whose sinusoids are embedded. With `freq_shift`, `cos_first`, `epsilon` of the norms and
   `learned_sigma` (2C channels are computed, the first C returned), this module is also the network
@@ -35,7 +36,7 @@ class UNet(nn.Module):
   num_classes: int
   emb_channels: int
   heads: int | None = 1
-  head_dim: int | None = None  # when given, heads = channels / head_dim
+  head_dim: int | None = None  # if not None, an attention has channels / head_dim heads
   groups: int = 32
   dropout: float = 0.0
   w_features: int = 0
@@ -117,9 +118,10 @@ class UNet(nn.Module):
 
 
 def as_teacher(params: Any, dtype: Any) -> Any:
-  """Casts to `dtype` the parameters used only in `dtype`, which changes no bit of the outputs.
+  """Casts to `dtype` the parameters of layers that compute in `dtype`; no output bit changes.
 
-  bfloat16 halves the memory. Norms, the embeddings' layers and the output layer stay float32.
+  bfloat16 halves the memory of the parameters. Norms, the embeddings' layers and the output layer
+  stay float32.
   """
   kept = ('time0', 'time1', 'label', 'w_proj', 'norm_out', 'conv_out')
 

@@ -1,8 +1,9 @@
 """Autoencoders of latent diffusion: the networks between images [B, H, W, 3] and latents.
 
-Every network has `encode(x) -> (mean, std)` of the posterior, and `decode(z) -> x`, which is not
-clipped. Images are in [-1, 1]. The shift and scale that diffusion applies to latents belong to
-convert.autoencoder. Module names are those of diffusers' files, with '_3' in place of '.3'.
+Every autoencoder has `encode(x) -> (mean, std)` of the posterior, and `decode(z) -> x`, where x is
+not clipped. Images are in [-1, 1]. The shift and scale that diffusion applies to latents are in
+convert.autoencoder. Flax modules have the names of the layers in diffusers' weight files, with '_3'
+in place of '.3'.
 """
 
 import jax
@@ -13,12 +14,12 @@ from gdistill.models import blocks
 
 
 class Tiny(nn.Module):
-  """TAESD: 3x3 convolutions and ReLUs, deterministic, with the latents of a larger autoencoder.
+  """TAESD: a small deterministic autoencoder with the latents of a larger autoencoder.
 
-  `blocks_down` counts the encoder's residual blocks at each resolution, starting at the pixels;
-  `blocks_up` counts the decoder's, starting at the latents. Each next resolution of the encoder
-  halves the sides. `pool` adds a branch to the blocks at the latents' resolution. Source:
-  github.com/madebyollin/taesd.
+  `blocks_down` counts the encoder's residual blocks at each resolution, starting at the pixels.
+  `blocks_up` counts the decoder's residual blocks at each resolution, starting at the latents.
+  Each next resolution of the encoder halves the sides. `pool` adds a second branch to the residual
+  blocks at the latents' resolution; see TinyBlock. Source: github.com/madebyollin/taesd.
   """
 
   latent_channels: int = 4
@@ -29,7 +30,7 @@ class Tiny(nn.Module):
 
   @property
   def factor(self) -> int:
-    """Side of an image divided by the side of its latents."""
+    """The side of an image divided by the side of its latents."""
     return 2 ** (len(self.blocks_down) - 1)
 
   def setup(self):
@@ -37,12 +38,12 @@ class Tiny(nn.Module):
     self.decoder = TinyDecoder(self.width, self.blocks_up, self.pool)
 
   def encode(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns (latents [B, H/f, W/f, latent_channels], zeros) of images, f = `factor`."""
+    """Returns mean [B, H/f, W/f, latent_channels] and std = 0 of x's latents, f = `factor`."""
     z = self.encoder((x + 1.0) / 2.0)
     return z, jnp.zeros_like(z)
 
   def decode(self, z: jax.Array) -> jax.Array:
-    """Returns the images [B, H, W, 3] of latents."""
+    """Decodes latents to images [B, H, W, 3] in about [-1, 1]; values are not clipped."""
     return 2.0 * self.decoder(z) - 1.0
 
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -75,7 +76,7 @@ class TinyEncoder(nn.Module):
 
 
 class TinyDecoder(nn.Module):
-  """TAESD's decoder: latents -> RGB in [0, 1]; 3 tanh(z / 3) first bounds the latents."""
+  """TAESD's decoder: latents -> RGB in [0, 1]; 3 tanh(z / 3) first limits latents to [-3, 3]."""
 
   width: int
   num_blocks: tuple[int, ...]
@@ -84,7 +85,7 @@ class TinyDecoder(nn.Module):
   @nn.compact
   def __call__(self, z: jax.Array) -> jax.Array:
     h = nn.relu(_conv(self.width, 'layers_0')(3.0 * jnp.tanh(z / 3.0)))
-    layer = 2  # published numbers count the ReLU here, and every upsampling below
+    layer = 2  # the published layer numbers also count the ReLU and each upsampling
     for level, count in enumerate(self.num_blocks):
       for i in range(count):
         h = TinyBlock(self.pool and level == 0, name=f'layers_{layer + i}')(h)
@@ -97,10 +98,10 @@ class TinyDecoder(nn.Module):
 
 
 class TinyBlock(nn.Module):
-  """relu(h + conv(relu(conv(relu(conv(h)))))), with h + conv(relu(norm(conv(h)))) for h if `pool`.
+  """relu(h + conv(relu(conv(relu(conv(h)))))), after h += conv(relu(norm(conv(h)))) if `pool`.
 
-  The branch of `pool` has 1x1 convolutions at four times the width, so one pixel sees the others
-  only through the statistics of the branch's norm.
+  The branch that `pool` adds has 1x1 convolutions at four times the width, so in this branch pixels
+  depend on each other only through the mean and the variance of the norm.
   """
 
   pool: bool
@@ -121,8 +122,8 @@ class KL(nn.Module):
   """Stable Diffusion's autoencoder: residual blocks, attention in the middle, Gaussian posterior.
 
   `widths` are the channels of each resolution, starting at the pixels; each next resolution halves
-  the sides. A resolution has `layers` residual blocks in the encoder and one more in the decoder.
-  Source: Rombach et al. 2112.10752.
+  the sides. A resolution has `layers` residual blocks in the encoder and `layers` + 1 in the
+  decoder. Source: Rombach et al. 2112.10752.
   """
 
   latent_channels: int = 4
@@ -135,7 +136,7 @@ class KL(nn.Module):
 
   @property
   def factor(self) -> int:
-    """Side of an image divided by the side of its latents."""
+    """The side of an image divided by the side of its latents."""
     return 2 ** (len(self.widths) - 1)
 
   def setup(self):
@@ -154,7 +155,7 @@ class KL(nn.Module):
     return mean, jnp.exp(0.5 * jnp.clip(logvar, -30.0, 20.0))
 
   def decode(self, z: jax.Array) -> jax.Array:
-    """Returns the images [B, H, W, 3] of latents."""
+    """Decodes latents to images [B, H, W, 3] in about [-1, 1]; values are not clipped."""
     return self.decoder(self.from_latents(z) if self.post_quant_conv else z)
 
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -165,7 +166,8 @@ class VQ(nn.Module):
   """The autoencoder of latent diffusion on ImageNet, with a codebook in front of the decoder.
 
   Diffusion works on the encoder's latents; `decode` first replaces each latent by the nearest entry
-  of the codebook. Other fields are as in KL. Source: Rombach et al. 2112.10752.
+  of the codebook. Fields that class KL also has mean the same as in KL. Source: Rombach et al.
+  2112.10752.
   """
 
   latent_channels: int = 3
@@ -177,7 +179,7 @@ class VQ(nn.Module):
 
   @property
   def factor(self) -> int:
-    """Side of an image divided by the side of its latents."""
+    """The side of an image divided by the side of its latents."""
     return 2 ** (len(self.widths) - 1)
 
   def setup(self):
@@ -189,19 +191,20 @@ class VQ(nn.Module):
     self.codebook = nn.Embed(self.entries, self.latent_channels, name='quantize')
 
   def encode(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns (latents [B, H/f, W/f, latent_channels], zeros) of images, f = `factor`."""
+    """Returns mean [B, H/f, W/f, latent_channels] and std = 0 of x's latents, f = `factor`."""
     z = self.quant_conv(self.encoder(x))
     return z, jnp.zeros_like(z)
 
   def quantise(self, z: jax.Array) -> jax.Array:
     """Returns each latent's nearest entry of the codebook."""
     table = self.codebook.embedding.T[:, None, None, None]
-    # The sum over channels is spelt out so that XLA fuses it into argmin: no [pixels, entries].
+    # The distances are summed channel by channel, so that XLA fuses the sum into argmin and stores
+    # no array of [pixels, entries].
     distance = sum((z[..., c, None] - table[c]) ** 2 for c in range(self.latent_channels))
     return self.codebook(jnp.argmin(distance, axis=-1))
 
   def decode(self, z: jax.Array) -> jax.Array:
-    """Returns the images [B, H, W, 3] of latents."""
+    """Decodes latents to images [B, H, W, 3] in about [-1, 1]; values are not clipped."""
     return self.decoder(self.post_quant_conv(self.quantise(z)))
 
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -265,7 +268,11 @@ class Level(nn.Module):
 
 
 class Resample(nn.Module):
-  """'down': strided 3x3 convolution, padded only right and below; 'up': repeat 2x2, then 3x3."""
+  """Halves or doubles the sides of h, as `how` says.
+
+  'down' is a 3x3 convolution of stride 2, padded only on the right and below.
+  'up' repeats each pixel 2x2 and then applies a 3x3 convolution.
+  """
 
   how: str
 

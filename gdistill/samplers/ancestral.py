@@ -23,7 +23,7 @@ def sample(
   """Samples x from z_1 over t = 1, ..., 1/N, 0, in N calls of v_fn.
 
   The posterior's variance at s = 0 is 0, so the last step returns x_hat. Source: Ho et al.,
-  2006.11239, with the smaller of its two variances.
+  2006.11239, with the smaller of the two variances that the paper offers.
   """
 
   def step(i, z):

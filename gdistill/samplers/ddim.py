@@ -18,7 +18,7 @@ def sample(
   project: types.Project | None = None,
   start: jax.Array | int | None = None,
 ) -> types.Images:
-  """Samples x from z_t over t = start/N, ..., 1/N, 0; the last step returns x_hat.
+  """Samples x from z_t, t = start/N, by DDIM over t = start/N, ..., 1/N, 0; the end is x_hat.
 
   v_fn is called `start` times; `start` is N by default, which samples from z_1. `num_steps` and
   `start` may be traced values, so one compiled sampler serves every N.
@@ -39,17 +39,17 @@ def invert(
 ) -> types.Images:
   """Inverts x to z_t over t = 0, 1/N, ..., stop/N: DDIM with the grid reversed.
 
-  v_fn is called `stop` times; `stop` is N by default, which inverts to z_1. The first call is at
-  t = 0, where x_hat equals x and is not projected.
+  v_fn is called `stop` times; `stop` is N by default, which inverts to z_1. The first call of v_fn
+  is at t = 0, where x_hat equals x and is not projected.
   """
   stop = num_steps if stop is None else stop
   if project is not None:
-    v_fn = _projected(v_fn, project)  # process.ddim_projected would divide by sin(phi) = 0
+    v_fn = _projected(v_fn, project)  # process.ddim_projected divides by sin(phi), 0 at t = 0
   return walk(v_fn, x, cond, w, num_steps, noise, stop, lambda i: i, 1, None)
 
 
 def walk(v_fn, z, cond, w, num_steps, noise, count, at, direction, project):
-  """Takes `count` DDIM steps; step i goes from grid point at(i) to at(i) + direction."""
+  """Takes `count` DDIM steps; step i goes from t = at(i) / N to (at(i) + direction) / N."""
 
   def step(i, z):
     logsnr_t = noise(grid_time(at(i), num_steps, z))
@@ -60,7 +60,7 @@ def walk(v_fn, z, cond, w, num_steps, noise, count, at, direction, project):
 
 
 def _projected(v_fn, project):
-  """Returns the model whose estimate of x is project(x_hat)."""
+  """Returns the model whose estimate of x is project(x_hat), where x_hat is that of v_fn."""
 
   def projected(z, logsnr, cond, w):
     return process.project_v(z, v_fn(z, logsnr, cond, w), logsnr, project)

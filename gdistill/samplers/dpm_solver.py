@@ -18,11 +18,12 @@ def sample(
   noise: schedule.Schedule,
   project: types.Project | None = None,
 ) -> types.Images:
-  """z_s = (sigma_s/sigma_t) z_t - alpha_s (e^(-h) - 1) D, h half the increase of logsnr.
+  """z_s = (sigma_s/sigma_t) z_t - alpha_s (e^(-h) - 1) D, h = (logsnr_s - logsnr_t) / 2.
 
-  D = x_hat + (h / 2 h_before) (x_hat - x_hat_before), except at the first and the last step, which
-  are first order: D = x_hat. At the last step h is infinite, and the step returns x_hat. v_fn is
-  called N times, on DDIM's grid. Source: Lu et al., 2211.01095, algorithm 2.
+  D = x_hat + h / (2 h_before) (x_hat - x_hat_before), where `before` marks the values of the step
+  before. The first and the last step are first order: D = x_hat. At the last step h is infinite,
+  and the step returns x_hat. v_fn is called N times, at t = 1, ..., 1/N. Source: Lu et al.,
+  2211.01095, algorithm 2.
   """
 
   def step(i, carry):
@@ -32,7 +33,7 @@ def sample(
     x_hat = process.x_from_v(z, v_fn(z, logsnr_t, cond, w), logsnr_t)
     x_hat = project(x_hat) if project is not None else x_hat
     inside = (i > 0) & (left > 1)
-    # The ratio would not be finite at the first and the last step; a ratio of 0 gives D = x_hat.
+    # h / h_before is not finite at the first and the last step; a ratio of 0 gives D = x_hat.
     ratio = jnp.where(inside, logsnr_s - logsnr_t, 0.0) / jnp.where(
       inside, logsnr_t - logsnr_before, 1.0
     )

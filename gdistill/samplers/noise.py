@@ -7,7 +7,7 @@ from gdistill.core import types
 
 
 def image_keys(seeds: jax.Array) -> types.Keys:
-  """Returns [B] keys, one for each of [B] seeds (uint32)."""
+  """Returns [B] random keys, one for each image's seed; `seeds` is [B] uint32."""
   return jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
 
 
@@ -17,5 +17,5 @@ def normal(keys: types.Keys, step: jax.Array | int, shape: tuple[int, ...]) -> t
 
 
 def start(keys: types.Keys, shape: tuple[int, ...]) -> types.Images:
-  """Returns z_1 ~ N(0, I): the noise of step 0. Samplers number their own draws from step 1."""
+  """Returns z_1 ~ N(0, I): the noise of step 0. Samplers number later noise from step 1."""
   return normal(keys, 0, shape)

@@ -23,17 +23,18 @@ def sample(
 ) -> types.Images:
   """Samples x from z_t by DDIM steps to k = t - 2/N, each followed by noise up to s = t - 1/N.
 
-  At t = 1/N a single DDIM step goes to 0. v_fn is called `start` times, at t = start/N, ..., 1/N;
-  `start` is N by default, which samples from z_1.
+  The last step is a DDIM step from t = 1/N to 0, without noise after the step. v_fn is called
+  `start` times, at t = start/N, ..., 1/N; `start` is N by default, which samples from z_1.
   """
   start = num_steps if start is None else start
 
   def step(i, z):
-    left = start - i  # t = left / N, down to 1/N
+    left = start - i  # this step starts at t = left / N
     at = (left, jnp.maximum(left - 2, 0), jnp.maximum(left - 1, 1))
     logsnr_t, logsnr_k, logsnr_s = (noise(ddim.grid_time(j, num_steps, z)) for j in at)
     z_k = process.step(z, v_fn(z, logsnr_t, cond, w), logsnr_t, logsnr_k, project)
-    # Draws are numbered from t = 1, so that a walk from a later t repeats the end of a whole walk.
+    # The noise is numbered from t = 1 on, so that sampling from t = start/N adds the same noise as
+    # the last `start` steps of sampling from t = 1.
     eps = image_noise.normal(keys, num_steps - left + 1, z.shape[1:])
     return jnp.where(left > 1, process.renoise(z_k, eps, logsnr_k, logsnr_s), z_k)
 

@@ -1,6 +1,6 @@
 """The training objectives of the paper, one module each: teacher, guidance, progressive, encoder.
 
-Each module exports `loss(student, teacher, batch, key, **settings) -> [B]`, a pure function that
-the training loop differentiates. `draw` holds the random draws that all objectives share.
-May use `core`.
+Each objective is a pure function `loss(student, teacher, batch, key, **settings) -> [B]`, which the
+training loop differentiates. Module `draw` makes the random inputs of all objectives, such as w.
+This room may use `core`.
 """

@@ -1,4 +1,4 @@
-"""The random draws of all stages: keys per example, w, data, and the noisy state z_t."""
+"""Random inputs of all training objectives: keys per example, w, data, and the noisy state z_t."""
 
 import jax
 from jax import numpy as jnp
@@ -13,34 +13,34 @@ from gdistill.core import types
 def example_keys(key: jax.Array, ids: jax.Array, count: int) -> list[types.Keys]:
   """Returns `count` arrays of [B] keys; a key depends on `key` and the example's id alone.
 
-  `ids` are the places of the examples in the global batch.
+  `ids` [B] are the places of the examples in the global batch.
   """
   keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i), count))(ids)
   return [keys[:, j] for j in range(count)]
 
 
 def uniform(keys: types.Keys, low: float = 0.0, high: float = 1.0) -> types.PerExample:
-  """Draws [B] numbers from U[low, high); low == high returns that number."""
+  """Samples [B] numbers from U[low, high); if low == high, every number is `low`."""
   return jax.vmap(lambda key: jax.random.uniform(key, minval=low, maxval=high))(keys)
 
 
 def normal_like(keys: types.Keys, x: types.Images) -> types.Images:
-  """Draws [B, H, W, C] from N(0, I), with one key for each image."""
+  """Samples [B, H, W, C] from N(0, I), with one key for each image."""
   return jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(keys)
 
 
 def images(batch: dict, key: jax.Array | None, *, flip: bool) -> types.Images:
-  """Returns the batch's pixels as images in [-1, 1]; `flip` mirrors each with probability 1/2."""
+  """Returns batch['pixels'] in [-1, 1]; `flip` mirrors each image with probability 1/2."""
   x = pixels.to_images(batch['pixels'])
   return flipped(x, *example_keys(key, batch['id'], 1)) if flip else x
 
 
 def latents(batch: dict, key: jax.Array, *, flip: bool) -> types.Images:
-  """Draws x = mean + deviation eps from each example's posterior over latents.
+  """Samples x = mean + deviation eps from each example's posterior over latents.
 
   batch['latents'] is [B, 2 flips, 2, h, w, c]: mean and deviation of the picture and of its mirror
-  image. Where the deviation is zero the third axis holds the mean alone. With `flip`, each example
-  takes the mirror image with probability 1/2.
+  image. If all deviations are zero, the third axis of batch['latents'] has length 1 and holds the
+  mean. With `flip`, each example takes the mirror image with probability 1/2.
   """
   return _posterior(batch, *_chosen(batch, key, flip))
 
@@ -48,9 +48,10 @@ def latents(batch: dict, key: jax.Array, *, flip: bool) -> types.Images:
 def masked_latents(
   batch: dict, key: jax.Array, key_mask: jax.Array, *, flip: bool
 ) -> tuple[types.Images, types.Images]:
-  """Returns (x, cond['extra']): x drawn as in `latents`, and one of the example's stored masks.
+  """Returns (x, cond['extra']): x as in `latents`, and a stored mask with its masked latents.
 
-  batch['masked'] is [B, 2 flips, masks, h, w, 1 + c].
+  batch['masked'] is [B, 2 flips, masks, h, w, 1 + c]. The mask is chosen at random from the masks
+  that are stored for the example.
   """
   chosen, keys_eps = _chosen(batch, key, flip)
   (keys,) = example_keys(key_mask, batch['id'], 1)
@@ -68,7 +69,10 @@ def masked_images(x: types.Images, key: jax.Array, ids: jax.Array) -> types.Imag
 
 
 def _chosen(batch, key, flip):
-  """Returns (the flip of each example, 0 or 1; the keys for the posterior's noise)."""
+  """Returns (flips, keys): flips is 1 for examples that are mirrored, keys are for the noise eps.
+
+  Without `flip`, flips is 0 for all examples.
+  """
   keys_flip, keys_eps = example_keys(key, batch['id'], 2)
   return jax.vmap(jax.random.bernoulli)(keys_flip).astype(jnp.int32) if flip else 0, keys_eps
 
@@ -104,11 +108,11 @@ def trajectory(
   project: types.Project | None,
   inverted: bool = False,
 ) -> types.Images:
-  """Returns z_t on the teacher's own path from z_1: DDIM in steps of `stride`.
+  """Returns z_t on the teacher's own path from z = z_1: DDIM steps of length `stride` in time.
 
-  Each example stops at its own t, with a shorter last step. A sampler meets states on this path,
-  while noised data may differ from them. `inverted` starts from z_0, the data, and walks towards
-  noise.
+  Each example stops at its own t, with a shorter last step. A sampler calls the network at states
+  on such a path, and noised data may differ from these states. With `inverted`, the path starts
+  from z = z_0, the data, and goes towards noise.
   """
 
   def after(i):
@@ -118,7 +122,7 @@ def trajectory(
     here, there = after(i), after(i + 1)
     logsnr = noise(here)
     v = teacher(z, logsnr, cond, w)
-    if inverted and project is not None:  # process.ddim_projected would divide by 0 at t = 0
+    if inverted and project is not None:  # process.ddim_projected divides by 0 at t = 0
       moved = process.ddim(z, process.project_v(z, v, logsnr, project), logsnr, noise(there))
     else:
       moved = process.step(z, v, logsnr, noise(there), project)

@@ -1,4 +1,4 @@
-"""Encoder distillation: stage two with time reversed, from data to noise."""
+"""Encoder distillation: progressive halving of the steps of DDIM inversion, from data to noise."""
 
 import jax
 from jax import numpy as jnp
@@ -28,8 +28,9 @@ def loss(
 ) -> types.PerExample:
   """[B]: omega |v~ - v_hat(z_t, c, w)|^2 / (1 + w)^p, t = i/N, i ~ {0..N-1}, w ~ U[w_min, w_max].
 
-  v~ is `target`, p is `w_power`, and the other settings are those of `progressive.loss`.
-  `on_trajectory` takes z_t from the teacher's own path from x to noise, as an encoder meets it.
+  v~ is the value of `target`, p is `w_power`, N is `num_steps`. All arguments have the meaning that
+  they have in `progressive.loss`. With `on_trajectory`, z_t lies on the teacher's own path from x
+  to noise, where an encoder calls the network; otherwise z_t is noised data.
   """
   x, cond = batch['x'], batch['cond']
   keys_i, keys_eps, keys_w = draw.example_keys(key, batch['id'], 3)
@@ -57,11 +58,11 @@ def target(
   noise: schedule.Schedule,
   project: types.Project | None = None,
 ) -> types.Images:
-  """Returns v~, whose one DDIM step t -> t'' ends where the teacher's t -> t' -> t'' ends.
+  """Returns v~: one DDIM step t -> t'' with v~ ends where the teacher's t -> t' -> t'' ends.
 
-  v~ is `progressive.landing` at t = i/N, t' = t + 0.5/N, t'' = t + 1/N, so both rotations are
-  negative. t = 0 needs no special case: phi = 0 there, x_hat equals z for every v, and `project`
-  does not change v0.
+  v~ is `progressive.landing` at t = i/N, t' = t + 0.5/N, t'' = t + 1/N, so the angles d1 and d2 of
+  the two rotations are negative. t = 0 needs no special case: at phi = 0, x_hat equals z for every
+  v, and `project` does not change the teacher's v.
   """
   logsnrs = [noise((i + ahead) / num_steps) for ahead in (0.0, 0.5, 1.0)]
   return progressive.landing(teacher, z, logsnrs, cond, w, project)

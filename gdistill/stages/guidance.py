@@ -28,13 +28,14 @@ def loss(
 ) -> types.PerExample:
   """[B]: omega |v^w - v_hat(z_t, c, w)|^2 / (1 + w)^p, t ~ U[0, 1], w ~ U[w_min, w_max].
 
-  w is drawn per example. p = `w_power`; the paper has p = 0. A larger p gives more weight to low w,
-  whose errors are small.
+  Each example has its own random values of w. p is `w_power`; the paper uses p = 0. A larger p
+  gives more weight to low w, whose errors are small.
 
   The target v^w = v_c + w (v_c - v_null) is linear in w, so one pass of the teacher serves
-  `ws_per_pass` values of w; the loss is their mean. `trajectory_steps` > 0 takes z_t from the
-  guided teacher's own path, in that many steps from noise, in place of noised data. With
-  `loss_project` the error is the error of `losses.as_sampled`.
+  `ws_per_pass` values of w; the loss is the mean over these values of w. If `trajectory_steps` > 0,
+  z_t lies on the guided teacher's own path from noise, in DDIM steps of length
+  1 / trajectory_steps; otherwise z_t is noised data. With `loss_project`, errors of v_hat that a
+  sampler's projection of x_hat removes do not count; see `losses.as_sampled`.
   """
   x, cond = batch['x'], batch['cond']
   keys_t, keys_eps, *keys_w = draw.example_keys(key, batch['id'], 2 + ws_per_pass)

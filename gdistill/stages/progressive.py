@@ -12,9 +12,10 @@ from gdistill.core import schedule
 from gdistill.core import types
 from gdistill.stages import draw
 
-# t - t' and t - t'' in units of 1/N, where t' and t'' are the ends of the teacher's two steps.
-# Deterministic: each of the two is half of the student's step. Stochastic: each is a whole step,
-# because the stochastic sampler jumps by 2/N and then adds forward noise back by 1/N.
+# Sampler -> (t - t', t - t'') in units of 1/N; t' and t'' are the ends of the teacher's two steps.
+# Deterministic sampler: each of the teacher's two steps is half of the student's step of 1/N.
+# Stochastic sampler: each of the teacher's two steps has length 1/N, because the student's step
+# jumps by 2/N and forward noise then goes back by 1/N.
 REACH = {'deterministic': (0.5, 1.0), 'stochastic': (1.0, 2.0)}
 
 
@@ -38,10 +39,12 @@ def loss(
 ) -> types.PerExample:
   """[B]: omega |v~ - v_hat(z_t, c, w)|^2 / (1 + w)^p, t = i/N, i ~ {1..N}, w ~ U[w_min, w_max].
 
-  v~ is `target` and p is `w_power`. N = `num_steps` may be a traced value, so one compiled step
-  serves every round. `p_uncond` drops labels for the naive baseline, which must distil the null
-  model too. With `loss_project` the teacher's two steps project x_hat, as the teacher's sampler
-  does, and the error is the error of `losses.as_sampled`.
+  v~ is the value of `target` and p is `w_power`. N = `num_steps` may be a traced value, so one
+  compiled train step serves every round of halving. `p_uncond` is the probability of label dropout
+  in the naive baseline, which must distil the null (unconditional) model too. With `on_trajectory`,
+  z_t lies on the teacher's own path from noise; otherwise z_t is noised data. With `loss_project`,
+  the teacher's two steps project x_hat, as the teacher's sampler does, and errors of v_hat that a
+  sampler's projection of x_hat removes do not count; see `losses.as_sampled`.
   """
   x = batch['x']
   keys_i, keys_eps, keys_w, keys_drop = draw.example_keys(key, batch['id'], 4)
@@ -71,11 +74,11 @@ def target(
   sampler: str,
   project: types.Project | None = None,
 ) -> types.Images:
-  """Returns v~, whose one DDIM step t -> t'' ends where the teacher's t -> t' -> t'' ends, t = i/N.
+  """Returns v~: one DDIM step t -> t'' with v~ ends where the teacher's t -> t' -> t'' ends.
 
-  The formula of `landing` needs no special case at the edges of the grid. At t'' = 0, v~ gives the
-  teacher's second prediction of x. At the last grid point of the stochastic sampler, t' = t'' = 0
-  and d2 = 0, so v~ is the teacher's v0.
+  t is i/N. The formula of `landing` needs no special case at the ends of the grid. At t'' = 0, the
+  x_hat of v~ is the teacher's x_hat at t'. At the last grid point of the stochastic sampler,
+  t' = t'' = 0 and d2 = 0, so v~ is the teacher's v at t.
   """
   logsnrs = [noise(jnp.maximum(i - reach, 0.0) / num_steps) for reach in (0.0, *REACH[sampler])]
   return landing(teacher, z, logsnrs, cond, w, project)
@@ -89,12 +92,13 @@ def landing(
   w: types.PerExample,
   project: types.Project | None,
 ) -> types.Images:
-  """Returns v~, whose one DDIM step t -> t'' ends where the teacher's t -> t' -> t'' ends.
+  """Returns v~: one DDIM step t -> t'' with v~ ends where the teacher's t -> t' -> t'' ends.
 
   v~ = (sin d1 cos d2 v0 + sin d2 v1 - sin d1 sin d2 z_t) / sin(d1 + d2), d1 = phi_t - phi_t',
-  d2 = phi_t' - phi_t''. `logsnrs` are those of t, t', t'', in falling or rising order of t. The
-  formula has no cancellation of large terms. With `project`, v0 and v1 are the v of the projected
-  x_hat, and the x_hat of v~ is a weighted mean of both projected x_hat.
+  d2 = phi_t' - phi_t'', where v0 and v1 are the teacher's v at t and t'. `logsnrs` are the logsnr
+  at t, t' and t''; the times may fall or rise. The formula for v~ has no cancellation of large
+  terms. With `project`, v0 and v1 are the v of the projected x_hat at t and t', and the x_hat of v~
+  is a weighted mean of the two projected x_hat.
   """
   logsnr_t, logsnr_m, logsnr_s = logsnrs
 

@@ -20,7 +20,11 @@ def loss(
   weight: str,
   p_uncond: float,
 ) -> types.PerExample:
-  """[B]: omega |v - v_hat(z_t, c or null)|^2, t ~ U[0, 1], v = alpha eps - sigma x."""
+  """[B]: omega |v - v_hat(z_t, c or null)|^2, t ~ U[0, 1], v = alpha eps - sigma x.
+
+  Each example's label c is replaced by the null label with probability `p_uncond`. `teacher` is
+  None: the argument is there because the losses of all stages take the same arguments.
+  """
   x = batch['x']
   keys_t, keys_eps, keys_drop = draw.example_keys(key, batch['id'], 3)
   t, eps = draw.uniform(keys_t), draw.normal_like(keys_eps, x)
