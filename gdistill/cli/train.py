@@ -58,7 +58,7 @@ def _run(args, overrides, plan: bool) -> int:
   _check_devices(args, plan)
   initial = config.get('initial') if isinstance(config, dict) else None
   if isinstance(initial, str) and initial and '://' not in initial:
-    # An absolute path, so that the run can be resumed from another folder.
+    # `initial` becomes an absolute path, so that the run can be resumed in another current folder.
     config['initial'] = os.path.abspath(initial)
   recipe = reading.from_config(config)
   if not args.workdir and not plan:
@@ -78,12 +78,17 @@ def _run(args, overrides, plan: bool) -> int:
   seconds = timing.Seconds()
   with held_workdir.hold(run.workdir, seconds, run.loop.stall_seconds) as stop:
     training_run.train(run, stop, seconds)
-    _evaluate(run.workdir, stop, seconds)
+    workdir = run.workdir
+    del run  # frees the examples and frozen networks before the evaluation reads them again
+    _evaluate(workdir, stop, seconds)
   return 0
 
 
 def _start(run, args) -> None:
-  """Starts the devices, makes every check, and makes sure that all processes have one config."""
+  """Starts the devices and the connections between processes, and makes all checks of the run.
+
+  Raises ConfigError if the processes of the run do not have the same config.
+  """
   from gdistill.devices import mesh as meshes
   from gdistill.devices import processes
   from gdistill.evaluation.grid import run as grid_run
@@ -117,9 +122,10 @@ def _check_devices(args, plan: bool) -> None:
 
 
 def _plan(run, devices: int | None) -> str:
-  """Returns what a run would do; the last lines name an initial round or data that are missing.
+  """Returns the text of the plan; its last lines name a missing initial round or missing data.
 
-  Missing inputs are no error, because a plan may be made on another machine than the run's.
+  A missing initial round or data set raises no error, because a plan may be made on another machine
+  than the run.
   """
   from gdistill import errors
   from gdistill.devices import mesh as meshes
@@ -128,13 +134,13 @@ def _plan(run, devices: int | None) -> str:
   from gdistill.workdir import finished as finished_rounds
 
   meshes.make_cpu_devices(1 if devices else run.cpu_devices)
-  initial = run.recipe.initial
+  initial = run.initial
   there = not initial or finished_rounds.is_finished(initial)
   if there:
     run_checks.folders_and_grid(run)
   run_checks.mesh(run)
-  if initial and there:
-    run.teacher_folder  # noqa: B018 - raises if the report's teacher is missing
+  if there and run.plan[0].stage != 'teacher':
+    run.teacher_folder  # noqa: B018 - raises if the teacher that the report shows is missing
   text = plan_text.describe(run.plan, run.setups, run.student_shapes, run.mesh, run.workdir)
   if not there:
     text += f'\ninitial: {initial} is not a finished round yet; import or train it first'
@@ -146,7 +152,10 @@ def _plan(run, devices: int | None) -> str:
 
 
 def _evaluate(workdir, stop, seconds) -> None:
-  """Evaluates the quick grid on all processes and writes the report, if it is not complete yet."""
+  """Evaluates the quick grid on all processes and writes the report.
+
+  Does nothing if no cell of the grid (model, sampler, number of steps, w) and no report is missing.
+  """
   import jax
 
   from gdistill.devices import processes

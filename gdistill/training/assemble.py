@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 from jax.sharding import AbstractMesh, Mesh
 
 from gdistill import errors
@@ -40,7 +39,7 @@ class Run:
   def __init__(self, recipe: recipes.Recipe, workdir: Any = None, devices: int | None = None):
     self.recipe = recipe
     self.workdir = None if workdir is None else storage.path(workdir)
-    self.cpu_devices = recipe.mesh.cpu_devices
+    self.cpu_devices, self.initial = recipe.mesh.cpu_devices, recipe.initial
     self.seed, self.inpainting = recipe.seed, recipe.inpainting
     self.data, self.latents, self.loop = recipe.data, recipe.latents, recipe.train
     self.evaluation, self.num_classes = recipe.evaluation, recipe.model.num_classes
@@ -82,6 +81,12 @@ class Run:
     return frozen_networks.of_settings(self.latents)
 
   @property
+  def autoencoder(self) -> Any:
+    """The frozen autoencoder alone, so that a size can be asked for without the text encoder."""
+    where = self.latents.autoencoder
+    return frozen_networks.autoencoder(where) if where else None
+
+  @property
   def input_shape(self) -> tuple[int, int, int]:
     """The shape [h, w, c] of the trained network's input, which is a picture or a latent."""
     return networks.image_shape(self.recipe.model)
@@ -89,7 +94,7 @@ class Run:
   @property
   def picture_shape(self) -> tuple[int, int, int]:
     """The shape [H, W, C] of a picture."""
-    return self.frozen.picture_shape(self.input_shape)
+    return frozen_networks.Frozen(self.autoencoder).picture_shape(self.input_shape)
 
   @functools.cached_property
   def pictures(self) -> tuple[source.Source, source.Source]:
@@ -97,7 +102,7 @@ class Run:
     try:
       return data.load(self.data, self.picture_shape)
     except errors.ShapeError as e:
-      if self.frozen.autoencoder is None:
+      if self.autoencoder is None:
         raise
       raise self._of_another_shape(e.found) from e
 
@@ -161,7 +166,7 @@ class Run:
 
   def _of_another_shape(self, found: tuple[int, int, int]) -> errors.DataError:
     height, _, channels = found
-    factor = self.frozen.autoencoder.factor
+    factor = self.autoencoder.factor
     fits = channels == 3 and height % factor == 0
     remedy = f'set model.image_size={height // factor}' if fits else 'prepare the pictures again'
     return errors.DataError(
@@ -194,7 +199,7 @@ def setup_of(recipe: recipes.Recipe, stage: str) -> stage_setup.StageSetup:
     latent=recipe.latent,
     flip=recipe.data.flip,
     remat=recipe.train.remat == 'blocks',
-    substeps=1 if jax.default_backend() == 'cpu' else recipe.train.substeps,
+    substeps=recipe.train.substeps,
   )
 
 

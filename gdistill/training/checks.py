@@ -40,7 +40,7 @@ def folders_and_grid(run: assemble.Run) -> None:
     storage.check_writable('--workdir', run.workdir)
     if run.recipe.latent:
       encode.cache_folder(run.recipe.latents, run.workdir)
-    same_run(run.recipe, run.workdir)
+    same_run(run.config, run.workdir)
 
 
 def mesh(run: assemble.Run) -> None:
@@ -178,7 +178,7 @@ def _same_networks(run: assemble.Run, card: dict, where: str, first: str) -> Non
       raise errors.ConfigError(f'{key}={mine.get(key)!r} differs from {where}, which has {value!r}')
 
 
-def same_run(recipe: recipes.Recipe, workdir: storage.epath.Path) -> None:
+def same_run(config: dict, workdir: storage.epath.Path) -> None:
   """Raises ConfigError if the workdir holds a run whose config leads to other parameters."""
   file = workdir / 'config.json'
   if storage.exists(file):
@@ -187,7 +187,7 @@ def same_run(recipe: recipes.Recipe, workdir: storage.epath.Path) -> None:
       raise errors.CheckpointError(f'{file} is damaged: it holds no config; restore it from a copy')
     with contextlib.suppress(errors.ConfigError):
       old = reading.to_dict(reading.from_config(old))  # adds keys that are newer than the run
-    changed = identity.differences(old, reading.to_dict(recipe))
+    changed = identity.differences(old, config)
     if changed:
       raise errors.ConfigError(
         f'--workdir={workdir} holds a run with another config ({_some(changed)}); '

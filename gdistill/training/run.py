@@ -26,6 +26,7 @@ from gdistill.rounds import network as networks
 from gdistill.rounds import plan as plans
 from gdistill.training import assemble
 from gdistill.training import card as cards
+from gdistill.training import checks as run_checks
 from gdistill.training import loop
 from gdistill.training import shapes as stage_shapes
 from gdistill.training import stage_setup
@@ -52,6 +53,8 @@ def train(
   runs with the same settings may share it. Raises Preempted if a signal asks this process to stop.
   """
   workdir, plan = run.workdir, run.plan
+  # Once more, under the lock: another run may have taken the workdir since the checks.
+  run_checks.same_run(run.config, workdir)
   if jax.process_index() == 0:
     _write_config(workdir, run.config)
     for r in plan:
@@ -60,7 +63,7 @@ def train(
   if not todo:
     return
   with seconds('data'):
-    if run.frozen.autoencoder:
+    if run.autoencoder:
       _encode(run, stop)
     processes.agree('data', run.examples.fingerprint)
     _check_same_data(workdir, run.examples)
@@ -145,8 +148,10 @@ def _compile_all(run: assemble.Run, stages: list[str], compiled: Compiled) -> Co
     for stage, promise in pending.items():
       if promise.set_running_or_notify_cancel():
         try:
-          promise.set_result(stage_shapes.compile_stage(setups[stage], mesh, fields))
+          step = stage_shapes.compile_stage(setups[stage], mesh, fields)
+          # Before set_result: an error after it could not reach the thread that waits.
           _record(run.workdir, 'compiled', stage=stage)
+          promise.set_result(step)
         except BaseException as e:
           promise.set_exception(e)
 
@@ -198,7 +203,7 @@ def _train_round(
       batches=batches,
       given=given,
       steps=r.steps,
-      substeps=setup.substeps,
+      substeps=setup.updates_per_call,
     ),
     run.loop,
     stop,

@@ -26,7 +26,7 @@ def compile_stage(
   `fields` maps the name of each array of an example to (shape, dtype).
   """
   settings, teacher = setup.settings, teacher_shapes(setup)
-  rows = (setup.substeps, settings.batch_size)
+  rows = (setup.updates_per_call, settings.batch_size)
   batch = {
     name: jax.ShapeDtypeStruct((*rows, *shape), dtype)
     for name, (shape, dtype) in {**fields, 'id': ((), np.int32)}.items()

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any
 
+import jax
+
 from gdistill.core import schedule
 from gdistill.recipe import settings as recipes
 from gdistill.rounds import network as networks
@@ -26,7 +28,7 @@ class StageSetup:
   latent: bool  # whether the network works on latents
   flip: bool  # whether half of the pictures are flipped left to right
   remat: bool  # whether the backward pass recomputes the blocks' activations
-  substeps: int  # updates made by one call of the train step
+  substeps: int  # updates made by one call of the train step, on accelerators
 
   @property
   def net(self) -> networks.Network:
@@ -46,7 +48,13 @@ class StageSetup:
   @property
   def student_shapes(self) -> Any:
     """Returns the shapes of the student's parameters."""
-    return networks.initial_shapes(self.net, self.model)
+    net = networks.build(self.model, self.takes_w, noise_settings=self.noise)
+    return networks.initial_shapes(net, self.model)
+
+  @property
+  def updates_per_call(self) -> int:
+    """Returns the updates made by one call of the train step: one on a CPU. Starts the devices."""
+    return 1 if jax.default_backend() == 'cpu' else self.substeps
 
   @property
   def inpainting(self) -> bool:

@@ -22,7 +22,7 @@ def test_a_folder_is_whole_or_not_there_and_what_failed_is_named(tmp_path):
     (temporary / 'half').write_text('x')
     raise OSError(errno.ENOSPC, 'No space left on device', str(temporary / 'half'))
   with (
-    pytest.raises(errors.CheckpointError, match='Permission denied; check the disk and the perm'),
+    pytest.raises(errors.CheckpointError, match='Permission denied; fix the permissions of'),
     out_folder.atomic(out),
   ):
     raise PermissionError(errno.EACCES, 'Permission denied', str(out))

@@ -91,7 +91,7 @@ def test_damaged_configs(tmp_path, cases):
 
   def of_a_run(bad):
     written(tmp_path / 'run' / 'config.json', bad)
-    run_checks.same_run(micro.recipe(), storage.path(tmp_path / 'run'))
+    run_checks.same_run(reading.to_dict(micro.recipe()), storage.path(tmp_path / 'run'))
 
   assert damage.fuzz(data, cases, of_a_run) > cases // 2
 

@@ -56,6 +56,7 @@ def test_a_run_makes_each_part_once_and_only_when_it_is_asked_for(monkeypatch):
 
   for part, maker in MAKERS.items():
     monkeypatch.setattr(*maker, counted(part))
+  monkeypatch.setattr(frozen_networks, 'autoencoder', lambda path: None)
   run = assemble.Run(latent_runs.recipe(TEXT, NOWHERE), NOWHERE)
   assert not calls
   for _ in range(2):
@@ -164,3 +165,9 @@ def test_what_training_reads_is_refused_in_another_shape(latent_inputs, tmp_path
   with pytest.raises(errors.DataError, match=r'image_size=8 and model\.image_channels=32'):
     assemble.Run(smaller, tmp_path).examples  # noqa: B018
   assert records.read_index(str(tmp_path), latents.FORMAT)['count'] == 12
+
+
+def test_the_size_of_a_picture_needs_no_text_encoder(tmp_path):
+  autoencoders.write(tmp_path / 'tiny', latent_runs.autoencoder('tiny'))
+  run = assemble.Run(latent_runs.recipe(TEXT, tmp_path))  # tmp_path/text does not exist
+  assert run.picture_shape == (16, 16, 3)

@@ -1,11 +1,15 @@
 """Tests of the text of --plan."""
 
 import dataclasses
+import subprocess
+import sys
 
+import disturbed
 import micro
 import pytest
 
 from gdistill import errors
+from gdistill.cli import train
 from gdistill.training import assemble
 from gdistill.training import checks as run_checks
 from gdistill.training import plan_text
@@ -28,3 +32,22 @@ def test_the_plan_lists_an_encoders_rounds_and_their_batches_are_checked():
   with pytest.raises(errors.DataError, match='a batch needs 2048'):
     large = dataclasses.replace(recipe.progressive, batch_size=2048)
     run_checks.data(assemble.Run(dataclasses.replace(recipe, progressive=large)))
+
+
+def test_a_plan_for_devices_that_are_not_here_starts_none():
+  code = (
+    'import sys\n'
+    'from jax._src import xla_bridge\n'
+    'from gdistill.cli import train\n'
+    'code = train.main(sys.argv[1:])\n'
+    'sys.exit(code or len(xla_bridge._backends))\n'
+  )
+  flags = ['--config=configs/digits.py', '--plan', '--devices=8']
+  done = subprocess.run([sys.executable, '-c', code, *flags], cwd=disturbed.ROOT, check=False)
+  assert done.returncode == 0
+
+
+def test_a_plan_without_a_workdir_may_name_the_round_that_its_teacher_starts_from(undisturbed):
+  config = undisturbed / 'config.json'
+  flags = [f'--config={config}', '--plan', f'--config.initial={undisturbed}/00_teacher']
+  assert train.main(flags) == 0

@@ -17,11 +17,16 @@ from gdistill import errors
 from gdistill import notebook
 from gdistill.cli import sample
 from gdistill.process import interrupt
+from gdistill.process import timing
 from gdistill.published import exporting
+from gdistill.recipe import reading
 from gdistill.rounds import folder as folders
 from gdistill.training import assemble
+from gdistill.training import checks as run_checks
+from gdistill.training import run as training_run
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import ledger
+from gdistill.workdir import storage
 
 
 def test_every_round_leaves_a_finished_folder(undisturbed):
@@ -250,3 +255,28 @@ def test_told_to_stop_while_it_compiles_it_leaves_at_once(tmp_path):
   child.send_signal(signal.SIGTERM)
   assert child.wait(timeout=60) == 42
   assert child.stdout.read() == ''
+
+
+def test_a_ledger_that_cannot_be_written_ends_the_run_with_its_error(tmp_path, monkeypatch):
+  """The thread that compiles hands the error on; the loop must not wait for its step for ever."""
+  write = ledger.record
+
+  def full(workdir, event, **fields):
+    if event == 'compiled':
+      raise errors.CheckpointError('the disk is full')
+    return write(workdir, event, **fields)
+
+  monkeypatch.setattr(ledger, 'record', full)
+  with pytest.raises(errors.CheckpointError, match='the disk is full'):
+    micro.train(micro.recipe(), tmp_path / 'run')
+
+
+def test_a_workdir_taken_by_another_run_since_the_checks_is_left_as_it_is(tmp_path):
+  run = assemble.Run(micro.recipe(), tmp_path / 'run')
+  run_checks.everything(run)
+  other = reading.to_dict(micro.recipe(seed=99))
+  storage.write_json(run.workdir / 'config.json', other)
+  with pytest.raises(errors.ConfigError, match=r'holds a run with another config .*seed: 99 -> 0'):
+    training_run.train(run, interrupt.Interrupt(), timing.Seconds())
+  assert storage.read_json(run.workdir / 'config.json') == other
+  assert storage.list_dir(run.workdir) == ['config.json']

@@ -24,18 +24,18 @@ from gdistill.workdir import storage
 def extractor_of(
   settings: recipes.Evaluation,
   picture_shape: tuple[int, int, int],
-  train: source.Source,
+  train: Callable[[], source.Source],
   num_classes: int,
   workdir: storage.epath.Path,
   look: Callable[[], None] = lambda: None,
 ) -> extractors.Extractor:
   """Returns the feature network that the settings name: a public network or a small classifier.
 
-  The classifier is trained once, on the training pictures `train`, and kept in the workdir.
+  The classifier is trained once, on the training pictures `train()`, and kept in the workdir.
   `look()` is called between the classifier's updates and raises if the process should stop.
   """
   if settings.extractor == 'classifier':
-    params = _classifier(train, settings.real_images, num_classes, workdir, look)
+    params = _classifier(train(), settings.real_images, num_classes, workdir, look)
     return extractors.of_classifier(params)
   found = extractors.load(settings.extractor, settings.weights)
   found.check(picture_shape)

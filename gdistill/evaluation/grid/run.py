@@ -121,7 +121,7 @@ def extractor_of(
   `look()` is called while a classifier is trained and raises if the process should stop.
   """
   return real_images.extractor_of(
-    run.evaluation, run.picture_shape, run.pictures[0], run.num_classes, run.workdir, look
+    run.evaluation, run.picture_shape, lambda: run.pictures[0], run.num_classes, run.workdir, look
   )
 
 
@@ -134,7 +134,7 @@ def drawing_of(run: assemble.Run, grid: grid_cells.Grid) -> draw_and_measure.Dra
     num_classes=run.num_classes,
     prompts=run.prompts,
     picture_shape=run.picture_shape,
-    latent_shape=run.input_shape if run.frozen.autoencoder else None,
+    latent_shape=run.input_shape if run.autoencoder else None,
   )
 
 
@@ -183,7 +183,7 @@ def _real_sets(run: assemble.Run) -> list[real_images.RealSet]:
     real_images.RealSet('held out', name, split, held),
     real_images.RealSet('training', name, run.data.split, train),
   ]
-  if run.frozen.autoencoder:
-    through = encode.autoencoded(run.frozen.autoencoder, run.latents.batch_size)
+  if run.autoencoder:
+    through = encode.autoencoded(run.autoencoder, run.latents.batch_size)
     sets.append(real_images.RealSet('autoencoded', name, f'{split}, autoencoded', held, through))
   return sets
