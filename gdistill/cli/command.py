@@ -1,4 +1,4 @@
-"""The table of all `gdistill` commands, and the function that starts one of them."""
+"""The table of all `gdistill` commands, and the function that runs a command."""
 
 import argparse
 import difflib
@@ -22,20 +22,20 @@ COMMANDS = {
   'encode': "encode a config's pictures and captions once, into a cache that runs share",
   'prepare': 'convert a folder, an archive or a TensorFlow data set to records of one size',
 }
-_FILES = {'import': 'importing'}  # import.py could not be imported: `import` is a Python keyword
+_FILES = {'import': 'importing'}  # a module cannot be called `import`, a Python keyword
 
 
 def program() -> None:
-  """Runs the command of sys.argv and exits: the entry point of the shell command `gdistill`."""
+  """Runs the command in sys.argv and exits: the entry point of the shell command `gdistill`."""
   from gdistill.cli import exit_codes
 
   exit_codes.exit_process(main())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs the command argv[0] with the flags argv[1:] and returns its exit code.
+  """Runs the command argv[0] with the flags argv[1:] and returns the command's exit code.
 
-  Without `argv`, the arguments are those of the process.
+  If `argv` is None, the arguments are sys.argv[1:].
   """
   argv = sys.argv[1:] if argv is None else list(argv)
   if argv[:1] == ['--debug']:

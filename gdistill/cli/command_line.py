@@ -9,7 +9,7 @@ from gdistill import errors
 
 
 class Parser(argparse.ArgumentParser):
-  """The argument parser of a command: has the flag --debug, and raises errors as ConfigError."""
+  """An ArgumentParser that adds the flag --debug and raises ConfigError for invalid arguments."""
 
   def __init__(self, *args, **kwargs):
     super().__init__(*args, allow_abbrev=False, **kwargs)
@@ -22,8 +22,8 @@ class Parser(argparse.ArgumentParser):
 def parse(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
   """Returns the parsed arguments; prints one line and raises SystemExit(2) if `argv` is invalid.
 
-  A ~ at the beginning of a value becomes the home directory, because a shell does not expand the ~
-  of --out=~/pictures.
+  A ~ at the beginning of a flag's value becomes the home directory, because a shell does not expand
+  the ~ of --out=~/pictures.
   """
   try:
     args = parser.parse_args(argv)
@@ -37,7 +37,7 @@ def parse(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
 
 
 def add_process_flags(parser: Parser) -> None:
-  """Adds the flags that devices.processes.start takes, for a run of several processes."""
+  """Adds --coordinator, --num_processes and --process_id, the flags of runs of many processes."""
   parser.add_argument(
     '--coordinator',
     help='HOST:PORT of process 0, in a run of several processes; not needed on TPU pods or under '

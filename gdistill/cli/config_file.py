@@ -1,4 +1,4 @@
-"""Reads a config, a Python file with get_config or JSON, and applies command-line overrides."""
+"""Reads a config (a Python file with get_config, or JSON) and applies command-line overrides."""
 
 import ast
 import contextlib
@@ -14,12 +14,13 @@ from gdistill import errors
 
 
 def load(spec: str, overrides: Sequence[str]) -> dict:
-  """Returns the config `file.py[:variant]` or `config.json` as a plain dict, with overrides.
+  """Returns the config `spec` as a plain dict with the overrides applied.
 
-  A .py config is code and is executed; a JSON config, such as config.json of a workdir, is not.
+  `spec` is file.py, file.py:variant or a JSON file.
+  A .py config is executed as code; a JSON config, such as config.json of a workdir, is only parsed.
   `from configs import common` in a .py config reads the common.py of that config's own folder.
   An override is '--config.section.key=value', whose value is a Python literal or else a string.
-  ConfigError names the file, line or key that is wrong.
+  Raises ConfigError with the config's file, line or key that is wrong.
   """
   path, _, argument = spec.partition(':') if '.py:' in spec else (spec, '', '')
   if not os.path.isfile(path):
@@ -42,7 +43,9 @@ def _json_config(path: str) -> dict:
     with open(path, encoding='utf-8') as f:
       return json.load(f)
   except (ValueError, OSError) as e:
-    raise errors.ConfigError(f'--config={path} is not readable JSON: {errors.brief(e)}') from e
+    raise errors.ConfigError(
+      f'--config={path} is not readable JSON: {errors.brief(e)}; correct the file'
+    ) from e
 
 
 def _python_config(path: str, argument: str) -> dict:
@@ -69,14 +72,14 @@ def _python_config(path: str, argument: str) -> dict:
     raise errors.ConfigError(f'--config={at} line {e.lineno}: {e.msg}; correct the file') from e
   except ValueError as e:  # a config raises ValueError for a variant that it does not have
     raise errors.ConfigError(f'--config={path}: {e}') from e
-  except Exception as e:  # the user's code may raise any exception
+  except Exception as e:  # get_config is the user's code and may raise any exception
     if file := _missing(e):
       raise errors.ConfigError(
         f'--config={path} imports {file}, which {folder} does not have; '
         f"copy {file} there from gdistill's configs/"
       ) from e
     raise errors.ConfigError(
-      f'--config={name} failed: {type(e).__name__}: {errors.brief(e)}'
+      f'--config={name} failed: {type(e).__name__}: {errors.brief(e)}; correct the file'
     ) from e
 
 
@@ -104,11 +107,12 @@ def _as_configs(folder: str) -> Iterator[None]:
 
 
 def _missing(e: Exception) -> str:
-  """Returns the name of the file that an import from `configs` did not find, or ''."""
+  """Returns the file, such as common.py, that an import from `configs` did not find, or ''."""
   if isinstance(e, ModuleNotFoundError) and (e.name or '').startswith('configs.'):
-    return e.name.removeprefix('configs.') + '.py'  # the statement `import configs.common`
-  if isinstance(e, ImportError) and e.name == 'configs':  # `from configs import common`
-    return str(e).split("'")[1] + '.py'  # Python before 3.12 has the name in the message only
+    return e.name.removeprefix('configs.') + '.py'  # raised by `import configs.common`
+  if isinstance(e, ImportError) and e.name == 'configs':  # raised by `from configs import common`
+    # Before Python 3.12, the module's name is only in the message of the ImportError.
+    return str(e).split("'")[1] + '.py'
   return ''
 
 
@@ -123,14 +127,16 @@ def _override(config: dict, override: str) -> None:
   for section in sections:
     if not isinstance(here, dict) or section not in here:
       raise errors.ConfigError(
-        f'unknown key {key} in {override}: the config has no section {section!r}'
+        f'unknown key {key} in {override}: the config has no section {section!r}; '
+        'docs/config.md lists all keys'
       )
     here = here[section]
   if not isinstance(here, dict):
     raise errors.ConfigError(
-      f'unknown key {key} in {override}: {".".join(sections) or "the config"} has no keys'
+      f'unknown key {key} in {override}: {".".join(sections) or "the config"} has no keys; '
+      'docs/config.md lists all keys'
     )
   try:
     here[last] = ast.literal_eval(text)
-  except Exception:  # text that is no Python literal is a string
+  except Exception:  # a value that is no Python literal is kept as a string
     here[last] = text

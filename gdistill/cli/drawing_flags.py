@@ -1,4 +1,4 @@
-"""The flags of all commands that draw: number of steps, w, seeds, negative prompt."""
+"""The flags of all commands that sample pictures: number of steps, w, seeds, negative prompt."""
 
 import dataclasses
 import math
@@ -9,7 +9,7 @@ from gdistill.cli import command_line
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-  """How images are drawn: the sampler, its number of steps, w, and the seeds, one image each."""
+  """How to sample pictures: sampler, number of steps, guidance strength w, seeds of the noise."""
 
   num_steps: int
   sampler: str
@@ -41,7 +41,11 @@ def add_negative(parser: command_line.Parser) -> None:
 
 
 def drawing(args, card: dict) -> Drawing:
-  """Returns what the flags ask for; ConfigError if the round with this card cannot draw that."""
+  """Returns the sampler, number of steps, w and seeds that the flags in `args` ask for.
+
+  `card` is the content of the round's card.json. Raises ConfigError if the round cannot sample with
+  the number of steps, sampler or w that the flags ask for.
+  """
   from gdistill.drawing import sampling
 
   sampler = getattr(args, 'sampler', None) or sampling.own_sampler(card)
@@ -56,9 +60,9 @@ def drawing(args, card: dict) -> Drawing:
 
 
 def numbers(flag: str, text: str, limit: int) -> list[int]:
-  """Returns the numbers of '3', '0..9' (both ends included) or '1,3,5'.
+  """Returns the numbers in `text`, such as '3', '0..9' (both ends included) or '1,3,5'.
 
-  ConfigError unless all numbers are from 0 to limit - 1 and differ.
+  Raises ConfigError unless all numbers are from 0 to limit - 1 and no number is repeated.
   """
   out: list[int] = []
   try:
@@ -81,7 +85,10 @@ def numbers(flag: str, text: str, limit: int) -> list[int]:
 
 
 def strength(args) -> float:
-  """Returns w from --w or --guidance_scale; ConfigError if both are given, or w is not valid."""
+  """Returns the guidance strength w, from --w or from --guidance_scale = 1 + w.
+
+  Raises ConfigError if --w and --guidance_scale are both given, or if w is negative or not finite.
+  """
   if args.w is not None and args.guidance_scale is not None:
     raise errors.ConfigError(
       f'--w={args.w} and --guidance_scale={args.guidance_scale} mean the same; give only one'
@@ -97,7 +104,11 @@ def strength(args) -> float:
 
 
 def check_strength(folder: str, card: dict, flag: str, w: float) -> None:
-  """Raises ConfigError if a round cannot take this w; warns if w is outside its trained range."""
+  """Raises ConfigError if the round in `folder` cannot sample with guidance strength `w`.
+
+  Prints a warning if `w` is outside the range that a student was trained for. `card` is the content
+  of the round's card.json; `flag` is the name of the flag of `w` in error lines.
+  """
   from gdistill.process import progress
 
   if card.get('null') == 'none' and w:
@@ -117,9 +128,10 @@ def check_strength(folder: str, card: dict, flag: str, w: float) -> None:
 
 
 def negative(args, card) -> str | None:
-  """Returns the negative prompt, or None with a warning if the round has no use for it.
+  """Returns the negative prompt, or None if --negative_prompt is missing.
 
-  ConfigError if the round reads no text.
+  For a student of guidance distillation, which cannot use a negative prompt, returns None and
+  prints a warning. Raises ConfigError if the round is not conditioned on text.
   """
   from gdistill.process import progress
 

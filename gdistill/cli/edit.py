@@ -1,4 +1,4 @@
-"""gdistill edit: noises or inverts pictures up to a time t, then samples under a new condition."""
+"""gdistill edit: noises or inverts pictures up to a time t, then samples from t to 0."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""gdistill evaluate: measures the grid of a finished run, or a set of pictures."""
+"""gdistill evaluate: measures a finished run over its grid of w and steps, or a set of pictures."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from gdistill.cli import exit_codes
 from gdistill.cli import extractor_flags
 from gdistill.cli import held_workdir
 
-# Flags for --workdir only, and flags for --images only. All other flags are for both.
+# _GRID: the flags that need --workdir. _IMAGES: the flags that need --images.
 _GRID = ('grid', 'model', 'sampler', 'num_steps', 'w', 'coordinator', 'num_processes', 'process_id')
 _IMAGES = (
   'reference', 'captions', 'clip', 'clip_weights', 'tokenizer', 'out', 'resize',
@@ -40,7 +40,10 @@ def parser() -> command_line.Parser:
 
 
 def _add_grid_flags(p: command_line.Parser) -> None:
-  """Adds the flags that need --workdir, for which cells to draw."""
+  """Adds the flags that choose the size of the grid, and the cells of the grid to sample again.
+
+  A cell of the grid is one model, sampler, number of steps and w.
+  """
   p.add_argument(
     '--grid', choices=('quick', 'full'),
     help='size of the grid, quick (default) or full: evaluation.quick_* and evaluation.full_* of '
@@ -105,9 +108,9 @@ def _run(args, overrides) -> int:
 
 
 def _settings(args) -> list[str]:
-  """Returns the evaluation settings of the flags as overrides.
+  """Returns the settings of --preset, --extractor and --weights as overrides of the config.
 
-  The overrides of the user come after these overrides, and so take precedence.
+  Overrides that the user gives are applied after the returned overrides, and so take precedence.
   """
   from gdistill import errors
 
@@ -124,7 +127,11 @@ def _settings(args) -> list[str]:
 
 
 def _of_preset(args) -> dict:
-  """Returns the evaluation settings of --preset; ConfigError if they do not fit this run."""
+  """Returns the evaluation settings {key: value} of the protocol --preset, and sets --grid=full.
+
+  Raises ConfigError for --grid=quick, or if the protocol measures pictures of another size than the
+  run's pictures, or pictures of given prompts.
+  """
   from gdistill import errors
   from gdistill.evaluation import presets
   from gdistill.training import assemble
@@ -176,7 +183,7 @@ def _grid(args, overrides) -> int:
 
 
 def _describe(args) -> int:
-  """Prints what the protocol of --preset needs, and its published figures."""
+  """Prints the pictures, reference, grid and published figures of the protocol --preset."""
   from gdistill.evaluation import presets
 
   preset = presets.get(args.preset)

@@ -1,4 +1,4 @@
-"""gdistill evaluate --images: measures pictures of any origin against a reference."""
+"""gdistill evaluate --images: measures pictures of any origin against reference pictures."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from gdistill.cli import extractor_flags
 
 
 def add_flags(p: command_line.Parser) -> None:
-  """Adds the flags that are for pictures only."""
+  """Adds --images, and the flags that are valid only with --images."""
   p.add_argument('--images', help='folder of pictures, or .npz file of pixels, to measure')
   p.add_argument(
     '--reference',
@@ -55,7 +55,7 @@ def run(args) -> int:
   preset = presets.get(args.preset) if args.preset else None
   captions = _captions_folder(args, preset)
   images = data.load(args.images, size=preset.size if preset else 0)
-  if not os.path.exists(args.reference):  # before the large files of weights are read
+  if not os.path.exists(args.reference):  # checked before large weights are read
     raise errors.DataError(
       f'--reference={args.reference} does not exist; make it with gdistill statistics, or name '
       'pictures'
@@ -93,9 +93,9 @@ def _check_reference_and_out(args) -> None:
 
 
 def _captions_folder(args, preset) -> str | None:
-  """Returns the folder of the captions for the CLIP score, or None if no score is asked for.
+  """Returns the folder of the captions for the CLIP score, or None if there are no captions.
 
-  A preset with prompts takes the captions from the folder --reference unless --captions is given.
+  If --captions is missing and the preset samples prompts, the folder is that of --reference.
   """
   from gdistill import errors
 
@@ -116,9 +116,9 @@ def _captions_folder(args, preset) -> str | None:
 
 
 def _print_row(row: dict, out: str | None, few: str) -> None:
-  """Prints a row of figures as JSON, and writes it to the file `out`; warnings go to stderr.
+  """Prints the figures `row` as JSON, and writes the JSON to the file `out` unless `out` is None.
 
-  `few` is the warning for a small number of pictures, or ''.
+  `few` is the warning for a small number of pictures, or ''. Warnings are printed on stderr.
   """
   from gdistill.workdir import storage
 

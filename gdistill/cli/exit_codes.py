@@ -1,4 +1,4 @@
-"""Runs a command and ends the program: every error becomes an exit code and at most one line."""
+"""Runs a command and ends the program: a GdistillError becomes one line and an exit code."""
 
 import os
 import sys
@@ -23,23 +23,24 @@ def call(command: Callable[[], int], debug: bool) -> int:
       traceback.print_exc()
     print(f'gdistill: {e}', file=sys.stderr)
     if isinstance(e, errors.PeerError):
-      # _exit_from_group is not called, because process_count() would wait for the missing peers.
+      # Not _exit_from_group: its call of jax.process_count() would wait for the missing processes.
       _exit_now(e.exit_code)
     _exit_from_group(e.exit_code)
     return e.exit_code
   except BrokenPipeError:
-    # The reader of the pipe, such as `head`, has closed it, and Python flushes stdout at exit.
+    # The reader of stdout, such as `head`, has ended. stdout becomes /dev/null, because Python
+    # flushes stdout at exit, and a flush into a closed pipe would fail.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141
-  except Exception:  # a bug in gdistill, so that the user needs the traceback
+  except Exception:  # a bug in gdistill: print the traceback for a bug report
     traceback.print_exc()
     _exit_from_group(1)
     return 1
   except KeyboardInterrupt:
     print('gdistill: interrupted before there was anything to save', file=sys.stderr)
     jax = sys.modules.get('jax')
-    # is_initialized() is true while this process still joins the others. In that state
-    # process_count() would wait for the others.
+    # Not _exit_from_group: is_initialized() is already true while this process connects to the
+    # other processes, and jax.process_count() would wait for the other processes.
     if jax is not None and jax.distributed.is_initialized():
       _exit_now(130)
     return 130
@@ -49,7 +50,7 @@ def _exit_from_group(code: int) -> None:
   """Exits immediately with `code` if the run has several processes; otherwise does nothing.
 
   A normal exit of one process waits inside JAX for the other processes, which wait for this process
-  inside a training step. After minutes all processes would abort without an error that says why.
+  inside a training step. Waiting processes abort after minutes without an error that says why.
   """
   jax = sys.modules.get('jax')
   if jax is None or not jax.distributed.is_initialized() or jax.process_count() == 1:
@@ -62,9 +63,9 @@ def _exit_from_group(code: int) -> None:
 
 
 def exit_process(code: int) -> None:
-  """Exits the program with `code`, and skips Python's shutdown while a thread compiles.
+  """Exits the program with `code`, skipping Python's shutdown if a thread is still compiling.
 
-  A compile takes minutes, and Python's shutdown would destroy objects that the thread uses.
+  A compile takes minutes, and Python's shutdown would destroy objects that the compile uses.
   """
   if any(t.name == interrupt.COMPILING for t in threading.enumerate()):
     _exit_now(code)

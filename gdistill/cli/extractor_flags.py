@@ -7,7 +7,7 @@ from gdistill.cli import command_line
 
 
 def add(parser: command_line.Parser, default_of_run: str = '') -> None:
-  """Adds the flags that `load` reads; the help shows `default_of_run` after the default."""
+  """Adds --extractor, --weights and --resize; `default_of_run` extends the default in the help."""
   parser.add_argument(
     '--extractor', choices=('inception', 'lite0', 'clip_b32', 'clip_l14'),
     help=f'feature network of the figures (default: inception, the network of FID{default_of_run})',
@@ -25,7 +25,7 @@ def add(parser: command_line.Parser, default_of_run: str = '') -> None:
 
 
 def load(args: argparse.Namespace):
-  """Returns the feature network that the flags choose, with its weights."""
+  """Returns the feature network that --extractor chooses, with its weights loaded."""
   from gdistill.evaluation.features import extractors
 
   name = args.extractor or 'inception'

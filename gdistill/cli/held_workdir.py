@@ -1,4 +1,4 @@
-"""Holds a workdir while several processes write to it: lock, signals, watchdog, time spent."""
+"""Holds the lock of a workdir during a run, handles signals and runs the watchdog."""
 
 import contextlib
 import time
@@ -7,17 +7,18 @@ from typing import Any
 
 from gdistill import errors
 
-# Seconds to wait for a new file of another process: NFS caches for up to a minute that a file does
-# not exist.
+# Seconds to wait until a file that another process has written is visible: NFS caches for up to a
+# minute that a file does not exist.
 _SHARED_WITHIN = 60
 
 
 @contextlib.contextmanager
 def hold(workdir: Any, seconds: Any, stall_seconds: float) -> Iterator[Any]:
-  """Holds the lock of a workdir for all processes of a run; yields the Interrupt of this process.
+  """Holds the lock of a workdir for all processes of a run; yields an interrupt.Interrupt.
 
-  A watchdog ends the process after `stall_seconds` without a training step. At the end the seconds
-  of each kind of work, `seconds`, are added to WORKDIR/time.json.
+  The yielded Interrupt records the signals that ask this process to stop. A watchdog ends the
+  process after `stall_seconds` without a training step. When the context ends, `seconds`, the time
+  spent on each kind of work, is added to WORKDIR/time.json.
   """
   import jax
 
@@ -28,8 +29,8 @@ def hold(workdir: Any, seconds: Any, stall_seconds: float) -> Iterator[Any]:
 
   writer = jax.process_index() == 0
   lock = ledger.Lock(workdir) if writer else contextlib.nullcontext()
-  # Another process that ends may end this process too, within a heartbeat interval: the watchdog
-  # writes the stacks earlier than that.
+  # If another process dies, JAX may end this process within one heartbeat interval. The watchdog
+  # writes the stacks of a stalled process after half an interval, so before JAX ends the process.
   early = processes.HEARTBEAT / 2 if jax.process_count() > 1 else 0.0
   dog = watchdog.Watchdog(workdir, stall_seconds, jax.process_index(), early)
   stop = interrupt.Interrupt(lock.check if writer else lambda: None, dog)
@@ -40,13 +41,16 @@ def hold(workdir: Any, seconds: Any, stall_seconds: float) -> Iterator[Any]:
     finally:
       if seconds.spent and writer and not lock.lost:
         _account(workdir, seconds)
-    # A signal during this barrier sets a flag only: process 0 gets the same signal, stops its work
+    # A signal does not end the wait at this barrier. Process 0 gets the same signal, stops its work
     # and ends all processes.
     processes.barrier('the report is written', hours=48)
 
 
 def _account(workdir, seconds) -> None:
-  """Adds `seconds` to WORKDIR/time.json; a failure is a warning and does not fail the run."""
+  """Adds `seconds`, the time spent on each kind of work, to WORKDIR/time.json.
+
+  A failure to write time.json is printed as a warning and does not end the run.
+  """
   from gdistill.process import progress
   from gdistill.process import timing
 

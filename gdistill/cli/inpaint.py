@@ -61,9 +61,9 @@ def _run(args) -> int:
 
 
 class Masks:
-  """The mask of each source picture: one mask for all, or a folder's mask of the same name.
+  """The mask of each source picture: one mask for all pictures, or one mask file for each name.
 
-  With `trained`, the network takes the mask as an input, at the resolution of the latents.
+  `trained` says that the network takes the mask as an input, at the resolution of the latents.
   """
 
   def __init__(
@@ -86,8 +86,8 @@ class Masks:
   def __call__(self, i: int, shape: Sequence[int], factor: int):
     """Returns the mask of picture i, [H, W, 1] of 0 and 1, at the size the network works at.
 
-    `factor` is the number of pixels on a side of one latent. DataError if the mask has another size
-    than its picture, is black, or is too thin.
+    `factor` is the ratio of the picture's side to the side of the latents. Raises DataError if the
+    mask has another size than its picture, is all black, or has too thin a white part.
     """
     import numpy as np
 

@@ -1,7 +1,6 @@
-"""The folder that --out names: checked to be new, and written completely or not at all."""
+"""Checks that the folder --out is new, and writes the folder completely or not at all."""
 
 import contextlib
-import errno
 import pathlib
 import secrets
 import shutil
@@ -37,16 +36,16 @@ def check_new_local(out: str) -> None:
 def atomic(out: pathlib.Path) -> Iterator[pathlib.Path]:
   """Yields a temporary folder, which is renamed to `out` at the end, or deleted after an error.
 
-  An OSError becomes CheckpointError if the temporary folder or `out` cannot be written, and
-  DataError if another file cannot be read.
+  Raises CheckpointError if the temporary folder or `out` cannot be written. Raises DataError if
+  another file, which the `with` block reads, cannot be read.
   """
-  out = out.resolve()  # `out` may be a link to a folder, and rmdir and rename need the folder
+  out = out.resolve()  # `out` may be a symbolic link; rmdir and rename need the folder itself
   temporary = out.parent / f'.tmp-{out.name}-{secrets.token_hex(4)}'
   try:
     temporary.mkdir(parents=True)
     yield temporary
     if out.exists():
-      out.rmdir()  # check_new found the folder empty
+      out.rmdir()  # the folder is empty: check_new was called before
     temporary.rename(out)
   except OSError as e:
     named = str(e.filename or temporary)
@@ -54,8 +53,8 @@ def atomic(out: pathlib.Path) -> Iterator[pathlib.Path]:
       raise errors.DataError(
         f'{named} cannot be read: {e.strerror}; check the disk and the permissions of the file'
       ) from e
-    full = e.errno in (errno.ENOSPC, errno.EDQUOT)
-    advice = 'free disk space' if full else 'check the disk and the permissions of its folder'
-    raise errors.CheckpointError(f'{out} cannot be written: {e.strerror}; {advice}') from e
+    raise errors.CheckpointError(
+      f'{out} cannot be written: {e.strerror}; {errors.write_advice(e)}'
+    ) from e
   finally:
     shutil.rmtree(temporary, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The flags that edit, inpaint and transfer share, and their checks against cards and files."""
+"""The flags that edit, inpaint and transfer share, and the checks of these flags."""
 
 import dataclasses
 import difflib
@@ -10,11 +10,11 @@ from gdistill.cli import command_line
 from gdistill.cli import drawing_flags
 from gdistill.cli import source_pictures
 
-NONE = 'none'  # the value of --label that stands for no condition
+NONE = 'none'  # the value of --label for the null condition
 
 
 def parser(name: str, description: str) -> command_line.Parser:
-  """Returns the parser of the command `name`, with the flags that all three commands have."""
+  """Returns the parser of the command `name`, with the flags that all picture commands share."""
   p = command_line.Parser(prog=f'gdistill {name}', description=description)
   p.add_argument('--folder', required=True, help='folder of a finished round: WORKDIR/<round>')
   p.add_argument(
@@ -49,9 +49,9 @@ def parser(name: str, description: str) -> command_line.Parser:
 
 
 def add_source(p: command_line.Parser, when: str = '') -> None:
-  """Adds the flags of the inversion, which turns a picture into noise under its own condition.
+  """Adds the flags of the inversion, which turns a picture into noise.
 
-  `when` is put at the end of each help text.
+  `when` is put at the end of each flag's help text.
   """
   p.add_argument('--source_label', help=f'class that the picture shows, or {NONE}{when}')
   p.add_argument(
@@ -76,13 +76,19 @@ def add_source(p: command_line.Parser, when: str = '') -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Condition:
-  """A class label, -1 for the null condition, or the prompt of a network that reads text."""
+  """The condition to sample under: a class label, or the prompt of a text-conditioned network.
+
+  `label` is -1 for the null condition, and 0 if there is a prompt.
+  """
 
   label: int
   prompt: str | None = None
 
   def row(self, frozen: Any, whose: str = '') -> dict[str, Any]:
-    """Returns the condition as one row for drawing.editor; `whose` is put before its keys."""
+    """Returns the condition as arrays of one row, by the names that drawing.editor reads.
+
+    `whose` begins each name: '' for the pictures to sample, 'from_' for the source pictures.
+    """
     import numpy as np
 
     row = {f'{whose}labels': np.array([self.label], np.int32)}
@@ -93,7 +99,7 @@ class Condition:
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-  """The round that inverts pictures, and how: number of steps, w, and the pictures' condition."""
+  """The round that inverts pictures, with the number of steps, w and condition of the inversion."""
 
   path: str
   num_steps: int
@@ -103,7 +109,10 @@ class Encoder:
 
 @dataclasses.dataclass(frozen=True)
 class Checked:
-  """The shared flags after all checks that need the card and the file names, but no parameters."""
+  """The flags that edit, inpaint and transfer share, after the checks that need no parameters.
+
+  `card` is the content of card.json, the record of the finished round in --folder.
+  """
 
   card: dict
   settings: Any
@@ -113,7 +122,11 @@ class Checked:
 
 
 def check(args) -> Checked:
-  """Raises ConfigError or DataError if a flag does not fit the round or the picture files."""
+  """Returns the checked values of the flags that edit, inpaint and transfer share.
+
+  Raises ConfigError if a flag does not fit the round in --folder. Raises DataError if --image names
+  no picture.
+  """
   from gdistill.rounds import folder as folders
   from gdistill.workdir import finished as finished_rounds
 
@@ -130,7 +143,7 @@ def check(args) -> Checked:
 
 
 def encoder(args, checked: Checked) -> Encoder:
-  """Returns the encoder that the flags name; ConfigError if that round cannot invert pictures."""
+  """Returns the Encoder of --encoder or --folder; ConfigError if it cannot invert pictures."""
   from gdistill.drawing import editor
   from gdistill.workdir import finished as finished_rounds
 
@@ -165,7 +178,10 @@ def encoder(args, checked: Checked) -> Encoder:
 
 
 def _encode_steps(args, card: dict, where: str) -> int:
-  """Returns the number of steps of the inversion; ConfigError if the encoder cannot take it."""
+  """Returns the number of steps of the inversion.
+
+  Raises ConfigError if the encoder in the folder `where` was distilled for another number of steps.
+  """
   steps = args.encode_steps if args.encode_steps is not None else card['num_steps'] or 64
   if card['num_steps'] and steps != card['num_steps']:
     raise errors.ConfigError(
@@ -180,9 +196,10 @@ def _encode_steps(args, card: dict, where: str) -> int:
 def condition(
   where: str, card: dict, label: str | None, prompt: str | None, flag: str = ''
 ) -> Condition:
-  """Returns the condition of --label or --prompt; ConfigError if the round `where` has no such one.
+  """Returns the condition that --label or --prompt names, for the round in the folder `where`.
 
-  `flag` is what the names of the two flags begin with in error lines: '' or 'source_'.
+  Raises ConfigError if the round has no such class, or is not conditioned on classes or on text as
+  the flag says. `flag` is '' or, for --source_label and --source_prompt, 'source_'.
   """
   from gdistill.rounds import folder as folders
 
@@ -211,7 +228,8 @@ def condition(
     return Condition(names.index(label))
   if label.isascii() and label.isdigit() and int(label) < classes:
     return Condition(int(label))
-  # No guess for a number: two numbers with similar digits, such as 2 and 12, are unrelated classes.
+  # No class is suggested for a number: classes with similar numbers, such as 2 and 12, are
+  # unrelated.
   number = label.lstrip('+-').isdigit()
   near = [] if number else difflib.get_close_matches(label, names, 1)
   raise errors.ConfigError(
@@ -221,9 +239,10 @@ def condition(
 
 
 def working_size(text: str | None, settings: Any, frozen: Any) -> tuple[int, int]:
-  """Returns (height, width) in pixels to work at, from --size or, without it, the network's own.
+  """Returns (height, width) in pixels of the pictures that the network works at.
 
-  ConfigError if the network cannot work at this size.
+  `text` is the value of --size, or None for the size that the network was trained at. Raises
+  ConfigError if the network cannot work at the size `text`.
   """
   factor = frozen.autoencoder.factor if frozen.autoencoder else 1
   own = settings.image_size * factor, settings.image_size * factor

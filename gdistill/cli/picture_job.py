@@ -1,4 +1,4 @@
-"""Draws the results of edit, inpaint and transfer in batches, so that a stopped job resumes."""
+"""Samples the results of edit, inpaint and transfer in batches; a stopped command can resume."""
 
 import dataclasses
 import os
@@ -10,22 +10,23 @@ from gdistill.cli import out_folder
 from gdistill.cli import picture_flags
 from gdistill.cli import source_pictures
 
-_MOST_ON_SHEET = 16  # source pictures, so that the sheet can be looked at
+_MOST_ON_SHEET = 16  # largest number of source pictures on sheet.png
 _FIGURES = 'figures.json'
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """The results to draw: one for every source picture with every seed.
+  """The pictures to sample: one result for every source picture and every seed.
 
-  `row` holds, as arrays of one row, what is the same for all results. `make(batch_size)` returns
-  the drawing.editor.Editor that draws them. `mask(i)` [H, W, 1] is 1 where source picture i is to
-  be painted; `mask` is None for commands without masks.
+  `row` holds the inputs of the network that are the same for all results, as arrays of one row.
+  `counts` holds the numbers of steps, by name. `make(batch_size)` returns the drawing.editor.Editor
+  that samples the results. `mask(i)` [H, W, 1] is 1 where source picture i is to be painted; `mask`
+  is None for commands without masks.
   """
 
   title: str
   sources: source_pictures.Sources
-  shape: tuple[int, int, int]  # (height, width, channels) that the network works at
+  shape: tuple[int, int, int]  # (height, width, channels) of the network's pictures
   seeds: Sequence[int]
   row: Mapping[str, Any]
   counts: Mapping[str, int]
@@ -33,7 +34,7 @@ class Job:
   mask: Callable[[int], Any] | None = None
 
   def source(self, i: int) -> Any:
-    """Returns source picture i at the size the network works at, uint8 [H, W, C]."""
+    """Returns source picture i at the size that the network works at, uint8 [H, W, C]."""
     pixels = self.sources.read(i, self.shape[2])
     return source_pictures.fitted(self.sources, i, pixels, self.shape)
 
@@ -53,11 +54,11 @@ def run(
   masks: source_pictures.Sources | None = None,
   mask: Callable[..., Any] | None = None,
 ) -> int:
-  """Reads the networks, draws all results into --out and returns the exit code.
+  """Reads the networks, samples all results into the folder --out and returns the exit code.
 
-  `make(folder, frozen, encoder_folder, batch_size)` returns the Editor, which is called with
-  `counts`. `mask(i, shape, factor)` returns the mask of source picture i; `masks` are the files of
-  all masks.
+  `make(folder, frozen, encoder_folder, batch_size)` returns the drawing.editor.Editor that samples
+  the results. `counts` holds the numbers of steps that the Editor is called with, by name.
+  `mask(i, shape, factor)` returns the mask of source picture i. `masks` names the mask files.
   """
   import numpy as np
 
@@ -96,7 +97,7 @@ def _request(
   encoder: picture_flags.Encoder | None,
   masks: source_pictures.Sources | None,
 ) -> dict[str, Any]:
-  """Returns what decides the pixels of the results: flags, parameters, and the picture files."""
+  """Returns all inputs that the results depend on: flags, parameters and picture files."""
   from gdistill.workdir import finished as finished_rounds
 
   paths = [args.folder] + ([encoder.path] if encoder else [])
@@ -108,7 +109,10 @@ def _request(
 
 
 def _check_out(out: str, request: Mapping[str, Any]) -> None:
-  """Raises ConfigError unless --out is new or holds the first results of this same request."""
+  """Raises ConfigError unless the folder `out` is new, is empty, or has results of this request.
+
+  `request` is compared with request.json in `out`, which an earlier command wrote.
+  """
   from gdistill.workdir import storage
 
   file, wanted = storage.path(out) / source_pictures.REQUEST, storage.jsonable(dict(request))
@@ -127,9 +131,9 @@ def _check_out(out: str, request: Mapping[str, Any]) -> None:
 
 
 def _draw(job: Job, out: str, request: Mapping[str, Any], scale: int | None) -> int:
-  """Draws the results that are not in `out` yet, then writes figures.json and sheet.png.
+  """Samples the results that are not in `out` yet, then writes figures.json and sheet.png.
 
-  Without a `scale`, the pictures on the sheet are enlarged to about 64 pixels a side.
+  If `scale` is None, the pictures on the sheet are enlarged to about 64 pixels a side.
   """
   from gdistill.drawing import sheets
   from gdistill.process import interrupt
@@ -146,7 +150,8 @@ def _draw(job: Job, out: str, request: Mapping[str, Any], scale: int | None) -> 
       rows = _rows(job, batch)
       edit = edit or job.make(size)
       drawn = edit(rows, job.counts)
-      # Written before the first result, so that a later command knows whose results these are.
+      # request.json is written before the first result, so that a later command can tell whether
+      # the results belong to the same request.
       storage.write_json(out / source_pictures.REQUEST, request)
       for result, pixels in zip(batch, drawn, strict=True):
         storage.write_bytes(out / job.name(*result), sheets.png(pixels))
@@ -158,7 +163,7 @@ def _draw(job: Job, out: str, request: Mapping[str, Any], scale: int | None) -> 
 
 
 def _rows(job: Job, batch: Sequence[tuple[int, int]]) -> dict[str, Any]:
-  """Returns the editor's arrays for a batch of results (source picture, seed)."""
+  """Returns the inputs of drawing.editor for `batch`, pairs (index of the source picture, seed)."""
   import jax
   import numpy as np
 
@@ -173,7 +178,7 @@ def _rows(job: Job, batch: Sequence[tuple[int, int]]) -> dict[str, Any]:
 
 
 def _summarise(job: Job, out: Any, scale: int, stop: Any) -> None:
-  """Writes figures.json and sheet.png from the finished results, and prints where they are."""
+  """Writes figures.json and sheet.png from the results in `out`, and prints a summary."""
   import numpy as np
 
   from gdistill.data import pictures
@@ -187,7 +192,7 @@ def _summarise(job: Job, out: Any, scale: int, stop: Any) -> None:
     source = job.source(i)
     resized += job.sources.read(i, job.shape[2]).shape != source.shape
     tiles = [source]
-    if job.mask:  # the picture as an inpainting network sees it, grey where it is masked
+    if job.mask:  # a tile with the picture as an inpainting network sees it: the mask is grey
       tiles.append(np.where(job.mask(i) > 0, np.uint8(128), source))
     for seed in job.seeds:
       name = job.name(i, seed)
@@ -214,9 +219,10 @@ def _summarise(job: Job, out: Any, scale: int, stop: Any) -> None:
 
 
 def _batch(shape: Sequence[int], most: int) -> int:
-  """Returns the batch size: `most` results rounded up to a power of two, limited by the memory.
+  """Returns the batch size: `most` results rounded up to a power of two, within a limit.
 
-  The limit for each device is 64 pictures of 64 x 64 pixels, or one picture of 512 x 512.
+  The limit keeps a batch in the memory of the devices: 64 pictures of 64 x 64 pixels for each
+  device, or one picture of 512 x 512.
   """
   import jax
 

@@ -1,4 +1,4 @@
-"""gdistill prepare: writes a folder, an archive or a TFDS data set as records of one size."""
+"""gdistill prepare: writes a folder, archive or TensorFlow data set as records of one size."""
 
 import contextlib
 import os
@@ -95,7 +95,8 @@ def _run(args) -> int:
   finally:
     if new:
       with contextlib.suppress(OSError):
-        os.rmdir(settings.out)  # the lock made the folder; rmdir keeps it if it is not empty
+        # The lock created the folder; os.rmdir fails, and keeps the folder, if it has files.
+        os.rmdir(settings.out)
   for split, index in indices.items():
     skipped = len(index['made']['skipped'])
     print(

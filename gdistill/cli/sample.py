@@ -1,4 +1,4 @@
-"""gdistill sample: draws images from a finished round, as PNG files and one grid of all."""
+"""gdistill sample: samples pictures from a finished round, as PNG files and as one grid."""
 
 import sys
 from collections.abc import Sequence
@@ -83,8 +83,8 @@ def _run(args) -> int:
   pairs = [(label, seed) for seed in drawing.seeds for label in labels]
   column = np.array(pairs)
   with interrupt.Interrupt() as stop, progress.Progress('sampling', len(pairs)) as bar:
-    # A power of two, so that a later command of another size often finds its program in the
-    # compilation cache.
+    # The batch size is a power of two, so that a later command for another number of pictures often
+    # finds its compiled program in the compilation cache.
     size = min(1 << (len(pairs) - 1).bit_length(), 256)
     draw = sampling.Sampler(folder, drawing.sampler, size, frozen, negative)
     if prompts:
@@ -108,7 +108,11 @@ def _run(args) -> int:
 
 
 def _decoder(name: str, folder) -> str:
-  """Returns the folder of the autoencoder that --decoder names, or '' for the network's own."""
+  """Returns the path of the autoencoder that --decoder=`name` asks for.
+
+  Returns '' if --decoder is missing: the network's own autoencoder is used. Raises ConfigError if
+  the round in `folder` samples pixels, or has no tiny autoencoder for --decoder=tiny.
+  """
   from gdistill.frozen import networks as frozen_networks
   from gdistill.published import importing
 
@@ -130,7 +134,7 @@ def _decoder(name: str, folder) -> str:
 
 
 def _prompts(args, folder, frozen) -> list[str]:
-  """Returns the prompts to draw, or [] for a network that is conditioned on labels."""
+  """Returns the prompts to sample under, or [] for a network that is conditioned on labels."""
   from gdistill.frozen import prompts as run_prompts
 
   if frozen.text is None:

@@ -7,17 +7,18 @@ from typing import Any
 
 from gdistill import errors
 
-# Files that a command writes beside its results: its own flags, and a sheet of all pictures.
+# Files that a command writes beside its results: request.json holds the flags of the command, and
+# sheet.png shows the source pictures beside the results.
 REQUEST, SHEET = 'request.json', 'sheet.png'
-# A picture is enlarged at most this many times to reach the size that the network works at.
+# Largest factor by which a picture is enlarged to the size that the network works at.
 _MOST_ENLARGED = 4
 
 
 class Sources:
-  """The picture files that a flag names, one file or all files of a folder, and a name for each.
+  """The picture files that a flag names: one file, or all picture files of a folder.
 
-  `stems` are the paths of the files inside the folder without their suffixes. `names` are the
-  stems, or the paths with suffixes where two files have one stem.
+  `stems` are the files' paths relative to the folder, without suffixes. `names` are the names of
+  the results: the stem of the file, or its path with the suffix if two files have the same stem.
   """
 
   def __init__(self, path: str, flag: str):
@@ -45,7 +46,7 @@ class Sources:
     return len(self.files)
 
   def _without_sheets(self, files: Sequence[str]) -> tuple[str, ...]:
-    """Returns `files` without the sheet of a folder that holds the results of a command."""
+    """Returns `files` without each sheet.png that a gdistill command wrote beside its results."""
     return tuple(
       f for f in files
       if os.path.basename(f) != SHEET
@@ -55,7 +56,7 @@ class Sources:
   def read(self, i: int, channels: int, under: str = 'white') -> Any:
     """Returns picture i, [H, W, channels] uint8, turned upright as its EXIF orientation says.
 
-    Transparent pixels are shown on the colour `under`.
+    Transparent pixels get the background colour `under`.
     """
     from gdistill.data import images
 
@@ -65,7 +66,7 @@ class Sources:
 def fitted(sources: Sources, i: int, pixels: Any, shape: Sequence[int]) -> Any:
   """Returns the pixels of picture i, cropped and resized to the height and width of `shape`.
 
-  DataError if the picture would have to be enlarged more than four times.
+  Raises DataError if the picture's height or width would be enlarged more than four times.
   """
   from gdistill.data import pictures
 
@@ -87,7 +88,7 @@ def inside(out: str, folder: str) -> bool:
 def stamps(*sources: Sources) -> list[list[Any]]:
   """Returns [path, bytes, time of last change in ns] of every file of the sources.
 
-  Two equal lists mean the same pictures, without reading them.
+  Equal lists say that the files have not changed, without reading their pixels.
   """
   files = [(file, os.stat(file)) for some in sources for file in some.files]
   return [[file, found.st_size, found.st_mtime_ns] for file, found in files]

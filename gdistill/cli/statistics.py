@@ -1,4 +1,4 @@
-"""gdistill statistics: writes the reference statistics of pictures, and how they were made."""
+"""gdistill statistics: writes the feature statistics of reference pictures to an .npz file."""
 
 import os
 import sys

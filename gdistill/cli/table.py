@@ -52,7 +52,7 @@ def _run(args) -> int:
     found = found if isinstance(found, list) else [found]
     if not found or not all(isinstance(r, dict) and 'fd' in r for r in found):
       raise errors.DataError(f'{name} has no rows of figures; name a metrics.json')
-    # Figures of real images have no sampler, steps and w, and so no place in this table.
+    # Rows of real images are left out of the table: real images have no sampler, steps or w.
     found = [r for r in found if r.get('model') != 'data']
     if not found:
       raise errors.DataError(f'{name} has figures of real images only; name a metrics.json')

@@ -1,4 +1,4 @@
-"""gdistill transfer: inverts pictures under one condition and samples under another."""
+"""gdistill transfer: inverts pictures to noise and samples from it under another condition."""
 
 from collections.abc import Sequence
 

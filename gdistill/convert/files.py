@@ -304,7 +304,7 @@ def write(out: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
   except Exception as e:  # OSError, or an error of safetensors
     temporary.unlink(missing_ok=True)
     raise errors.CheckpointError(
-      f'{out} cannot be written: {errors.brief(e)}; free space or fix its permissions'
+      f'{out} cannot be written: {errors.brief(e)}; {errors.write_advice(e)}'
     ) from e
 
 

@@ -1,4 +1,4 @@
-"""The checks of a recipe that need neither data nor devices: limits of values, and combinations."""
+"""Checks the values of a recipe's keys, and combinations of keys, without data or devices."""
 
 from typing import Any
 
@@ -7,13 +7,13 @@ from gdistill.recipe import settings as recipes
 
 
 def _need(ok: bool, name: str, value: Any, remedy: str) -> None:
-  """Raises ConfigError 'name=value remedy' unless `ok`."""
+  """Raises ConfigError with the line 'name=value remedy' if `ok` is False."""
   if not ok:
     raise errors.ConfigError(f'{name}={value!r} {remedy}')
 
 
 def check_recipe(recipe: recipes.Recipe) -> None:
-  """Raises ConfigError with the first key that has a value out of its limits, and a remedy."""
+  """Raises ConfigError with the first key whose value is out of its limits, and a remedy."""
   _need(0 <= recipe.seed < 2**32, 'seed', recipe.seed, 'must be from 0 to 2**32 - 1')
   _check_stages(recipe)
   _check_data(recipe.data)
@@ -106,7 +106,7 @@ def _check_latents(recipe: recipes.Recipe) -> None:
 
 
 def check_noise(noise: recipes.Noise) -> None:
-  """Raises ConfigError if the settings make no noise schedule."""
+  """Raises ConfigError if a noise schedule cannot be built from the settings `noise`."""
   _need(
     noise.logsnr_min < noise.logsnr_max, 'noise.logsnr_min', noise.logsnr_min,
     f'must be below noise.logsnr_max={noise.logsnr_max}',
@@ -117,7 +117,7 @@ def check_noise(noise: recipes.Noise) -> None:
 
 
 def check_model(model: recipes.Model) -> None:
-  """Raises ConfigError if the settings make no network."""
+  """Raises ConfigError if a network cannot be built from the settings `model`."""
   for name in ('image_size', 'image_channels', 'num_classes', 'num_blocks', 'groups', 'patch'):
     _need(getattr(model, name) >= 1, f'model.{name}', getattr(model, name), 'must be at least 1')
   for name in ('channels', 'emb_channels', 'w_features'):
@@ -143,7 +143,7 @@ def check_model(model: recipes.Model) -> None:
 
 
 def _check_levels(model: recipes.Model) -> None:
-  """Checks the resolutions and widths of a U-Net."""
+  """Raises ConfigError if image size, widths, groups and heads of a U-Net do not fit together."""
   _need(
     bool(model.multipliers) and min(model.multipliers) >= 1, 'model.multipliers',
     model.multipliers, 'must list a width multiplier of at least 1 for every resolution',

@@ -1,4 +1,4 @@
-"""Whether two recipes belong to one run: their digests, and the keys that may change."""
+"""Decides whether two recipes belong to the same run: compares the keys that must not change."""
 
 import hashlib
 import json
@@ -8,8 +8,9 @@ from typing import Any
 from gdistill.recipe import reading
 from gdistill.recipe import settings as recipes
 
-# Keys and sections that may change between two starts of one run, because they do not affect the
-# parameters. Only mesh and remat affect the last bits of the parameters.
+# Keys and sections of a config that may change when a run is resumed, because these keys do not
+# affect the trained parameters. As an exception, mesh and train.remat change the last bits of the
+# parameters.
 MAY_CHANGE = (
   'train.checkpoint_every',
   'train.max_to_keep',
@@ -27,7 +28,7 @@ MAY_CHANGE = (
   'data.prefetch',
   'mesh',
   'evaluation',
-  'encoder',  # adds rounds after all others, or omits these rounds
+  'encoder',  # adds rounds after all other rounds, or leaves these out
 )
 
 
@@ -38,9 +39,9 @@ def digest(recipe: recipes.Recipe) -> str:
 
 
 def digest_together(recipe: recipes.Recipe) -> str:
-  """Returns a hash of all keys that must be the same in all processes of one start.
+  """Returns a hash of all keys that must be the same in all processes of a run.
 
-  These are all keys, except those that say where and how a process reads its data.
+  Not part of the hash are the keys that say where and how a process reads its data.
   """
   own = {f'data.{name}' for name in ('path', 'workers', 'threads', 'prefetch')}
   own |= {f'latents.{name}' for name in ('autoencoder', 'text', 'cache')}
@@ -67,5 +68,5 @@ def flat(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
 
 
 def may_change(key: str) -> bool:
-  """Whether a key, such as 'data.path', may change between two starts of one run."""
+  """Returns whether a key, such as 'data.path', may change between two starts of one run."""
   return any(key == name or key.startswith(name + '.') for name in MAY_CHANGE)

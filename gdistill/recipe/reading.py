@@ -14,9 +14,9 @@ from gdistill.recipe import settings as recipes
 
 
 def from_config(config: Mapping[str, Any]) -> recipes.Recipe:
-  """Returns the checked Recipe of a ConfigDict or a plain dict.
+  """Returns the checked Recipe of `config`, a ConfigDict or a plain dict.
 
-  ConfigError names the key that is unknown, missing, of another type or out of its limits.
+  Raises ConfigError with the first key that is unknown, missing, of a wrong type or out of limits.
   """
   plain = config.to_dict() if hasattr(config, 'to_dict') else config
   recipe = _build(recipes.Recipe, plain, '')
@@ -25,12 +25,15 @@ def from_config(config: Mapping[str, Any]) -> recipes.Recipe:
 
 
 def to_dict(recipe: recipes.Recipe) -> dict:
-  """Returns the resolved config: every key, as plain JSON types."""
+  """Returns every key of the recipe, defaults included, as nested dicts of plain JSON types."""
   return json.loads(json.dumps(dataclasses.asdict(recipe)))
 
 
 def _build(kind: type, values: Any, prefix: str) -> Any:
-  """Returns an instance of the dataclass `kind`; `prefix` begins the names of its keys."""
+  """Returns an instance of the dataclass `kind` with the field values `values`.
+
+  `prefix`, such as 'data.', begins the names of the keys in error lines.
+  """
   where = prefix[:-1] or 'config'
   if not isinstance(values, Mapping):
     raise errors.ConfigError(f'{where}={values!r} must be a section of keys (a dict)')
@@ -52,7 +55,10 @@ def _build(kind: type, values: Any, prefix: str) -> Any:
 
 
 def _unknown(key: str, prefix: str, fields: Mapping[str, Any]) -> str:
-  """Returns the error line of an unknown key: sections that have the key, or the nearest key."""
+  """Returns the error line for an unknown key.
+
+  The error line suggests the sections that have a key of this name, or else the most similar key.
+  """
   homes = [
     f'{f.name}.{key}'
     for f in dataclasses.fields(recipes.Recipe)
@@ -66,7 +72,7 @@ def _unknown(key: str, prefix: str, fields: Mapping[str, Any]) -> str:
 
 
 def _typed(hint: Any, value: Any, name: str) -> Any:
-  """Returns the value with the type of its annotation; ConfigError for another type."""
+  """Returns `value` as the type `hint`; raises ConfigError if `value` has another type."""
   origin = typing.get_origin(hint)
   if origin is Literal:
     choices = typing.get_args(hint)
@@ -83,7 +89,7 @@ def _typed(hint: Any, value: Any, name: str) -> Any:
     return tuple(_typed(inner, v, f'{name}[{i}]') for i, v in enumerate(value))
   if hint is float:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not abs(value) < 1e300:  # nan, inf, too large for a float
+    if not number or not abs(value) < 1e300:  # excludes nan, inf and huge integers
       raise errors.ConfigError(f'{name}={value!r} must be a finite number')
     return float(value)
   if hint is int and (isinstance(value, bool) or not isinstance(value, int)):
