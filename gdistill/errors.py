@@ -10,7 +10,7 @@ _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 def brief(e: BaseException, most: int = 300) -> str:
   """Returns the message of an error in one line of about `most` characters, cut in the middle.
 
-  Other libraries' messages may quote a whole file.
+  The message is cut because messages of other libraries may quote a whole file.
   """
   text = ' '.join(str(e).split()) or type(e).__name__
   half = most // 2
@@ -23,7 +23,7 @@ def is_full(e: BaseException | None) -> bool:
 
 
 def write_advice(e: BaseException) -> str:
-  """Returns what a user can do about a failed write: the end of an error line, by its cause."""
+  """Returns advice for the end of the error line of a failed write, chosen by the error's cause."""
   if is_full(e):
     return 'free disk space'
   if _is_one_of(e, _DENIED):
@@ -33,7 +33,8 @@ def write_advice(e: BaseException) -> str:
 
 def _is_one_of(e: BaseException | None, numbers: tuple[int, ...]) -> bool:
   while e is not None:
-    # Other libraries raise errors without errno, which quote the system's message.
+    # The text is searched too, because errors of other libraries may have no errno and only quote
+    # the message of the system.
     if getattr(e, 'errno', None) in numbers or any(os.strerror(n) in str(e) for n in numbers):
       return True
     e = e.__cause__
@@ -82,12 +83,12 @@ class NumericsError(GdistillError):
 
 
 class PeerError(GdistillError):
-  """Other processes of the run failed or did not connect: a launcher may restart all processes."""
+  """Another process of the run failed or did not connect: a launcher may restart all processes."""
 
   exit_code = 134
 
 
 class Preempted(GdistillError):  # noqa: N818 - a requested stop, not an error
-  """A signal stopped the run: everything is saved, and the same command resumes the run."""
+  """A signal stopped the run; finished work is saved, and the same command resumes the run."""
 
   exit_code = 42

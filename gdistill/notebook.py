@@ -15,7 +15,7 @@ from gdistill.workdir import storage
 
 
 class Gallery:
-  """A finished round that draws the same labels and seeds at any w; it is compiled once."""
+  """A finished round that draws the same labels and seeds at any w, with one compiled program."""
 
   def __init__(
     self,
@@ -51,7 +51,7 @@ class Gallery:
     return sheets.picture(sheets.sheet(self.pixels(w), scale))
 
   def dial(self, scale: int = 6, step: float = 0.25) -> Any:
-    """Returns a slider over the w that the round was trained for, with the pictures below it."""
+    """Returns a slider over the w that the round was trained for, with the pictures below."""
     import ipywidgets
     from IPython import display
 
@@ -67,7 +67,8 @@ class Gallery:
 def rounds(folder: Any) -> dict[str, Any]:
   """Returns {name: folder} of the finished rounds of a run in order, without encoders.
 
-  `folder` may also be the folder of one round. ConfigError if there is no finished round.
+  `folder` may also be the folder of one round. Raises ConfigError if `folder`
+  holds no finished round.
   """
   folder = storage.path(folder)
   if finished_rounds.is_finished(folder):
@@ -75,15 +76,19 @@ def rounds(folder: Any) -> dict[str, Any]:
   found = {n: folder / n for n in sorted(storage.list_dir(folder)) if '_encoder_' not in n}
   found = {name: path for name, path in found.items() if finished_rounds.is_finished(path)}
   if not found:
-    raise errors.ConfigError(f'{folder} holds no finished round (no card.json); train a run first')
+    raise errors.ConfigError(
+      f'{folder} holds no finished round: no subfolder has a card.json; give the workdir of a run '
+      'that has finished a round, or train a run first'
+    )
   return found
 
 
 def published_table(rows: Sequence[Mapping[str, Any]], preset: str) -> str:
-  """Returns a Markdown table of a preset's published figures and ours at the same N and w.
+  """Returns a Markdown table of a preset's published metrics and of `rows`, at the same N and w.
 
-  Our figures are those of students measured by the preset's protocol: the same feature network,
-  image counts and size. If no row was measured so, a line below the table names the difference.
+  Only rows of students that were measured by the preset's protocol are compared: the same feature
+  network, image counts and size. If no row was measured by this protocol, a line below the table
+  names the difference.
   """
   about = presets.get(preset)
   lines = ['| N | w | published | ours | source |', '|---:|---:|---:|---:|---|']

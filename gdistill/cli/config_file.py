@@ -25,7 +25,7 @@ def load(spec: str, overrides: Sequence[str]) -> dict:
   path, _, argument = spec.partition(':') if '.py:' in spec else (spec, '', '')
   if not os.path.isfile(path):
     raise errors.ConfigError(
-      f'--config={spec} does not exist; name a config, such as configs/digits.py'
+      f'--config={spec} does not exist; give the path of a config, such as configs/digits.py'
     )
   config = _json_config(path) if path.endswith('.json') else _python_config(path, argument)
   override(config, overrides)
@@ -60,7 +60,7 @@ def _python_config(path: str, argument: str) -> dict:
       if not hasattr(module, 'get_config'):
         raise errors.ConfigError(
           f'--config={path} has no function get_config, so it is not a config; '
-          'name another file, for example configs/digits.py'
+          'give the path of a config, such as configs/digits.py'
         )
       config = module.get_config(argument) if argument else module.get_config()
       return config.to_dict() if hasattr(config, 'to_dict') else dict(config)
@@ -120,7 +120,8 @@ def _override(config: dict, override: str) -> None:
   key, equals, text = override.removeprefix('--config.').partition('=')
   if not override.startswith('--config.') or not equals or not key:
     raise errors.ConfigError(
-      f'unknown argument {override}; an override is written --config.section.key=value'
+      f'unknown argument {override}; to override a key of the config, write '
+      '--config.section.key=value'
     )
   *sections, last = key.split('.')
   here: Any = config

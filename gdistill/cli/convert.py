@@ -54,11 +54,14 @@ def _checkpoint(args) -> int:
 
   source = pathlib.Path(args.source)
   if not source.is_file():
-    raise errors.DataError(f"--source={source} does not exist; name one of torch's files")
+    raise errors.DataError(
+      f'--source={source} does not exist; give the path of a PyTorch '
+      'checkpoint (.ckpt, .pt, .pth or .bin)'
+    )
   out = pathlib.Path(args.out) if args.out else source.with_suffix('.safetensors')
   if out.suffix != '.safetensors' or out.exists():
     why = 'exists already' if out.exists() else 'must end in .safetensors'
-    raise errors.ConfigError(f'--out={out} {why}; name another file')
+    raise errors.ConfigError(f'--out={out} {why}; give another path')
   arrays = files.checkpoint(source)
   files.write(out, arrays)
   print(f'{out}: {len(arrays)} arrays, {out.stat().st_size:,} bytes', file=sys.stderr)
@@ -77,7 +80,8 @@ def _run(args) -> int:
   source = pathlib.Path(args.source or files.of_package(args.network))
   if not source.is_file():
     raise errors.DataError(
-      f'--source={source} does not exist; download {known.file} ({known.where}) and name that file'
+      f'--source={source} does not exist; download {known.file} ({known.where}) and give the '
+      'path of that file as --source'
     )
   out = pathlib.Path(args.out) if args.out else weights.default_path(args.network)
   sha256 = storage.digest(source)

@@ -53,7 +53,7 @@ def drawing(args, card: dict) -> Drawing:
   sampling.check_steps(args.folder, card, num_steps, sampler)
   seeds = numbers('seeds', args.seeds, 2**32)
   if args.scale is not None and not 1 <= args.scale <= 64:
-    raise errors.ConfigError(f'--scale={args.scale} must be from 1 to 64')
+    raise errors.ConfigError(f'--scale={args.scale} must be a number from 1 to 64')
   w = strength(args)
   check_strength(args.folder, card, '--w', w)
   return Drawing(num_steps, sampler, w, seeds)
@@ -107,7 +107,7 @@ def check_strength(folder: str, card: dict, flag: str, w: float) -> None:
   """Raises ConfigError if the round in `folder` cannot sample with guidance strength `w`.
 
   Prints a warning if `w` is outside the range that a student was trained for. `card` is the content
-  of the round's card.json; `flag` is the name of the flag of `w` in error lines.
+  of the round's card.json; `flag` is '--w' or '--source_w', for error lines.
   """
   from gdistill.process import progress
 
@@ -120,7 +120,8 @@ def check_strength(folder: str, card: dict, flag: str, w: float) -> None:
   if not card['guided'] and not low <= w <= high:
     if not card['takes_w']:
       raise errors.ConfigError(
-        f'{flag}={w}: this student was distilled for one w and takes only {flag}={low}'
+        f'{flag}={w}: this student was distilled for one w and takes only {flag}={low}; '
+        f'use {flag}={low}'
       )
     progress.say(
       f'warning: {flag}={w} is outside {low} to {high}, the range this student was trained for'

@@ -50,13 +50,17 @@ def _run(args, overrides) -> int:
   recipe = reading.from_config(config_file.load(args.config, overrides))
   if not recipe.latent:
     raise errors.ConfigError(
-      'latents.autoencoder is empty: this config trains on pixels, so there is nothing to encode'
+      'latents.autoencoder is empty: this config trains on pixels, so there is nothing to encode; '
+      'give the config of a run on latents'
     )
   out = args.out or recipe.latents.cache
   if not out:
-    raise errors.ConfigError('--out is missing, and latents.cache is empty; name a folder')
+    raise errors.ConfigError('--out is missing, and latents.cache is empty; give --out=FOLDER')
   if not storage.is_local(out):
-    raise errors.ConfigError(f'--out={out} must be a local folder that all processes see')
+    raise errors.ConfigError(
+      f'--out={out} must be a local folder that all processes see; give a path '
+      'on a local or shared disk'
+    )
   storage.check_writable('--out', out)
   meshes.use_compile_cache()
   meshes.make_cpu_devices(recipe.mesh.cpu_devices)

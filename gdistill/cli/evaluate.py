@@ -82,7 +82,7 @@ def _run(args, overrides) -> int:
       if getattr(args, name) is not None:
         raise errors.ConfigError(
           f'--{name}={getattr(args, name)} needs --images or --workdir: --preset={args.preset} '
-          'alone only prints what the protocol needs'
+          'alone only prints what the protocol needs; add --images or --workdir'
         )
     return _describe(args)
   if bool(args.workdir) == bool(args.images):
@@ -93,16 +93,19 @@ def _run(args, overrides) -> int:
   for name in others:
     if getattr(args, name) is not None:
       raise errors.ConfigError(
-        f'--{name}={getattr(args, name)} has no meaning with --{given}; leave it out'
+        f'--{name}={getattr(args, name)} has no meaning with --{given}; leave --{name} out'
       )
   if args.images:
     if overrides:
-      raise errors.ConfigError(f'{overrides[0]} has no meaning with --images; leave it out')
+      raise errors.ConfigError(
+        f'{overrides[0]} has no meaning with --images; leave this override out'
+      )
     return evaluate_images.run(args)
   wrong = next((o for o in overrides if not o.startswith('--config.evaluation.')), '')
   if wrong:
     raise errors.ConfigError(
-      f'{wrong} is not an evaluation setting: only --config.evaluation.key=value can be overridden'
+      f'{wrong} is not an evaluation setting, and gdistill evaluate can override only '
+      '--config.evaluation.key=value; leave this override out'
     )
   return _grid(args, [*_settings(args), *overrides])
 
@@ -120,7 +123,8 @@ def _settings(args) -> list[str]:
   if args.weights:
     if 'extractor' not in settings:
       raise errors.ConfigError(
-        f'--weights={args.weights} needs --extractor, the network that the weights belong to'
+        f'--weights={args.weights} needs --extractor; add --extractor=NAME, the network that the '
+        'weights belong to'
       )
     settings['weights'] = args.weights
   return [f'--config.evaluation.{k}={v}' for k, v in settings.items()]
@@ -130,7 +134,7 @@ def _of_preset(args) -> dict:
   """Returns the evaluation settings {key: value} of the protocol --preset, and sets --grid=full.
 
   Raises ConfigError for --grid=quick, or if the protocol measures pictures of another size than the
-  run's pictures, or pictures of given prompts.
+  run's pictures, or pictures that were drawn from given prompts.
   """
   from gdistill import errors
   from gdistill.evaluation import presets
@@ -146,8 +150,8 @@ def _of_preset(args) -> dict:
     pixels = f'pictures of {preset.size} pixels, and this run draws pictures of {size} pixels'
     measured = 'pictures drawn from given prompts' if preset.prompts else pixels
     raise errors.ConfigError(
-      f'--preset={preset.name} measures {measured}; draw the pictures with gdistill sample, and '
-      'give --images and --reference'
+      f'--preset={preset.name} measures {measured}; draw the pictures with gdistill sample, then '
+      'repeat gdistill evaluate with --images and --reference instead of --workdir'
     )
   args.grid = 'full'
   return {
@@ -183,7 +187,7 @@ def _grid(args, overrides) -> int:
 
 
 def _describe(args) -> int:
-  """Prints the pictures, reference, grid and published figures of the protocol --preset."""
+  """Prints the pictures, reference, grid and published metrics of the protocol --preset."""
   from gdistill.evaluation import presets
 
   preset = presets.get(args.preset)

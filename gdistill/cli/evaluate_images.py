@@ -42,7 +42,7 @@ def add_flags(p: command_line.Parser) -> None:
 
 
 def run(args) -> int:
-  """Measures the pictures of --images against --reference and prints the row of figures."""
+  """Measures the pictures of --images against --reference and prints a row of metrics."""
   from gdistill import errors
   from gdistill.data import images as data
   from gdistill.devices import mesh as meshes
@@ -57,8 +57,8 @@ def run(args) -> int:
   images = data.load(args.images, size=preset.size if preset else 0)
   if not os.path.exists(args.reference):  # checked before large weights are read
     raise errors.DataError(
-      f'--reference={args.reference} does not exist; make it with gdistill statistics, or name '
-      'pictures'
+      f'--reference={args.reference} does not exist; make the file with gdistill statistics, or '
+      'give a folder of pictures'
     )
   extractor = extractor_flags.load(args)
   scorer = None
@@ -84,11 +84,13 @@ def _check_reference_and_out(args) -> None:
 
   if not args.reference:
     raise errors.ConfigError(
-      '--reference is missing; give a file that gdistill statistics wrote, or pictures'
+      '--reference is missing; give a file that gdistill statistics wrote, or a folder of pictures'
     )
   if args.out:
     if os.path.isdir(args.out):
-      raise errors.ConfigError(f'--out={args.out} is a folder; name a JSON file for the row')
+      raise errors.ConfigError(
+        f'--out={args.out} is a folder; give the path of a JSON file to write'
+      )
     storage.check_writable('--out', os.path.dirname(os.path.abspath(args.out)))
 
 
@@ -104,19 +106,20 @@ def _captions_folder(args, preset) -> str | None:
     if not os.path.isdir(args.reference):
       raise errors.ConfigError(
         f'--captions is missing, and --reference={args.reference} is not a folder of pictures with '
-        'captions; name the folder of the captions'
+        'captions; give the folder with the captions as --captions'
       )
     captions = args.reference
   given = [name for name in ('clip', 'clip_weights', 'tokenizer') if getattr(args, name)]
   if given and not captions:
     raise errors.ConfigError(
-      f'--{given[0]} is for the CLIP score, which needs captions; name their folder by --captions'
+      f'--{given[0]} is for the CLIP score, which needs captions; give the folder with the '
+      'captions as --captions'
     )
   return captions
 
 
 def _print_row(row: dict, out: str | None, few: str) -> None:
-  """Prints the figures `row` as JSON, and writes the JSON to the file `out` unless `out` is None.
+  """Prints the metrics `row` as JSON, and writes the JSON to the file `out` unless `out` is None.
 
   `few` is the warning for a small number of pictures, or ''. Warnings are printed on stderr.
   """

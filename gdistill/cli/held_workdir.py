@@ -41,8 +41,8 @@ def hold(workdir: Any, seconds: Any, stall_seconds: float) -> Iterator[Any]:
     finally:
       if seconds.spent and writer and not lock.lost:
         _account(workdir, seconds)
-    # A signal does not end the wait at this barrier. Process 0 gets the same signal, stops its work
-    # and ends all processes.
+    # A signal does not end the wait at this barrier. Process 0 gets the same signal, stops the
+    # evaluation and ends all processes.
     processes.barrier('the report is written', hours=48)
 
 
@@ -70,5 +70,6 @@ def _check_shared(workdir, token: str) -> None:
     time.sleep(1)
   if processes.any_process(unseen):
     raise errors.ConfigError(
-      f'--workdir={workdir} is not the same folder for all processes; name one that they share'
+      f'--workdir={workdir} is not the same folder for all processes; give a folder on a '
+      'disk that all processes share'
     )

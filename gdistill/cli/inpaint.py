@@ -79,15 +79,15 @@ class Masks:
       more = f' and for {len(lacking) - 1} more' if lacking[1:] else ''
       raise errors.DataError(
         f'--mask={masks.path} has no mask for the picture {lacking[0]} of {sources.path}{more}; '
-        'add a mask of the same name'
+        'add a mask with the same file name'
       )
     self._of = [places[stem] for stem in sources.stems]
 
   def __call__(self, i: int, shape: Sequence[int], factor: int):
-    """Returns the mask of picture i, [H, W, 1] of 0 and 1, at the size the network works at.
+    """Returns the mask of picture i, [H, W, 1] of 0 and 1, at the size of the network's pictures.
 
     `factor` is the ratio of the picture's side to the side of the latents. Raises DataError if the
-    mask has another size than its picture, is all black, or has too thin a white part.
+    mask has another size than the picture, is all black, or has too thin a white part.
     """
     import numpy as np
 
@@ -99,7 +99,8 @@ class Masks:
     if found.shape[:2] != original.shape[:2]:
       raise errors.DataError(
         f'--mask={file} is {found.shape[1]} x {found.shape[0]} pixels and {picture} '
-        f'{original.shape[1]} x {original.shape[0]}: a mask must have the size of its picture'
+        f'{original.shape[1]} x {original.shape[0]}: a mask must have the size of its picture; '
+        'resize the mask'
       )
     mask = (source_pictures.fitted(self._masks, k, found, shape) > 127).astype(np.float32)
     if not mask.any():

@@ -37,7 +37,7 @@ def atomic(out: pathlib.Path) -> Iterator[pathlib.Path]:
   """Yields a temporary folder, which is renamed to `out` at the end, or deleted after an error.
 
   Raises CheckpointError if the temporary folder or `out` cannot be written. Raises DataError if
-  another file, which the `with` block reads, cannot be read.
+  the `with` block cannot read some other file.
   """
   out = out.resolve()  # `out` may be a symbolic link; rmdir and rename need the folder itself
   temporary = out.parent / f'.tmp-{out.name}-{secrets.token_hex(4)}'

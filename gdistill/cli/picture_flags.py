@@ -109,7 +109,7 @@ class Encoder:
 
 @dataclasses.dataclass(frozen=True)
 class Checked:
-  """The flags that edit, inpaint and transfer share, after the checks that need no parameters.
+  """The flags that edit, inpaint and transfer share, checked as far as possible without parameters.
 
   `card` is the content of card.json, the record of the finished round in --folder.
   """
@@ -137,13 +137,13 @@ def check(args) -> Checked:
   if source_pictures.inside(args.out, args.image):
     raise errors.ConfigError(
       f'--out={args.out} lies in --image={args.image}, so that the results would be taken for '
-      'pictures to change; name a folder outside'
+      'pictures to change; give a folder outside --image'
     )
   return Checked(card, folders.settings_of(card)[0], drawing, wanted, sources)
 
 
 def encoder(args, checked: Checked) -> Encoder:
-  """Returns the Encoder of --encoder or --folder; ConfigError if it cannot invert pictures."""
+  """Returns the Encoder of --encoder or --folder; ConfigError if the round cannot invert."""
   from gdistill.drawing import editor
   from gdistill.workdir import finished as finished_rounds
 
@@ -152,19 +152,19 @@ def encoder(args, checked: Checked) -> Encoder:
   if checked.card.get('sampler') == 'stochastic':
     raise errors.ConfigError(
       f'--folder={args.folder} was distilled for the stochastic sampler, which adds its own noise '
-      'in every step; name a round of the deterministic sampler'
+      'in every step; give a round that was distilled for the deterministic sampler, ddim'
     )
   if card['stage'] != 'encoder' and card['num_steps']:
     missing = f'--encoder={where}' if args.encoder else f'--encoder is missing: {where}'
     raise errors.ConfigError(
       f'{missing} was distilled to draw in {card["num_steps"]} steps and cannot invert pictures; '
-      'name an encoder round (--config.encoder=True trains them), or a round that was not '
-      'distilled to few steps: the teacher or stage one'
+      'give the folder of an encoder round (--config.encoder=True trains encoder rounds) as '
+      '--encoder, or of a round that was not distilled to few steps: the teacher or stage one'
     )
   if card['predict'] == 'x':
     raise errors.ConfigError(
-      f'--encoder={where} predicts x, which gives no estimate of the noise at t = 0; name a '
-      'network that predicts v or eps'
+      f'--encoder={where} predicts x, which gives no estimate of the noise at t = 0; give a '
+      'round whose network predicts v or eps'
     )
   editor.check_pair(checked.card, card, where)
   num_steps = _encode_steps(args, card, where)
@@ -198,8 +198,9 @@ def condition(
 ) -> Condition:
   """Returns the condition that --label or --prompt names, for the round in the folder `where`.
 
-  Raises ConfigError if the round has no such class, or is not conditioned on classes or on text as
-  the flag says. `flag` is '' or, for --source_label and --source_prompt, 'source_'.
+  Raises ConfigError if the round does not know the class, gets a label but is conditioned on text,
+  or gets a prompt but is conditioned on classes. `flag` is '' or, for --source_label and
+  --source_prompt, 'source_'.
   """
   from gdistill.rounds import folder as folders
 
@@ -209,7 +210,9 @@ def condition(
         f'--{flag}label={label}: {where} is conditioned on text; give --{flag}prompt'
       )
     if prompt is None:
-      raise errors.ConfigError(f'--{flag}prompt is missing: {where} is conditioned on text')
+      raise errors.ConfigError(
+        f'--{flag}prompt is missing: {where} is conditioned on text; give --{flag}prompt=TEXT'
+      )
     return Condition(0, prompt)
   if prompt is not None:
     raise errors.ConfigError(
@@ -222,7 +225,7 @@ def condition(
     if card['guided'] and folders.null_of(card) not in ('none', 'network'):
       return Condition(-1)
     raise errors.ConfigError(
-      f'--{flag}label={NONE}: {where} was trained on pictures with a class only; name a class'
+      f'--{flag}label={NONE}: {where} was trained on pictures with a class only; give a class'
     )
   if label in names:
     return Condition(names.index(label))

@@ -126,7 +126,8 @@ def _check_out(out: str, request: Mapping[str, Any]) -> None:
     values = (f'{found.get(k)!r} -> {wanted.get(k)!r}' for k in other)
     said = ('pictures' if k == 'files' else f'{k}: {v}' for k, v in zip(other, values, strict=True))
     raise errors.ConfigError(
-      f'--out={out} holds results of another request ({"; ".join(said)}); name another folder'
+      f'--out={out} holds results of another request ({"; ".join(said)}); name another '
+      'folder as --out'
     )
 
 
@@ -167,7 +168,7 @@ def _rows(job: Job, batch: Sequence[tuple[int, int]]) -> dict[str, Any]:
   import jax
   import numpy as np
 
-  index = list(dict.fromkeys(i for i, _ in batch))  # every picture is read once for all its seeds
+  index = list(dict.fromkeys(i for i, _ in batch))  # a picture is read once for all seeds
   place = [index.index(i) for i, _ in batch]
   rows = jax.tree.map(lambda a: np.repeat(a, len(batch), axis=0), dict(job.row))
   rows['pixels'] = np.stack([job.source(i) for i in index])[place]

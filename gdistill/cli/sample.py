@@ -128,8 +128,8 @@ def _decoder(name: str, folder) -> str:
     return frozen_networks.beside(folder, importing.TINY)
   except errors.CheckpointError as e:
     raise errors.ConfigError(
-      f'--decoder=tiny: there is no {importing.TINY}/ in {folder.path} or beside it; name a folder '
-      'with an autoencoder, or import the teacher with --tiny'
+      f'--decoder=tiny: there is no {importing.TINY}/ in {folder.path} or in the folder above; '
+      'give --decoder=FOLDER of an autoencoder, or import the teacher again with --tiny=FOLDER'
     ) from e
 
 
@@ -145,5 +145,7 @@ def _prompts(args, folder, frozen) -> list[str]:
     return []
   prompts = args.prompt or run_prompts.of_card(folder.card)
   if not prompts:
-    raise errors.ConfigError(f'--prompt is missing: {folder.path} is conditioned on text')
+    raise errors.ConfigError(
+      f'--prompt is missing: {folder.path} is conditioned on text; give --prompt=TEXT'
+    )
   return prompts

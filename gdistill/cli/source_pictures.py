@@ -1,4 +1,4 @@
-"""The picture files that a flag such as --image or --mask names, and the names of their results."""
+"""The picture files that a flag such as --image or --mask names, and the names of the results."""
 
 import collections
 import os
@@ -18,7 +18,7 @@ class Sources:
   """The picture files that a flag names: one file, or all picture files of a folder.
 
   `stems` are the files' paths relative to the folder, without suffixes. `names` are the names of
-  the results: the stem of the file, or its path with the suffix if two files have the same stem.
+  the results: the stem, or the stem with the suffix if two files have the same stem.
   """
 
   def __init__(self, path: str, flag: str):
@@ -31,7 +31,7 @@ class Sources:
       self.files, top = (path,), os.path.dirname(path) or '.'
     else:
       where = 'must be on this machine' if '://' in path else 'does not exist'
-      raise errors.DataError(f'{flag}={path} {where}; name a picture or a folder of pictures')
+      raise errors.DataError(f'{flag}={path} {where}; give a picture or a folder of pictures')
     paths = [os.path.relpath(f, top) for f in self.files]
     self.stems = [os.path.splitext(p)[0] for p in paths]
     taken = collections.Counter([*self.stems, os.path.splitext(SHEET)[0]])
@@ -39,7 +39,8 @@ class Sources:
     for name, count in collections.Counter(self.names).items():
       if count > 1:
         raise errors.DataError(
-          f'{flag}={path} has {count} pictures that would share the name {name}; rename one'
+          f'{flag}={path} has {count} pictures that would share the name {name}; rename one of '
+          'these pictures'
         )
 
   def __len__(self) -> int:
@@ -74,7 +75,8 @@ def fitted(sources: Sources, i: int, pixels: Any, shape: Sequence[int]) -> Any:
   if pixels.shape[0] * _MOST_ENLARGED < height or pixels.shape[1] * _MOST_ENLARGED < width:
     raise errors.DataError(
       f'{sources.flag}={sources.files[i]} is {pixels.shape[1]} x {pixels.shape[0]} pixels, too few '
-      f'for the {width} x {height} of the network; give a larger picture'
+      f'for the {width} x {height} of the network, because a picture is '
+      'enlarged at most 4 times; give a larger picture'
     )
   return pictures.fitted(pixels, height, width)
 
@@ -88,7 +90,7 @@ def inside(out: str, folder: str) -> bool:
 def stamps(*sources: Sources) -> list[list[Any]]:
   """Returns [path, bytes, time of last change in ns] of every file of the sources.
 
-  Equal lists say that the files have not changed, without reading their pixels.
+  If two calls return equal lists, the files have not changed; no pixels are read.
   """
   files = [(file, os.stat(file)) for some in sources for file in some.files]
   return [[file, found.st_size, found.st_mtime_ns] for file, found in files]

@@ -60,14 +60,18 @@ def _run(args, overrides) -> int:
   from gdistill.workdir import storage
 
   if bool(args.source) == bool(args.config):
-    raise errors.ConfigError('give either --source or --config: the pictures to measure')
+    raise errors.ConfigError(
+      'give either --source or --config: the pictures, or a config whose data set is measured'
+    )
   given, others = ('source', ('split', 'most')) if args.source else ('config', ('size',))
   wrong = [f'--{n}={getattr(args, n)}' for n in others if getattr(args, n) is not None]
   wrong += overrides if args.source else []
   if wrong:
-    raise errors.ConfigError(f'{wrong[0]} has no meaning with --{given}; leave it out')
+    raise errors.ConfigError(f'{wrong[0]} has no meaning with --{given}; leave this flag out')
   if not args.out.endswith('.npz'):
-    raise errors.ConfigError(f'--out={args.out} must end in .npz')
+    raise errors.ConfigError(
+      f'--out={args.out} must end in .npz; give a path such as reference.npz'
+    )
   for name in ('most', 'size'):
     value = getattr(args, name)
     if value is not None and value < 1:
@@ -82,7 +86,9 @@ def _run(args, overrides) -> int:
     if args.most:
       images = images.subset(images.indices(args.most))
   if len(images) < 2:
-    raise errors.DataError(f'--{given} has {len(images)} picture; statistics need at least 2')
+    raise errors.DataError(
+      f'--{given} has {len(images)} picture; statistics need at least 2: give more pictures'
+    )
   extractor = extractor_flags.load(args)
   meshes.use_compile_cache()
   with progress.Progress('measuring', len(images)) as bar:

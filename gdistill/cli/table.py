@@ -1,4 +1,4 @@
-"""gdistill table: prints figures of several files as one table, if they are comparable."""
+"""gdistill table: prints the metrics in several files as one table, if the protocols agree."""
 
 import json
 import pathlib
@@ -47,15 +47,21 @@ def _run(args) -> int:
       found = json.loads(pathlib.Path(name).read_text(encoding='utf-8'))
     except (OSError, ValueError) as e:
       raise errors.DataError(
-        f'{name} is not readable JSON ({errors.brief(e)}); name a metrics.json'
+        f'{name} is not readable JSON ({errors.brief(e)}); give the path of '
+        'report/metrics.json of an evaluated run'
       ) from e
     found = found if isinstance(found, list) else [found]
     if not found or not all(isinstance(r, dict) and 'fd' in r for r in found):
-      raise errors.DataError(f'{name} has no rows of figures; name a metrics.json')
+      raise errors.DataError(
+        f'{name} has no rows of metrics; give the path of report/metrics.json of an evaluated run'
+      )
     # Rows of real images are left out of the table: real images have no sampler, steps or w.
     found = [r for r in found if r.get('model') != 'data']
     if not found:
-      raise errors.DataError(f'{name} has figures of real images only; name a metrics.json')
+      raise errors.DataError(
+        f'{name} has metrics of real images only; give the path of report/metrics.json of an '
+        'evaluated run'
+      )
     rows += [{'file': name, **r} for r in found]
   differ = protocol.differences(rows)
   if not args.mixed:

@@ -62,7 +62,7 @@ def _run(args, overrides, plan: bool) -> int:
     config['initial'] = os.path.abspath(initial)
   recipe = reading.from_config(config)
   if not args.workdir and not plan:
-    raise errors.ConfigError('--workdir is missing; name a folder for the run')
+    raise errors.ConfigError('--workdir is missing; give --workdir=FOLDER for the files of the run')
 
   from gdistill.training import assemble
 
@@ -116,16 +116,17 @@ def _check_devices(args, plan: bool) -> None:
   for name in ('coordinator', 'num_processes', 'process_id'):
     if plan and getattr(args, name) is not None:
       raise errors.ConfigError(
-        f'--{name}={getattr(args, name)} is for a run; to plan for several processes, give the '
-        'number of their devices as --devices'
+        f'--{name}={getattr(args, name)} starts a run of several processes, and a plan starts '
+        f'nothing; leave --{name} out, and give the number of devices of all processes as '
+        '--devices'
       )
 
 
 def _plan(run, devices: int | None) -> str:
   """Returns the text of the plan; its last lines name a missing initial round or missing data.
 
-  A missing initial round or data set raises no error, because a plan may be made on another machine
-  than the run.
+  A missing initial round or data set raises no error, because a plan may be made on a machine that
+  has neither.
   """
   from gdistill import errors
   from gdistill.devices import mesh as meshes

@@ -86,7 +86,7 @@ def read(path: str | pathlib.Path) -> Autoencoder:
   if pathlib.Path(f'{stem}_encoder.safetensors').is_file():
     return _read_pair(stem)
   raise errors.DataError(
-    f'{path} holds no autoencoder; name a folder with config.json and {_WEIGHTS}, a .safetensors '
+    f'{path} holds no autoencoder; give a folder with config.json and {_WEIGHTS}, a .safetensors '
     'file of latent diffusion, or the path of a pair up to _encoder.safetensors'
   )
 
@@ -123,8 +123,8 @@ def params_from(net: nn.Module, state: Mapping[str, np.ndarray], of: str = 'the 
   if faults:
     more = f'; and {len(faults) - _LISTED} more' if len(faults) > _LISTED else ''
     raise errors.ConfigError(
-      f'{of} does not hold the arrays of a models.vae.{type(net).__name__} of its sizes: '
-      f'{"; ".join(faults[:_LISTED])}{more}'
+      f'{of} does not hold the arrays of a models.vae.{type(net).__name__}: '
+      f'{"; ".join(faults[:_LISTED])}{more}; download the weights and their config.json again'
     )
   return traverse_util.unflatten_dict(params)
 
@@ -222,9 +222,13 @@ def _read_folder(folder: pathlib.Path) -> Autoencoder:
     config = json.loads(file.read_text())
     name = config.get('_class_name')
   except (OSError, ValueError, AttributeError) as e:
-    raise errors.DataError(f'{file} is unreadable: {errors.brief(e)}; download it again') from e
+    raise errors.DataError(
+      f'{file} is unreadable: {errors.brief(e)}; download the file again'
+    ) from e
   if name not in list(_KINDS):
-    raise errors.ConfigError(f'{file}: _class_name is {name!r}; it must be one of {list(_KINDS)}')
+    raise errors.ConfigError(
+      f'{file}: _class_name is {name!r}; it must be one of {list(_KINDS)}: choose such an autoencoder'
+    )
   kind = _KINDS[name]
   config = {key: value for key, value in config.items() if value is not None}
   _check_types(config, file)
@@ -259,7 +263,8 @@ def _read_file(file: pathlib.Path) -> Autoencoder:
     sizes = _measured(state)
   except (KeyError, IndexError) as e:
     raise errors.ConfigError(
-      f'{file} has no array {e.args[0]}: it holds no autoencoder; name a file with an autoencoder'
+      f'{file} has no array {e.args[0]}: it holds no autoencoder; give a file with the '
+      'weights of an autoencoder'
     ) from None
   kind = 'vq' if 'entries' in sizes else 'kl'
   net = _CLASSES[kind](**sizes)
@@ -292,7 +297,10 @@ def _net(kind: str, config: Mapping[str, Any], file: pathlib.Path) -> nn.Module:
   net = _CLASSES[kind](**fields)
   for key, value in _described(kind, net).items():
     if key in config and config[key] != value:
-      raise errors.ConfigError(f'{file}: {key} is {config[key]!r}, and only {value!r} is supported')
+      raise errors.ConfigError(
+        f'{file}: {key} is {config[key]!r}, and only {value!r} is supported; choose an autoencoder '
+        'with that value'
+      )
   return net
 
 
@@ -312,11 +320,14 @@ def _check_types(config: Mapping[str, Any], file: pathlib.Path) -> None:
     else:
       continue
     if not fits:
-      raise errors.ConfigError(f'{file}: {field} is {value!r}: it must be {remedy}')
+      raise errors.ConfigError(
+        f'{file}: {field} is {value!r}: it must be {remedy}; download config.json again'
+      )
   groups = config.get('norm_num_groups', 32)
   if widths and any(width % groups for width in widths) and 'Tiny' not in config['_class_name']:
     raise errors.ConfigError(
-      f'{file}: norm_num_groups is {groups}: it must divide the block_out_channels {widths}'
+      f'{file}: norm_num_groups is {groups}: it must divide the block_out_channels {widths}; '
+      'download config.json again'
     )
 
 

@@ -121,7 +121,10 @@ def state_from(
   Raises ConfigError for a network that takes w, because the published DiT has no layer for w.
   """
   if 'w_proj' in params:
-    raise errors.ConfigError("'w_proj' has no place in DiT's layout; use a network without w")
+    raise errors.ConfigError(
+      "'w_proj', the layer for the guidance weight w, has no place in DiT's layout; export a network "
+      'that does not take w'
+    )
   original, state = layout == 'original', {}
   depth = sum(name.startswith('block') for name in params)
   for (where, layer), names in _names(depth, original).items():
@@ -207,7 +210,8 @@ def _same(state: Mapping[str, np.ndarray], names: list[str]) -> np.ndarray:
   for name in names[1:]:
     if not np.array_equal(state[names[0]], state[name]):
       raise errors.ConfigError(
-        f'{name} differs from {names[0]}: blocks with embedders of their own are not supported'
+        f'{name} differs from {names[0]}: only a DiT with the same time and label embedders in all '
+        'blocks is supported; use the weights of such a DiT'
       )
   return np.asarray(state[names[0]], np.float32)
 
@@ -228,7 +232,8 @@ def _check_positions(found: np.ndarray, width: int) -> None:
   expected = dit.positions(side, side, width)[None]
   if found.shape != expected.shape or np.abs(found - expected).max() > _precision(found):
     raise errors.ConfigError(
-      "'pos_embed' holds other positions than DiT's: these are the weights of another network"
+      "'pos_embed' holds other positions than DiT's: these are the weights of another network; "
+      'use the weights of a DiT or SiT'
     )
 
 

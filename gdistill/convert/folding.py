@@ -72,7 +72,10 @@ def check(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     if names
   ]
   if lines:
-    raise errors.ConfigError(f'the weights are those of another network; {"; ".join(lines)}')
+    raise errors.ConfigError(
+      f'the weights are those of another network; {"; ".join(lines)}; use the weights of the network '
+      'that the settings describe'
+    )
 
 
 def refuse_others(
@@ -113,5 +116,8 @@ def is_share(value: Any) -> bool:
 
 
 def refuse(field: str, value: Any, remedy: str) -> None:
-  """Raises ConfigError with the text '<field> is <value>: it must be <remedy>'."""
-  raise errors.ConfigError(f'{field} is {value!r}: it must be {remedy}')
+  """Raises ConfigError with the text '<field> is <value>: it must be <remedy>; ...'."""
+  raise errors.ConfigError(
+    f'{field} is {value!r}: it must be {remedy}; choose another network, as this one cannot be '
+    'converted'
+  )

@@ -30,7 +30,7 @@ from gdistill.convert import folding
 from gdistill.core import types
 from gdistill.recipe import settings as recipes
 
-_OF = 'our pixel U-Net in diffusers'
+_OF = "gdistill's pixel U-Net in diffusers"
 _DOWN = ('ResnetDownsampleBlock2D', 'SimpleCrossAttnDownBlock2D')
 _UP = ('ResnetUpsampleBlock2D', 'SimpleCrossAttnUpBlock2D')
 _W_SCALE = 1000.0  # factor by which diffusers multiplies w before the embedding of w
@@ -120,12 +120,14 @@ def _config(settings: recipes.Model, takes_w: bool) -> dict[str, Any]:
     )
   if takes_w and settings.w_scale != _W_SCALE:
     raise errors.ConfigError(
-      f'model.w_scale={settings.w_scale} is not {_W_SCALE}, as in diffusers; distil with {_W_SCALE}'
+      f'model.w_scale={settings.w_scale} is not {_W_SCALE}, as in diffusers; distil again with '
+      f'model.w_scale={_W_SCALE}'
     )
   for name, value in (('freq_shift', 1.0), ('cos_first', False), ('learned_sigma', False)):
     if (mine := getattr(settings, name)) != value:
       raise errors.ConfigError(
-        f'model.{name}={mine} is not {value}, which an export to diffusers needs'
+        f'model.{name}={mine} is not {value}, which an export to diffusers needs; train '
+        f'again with model.{name}={value}'
       )
   levels = range(len(settings.multipliers))
   attends = [settings.image_size >> i in settings.attention_resolutions for i in levels]
@@ -171,7 +173,8 @@ def _head_dims(settings: recipes.Model, attends: list[bool]) -> list[int]:
     if len(dims) > 1:
       raise errors.ConfigError(
         f'model.heads={settings.heads} makes heads of {sorted(dims)} channels, and '
-        'diffusers has no place for both; set model.head_dim instead'
+        'diffusers has room for only one of these numbers; set model.heads=None and model.head_dim '
+        'to the channels of a head, and train again'
       )
   return [min(wanted.get(level, {1})) for level in range(len(attends))]
 

@@ -100,7 +100,7 @@ def read(path: str, length: int = 0) -> TextEncoder:
   if config.get('model_type') not in _KINDS:
     raise errors.ConfigError(
       f'{folder}/config.json: model_type={config.get("model_type")!r} is not a supported text '
-      f'encoder; it must be one of {", ".join(_KINDS)}'
+      f'encoder; use a text encoder whose model_type is one of {", ".join(_KINDS)}'
     )
   kind = _KINDS[config['model_type']]
   settings = tokenizers.settings(tokens)
@@ -125,7 +125,8 @@ def read(path: str, length: int = 0) -> TextEncoder:
   length = length or (most if kind == 'clip' else min(most, _BERT_LENGTH))
   if not 3 <= length <= most:
     raise errors.ConfigError(
-      f'{length=} tokens must be between 3 and {most}, the maximum of {path}'
+      f'{length=} tokens must be between 3 and {most}, the maximum of {path}; choose a length in '
+      'this range, or 0 for the default'
     )
   used = {f'tokenizer/{n}': tokens / n for n in tokenizers.FILES if (tokens / n).is_file()}
   return TextEncoder(
@@ -147,7 +148,8 @@ def write(folder: str, encoder: TextEncoder) -> None:
         shutil.copyfile(source, target)
     except OSError as e:
       raise errors.CheckpointError(
-        f'{source} cannot be copied to {target}: {e.strerror}; fix that and run the command again'
+        f'{source} cannot be copied to {target}: {e.strerror}; check the permissions '
+        'and the free space of the target folder, and run the command again'
       ) from e
 
 
@@ -165,8 +167,8 @@ def _folders(path: str) -> tuple[pathlib.Path, pathlib.Path]:
     return top / 'text_encoder', top / 'tokenizer'
   if not (top / 'config.json').is_file():
     raise errors.DataError(
-      f'{top} holds no text encoder: it has neither config.json nor text_encoder/config.json; name '
-      'the folder that transformers or diffusers wrote'
+      f'{top} holds no text encoder: it has neither config.json nor text_encoder/config.json; give '
+      'the path of a folder that transformers or diffusers wrote'
     )
   return top, top
 
@@ -180,7 +182,7 @@ def _of_package(package: str) -> pathlib.Path:
   if package not in _PACKAGES:
     raise errors.ConfigError(
       f'package:{package} is not a package with a known text encoder; use {", ".join(_PACKAGES)}, '
-      'or name a folder'
+      'or give the path of a folder with a text encoder'
     )
   found = importlib.util.find_spec(package)
   if found is None or not found.submodule_search_locations:
@@ -219,7 +221,7 @@ def _check(file: pathlib.Path, params: dict, net: nn.Module) -> None:
     more = f', and {len(odd) - _MOST_LISTED} more' if len(odd) > _MOST_LISTED else ''
     raise errors.ConfigError(
       f'{file} does not match its config.json: {", ".join(odd[:_MOST_LISTED])}{more}; '
-      'download both from the same place'
+      'download the weights and config.json from the same place'
     )
 
 

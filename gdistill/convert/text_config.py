@@ -17,10 +17,12 @@ def read(file: pathlib.Path) -> dict[str, Any]:
   try:
     found = json.loads(file.read_text(encoding='utf-8'))
   except (OSError, ValueError, RecursionError) as e:
-    raise errors.DataError(f'{file} cannot be read ({errors.brief(e)}); download it again') from e
+    raise errors.DataError(
+      f'{file} cannot be read ({errors.brief(e)}); download the file again'
+    ) from e
   if not isinstance(found, dict):
     raise errors.DataError(
-      f'{file} must hold a JSON object and holds {str(found)[:40]}; download it again'
+      f'{file} must hold a JSON object and holds {str(found)[:40]}; download the file again'
     )
   return found
 
@@ -33,7 +35,8 @@ def number(folder: pathlib.Path, config: Mapping[str, Any], name: str, default: 
   value = config.get(name, default)
   if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
     raise errors.DataError(
-      f'{folder}: {name}={value!r} in its settings must be a positive number; download them again'
+      f'{folder}: {name}={value!r} in its settings must be a positive number; download the .json '
+      'files of this folder again'
     )
   return value
 
@@ -52,13 +55,13 @@ def network(folder: pathlib.Path, kind: str, config: Mapping[str, Any]) -> nn.Mo
   if activation not in models_clip.ACTIVATIONS:
     raise errors.ConfigError(
       f'{folder}/config.json: hidden_act={activation!r} must be one of '
-      f'{", ".join(models_clip.ACTIVATIONS)}'
+      f'{", ".join(models_clip.ACTIVATIONS)}; use a text encoder with such an activation'
     )
   if config.get('position_embedding_type', 'absolute') != 'absolute' or config.get('is_decoder'):
     raise errors.ConfigError(
       f'{folder}/config.json: position_embedding_type={config.get("position_embedding_type")!r}, '
       f'is_decoder={config.get("is_decoder", False)}: only encoders with absolute position '
-      'embeddings are supported'
+      'embeddings are supported; use another text encoder'
     )
   of = [
     size(name)
@@ -67,7 +70,7 @@ def network(folder: pathlib.Path, kind: str, config: Mapping[str, Any]) -> nn.Mo
   if of[0] % of[2]:
     raise errors.DataError(
       f'{folder}/config.json: hidden_size={of[0]} must be a multiple of num_attention_heads='
-      f'{of[2]}; download it again'
+      f'{of[2]}; download config.json again'
     )
   vocabulary, length = size('vocab_size'), size('max_position_embeddings')
   epsilon = number(folder, config, 'layer_norm_eps', {'clip': 1e-5, 'bert': 1e-12}[kind])

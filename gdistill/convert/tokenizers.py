@@ -90,14 +90,14 @@ def read(folder: pathlib.Path, kind: str, settings: Mapping[str, Any]) -> Tokeni
   except Exception as e:  # the package tokenizers raises Exception itself, no subclass
     reason = errors.brief(e)
     raise errors.DataError(
-      f'{folder} holds no readable tokenizer: {reason}; download its files again'
+      f'{folder} holds no readable tokenizer: {reason}; download the tokenizer files again'
     ) from e
   around = {name: inner.token_to_id(names[name]) for name in (*_AROUND[kind], 'pad_token')}
   for name, number in around.items():
     if number is None:
       raise errors.DataError(
-        f"{folder}: {name}={names[name]!r} is not in the tokenizer's vocabulary; download its "
-        'files again'
+        f"{folder}: {name}={names[name]!r} is not in the tokenizer's vocabulary; download the "
+        'tokenizer files again'
       )
   return Tokenizer(inner, *around.values())
 

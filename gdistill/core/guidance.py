@@ -47,7 +47,7 @@ def guided(
 
 
 def extrapolated(pair: Halves) -> types.VFn:
-  """Returns the guided model (z, logsnr, cond, w) -> v^w; `pair` makes its v_cond and v_null.
+  """Returns the guided model (z, logsnr, cond, w) -> v^w; `pair` computes v_cond and v_null.
 
   Guidance in v equals guidance in x or eps as long as x_hat is not clipped.
   """

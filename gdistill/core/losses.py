@@ -45,10 +45,10 @@ def as_sampled(
   """Returns (v_hat, v) for `weighted_mse`, changed for a sampler that projects x_hat.
 
   The returned v is the v of project(x), the projected target. A pixel has no error if project
-  changes its x_hat to project(x): the sampler would do the same, so the student need not learn how
-  far x lies beyond the edge of the projection's range. A pixel whose project(x_hat) differs from
-  project(x) keeps the error of the unprojected x_hat, so that an x_hat beyond the wrong edge still
-  has a gradient.
+  changes the pixel's x_hat to project(x): the sampler would do the same, so the student need not
+  learn how far x lies beyond the edge of the projection's range. A pixel whose project(x_hat)
+  differs from project(x) keeps the error of the unprojected x_hat, so that an x_hat beyond the
+  wrong edge still has a gradient.
   """
   v = process.project_v(z, v, logsnr, project)
   x, x_hat = process.x_from_v(z, v, logsnr), process.x_from_v(z, v_hat, logsnr)

@@ -14,8 +14,8 @@ def condition(mask: jax.Array, left: types.Images) -> types.Images:
 
   `left` is the known part of the picture: x (1 - mask) in pixel space, the encoding of the masked
   picture in latent space. Masking the latents instead would leak hidden pixels, because a latent
-  depends on pixels around its own position too. Stable Diffusion's inpainting network has the same
-  order of channels: the mask first.
+  also depends on pixels around the position of the latent. Stable Diffusion's inpainting network
+  has the same order of channels: the mask first.
   """
   return jnp.concatenate([mask, left], axis=-1)
 
@@ -36,7 +36,7 @@ def covering(mask: jax.Array, factor: int) -> jax.Array:
 
 
 def random(keys: types.Keys, height: int, width: int) -> jax.Array:
-  """Returns masks [B, height, width, 1] of 0 and 1; each mask depends on its key alone.
+  """Returns masks [B, height, width, 1] of 0 and 1; each mask depends only on the key of that mask.
 
   A mask is the union of 1 to 3 rectangles, placed uniformly within the picture, with sides uniform
   between a quarter and the whole of the picture's side. One mask in four is inverted. One mask in

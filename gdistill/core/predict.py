@@ -13,8 +13,8 @@ def as_v(network: Network, predict: str, noise: schedule.Schedule) -> types.VFn:
 
   A network that predicts x gives v = (alpha z - x) / sigma, undefined at sigma = 0.
   A network that predicts eps gives v = (eps - sigma z) / alpha, undefined at alpha = 0.
-  v_fn first clips logsnr to the schedule's logsnr_min and logsnr_max, so that neither alpha nor
-  sigma is 0.
+  The returned v_fn first clips logsnr to the schedule's logsnr_min and logsnr_max, so that neither
+  alpha nor sigma is 0.
   """
 
   def v_fn(z, logsnr, cond, w):

@@ -6,7 +6,10 @@ from gdistill.core import types
 
 
 def clip(x_hat: types.Images) -> types.Images:
-  """Clips x_hat to [-1, 1], the range of pixels. Never clip latents: they have no fixed range."""
+  """Clips x_hat to [-1, 1], the range of pixels.
+
+  Never clip latents, because latents have no fixed range.
+  """
   return jnp.clip(x_hat, -1.0, 1.0)
 
 

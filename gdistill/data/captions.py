@@ -63,7 +63,10 @@ def split(path: str, kind: Kind, size: int, name: str = '', data_dir: str = '') 
   if kind == 'tfds':
     return _tfds(path, name or 'train', data_dir, size)
   if name and not os.path.isdir(os.path.join(path, name)):
-    raise errors.DataError(f'{path} has no subfolder {name!r}; name the split that is there')
+    raise errors.DataError(
+      f'data.path={path} has no subfolder {name!r}; set data.split and data.held_out_split to '
+      'names of subfolders'
+    )
   path = os.path.join(path, name) if name else path
   if kind == 'webdataset':
     index = webdataset.index(path)
@@ -130,7 +133,7 @@ class _Files:
         data = f.read()
     except OSError as e:
       raise errors.DataError(
-        f'{self.name(i)} cannot be read: {e.strerror}; fix or remove it'
+        f'{self.name(i)} cannot be read: {e.strerror}; fix or remove the file'
       ) from e
     return pictures.square(pictures.decode(data, self.name(i)), self.size), 0
 
@@ -149,7 +152,9 @@ def _folder(path: str, size: int) -> source.Source:
   """
   names = [os.path.relpath(n, path) for n in images.load(path, 'data.path', size).names]
   if not names:
-    raise errors.DataError(f'data.path={path} is no folder of pictures; name one')
+    raise errors.DataError(
+      f'data.path={path} is no folder of pictures; set data.path to a folder of picture files'
+    )
   table = next((t for t in _TABLES if os.path.isfile(os.path.join(path, t))), '')
   if table:
     known = _table(os.path.join(path, table))
@@ -161,7 +166,7 @@ def _folder(path: str, size: int) -> source.Source:
   if not kept:
     raise errors.DataError(
       f'{path}: none of {len(names):,} pictures has a caption; put <name>.txt beside <name>.png, '
-      f'or a {" or ".join(_TABLES)} with file_name and text at the top'
+      f'or put a {" or ".join(_TABLES)} with the columns file_name and text into {path}'
     )
   notes = ()
   if without or missing:
@@ -185,7 +190,10 @@ def _beside(file: str) -> str:
   except FileNotFoundError:
     return ''
   except (OSError, UnicodeDecodeError) as e:
-    raise errors.DataError(f'{file} cannot be read ({errors.brief(e)}); save it as UTF-8') from e
+    raise errors.DataError(
+      f'{file} cannot be read ({errors.brief(e)}); every caption must be readable '
+      'text: save it as UTF-8'
+    ) from e
 
 
 def _table(file: str) -> dict[str, str]:
@@ -209,7 +217,10 @@ def _table(file: str) -> dict[str, str]:
           raise ValueError(f'row {number} names {name!r} again')
         found[name] = webdataset.first_line(text)
   except (OSError, ValueError, csv.Error, RecursionError) as e:
-    raise errors.DataError(f'{file} cannot be read ({errors.brief(e)}); fix it') from e
+    raise errors.DataError(
+      f'{file} cannot be read ({errors.brief(e)}); each row needs the texts file_name and text, '
+      'and no file_name may occur twice: correct the table'
+    ) from e
   return found
 
 
@@ -228,12 +239,13 @@ def _tfds(name: str, split: str, data_dir: str, size: int) -> source.Source:
   if feature is None:
     tfds.split(name, split, data_dir, shape)
     raise errors.DataError(
-      f"{name} has classes but no captions; set data.name='tfds', and latents.template makes "
-      'captions from the class names'
+      f"{name} has classes but no captions; set data.name='tfds', and set latents.template, which "
+      'makes captions from the class names'
     )
   if 'image' not in info.features:
     raise errors.DataError(
-      f"{name} has the features {', '.join(info.features)}; it needs 'image' and {feature!r}"
+      f"{name} has the features {', '.join(info.features)}; captioned pictures need 'image' "
+      f'and {feature!r}: set data.dataset to another data set'
     )
   data.decoders = {'image': tensorflow_datasets.decode.SkipDecoding()}
   parts = [str(info.full_name), split, str(len(data)), feature]
@@ -275,7 +287,8 @@ class _Tfds:
     found = _first_text(example[self.feature])
     if not found:
       raise errors.DataError(
-        f'{self.name(i)} has no text in {self.feature!r}; choose another data set'
+        f'{self.name(i)} has no text in {self.feature!r}; set data.dataset to a data set whose '
+        'pictures all have captions'
       )
     return found
 
@@ -285,7 +298,7 @@ class _Tfds:
     except Exception as e:  # array_record and protobuf each raise their own exceptions
       reason = errors.brief(e)
       raise errors.DataError(
-        f'{self.name(i)} cannot be read: {reason}; prepare the set again'
+        f'{self.name(i)} cannot be read: {reason}; prepare the data set again with `tfds build`'
       ) from e
 
 

@@ -68,7 +68,7 @@ def listing(path: str, spool: str = '', poll: Callable[[], None] = lambda: None)
   if not os.path.isfile(path):
     return Listing(path, _folder(path))
   if not spool:
-    contents = _without_one_top(dict(_archive(path, _MOST_BYTES, 'keep in memory; unpack it')))
+    contents = _without_one_top(dict(_archive(path, _MOST_BYTES, 'keep in memory')))
     return Listing(path, {n: len(data) for n, data in contents.items()}, contents)
   where, end = {}, 0
   try:
@@ -143,7 +143,7 @@ class _Read:
         f.seek(int(self.offsets[i]))
         return f.read(int(self.sizes[i]))
     except OSError as e:
-      raise errors.DataError(f'{name} cannot be read: {e.strerror}; fix or remove it') from e
+      raise errors.DataError(f'{name} cannot be read: {e.strerror}; fix or remove the file') from e
 
 
 def _nothing(listed: Listing, prefix: str) -> str:
@@ -153,21 +153,23 @@ def _nothing(listed: Listing, prefix: str) -> str:
   if flat:
     return (
       f'{where}: {prefix or "its top"} has {flat:,} pictures in no class subfolder, so without '
-      "labels (ImageNet's validation pictures come like that); sort them into <class>/ folders, "
-      'or hold out a share of the training pictures'
+      "labels (ImageNet's validation pictures come like that); sort the pictures into "
+      '<class>/ folders, or use no held-out split and set data.held_out=0.05 in the recipe'
     )
   tops = sorted({n.partition('/')[0] for n in listed.sizes})
   return (
     f'{where} has no pictures named {prefix}<class>/<name> ending in '
     f'{", ".join(pictures.SUFFIXES)}; it holds {", ".join(tops[:5]) or "none at all"}'
-    f'{", ..." if len(tops) > 5 else ""}; name the split that is there'
+    f'{", ..." if len(tops) > 5 else ""}; as the split, give the name of the folder of the classes'
   )
 
 
 def _folder(path: str) -> dict[str, int]:
   """Returns {'train/cat/1.jpg': size in bytes} of the pictures at most two folders deep."""
   if not path or not os.path.isdir(path):
-    raise errors.DataError(f'data.path={path!r} is no folder or archive; name the one to train on')
+    raise errors.DataError(
+      f'data.path={path!r} is no folder or archive; give the path of the pictures to train on'
+    )
   found = {}
 
   def walk(folder, prefix, depth):
@@ -180,7 +182,9 @@ def _folder(path: str) -> dict[str, int]:
           found[prefix + e.name] = e.stat().st_size
     except OSError as e:
       at = e.filename or folder
-      raise errors.DataError(f'data.path: {at} cannot be listed: {e.strerror}; fix it') from e
+      raise errors.DataError(
+        f'data.path={path}: {at} cannot be listed: {e.strerror}; make the folder readable'
+      ) from e
 
   walk(path, '', 0)
   return found
@@ -190,11 +194,12 @@ def _archive(path: str, most_bytes: int, too_much: str) -> Iterator[tuple[str, b
   """Yields (name, contents) of every picture of the archive `path`; unpacks nothing to the disk.
 
   Raises DataError if the archive is damaged, or if its pictures have more than `most_bytes` bytes
-  in all. `too_much` ends the error line about the size, such as 'unpack'.
+  in all. `too_much` is the verb in the error line about the size: 'unpack' or 'keep in memory'.
   """
   if not path.lower().endswith(_ARCHIVES):
     raise errors.DataError(
-      f'data.path={path} is a file, but no archive ({", ".join(_ARCHIVES)}); unpack it'
+      f'data.path={path} is a file, but no archive ({", ".join(_ARCHIVES)}); unpack the file '
+      'and give the path of the folder'
     )
   members = total = 0
   most = min(most_bytes, 2**26 + _MOST_RATIO * os.path.getsize(path))
@@ -206,7 +211,7 @@ def _archive(path: str, most_bytes: int, too_much: str) -> Iterator[tuple[str, b
       raise errors.DataError(
         f'data.path={path} holds more than {_MOST_MEMBERS:,} pictures, more than '
         f'{most / 2**30:.3g} GiB or a picture of over {_LARGEST / 2**30:g} GiB, which is too much '
-        f'to {too_much}'
+        f'to {too_much}; unpack the archive yourself and give the path of the folder'
       )
     data = read(size + 1)  # reads one byte more, to notice a picture longer than its header says
     if len(data) != size:
@@ -231,7 +236,9 @@ def _archive(path: str, most_bytes: int, too_much: str) -> Iterator[tuple[str, b
     raise
   except Exception as e:  # tarfile, zipfile, lzma and zlib each raise their own exceptions
     reason = errors.brief(e)
-    raise errors.DataError(f'data.path={path} cannot be read: {reason}; copy it again') from e
+    raise errors.DataError(
+      f'data.path={path} cannot be read: {reason}; copy the archive again'
+    ) from e
 
 
 class _Member(tarfile.TarInfo):

@@ -101,7 +101,7 @@ def captions(path: str, images: Images) -> list[str]:
         'of the same name'
       ) from e
     if not found[-1]:
-      raise errors.DataError(f'{file} is empty; it must hold the caption of its picture')
+      raise errors.DataError(f'{file} is empty; write the caption of the picture into this file')
   return found
 
 
@@ -111,7 +111,8 @@ def _load(path: str, flag: str, any_size: bool) -> Images:
   if os.path.isfile(path) and path.endswith('.npz'):
     return _npz(path, flag)
   raise errors.DataError(
-    f'{flag}={path} is neither a folder of pictures nor an .npz file; name one'
+    f'{flag}={path} is neither a folder of pictures nor an .npz file; give the path of a folder '
+    'or of an .npz file'
   )
 
 
@@ -122,7 +123,9 @@ def files(path: str, flag: str) -> tuple[str, ...]:
   """
 
   def unreadable(e):
-    raise errors.DataError(f'{flag}: {e.filename} cannot be read: {e.strerror}; fix it') from e
+    raise errors.DataError(
+      f'{flag}={path}: {e.filename} cannot be read: {e.strerror}; make the folder readable'
+    ) from e
 
   names, seen = [], set()
   for folder, folders, found in os.walk(path, onerror=unreadable, followlinks=True):
@@ -138,7 +141,7 @@ def files(path: str, flag: str) -> tuple[str, ...]:
   if not names:
     raise errors.DataError(
       f'{flag}={path} holds no pictures ending in {", ".join(pictures.SUFFIXES)}; '
-      'name another folder'
+      'give the path of a folder with pictures'
     )
   return tuple(sorted(names))
 
@@ -149,7 +152,7 @@ def decoded(file: str, *how: Any) -> np.ndarray:
     with open(file, 'rb') as f:
       data = f.read()
   except OSError as e:
-    raise errors.DataError(f'{file} cannot be read: {e.strerror}; fix or remove it') from e
+    raise errors.DataError(f'{file} cannot be read: {e.strerror}; fix or remove the file') from e
   return pictures.decode(data, file, *how)
 
 
@@ -162,8 +165,8 @@ def _folder(path: str, flag: str, any_size: bool) -> Images:
     if pixels.shape != shape and not any_size:
       raise errors.DataError(
         f'{names[i]} is {pixels.shape[1]} x {pixels.shape[0]} pixels and {names[0]} is '
-        f'{shape[1]} x {shape[0]}; pictures are evaluated at one size: resize them as your '
-        'protocol says'
+        f'{shape[1]} x {shape[0]}; pictures are evaluated at one size: resize all of '
+        'them to one size, as your evaluation protocol prescribes'
       )
     return pixels
 
@@ -178,7 +181,7 @@ def _npz(path: str, flag: str) -> Images:
       has = ', '.join(stored.files)
   except Exception as e:  # zipfile, zlib and numpy each raise their own exceptions
     raise errors.DataError(
-      f'{flag}={path} is not readable ({errors.brief(e)}); copy it again'
+      f'{flag}={path} is not readable ({errors.brief(e)}); copy the file again'
     ) from e
   if pixels is None:
     raise errors.DataError(
@@ -188,8 +191,8 @@ def _npz(path: str, flag: str) -> Images:
   if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] not in (1, 3):
     raise errors.DataError(
       f'{flag}={path}: {found[0]} is {pixels.dtype}{list(pixels.shape)}, not uint8 [n, H, W, 3]; '
-      'write whole numbers from 0 to 255'
+      'save the pictures as uint8, whole numbers from 0 to 255'
     )
   if not len(pixels):
-    raise errors.DataError(f'{flag}={path}: {found[0]} holds no pictures; name another file')
+    raise errors.DataError(f'{flag}={path}: {found[0]} holds no pictures; give another file')
   return Images(lambda i: pixels[i], len(pixels), pixels.shape[1:], path)

@@ -133,7 +133,8 @@ class Job:
       file = os.path.join(out, name)
       if not _KNOWN.fullmatch(name):
         raise errors.DataError(
-          f'{out} holds {name}, which does not belong to a cache of latents; name another folder'
+          f'{out} holds {name}, which does not belong to a cache of latents; set latents.cache '
+          'to an empty or a new folder'
         )
       found = _json(file) if name.endswith('.json') and name != 'lock.json' else None
       if found is None:
@@ -141,15 +142,15 @@ class Job:
       if name == records.INDEX and found.get('format') != stored.FORMAT:
         raise errors.DataError(
           f'{file} is of format {str(found.get("format"))[:40]!r} and not {stored.FORMAT!r}: the '
-          'folder holds no latents; name another folder'
+          'folder holds no latents; set latents.cache to another folder'
         )
       for field, mine in {'masks': 0, **self._made_from}.items():
         theirs = found.get(field, 0 if field == 'masks' else mine)
         if theirs != mine:
           raise errors.DataError(
             f'{out} holds latents of {_DIFFERENCES[field]} ({str(theirs)[:80] or "none"}) than '
-            f"this run's ({mine or 'none'}), according to {name}; name another latents.cache, or "
-            'remove that folder'
+            f"this run's ({mine or 'none'}), according to {name}; set latents.cache to another "
+            f'folder, or remove {out}'
           )
 
   def clean(self) -> None:
@@ -188,8 +189,8 @@ class Job:
     for shard, description in found.items():
       if description is None:
         raise errors.DataError(
-          f'{os.path.join(self.settings.out, shard.name)} is missing; repeat the command on every '
-          'process that shared the work, with one disk for all of them'
+          f'{os.path.join(self.settings.out, shard.name)} is missing; run `gdistill encode` again in '
+          'every process that shared the work, with one cache folder that all of them can read'
         )
     latents, texts = ({s: d for s, d in found.items() if s.kind == k} for k in ('latents', 'texts'))
 
@@ -201,7 +202,8 @@ class Job:
     if not count:
       raise errors.DataError(
         f'no picture can be read: all {len(self._examples):,} examples were left out, because of '
-        'latents.skip_corrupt; check the data set that data.path or data.dataset names'
+        'latents.skip_corrupt=True; set latents.skip_corrupt=False to see why a picture cannot be '
+        'read, and check data.path and data.dataset'
       )
     index = {
       'format': stored.FORMAT,

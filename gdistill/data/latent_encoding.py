@@ -119,7 +119,8 @@ class Encoding:
         if self._skip_corrupt:
           return None
         raise errors.DataError(
-          f'{e}; or set latents.skip_corrupt=True to leave out such pictures: finished shards stay'
+          f'{e}; or set latents.skip_corrupt=True to leave unreadable pictures out; finished '
+          'shards are kept'
         ) from e
 
     for _, found in source.ahead(read, last - first, self._batch_size):
@@ -153,5 +154,6 @@ class Encoding:
 def _check_finite(latents: np.ndarray, index: tuple) -> None:
   if not np.isfinite(latents.astype(np.float32)).all():
     raise errors.DataError(
-      f'the latents of examples {index[0]} to {index[-1]} are not finite; check the autoencoder'
+      f'the latents of examples {index[0]} to {index[-1]} are not finite: the '
+      'weights that latents.autoencoder names may be damaged; download the autoencoder again'
     )

@@ -97,9 +97,9 @@ def load(folder: str, shape: tuple[int, int, int]) -> Latents:
   found = tuple(index['shape'])
   if found != shape:
     raise errors.DataError(
-      f'{folder} holds latents of height, width, channels {list(found)}, the model samples '
-      f'{list(shape)}; set model.image_size={found[0]} and model.image_channels={found[2]}, or '
-      f'name another latents.cache'
+      f'{folder} holds latents of height, width, channels {list(found)}, but the model '
+      f'takes {list(shape)}; set model.image_size={found[0]} and model.image_channels={found[2]}, '
+      'or set latents.cache to another folder'
     )
   shapes = (2, 1 + index['posterior'], *found), _masked_shape(index.get('masks', 0), found)
   read = _Examples(_shards(folder, index['shards']), *shapes)

@@ -39,7 +39,7 @@ def decode(
       _check_png(data)
     with Image.open(io.BytesIO(data), formats=('JPEG', 'PNG', 'WEBP')) as picture:
       if picture.width * picture.height > _MOST_PIXELS:
-        raise ValueError(f'it claims {picture.width} x {picture.height} pixels')
+        raise ValueError(f'it claims {picture.width} x {picture.height} pixels, too many to decode')
       if upright:
         picture = ImageOps.exif_transpose(picture)
       if picture.mode.startswith('I;16'):  # Pillow's conversion to 8 bits would clip the values
@@ -50,10 +50,14 @@ def decode(
       pixels = np.asarray(picture.convert(_MODES[channels]))
   except PIL.UnidentifiedImageError:
     reason = 'it is no JPEG, PNG or WebP' if data else 'it is empty'
-    raise errors.DataError(f'{name} is no readable picture: {reason}; fix or remove it') from None
+    raise errors.DataError(
+      f'{name} is no readable picture: {reason}; fix or remove this picture'
+    ) from None
   except Exception as e:  # Pillow raises OSError, SyntaxError, struct.error and others
     reason = errors.brief(e)
-    raise errors.DataError(f'{name} is no readable picture: {reason}; fix or remove it') from e
+    raise errors.DataError(
+      f'{name} is no readable picture: {reason}; fix or remove this picture'
+    ) from e
   return pixels.reshape(*pixels.shape[:2], channels)
 
 
@@ -65,7 +69,7 @@ def convert(pixels: np.ndarray, name: str, channels: int) -> np.ndarray:
   if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in _MODES:
     raise errors.DataError(
       f'{name} is {pixels.dtype}{list(pixels.shape)}, not uint8 [height, width, 1 or 3]; '
-      'convert the data set'
+      'convert the pictures of the data set to that type and shape'
     )
   if pixels.shape[2] == channels:
     return pixels

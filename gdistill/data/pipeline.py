@@ -55,7 +55,8 @@ def batch(
   n = len(data)
   if n < size:
     raise errors.DataError(
-      f'{n} training examples are fewer than one batch of {size}; set a smaller batch_size'
+      f'{n} training examples are fewer than one batch of {size}; set a smaller batch_size, '
+      f'at most {n}'
     )
   rows = np.arange(size) if rows is None else rows
   place = step * size + rows.astype(np.int64)
@@ -143,7 +144,8 @@ def reader(
         raise
       raise errors.DataError(
         f'data.workers={settings.workers}: a worker process died: the machine ran out of memory '
-        f'or a picture crashed its decoder ({errors.brief(e)}); set fewer workers, or 0'
+        f'or a picture crashed its decoder ({errors.brief(e)}); set a smaller '
+        'data.workers, or data.workers=0 to read in threads of the main process'
       ) from e
 
   # finalize also runs at exit: Grain's iterator must close before Python unloads its modules.

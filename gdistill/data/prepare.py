@@ -98,8 +98,9 @@ def work(
     files.write(file, ('\n'.join(corrupt) + '\n').encode('utf-8', 'surrogateescape'))
     raise errors.DataError(
       f'{len(corrupt):,} of {job.total:,} pictures cannot be used: {"; ".join(corrupt[:20])}'
-      f'{f"; all are in {file}" if len(corrupt) > 20 else ""}. Fix or remove them and repeat the '
-      'command, or repeat it with --skip_corrupt; the other shards are kept'
+      f'{f"; all are in {file}" if len(corrupt) > 20 else ""}. Fix or remove these '
+      'pictures and repeat the command, or repeat the command with --skip_corrupt to leave the '
+      'pictures out; the other shards are kept'
     )
   indices = {}
   for split in settings.splits:
@@ -146,7 +147,7 @@ def _results(
     if dead:
       raise errors.DataError(
         f'a worker process died with exit code {dead[0]}: the machine ran out of memory (-9) or a '
-        'picture crashed its decoder; repeat the command, with fewer --workers to save memory'
+        'picture crashed its decoder; repeat the command, with a smaller --workers to save memory'
       )
   finally:
     stop.set()
@@ -245,5 +246,5 @@ def _check_disk(job: Job) -> None:
   if need > free:
     raise errors.ConfigError(
       f'--out={job.settings.out} needs {need / 2**30:.2f} GiB more and {free / 2**30:.2f} are '
-      'free; free space or name another disk'
+      'free; free disk space, or set --out to a folder on a larger disk'
     )

@@ -73,18 +73,20 @@ def check(settings: Settings) -> None:
   for name in ('source', 'out'):
     if '://' in getattr(settings, name):
       raise errors.ConfigError(
-        f'--{name}={getattr(settings, name)} must be a local path; copy or mount it'
+        f'--{name}={getattr(settings, name)} must be a local path; mount the remote storage, '
+        'or copy the data to a local disk'
       )
   if not settings.tfds and not os.path.exists(settings.source):
     raise errors.DataError(
-      f'--source={settings.source} does not exist; name a folder, an archive or tfds:NAME'
+      f'--source={settings.source} does not exist; give the path of a folder or an archive, or '
+      'tfds:NAME'
     )
   if begun(settings) is None and os.path.isdir(settings.out):
     others = [n for n in os.listdir(settings.out) if n != 'lock.json' and not n.startswith('.tmp-')]
     if others:
       raise errors.ConfigError(
-        f'--out={settings.out} holds {others[0]} and was not begun by `gdistill prepare`; name an '
-        'empty or a new folder'
+        f'--out={settings.out} holds {others[0]} and was not begun by `gdistill prepare`; set '
+        '--out to an empty or a new folder'
       )
 
 
@@ -95,7 +97,8 @@ def check_imagenet(settings: Settings, class_names: Sequence[str], count: int) -
   if imagenet and count != IMAGENET and not settings.allow_incomplete:
     raise errors.DataError(
       f'--source={settings.source} is ImageNet, whose training set has {IMAGENET:,} pictures, but '
-      f'--split={settings.split} has {count:,}; complete it, or say --allow_incomplete'
+      f'--split={settings.split} has {count:,}; add the missing pictures, or '
+      'pass --allow_incomplete'
     )
 
 
@@ -111,7 +114,7 @@ def begin(settings: Settings, class_names: Sequence[str]) -> None:
   elif before['classes'] != classes:
     raise errors.ConfigError(
       f'--source={settings.source} has other classes than {settings.out} was begun with; '
-      'name another folder with --out'
+      'set --out to another folder'
     )
 
 
@@ -133,11 +136,11 @@ def begun(settings: Settings) -> dict[str, Any] | None:
   except FileNotFoundError:
     return None
   except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
-    raise errors.ConfigError(f'{file} cannot be read; name another folder with --out') from e
+    raise errors.ConfigError(f'{file} cannot be read; set --out to another folder') from e
   if differ:
     raise errors.ConfigError(
       f'--out={settings.out} was begun with other settings: {"; ".join(differ)}; repeat the '
-      'command with the first settings, or name another folder'
+      'command with the earlier values, or set --out to another folder'
     )
   return before
 

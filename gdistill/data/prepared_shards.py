@@ -136,7 +136,9 @@ def index(
   folder = os.path.join(settings.out, split)
   found = [description(settings.out, s) for s in shards]
   if None in found:
-    raise errors.DataError(f'{folder} was changed while it was prepared; repeat the command')
+    raise errors.DataError(
+      f'{folder}: a shard was changed or removed while `gdistill prepare` ran; repeat the command'
+    )
   kept = {s.name for s in shards} | {s.json for s in shards}
   for name in os.listdir(folder):
     if re.fullmatch(r'\d{5}\.(array_record|json)', name) and name not in kept:
@@ -144,7 +146,8 @@ def index(
   labels = np.concatenate([np.array(d['labels'], '<i4') for d in found]).tobytes()
   if not labels:
     raise errors.DataError(
-      f'--source={settings.source}: no picture of {split!r} can be read; fix the pictures'
+      f'--source={settings.source}: no picture of {split!r} can be read; replace the '
+      'damaged pictures, or set --source to other pictures'
     )
   files.write(os.path.join(folder, records.LABELS), labels)
   result = {

@@ -57,7 +57,7 @@ def parse(
   """
   label, *size = opened(_HEADER, data, shard, place, math.prod(shape))
   if tuple(size) != tuple(shape):
-    raise ValueError(f'its picture is {size[0]} x {size[1]} x {size[2]}')
+    raise ValueError(f'its picture is {size[0]} x {size[1]} x {size[2]}, not {shape}')
   return np.frombuffer(data, np.uint8, offset=_HEADER.size).reshape(shape), label
 
 
@@ -80,12 +80,12 @@ def opened(
   `shard` and `place`.
   """
   if len(data) != header.size + size:
-    raise ValueError(f'it has {len(data)} bytes')
+    raise ValueError(f'it has {len(data)} bytes, not {header.size + size}')
   if zlib.crc32(memoryview(data)[4:]) != int.from_bytes(data[:4], 'little'):
-    raise ValueError('its checksum is wrong')
+    raise ValueError('the checksum of the record is wrong')
   _, found, there, *rest = header.unpack_from(data)
   if (found, there) != (shard, place):
-    raise ValueError(f'it is record {there} of shard {found}')
+    raise ValueError(f'it is record {there} of shard {found}, not {place} of {shard}')
   return tuple(rest)
 
 
@@ -118,35 +118,38 @@ def read_index(
       text = f.read(_LARGEST_INDEX)
   except OSError as e:
     raise errors.DataError(
-      f'{name} cannot be read: {e.strerror}; the index is written last: run `{command}` until it '
-      f'is done, and check {check}'
+      f'{name} cannot be read: {e.strerror}; the index is written last: run `{command}` to '
+      f'the end, and check {check}'
     ) from e
   try:
     index = json.loads(text)
     if index['format'] != kind:
-      raise ValueError(f'its format is {index["format"]!r}')
+      raise ValueError(f'its format is {index["format"]!r}, not {kind!r}')
     version = index['version']
     if version == VERSION:
       _check(index)
   except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
     reason = f'{type(e).__name__}: {e}'[:160]
     raise errors.DataError(
-      f'{name} is damaged: {reason}; copy it again or repeat `{command}`'
+      f'{name} is damaged: {reason}; copy the file again or repeat `{command}`'
     ) from e
   if version != VERSION:
     raise errors.DataError(
       f'{name} has format version {version!r:.20}, this gdistill reads {VERSION}; repeat '
-      f'`{command}` into another folder, or use the gdistill that wrote it'
+      f'`{command}` into another folder, or install the version of gdistill that wrote {name}'
     )
   for shard in (*index['shards'], *index.get('text_shards', ())):
     file = os.path.join(folder, shard['name'])
     try:
       size = os.stat(file).st_size
     except OSError as e:
-      raise errors.DataError(f'{file} cannot be read: {e.strerror}; copy it again') from e
+      raise errors.DataError(
+        f'{file} cannot be read: {e.strerror}; copy the file again or repeat `{command}`'
+      ) from e
     if size != shard['bytes']:
       raise errors.DataError(
-        f'{file} has {size:,} bytes, not {shard["bytes"]:,}; copy it again or repeat `{command}`'
+        f'{file} has {size:,} bytes, not {shard["bytes"]:,}; copy the file again or '
+        f'repeat `{command}`'
       )
   return index
 
@@ -154,19 +157,19 @@ def read_index(
 def _check(index: dict[str, Any]) -> None:
   """Raises ValueError, KeyError or TypeError if a field of an index is missing or inconsistent."""
   if digest(index) != index['digest']:
-    raise ValueError('its digest is wrong')
+    raise ValueError('its digest is wrong: the file was changed')
   shape, names, shards = index['shape'], index['class_names'], index['shards']
   if len(shape) != 3 or not all(type(n) is int and 0 < n < 2**16 for n in shape):
-    raise ValueError(f'its shape is {shape}')
+    raise ValueError(f'its shape is {shape}, not three whole numbers from 1 to 65,535')
   if not names or not all(isinstance(n, str) for n in names):
     raise ValueError('its class_names are not a list of names')
   for shard in (*shards, *index.get('text_shards', ())):
     if not _NAME.fullmatch(shard['name']) or type(shard['bytes']) is not int:
       raise ValueError(f'shard {shard["name"]!r} has a wrong name or no number of bytes')
     if type(shard['count']) is not int or shard['count'] < 0:
-      raise ValueError(f'shard {shard["name"]!r} has count {shard["count"]!r}')
+      raise ValueError(f'shard {shard["name"]!r} has count {shard["count"]!r}, no whole number')
   if index['count'] != sum(s['count'] for s in shards):
-    raise ValueError(f'count {index["count"]} is not what the shards hold')
+    raise ValueError(f'count {index["count"]} is not the number of records in the shards')
 
 
 def _split(settings: recipes.Data, split: str, shape: tuple[int, int, int]) -> source.Source:
@@ -176,9 +179,9 @@ def _split(settings: recipes.Data, split: str, shape: tuple[int, int, int]) -> s
   if found != shape:
     raise errors.ShapeError(
       found,
-      f'{folder} holds pictures of height, width, channels {list(found)}, the model samples '
-      f'{list(shape)}; set model.image_size={found[0]} and model.image_channels={found[2]}, or '
-      f'repeat `gdistill prepare` with --size={shape[0]} --channels={shape[2]} into another folder',
+      f'{folder} holds pictures of height, width, channels {list(found)}, but the model '
+      f'takes {list(shape)}; set model.image_size={found[0]} and model.image_channels={found[2]}, '
+      f'or run `gdistill prepare --size={shape[0]} --channels={shape[2]}` into another folder',
     )
   shards = tuple((s['name'], s['count']) for s in index['shards'])
   read = _Read(Shards(folder, shards, 'gdistill prepare'), shape)
@@ -215,8 +218,8 @@ class Shards:
       name = os.path.join(self.folder, self._shards[shard][0])
       reason = errors.brief(e)
       raise errors.DataError(
-        f'record {place} of {name} cannot be read: {reason}; copy the file again, or remove it and '
-        f'repeat `{self._command}`'
+        f'record {place} of {name} cannot be read: {reason}; copy the file again, or remove the '
+        f'file and repeat `{self._command}`'
       ) from e
 
   def _reader(self, shard: int) -> Any:
@@ -265,7 +268,9 @@ def _labels(folder: str, index: dict[str, Any]) -> np.ndarray:
     with open(name, 'rb') as f:
       data = f.read(4 * index['count'] + 1)
   except OSError as e:
-    raise errors.DataError(f'{name} cannot be read: {e.strerror}; copy it again') from e
+    raise errors.DataError(
+      f'{name} cannot be read: {e.strerror}; copy the file again or repeat `gdistill prepare`'
+    ) from e
   if hashlib.sha256(data).hexdigest() != index.get('labels'):
-    raise errors.DataError(f'{name} is damaged; copy it again or prepare the data set again')
+    raise errors.DataError(f'{name} is damaged; copy the file again or repeat `gdistill prepare`')
   return np.frombuffer(data, '<i4')

@@ -219,5 +219,5 @@ def same_classes(train: Source, held: Source, where: str, splits: tuple[str, str
     odd = sorted(set(held.class_names) ^ set(train.class_names)) or ['their order']
     raise errors.DataError(
       f'{where}: {splits[0]!r} and {splits[1]!r} differ in their classes: {", ".join(odd[:5])}; '
-      'give both splits the same classes'
+      'give the two splits the same class names, in the same order'
     )

@@ -47,20 +47,22 @@ def split(name: str, part: str, data_dir: str, shape: tuple[int, int, int]) -> s
     count = len(data)
   except tensorflow_datasets.core.registered.DatasetNotFoundError as e:
     raise errors.DataError(
-      f'{where} is no set that TensorFlow Datasets {tensorflow_datasets.__version__} knows'
-      f'{" or finds in " + data_dir if data_dir else ""}; check its spelling'
+      f'{where} is no data set that TensorFlow Datasets {tensorflow_datasets.__version__} knows'
+      f'{" or finds in " + data_dir if data_dir else ""}; check the spelling of '
+      f'{name}'
     ) from e
   except Exception as e:  # TensorFlow Datasets raises many kinds of exceptions
     reason = str(e).strip().partition('\n')[0][:160] or type(e).__name__
     folder = f' --data_dir={data_dir}' if data_dir else ''
     raise errors.DataError(
-      f'{where}, split {part!r}, cannot be read: {reason}; unless the split is misspelt, prepare '
-      f'the set: pip install tensorflow && tfds build {name} --file_format=array_record{folder}'
+      f'{where}, split {part!r}, cannot be read: {reason}; check the name of the split, or prepare '
+      f'the data set: pip install tensorflow && tfds build {name} --file_format=array_record{folder}'
     ) from e
   names = getattr(features['label'], 'names', None) if 'label' in features else None
   if not names or 'image' not in features:
     raise errors.DataError(
-      f"{where} has the features {', '.join(features)}; it needs 'image' and a class as 'label'"
+      f'{where} has the features {", ".join(features)}; class-conditional training needs '
+      "'image' and a class as 'label': choose another data set"
     )
   # Skips the library's decoder, because pictures.decode refuses damage and converts CMYK.
   data.decoders = {'image': tensorflow_datasets.decode.SkipDecoding()}
@@ -107,5 +109,5 @@ class _Read:
     except Exception as e:  # array_record and protobuf each raise their own exceptions
       reason = errors.brief(e)
       raise errors.DataError(
-        f'{self.name(i)} cannot be read: {reason}; prepare the set again'
+        f'{self.name(i)} cannot be read: {reason}; prepare the data set again with `tfds build`'
       ) from e

@@ -63,7 +63,8 @@ def index(path: str) -> Index:
   if not rows:
     raise errors.DataError(
       f'{path} holds no picture ({", ".join(pictures.SUFFIXES)}) with a caption (.txt, .caption, '
-      f'or a .json with {" or ".join(map(repr, _FIELDS))}), but {out}; name other shards'
+      f'or a .json with {" or ".join(map(repr, _FIELDS))}), but {out}; set '
+      'data.path to other shards'
     )
   notes = (f'{path}: {out} are left out',) if out.first else ()
   return Index(names, np.frombuffer(rows, np.int64).reshape(-1, 6).copy(), fingerprint, notes)
@@ -75,8 +76,8 @@ def shards(path: str) -> list[str]:
     found = sorted(n for n in os.listdir(path) if n.endswith('.tar') and not n.startswith('.'))
     if not found:
       raise errors.DataError(
-        f'{path} holds no .tar files; name the folder or the pattern of the shards, which must be '
-        'plain tars'
+        f'{path} holds no .tar files; set data.path to the folder or the pattern of the shards, '
+        'which must be uncompressed tar files'
       )
     return [os.path.join(path, n) for n in found]
   found, empty = [], ''
@@ -88,15 +89,17 @@ def shards(path: str) -> list[str]:
     empty = empty or ('' if there else name)
   if empty or not found:
     raise errors.DataError(
-      f'{empty or path} matches no file; name the shards, such as at/{{00..41}}.tar'
+      f'{empty or path} matches no file; set data.path to the shards, such as folder/{{00..41}}.tar'
     )
   if len(found) > _MOST_SHARDS:
-    raise errors.DataError(f'{path} matches more than {_MOST_SHARDS:,} shards; name fewer')
+    raise errors.DataError(
+      f'{path} matches more than {_MOST_SHARDS:,} shards; set data.path to a pattern of fewer shards'
+    )
   missing = [n for n in found if not os.path.isfile(n)]
   if missing:
     raise errors.DataError(
-      f'{missing[0]} is missing{f", and {len(missing) - 1:,} more" if missing[1:] else ""}; get '
-      'the shard, or leave it out of the pattern'
+      f'{missing[0]} is missing{f", and {len(missing) - 1:,} more" if missing[1:] else ""}; '
+      'download the shard, or set data.path to a pattern without that shard'
     )
   return found
 
@@ -155,9 +158,9 @@ class Read:
         f.seek(offset)
         data = f.read(size)
     except OSError as e:
-      raise errors.DataError(f'{shard} cannot be read: {e.strerror}; get it again') from e
+      raise errors.DataError(f'{shard} cannot be read: {e.strerror}; copy the file again') from e
     if len(data) != size:
-      raise errors.DataError(f'{shard} became shorter since the run began; get it again')
+      raise errors.DataError(f'{shard} became shorter since the run began; copy the file again')
     return data
 
 
@@ -201,7 +204,7 @@ def _samples(shard: str, out: _LeftOut) -> Iterator[tuple]:
           out.captions += bool(picture)
           out.first = out.first or f'{key!r} in {shard}'
   except OSError as e:
-    raise errors.DataError(f'{shard} cannot be read: {e.strerror}; get it again') from e
+    raise errors.DataError(f'{shard} cannot be read: {e.strerror}; copy the file again') from e
 
 
 def _members(f: BinaryIO, shard: str) -> dict[str, dict[str, tuple[int, int]]]:
@@ -212,7 +215,7 @@ def _members(f: BinaryIO, shard: str) -> dict[str, dict[str, tuple[int, int]]]:
   found = {}
   if f.read(6).startswith(_COMPRESSED):
     raise errors.DataError(
-      f'{shard} is compressed, but shards are read at random places; unpack it to a .tar'
+      f'{shard} is compressed, but shards are read at random places; decompress the file to a .tar'
     )
   f.seek(0)
   try:
@@ -225,12 +228,14 @@ def _members(f: BinaryIO, shard: str) -> dict[str, dict[str, tuple[int, int]]]:
           continue
         if member.issparse() or member.size > _LARGEST:
           raise errors.DataError(
-            f'{shard}: {name} is sparse or larger than {_LARGEST / 2**30:g} GiB; pack it again'
+            f'{shard}: {name} is sparse or larger than {_LARGEST / 2**30:g} GiB; pack the shard '
+            'again without this file'
           )
         fields = found.setdefault(key, {})
         if kind in fields:
           raise errors.DataError(
-            f'{shard}: {name} is there twice; pack it again, with keys that differ'
+            f'{shard}: {name} is there twice; pack the shard again, with a different name for '
+            'each sample'
           )
         fields[kind] = member.offset_data, member.size
       _check_end(f, t.offset)
@@ -238,7 +243,7 @@ def _members(f: BinaryIO, shard: str) -> dict[str, dict[str, tuple[int, int]]]:
     raise
   except Exception as e:  # tarfile also raises exceptions of other modules
     reason = errors.brief(e)
-    raise errors.DataError(f'{shard} is no whole tar: {reason}; get it again') from e
+    raise errors.DataError(f'{shard} is no whole tar: {reason}; copy the file again') from e
   return found
 
 
@@ -255,10 +260,10 @@ def _check_end(f: BinaryIO, offset: int) -> None:
   f.seek(offset)
   block = f.read(_BLOCK)
   if len(block) < _BLOCK:
-    raise ValueError('it ends without its end mark')
+    raise ValueError('the file ends without the end mark of a tar')
   while block:
     if block.strip(b'\0'):
-      raise ValueError(f'it is damaged at or after byte {offset:,}')
+      raise ValueError(f'the file is damaged at or after byte {offset:,}')
     block = f.read(2**20)
 
 

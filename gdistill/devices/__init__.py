@@ -1,6 +1,6 @@
-"""The devices that a run computes on, in one process or several.
+"""The devices that a run computes on, in one process or in several processes.
 
 `mesh` arranges the devices in a mesh, `sharding` places batches, parameters and optimiser state on
-the mesh, and `processes` connects the processes of a run and lets them agree and wait. This room
-may use jax and errors.
+the mesh, and `processes` connects the processes of a run, compares values between processes and
+waits for all processes. May import, of gdistill, only errors.
 """

@@ -1,4 +1,4 @@
-"""The mesh of devices, its axes and its checks; CPU devices; the cache of compiled programs."""
+"""The mesh of devices with axes and checks, CPU devices, and the cache of compiled programs."""
 
 import contextlib
 import math
@@ -16,9 +16,9 @@ def make_cpu_devices(count: int) -> None:
   """Makes JAX show the CPU as `count` devices; must be called before JAX creates its devices.
 
   XLA runs a small convolution on one core, so two cores need two devices. `count` comes from the
-  run's config and not from the machine, because it changes the last bits of every result.
+  run's config and not from the machine, because `count` changes the last bits of every result.
   """
-  with contextlib.suppress(RuntimeError):  # JAX has created its devices: they stay as they are
+  with contextlib.suppress(RuntimeError):  # JAX already has devices: the number of devices stays
     jax.config.update('jax_num_cpu_devices', count)
 
 
@@ -26,7 +26,7 @@ def use_compile_cache() -> None:
   """Makes JAX keep compiled programs in ~/.cache/gdistill/xla.
 
   The environment variable JAX_COMPILATION_CACHE_DIR names another folder; '' turns the cache off.
-  Without a home folder that can be written, there is no cache.
+  JAX keeps no cache if this process cannot write to the home folder.
   """
   check_compile_cache()
   if 'JAX_COMPILATION_CACHE_DIR' in os.environ:
@@ -43,7 +43,7 @@ def use_compile_cache() -> None:
 
 
 def check_compile_cache() -> None:
-  """Raises ConfigError if everyone may write to the compile cache: JAX runs the programs in it."""
+  """Raises ConfigError if every user may write to the compile cache, whose programs JAX runs."""
   folder = os.environ.get('JAX_COMPILATION_CACHE_DIR') or jax.config.jax_compilation_cache_dir
   if folder and '://' not in folder and os.path.isdir(folder):
     mode = os.stat(folder).st_mode
@@ -61,13 +61,15 @@ def make_mesh(
 ) -> Mesh | AbstractMesh:
   """Returns the mesh (slice, data, fsdp) over all devices; a size of -1 fills up a slice.
 
-  Slices of a pod are connected by the data-centre network, which is slow; only the slice axis
-  crosses it. With `devices`, returns an abstract mesh of that many devices, which need not exist,
+  Slices of a pod are connected by the slow data-centre network; only the axis 'slice' crosses that
+  network. With `devices`, returns an abstract mesh of that many devices, which need not exist,
   for plans. ConfigError if the sizes do not multiply to the number of devices.
   """
   count = jax.device_count() if devices is None else devices
   if count % slices:
-    raise errors.ConfigError(f'mesh.slices={slices} must divide the {count} devices there are')
+    raise errors.ConfigError(
+      f'mesh.slices={slices} must divide the number of devices, {count}; change mesh.slices'
+    )
   sizes = {'data': data, 'fsdp': fsdp}
   known = int(np.prod([s for s in sizes.values() if s != -1]))
   sizes = {k: count // slices // known if s == -1 else s for k, s in sizes.items()}
@@ -75,8 +77,8 @@ def make_mesh(
   if np.prod(shape) != count:
     times = f'mesh.slices={slices} x ' if slices > 1 else ''
     raise errors.ConfigError(
-      f'{times}mesh.data={data} x mesh.fsdp={fsdp} must make the {count} devices there are; '
-      'set one of data and fsdp to -1'
+      f'{times}mesh.data={data} x mesh.fsdp={fsdp} must equal the number of devices, {count}; '
+      'set mesh.data or mesh.fsdp to -1'
     )
   kinds = (AxisType.Auto,) * 3
   if devices is not None:
@@ -95,8 +97,8 @@ def make_mesh(
       grid = mesh_utils.create_device_mesh(shape, found, allow_split_physical_axes=True)
   except (NotImplementedError, ValueError, AssertionError) as e:
     raise errors.ConfigError(
-      f'mesh.slices={slices}, mesh.data={data}, mesh.fsdp={fsdp} cannot be laid on these '
-      f'{count} devices in {there} slices: {errors.brief(e)}; choose other sizes'
+      f'mesh.slices={slices}, mesh.data={data}, mesh.fsdp={fsdp} do not fit the '
+      f'{count} devices in {there} slices: {errors.brief(e)}; change these keys'
     ) from e
   return Mesh(grid, AXES, axis_types=kinds)
 
@@ -106,15 +108,15 @@ def check_batch(name: str, batch_size: int, accumulation: int, mesh: Mesh) -> No
   if batch_size % (accumulation * mesh.size):
     raise errors.ConfigError(
       f'{name}.batch_size={batch_size} must be divisible by {mesh.size} devices x '
-      f'{name}.accumulation={accumulation}'
+      f'{name}.accumulation={accumulation}; change {name}.batch_size'
     )
 
 
 def over_local_devices(batch_size: int) -> tuple[NamedSharding, NamedSharding]:
   """Returns (whole, rows): shardings for parameters and batches on this process's devices.
 
-  They use gcd(batch_size, number of devices) devices: `whole` puts a copy on each of these devices,
-  and `rows` splits a batch evenly.
+  Both shardings use gcd(batch_size, number of devices) devices: `whole` puts a copy on each device
+  used, and `rows` splits a batch evenly over the devices used.
   """
   devices = jax.local_devices()
   count = math.gcd(batch_size, len(devices))

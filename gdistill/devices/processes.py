@@ -1,4 +1,4 @@
-"""Several processes of one run: how they connect, agree on values, and wait for each other."""
+"""Connects the processes of one run, compares values between processes, waits for all processes."""
 
 import glob
 import importlib.util
@@ -14,11 +14,11 @@ from gdistill import errors
 
 
 def start(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-  """Connects this process to the other processes of its run, as the flags or the cluster say.
+  """Connects this process to the other processes of the run, as the flags or the cluster say.
 
   Without flags, the process starts alone if `cluster` finds no cluster. With --num_processes=1 and
-  no other flag it always starts alone. ConfigError if flags are missing or wrong; PeerError if the
-  processes cannot be joined.
+  no other flag, the process always starts alone. Raises ConfigError if flags are missing or wrong;
+  PeerError if the processes cannot be joined.
   """
   given = {'coordinator': coordinator, 'num_processes': num_processes, 'process_id': process_id}
   missing = [name for name, value in given.items() if value is None]
@@ -32,15 +32,17 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
   if missing:
     name = next(n for n in given if n not in missing)
     raise errors.ConfigError(
-      f'--{name}={given[name]!r} needs --{" and --".join(missing)} beside it'
+      f'--{name}={given[name]!r} also needs --{" and --".join(missing)}; give all three flags'
     )
   if num_processes < 1 or not 0 <= process_id < num_processes:
     raise errors.ConfigError(
-      f'--process_id={process_id} must be from 0 to --num_processes - 1 = {num_processes - 1}'
+      f'--process_id={process_id} must be at least 0 and below --num_processes={num_processes}'
     )
   host, _, port = coordinator.rpartition(':')
   if not host or not port.isdigit():
-    raise errors.ConfigError(f'--coordinator={coordinator!r} must be HOST:PORT of process 0')
+    raise errors.ConfigError(
+      f'--coordinator={coordinator!r} must be HOST:PORT of process 0, such as 10.0.0.2:1234'
+    )
   flags = {
     'coordinator_address': coordinator, 'num_processes': num_processes, 'process_id': process_id,
     'cluster_detection_method': 'deactivate',
@@ -53,8 +55,8 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
 def cluster(env: Mapping[str, str]) -> str | None:
   """Returns the cluster that started this process as one of several, or None, from `env`.
 
-  On such a cluster jax.distributed.initialize finds the other processes without arguments.
-  ConfigError if a cluster's processes could not find each other.
+  In a cluster that is returned, jax.distributed.initialize needs no arguments to find the other
+  processes. Raises ConfigError if the processes of a cluster could not find each other.
   """
 
   def count(name):
@@ -90,8 +92,8 @@ def cluster(env: Mapping[str, str]) -> str | None:
   return None
 
 
-HEARTBEAT = 20  # seconds after which a process that died is noticed
-_STARTING = 300  # seconds that a process waits for the others when it starts
+HEARTBEAT = 20  # seconds until the other processes notice that a process has died
+_STARTING = 300  # seconds that a starting process waits for the other processes
 
 
 def _join(what: str, flags: Mapping[str, Any]) -> None:
@@ -108,7 +110,7 @@ def _join(what: str, flags: Mapping[str, Any]) -> None:
 
 
 def agree(name: str, value: str) -> None:
-  """Raises ConfigError unless all processes call this with the same first 32 bytes of `value`."""
+  """Raises ConfigError unless the first 32 bytes of `value` are equal in all processes."""
   if jax.process_count() == 1:
     return
   from jax.experimental import multihost_utils
@@ -124,7 +126,7 @@ def agree(name: str, value: str) -> None:
 
 
 def from_first(values: np.ndarray) -> np.ndarray:
-  """Returns process 0's array; every process must call this, with the same shape and dtype."""
+  """Returns process 0's array; all processes must call `from_first`, with one shape and dtype."""
   if jax.process_count() == 1:
     return values
   from jax.experimental import multihost_utils
@@ -133,13 +135,13 @@ def from_first(values: np.ndarray) -> np.ndarray:
 
 
 def of_first(value: str) -> str:
-  """Returns process 0's string, of at most 64 bytes; every process must call this."""
+  """Returns process 0's string, of at most 64 bytes; every process must call `of_first`."""
   mine = np.frombuffer(value.encode().ljust(64), np.uint8)
   return from_first(mine).tobytes().decode().rstrip()
 
 
 def from_everyone(flag: bool) -> np.ndarray:
-  """Returns [processes], the flag of every process; every process must call this."""
+  """Returns [processes], every process's flag; every process must call `from_everyone`."""
   if jax.process_count() == 1:
     return np.array([flag])
   from jax.experimental import multihost_utils
@@ -148,16 +150,16 @@ def from_everyone(flag: bool) -> np.ndarray:
 
 
 def any_process(flag: bool) -> bool:
-  """Returns whether the flag is true in any process; every process must call this."""
+  """Returns whether the flag is true in any process; every process must call `any_process`."""
   return bool(np.any(from_everyone(flag)))
 
 
 def barrier(name: str, hours: float | None = None) -> None:
   """Waits until every process has called `barrier` with this name.
 
-  With `hours`, waits at most that long, and PeerError names the missing processes; a name can then
-  be used only once. This wait does not use a collective of the devices, because collectives on CPU
-  give up after half an hour.
+  With `hours`, waits at most `hours` hours, then raises PeerError that names the missing processes;
+  a name can be used only once with `hours`. A barrier with `hours` uses no collective of the
+  devices, because collectives on CPU give up after half an hour.
   """
   if jax.process_count() > 1 and hours is None:
     from jax.experimental import multihost_utils

@@ -10,12 +10,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from gdistill import errors
 from gdistill.devices import mesh as meshes
 
-# Leaves with fewer elements stay whole, because every split leaf costs a message of its own.
+# Leaves with fewer elements than this are not split, because each split leaf costs a message.
 _SMALL = 2**16
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """Returns the sharding that puts a copy on every device."""
+  """Returns the sharding that puts a copy of an array on every device."""
   return NamedSharding(mesh, PartitionSpec())
 
 
@@ -27,9 +27,9 @@ def batches_sharding(mesh: Mesh) -> NamedSharding:
 def leaf_sharding(
   mesh: Mesh, shape: tuple[int, ...], axes: tuple[str, ...] = ('fsdp',)
 ) -> NamedSharding:
-  """Returns the sharding of a leaf: each axis in turn splits the largest dimension it divides.
+  """Returns the sharding of a leaf: each axis in turn splits the largest divisible dimension.
 
-  A dimension that an earlier axis has split counts with its size per shard. Leaves of fewer than
+  A dimension that an earlier axis has split counts with the size of one shard. Leaves of fewer than
   2^16 elements stay whole. Parameters are split over fsdp; the optimiser's moments and the EMA are
   split over fsdp and then data: `held_sharding`.
   """
@@ -49,7 +49,7 @@ def leaf_sharding(
 
 
 def held_sharding(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
-  """Returns the sharding of a leaf of the moments or the EMA, which no forward pass needs whole."""
+  """Returns the sharding of a leaf of optimiser moments or EMA: split over fsdp and then data."""
   return leaf_sharding(mesh, shape, ('fsdp', 'data'))
 
 
@@ -74,9 +74,9 @@ def mean_gradient(
 ) -> jax.Array:
   """Returns the mean over all devices of a parameter's gradient; call inside shard_map.
 
-  `spec` is the parameter's: if it names fsdp, the gradient of `gather` is already summed over fsdp.
-  `held` is the spec of the parameter's moments: the mean is split like the moments, and one
-  reduction both sums and splits it.
+  `spec` is the parameter's PartitionSpec: if `spec` names fsdp, the gradient of `gather` is already
+  summed over fsdp. `held` is the PartitionSpec of the parameter's optimiser moments: the mean is
+  split like the moments, and one reduction both sums and splits the gradient.
   """
   left = [axis for axis in meshes.AXES if mesh.shape[axis] > 1 and not _splits(spec, axis)]
   if _splits(held, 'data'):
@@ -103,7 +103,7 @@ def squares_of_split(mesh: Mesh, tree: Any, specs: Any) -> jax.Array:
   own = jnp.stack(found)
   if not any(split):
     return own
-  # One reduction for all leaves; leaves that every device holds whole need none.
+  # One reduction for all leaves; a leaf that every device holds whole needs no reduction.
   return jnp.where(np.array(split), jax.lax.psum(own, meshes.AXES), own)
 
 
@@ -116,7 +116,7 @@ def _splits(spec: PartitionSpec, axis: str) -> bool:
 
 
 def check_fsdp(mesh: Mesh, params: Any) -> None:
-  """Raises ConfigError if mesh.fsdp divides no dimension of a large leaf, so splits nothing."""
+  """Raises ConfigError if mesh.fsdp divides no dimension of any large leaf, so splits no leaf."""
   size = mesh.shape['fsdp']
   shapes = [leaf.shape for leaf in jax.tree.leaves(params) if leaf.size >= _SMALL]
   if size > 1 and not any(d % size == 0 for shape in shapes for d in shape):
@@ -150,7 +150,7 @@ def put_batches(mesh: Mesh, batch_size: int, batches: Any) -> Any:
 
 
 def put_like(shardings: Any, tree: Any) -> Any:
-  """Returns the arrays of a tree, from host or devices, in new buffers with these shardings."""
+  """Returns copies of the arrays of a tree, from host or devices, placed on the given shardings."""
   if jax.process_count() == 1:
     return jax.device_put(tree, shardings, may_alias=False)
   return jax.tree.map(

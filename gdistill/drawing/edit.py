@@ -13,9 +13,9 @@ from gdistill.samplers import stochastic as stochastic_sampler
 
 
 def on_grid(strength: float, num_steps: int) -> tuple[int, bool]:
-  """Returns (start, exact): the grid point i/N nearest to t = strength, and whether they are equal.
+  """Returns (start, exact): the grid point start/N nearest to `strength`, exact if both are equal.
 
-  `start` is i, from 1 to N.
+  `start` is a whole number from 1 to N = `num_steps`.
   """
   if not 0 < strength <= 1:
     raise ValueError(f'{strength=} must be above 0 and at most 1')
@@ -44,8 +44,8 @@ def edit(
 ) -> types.Images:
   """Adds noise to x, z_t = alpha x + sigma eps at t = start/N, and samples from z_t under `cond`.
 
-  eps is the image's own z_1, a function of its key. v_fn is called `start` times. Source: SDEdit,
-  Meng et al., 2108.01073.
+  eps is the image's own z_1, a function of the image's key. v_fn is called `start` times. Source:
+  SDEdit, Meng et al., 2108.01073.
   """
   eps = image_noise.start(keys, x.shape[1:])
   z = process.diffuse(x, eps, noise(ddim.grid_time(start, num_steps, x)))

@@ -20,9 +20,10 @@ from gdistill.rounds import folder as folders
 from gdistill.rounds import network as networks
 from gdistill.samplers import noise as image_noise
 
-# Arrays [n, ...] by name. 'pixels' [n, H, W, C] uint8 and 'seeds'. For the pictures to draw:
-# 'labels', 'w' and, if the network reads text, 'prompts' (ids, mask). For the source pictures:
-# 'from_labels', 'from_w', 'from_prompts'. 'mask' [n, H, W, 1] is 1 where a picture is painted.
+# Name -> array with one row for each of n pictures. 'pixels' [n, H, W, C] uint8 are the source
+# pictures, 'seeds' [n] are the seeds. 'labels', 'w' and, if the network reads text, 'prompts' (ids,
+# mask) are the conditions of the pictures to draw; 'from_labels', 'from_w' and 'from_prompts' are
+# the conditions of the source pictures. 'mask' [n, H, W, 1] is 1 where a picture is painted.
 Rows = Mapping[str, Any]
 Draw = Callable[[tuple, Rows, Mapping[str, jax.Array]], jax.Array]
 
@@ -30,9 +31,9 @@ Draw = Callable[[tuple, Rows, Mapping[str, jax.Array]], jax.Array]
 class Editor:
   """A compiled function (rows, counts) -> pixels [n, H, W, C] uint8, for any number of rows.
 
-  `draw(params, rows, counts)` is compiled once for every size of picture; `params` are all
-  parameters that `draw` needs. Rows are drawn in batches, which are split over this process's
-  devices; a row does not depend on the other rows.
+  `counts` holds numbers of steps by name. `draw(params, rows, counts)` is compiled once for every
+  size of picture; `params` are all parameters that `draw` needs. Rows are drawn in batches, which
+  are split over this process's devices; the picture of a row depends on that row alone.
   """
 
   def __init__(self, draw: Draw, params: Any, batch_size: int):
@@ -50,9 +51,11 @@ class Editor:
     stop: interrupt.Interrupt | None = None,
     progress: Callable[[int], None] = lambda done: None,
   ) -> np.ndarray:
-    """Draws all rows; after each batch calls `progress(rows done)` and `stop.check()`.
+    """Returns the pictures of all rows, drawn in batches.
 
-    The last batch is filled up with repeated rows, which are not returned.
+    After each batch, `progress(n)` is called, where n is the number of rows drawn so far, and then
+    `stop.check()`, which raises Preempted if a signal asked this process to exit. The last batch is
+    filled up with repeated rows, which are not returned.
     """
     total, out = len(rows['pixels']), []
     counts = {name: np.int32(n) for name, n in counts.items()}
@@ -75,12 +78,12 @@ def editor(
   encoder: folders.Folder | None = None,
   negative: str | None = None,
 ) -> Editor:
-  """Returns an Editor that edits pictures: it samples from z_t at t = start / num_steps.
+  """Returns an Editor that edits pictures by sampling from z_t at t = start / num_steps.
 
   The editor's counts are 'num_steps' and 'start'. Without an `encoder`, z_t is the picture with
-  noise from its seed. With an `encoder`, z_t is the picture inverted under the source's condition,
-  by the first 'encode_stop' of 'encode_steps' steps; with t = 1 this is style transfer. `negative`
-  is a negative prompt.
+  noise from the picture's seed. With an `encoder`, z_t is the picture inverted under the source's
+  condition, by the first 'encode_stop' of 'encode_steps' steps; inversion up to t = 1 is style
+  transfer. `negative` is a negative prompt.
   """
   of = _Networks(folder, frozen, encoder, negative)
 
@@ -128,7 +131,7 @@ def painter(
       cond['extra'] = masks.condition(masks.smaller(mask, of.factor), left)
       z = inpaint.inpaint(of.v_fn(params), x, cond, *rest, stochastic=of.stochastic)
     else:
-      # A latent is known only if no pixel under it is to be painted.
+      # A latent is known only if no pixel in the latent's block is to be painted.
       small = masks.covering(mask, of.factor)
       z = inpaint.constrained(of.v_fn(params), x, small, cond, *rest, stochastic=of.stochastic)
     drawn = of.pixels(params, z)
@@ -185,8 +188,8 @@ def check_pair(card: Mapping[str, Any], encoder: Mapping[str, Any], where: str) 
   for what, ours in about[0].items():
     if about[1][what] != ours:
       raise errors.ConfigError(
-        f'--encoder={where} has another {what} than --folder ({about[1][what]} and {ours}); use '
-        'an encoder of the same run'
+        f'--encoder={where} does not fit --folder: the {what} of --encoder is {about[1][what]}, '
+        f'and the {what} of --folder is {ours}; give an encoder of the same run as --encoder'
       )
 
 

@@ -45,10 +45,11 @@ def constrained(
 ) -> types.Images:
   """Samples with any network, replacing x_hat by x at each step where `mask` [B, H, W, 1] is 0.
 
-  The known region starts at alpha_1 x + sigma_1 eps. A step with x_hat = x keeps eps, and
-  renoising replaces a part of eps. So with either sampler the known region is alpha_t x plus noise
-  of deviation sigma_t at every t, and x at the end. The painted region gets information about the
-  known region from z_t alone, which in a single step is almost none. v_fn is called N times.
+  The known region starts at alpha_1 x + sigma_1 eps. A step with x_hat = x keeps eps, and renoising
+  replaces a part of eps. So with DDIM and with the stochastic sampler, the known region is alpha_t
+  x plus noise of deviation sigma_t at every t, and x at the end. The painted region gets
+  information about the known region from z_t alone; if N = 1, z_t is almost pure noise and holds
+  almost no information. v_fn is called N times.
   """
   painted = mask > 0
 

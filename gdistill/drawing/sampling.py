@@ -32,11 +32,11 @@ SAMPLERS = ('ddim', 'stochastic', 'ancestral', 'dpm_solver')
 class Sampler:
   """A compiled function (seeds [B], labels [B], w [B], num_steps) -> pixels [B, H, W, C] uint8.
 
-  Each image is a function of its own seed, label, w and the number of steps. In pixel space x_hat
-  is clipped to [-1, 1] in every step. If the network reads text, `labels` are indices into the
-  prompts, which are the prompts of the classes by default. The program is compiled once, for one
-  batch size, from token ids to pixels; the number of steps, the tokens and the parameters are its
-  arguments. A batch is split over this process's devices.
+  Each image is a function of the image's seed, label and w, and of the number of steps. In pixel
+  space x_hat is clipped to [-1, 1] in every step. If the network reads text, `labels` are indices
+  into the prompts, which are the prompts of the classes by default. The program is compiled once,
+  for one batch size, from token ids to pixels; the number of steps, the tokens and the parameters
+  are arguments of the program. A batch is split over this process's devices.
   """
 
   def __init__(
@@ -113,7 +113,7 @@ class Sampler:
     return other
 
   def serves(self, folder: folders.Folder, sampler: str) -> bool:
-    """Returns whether the compiled program can also draw from that round, with its parameters."""
+    """Returns whether the compiled program can draw from the round `folder` with `sampler`."""
     return self._program == _program(folder, sampler)
 
   def with_params(self, folder: folders.Folder) -> 'Sampler':
@@ -131,7 +131,11 @@ class Sampler:
     stop: interrupt.Interrupt | None = None,
     progress: Callable[[int], None] = lambda done: None,
   ) -> np.ndarray:
-    """Draws any number of images in batches; calls `progress` and `stop.check` after each batch."""
+    """Returns the pixels of any number of images, drawn in batches.
+
+    After each batch, `progress(n)` is called, where n is the number of images drawn so far, and
+    then `stop.check()`, which raises Preempted if a signal asked this process to exit.
+    """
     out = []
     for first in range(0, len(seeds), self.batch_size):
       rows = slice(first, first + self.batch_size)
@@ -150,9 +154,10 @@ def _program(folder: folders.Folder, sampler: str) -> tuple:
 
 
 def arguments(folder: folders.Folder, frozen: frozen_networks.Frozen) -> tuple[Any, dict[str, Any]]:
-  """Returns (parameters of the round's network, parameters around it), as `as_v_fn` takes them.
+  """Returns (parameters of the round's network, parameters of further networks) for `as_v_fn`.
 
-  Around the network are the frozen networks, and 'null', the unconditional network if there is one.
+  The further networks are the frozen networks and, under the name 'null', the unconditional network
+  if the round has an unconditional network.
   """
   null = {} if folder.null_params is None else {'null': folder.null_params}
   return folder.params, frozen.params | null
@@ -164,7 +169,7 @@ def as_v_fn(
   params: tuple[Any, dict[str, Any]],
   negative: Any,
 ) -> types.VFn:
-  """Returns the v_fn of a round; `params` are the round's `arguments`. Call inside jit.
+  """Returns the v_fn of a round; `params` is the result of `arguments`. Call inside jit.
 
   If the round needs guidance when it is sampled, v_fn is guided by w, away from the prompt
   `negative`, or away from the null condition if `negative` is None. A round with an unconditional
@@ -186,9 +191,9 @@ def as_v_fn(
 def nothing_known(
   frozen: frozen_networks.Frozen, params: dict[str, Any], shape: tuple[int, ...]
 ) -> types.Images:
-  """Returns the cond['extra'] with which an inpainting network paints whole pictures.
+  """Returns the cond['extra'] of an inpainting network for painting whole pictures.
 
-  Call inside jit.
+  The mask is 1 everywhere, and the known picture is grey. Call this function inside jit.
   """
   factor = frozen.autoencoder.factor if frozen.autoencoder else 1
   channels = 3 if frozen.autoencoder else shape[3]
@@ -207,7 +212,7 @@ def _walk(sampler: str, project: types.Project | None) -> Callable:
 
 
 def own_sampler(card: dict) -> str:
-  """Returns the sampler that a round was distilled for; 'ddim' for a round not distilled."""
+  """Returns the sampler that a round was distilled for; 'ddim' for an undistilled round."""
   return 'stochastic' if card.get('sampler') == 'stochastic' else 'ddim'
 
 
@@ -216,7 +221,8 @@ def check_draws(folder: Any, card: dict) -> None:
   if card['stage'] == 'encoder':
     raise errors.ConfigError(
       f'{folder} is an encoder of N = {card["num_steps"]}, which turns pictures into noise and '
-      'cannot draw; use another round, or give this round to gdistill transfer as --encoder'
+      'cannot draw; give the folder of a teacher or student, or give this encoder to gdistill '
+      'transfer as --encoder'
     )
 
 
@@ -235,6 +241,6 @@ def check_steps(folder: Any, card: dict, num_steps: int, sampler: str) -> None:
     )
   if trained and sampler != own_sampler(card):
     raise errors.ConfigError(
-      f'--sampler={sampler!r}: this student was distilled for another sampler; '
-      f'use --sampler={own_sampler(card)}'
+      f'--sampler={sampler!r}: this student was distilled for the sampler '
+      f'{own_sampler(card)}; use --sampler={own_sampler(card)}, or sample from another round'
     )

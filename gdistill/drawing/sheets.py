@@ -9,9 +9,9 @@ _GREY = 128
 
 
 def sheet(tiles: np.ndarray, scale: int) -> np.ndarray:
-  """Returns one picture of the tiles, uint8 [rows, columns, H, W, C], with grey lines around each.
+  """Returns one picture of the tiles, uint8 [rows, columns, H, W, C].
 
-  Every pixel becomes `scale` x `scale` pixels.
+  Grey lines surround each tile. Every pixel becomes `scale` x `scale` pixels.
   """
   gap = max(1, tiles.shape[2] // 16)
   padded = np.pad(tiles, [(0, 0), (0, 0), (gap, 0), (gap, 0), (0, 0)], constant_values=_GREY)
@@ -22,7 +22,7 @@ def sheet(tiles: np.ndarray, scale: int) -> np.ndarray:
 
 
 def picture(pixels: np.ndarray) -> Any:
-  """Returns pixels, uint8 [H, W, C], as a PIL image, which is grey if there is one channel."""
+  """Returns pixels, uint8 [H, W, C], as a PIL image, greyscale if C = 1."""
   from PIL import Image
 
   return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)

@@ -24,11 +24,11 @@ def transfer(
 ) -> types.Images:
   """Inverts x to z_1 with `encode` under A, and samples x' from z_1 with `decode` under B.
 
-  With `stop` and `start` the inversion ends at t = stop / encode_steps = start / decode_steps
-  (see `edit.same_time`), and sampling starts there: an edit with the picture's own noise. `encode`
-  is called `stop` times and `decode` `start` times. One undistilled network may be both; a
-  distilled network works in one direction, with one number of steps. Source: dual diffusion
-  implicit bridges, Su et al., 2203.08382.
+  With `stop` and `start` the inversion ends at t = stop / encode_steps = start / decode_steps (see
+  `edit.same_time`), and sampling starts at this t: an edit that keeps the picture's own noise.
+  `encode` is called `stop` times and `decode` `start` times. One undistilled network may serve as
+  `encode` and as `decode`; a distilled network works in one direction, with one number of steps.
+  Source: dual diffusion implicit bridges, Su et al., 2203.08382.
   """
   z = ddim.invert(encode, x, cond_a, w_a, encode_steps, noise, project, stop)
   return ddim.sample(decode, z, cond_b, w_b, decode_steps, noise, project, start)

@@ -1,4 +1,4 @@
-"""The protocols of published tables by name, with the published figures whose source is known."""
+"""The measurement protocols of published tables, by name, with the published metric values."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from gdistill import errors
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-  """The protocol of one published table; `published` holds only figures printed in the source."""
+  """The protocol of one published table; `published` holds only values printed in the paper."""
 
   name: str
   table: str
@@ -98,7 +98,7 @@ def get(name: str) -> Preset:
 
 
 def departures(preset: Preset, row: Mapping[str, Any], brought: int, clip: str = '') -> list[str]:
-  """Returns, in words, each way in which a row of figures departs from the preset's protocol.
+  """Returns, in words, each way in which a row of metrics departs from the preset's protocol.
 
   `brought` is the number of pictures that had another size than the preset's and were resized.
   `clip` is the name of the CLIP network that scored the captions, or '' without a CLIP score.

@@ -1,4 +1,4 @@
-"""The protocol of a figure (how it was measured), which must be equal for all rows of a table."""
+"""The protocol of a row of metrics: how pictures were measured; equal for all rows of a table."""
 
 import hashlib
 import json
@@ -8,8 +8,8 @@ from typing import Any
 
 from gdistill import errors
 
-# Keys of the protocol that must be equal in all rows of a table. All other keys of a row (sampler,
-# num_steps, w, network_calls, checkpoint, seconds) may differ, because a table compares them.
+# Keys of the protocol that must be equal in all rows of a table. Keys that are not in this list
+# (sampler, num_steps, w, network_calls, ...) may differ, because a table compares their values.
 SHARED = (
   'extractor',
   'extractor_digest',
@@ -24,7 +24,7 @@ SHARED = (
   'reference_bank',
   'reference_size',
 )
-# Keys of the protocol that must be equal in all rows in which their values are known. For pictures
+# Keys of the protocol that must be equal in all rows that have a value for the key. For pictures
 # that another program made, some values are unknown; without captions, the CLIP keys are unknown.
 WHERE_KNOWN = (
   'rounding',
@@ -39,12 +39,12 @@ _PACKAGES = ('gdistill', 'jax', 'jaxlib', 'flax', 'numpy')
 
 
 def versions() -> dict[str, str]:
-  """Returns {package: version} of the Python packages whose version can change a figure."""
+  """Returns {package: version} of the Python packages whose version can change a metric."""
   return {name: metadata.version(name) for name in _PACKAGES}
 
 
 def versions_in_words() -> str:
-  """Returns the versions of the packages as one line: 'gdistill 0.1.0, jax 0.10.2, ...'."""
+  """Returns the package versions of `versions` as one line: 'gdistill 0.1.0, jax 0.10.2, ...'."""
   return ', '.join(f'{name} {version}' for name, version in versions().items())
 
 
@@ -70,12 +70,13 @@ def check(rows: Sequence[Mapping[str, Any]], remedy: str = 'pass --mixed to prin
   if found:
     text = '; '.join(f'{k}: {" against ".join(map(str, v))}' for k, v in found.items())
     raise errors.ConfigError(
-      f'these figures were made under different protocols ({text}), so they are not comparable; '
+      f'the rows of metrics were measured by different protocols ({text}), so the numbers do not '
+      f'compare; '
       f'{remedy}'
     )
 
 
 def digest(shared: Mapping[str, Any]) -> str:
-  """Returns twelve hex digits of a hash over the protocol's keys in the row `shared`."""
+  """Returns twelve hex digits of a hash over the keys of the protocol in the row `shared`."""
   text = json.dumps({k: shared.get(k) for k in (*SHARED, *WHERE_KNOWN)}, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:12]

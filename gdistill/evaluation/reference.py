@@ -21,7 +21,7 @@ FORMAT = 1
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Reference:
-  """The measurements of a set of reference pictures, with the protocol of measuring.
+  """The measurements of a set of reference pictures, and how they were measured.
 
   `protocol` names the feature extractor, the data set and the split.
   """
@@ -31,7 +31,7 @@ class Reference:
 
   @functools.cached_property
   def support(self) -> precision_recall.Support | None:
-    """The support of the kept features, for precision and recall; None with too few features."""
+    """The support of the features in the bank, for precision and recall; None for a small bank."""
     if len(self.measured.bank) <= measure.NEIGHBOURS:
       return None
     return precision_recall.Support.of(self.measured.ordered_bank, measure.NEIGHBOURS)
@@ -53,7 +53,7 @@ def describe(
   bank: int | None,
   shape: tuple[int, ...] | None,
 ) -> dict[str, Any]:
-  """Returns the protocol of reference statistics, as keys for the rows of figures.
+  """Returns how reference statistics were measured, as {key: value} for the rows of metrics.
 
   `images` is the number of pictures, or None if unknown.
   `digest` is the hash of the pictures.
@@ -74,13 +74,15 @@ def describe(
 
 
 def read(
-  file: Any, extractor: extractors.Extractor, remedy: str = 'make it with gdistill statistics'
+  file: Any,
+  extractor: extractors.Extractor,
+  remedy: str = 'make the file again with gdistill statistics',
 ) -> Reference:
   """Returns the reference statistics in a file that `Reference.to_bytes` made.
 
   Raises ConfigError if another extractor than `extractor` made the statistics. Raises
-  CheckpointError if the file is damaged or its features are not of the extractor's size. `remedy`
-  ends the text of CheckpointError.
+  CheckpointError if the file is damaged or holds features of another size. `remedy` is the
+  advice at the end of the error line.
   """
   try:
     with np.load(io.BytesIO(storage.read_bytes(file)), allow_pickle=False) as stored:
@@ -103,11 +105,11 @@ def read(
     raise errors.ConfigError(
       f'--reference={file} was made by {made[0]} {made[1]} with {protocol.get("resize")!r}, and '
       f'the pictures are measured by {extractor.name} {extractor.digest} with '
-      f'{extractor.protocol["resize"]!r}; make the reference again with gdistill statistics'
+      f'{extractor.protocol["resize"]!r}; make the file again with gdistill statistics'
     )
   if sizes != {(extractor.size,)}:
     raise errors.CheckpointError(
-      f'{file} holds features of size {sorted(sizes)}, and those of {extractor.name} have size '
+      f'{file} holds features of size {sorted(sizes)}, and features of {extractor.name} have size '
       f'{extractor.size}; {remedy}'
     )
   return found

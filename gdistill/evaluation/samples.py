@@ -1,4 +1,4 @@
-"""Evaluation of pictures on disk: figures of samples by any program, and reference statistics."""
+"""Measures pictures on disk: metrics of samples by any program, and reference statistics."""
 
 import os
 from collections.abc import Callable
@@ -30,11 +30,11 @@ def evaluate(
   preset: presets.Preset | None = None,
   clip: str = '',
 ) -> dict[str, Any]:
-  """Returns a row of figures (FD, KID, ...) of pictures, with the protocol of the measurement.
+  """Returns a row of metrics (FD, KID, ...) of pictures, with the protocol of the measurement.
 
   `against` is the path of a file of reference statistics, or of reference pictures to measure.
   `tick` is called with the number of pictures measured so far.
-  `preset` is the protocol of a published table; the row then lists its departures from the preset.
+  `preset` is the protocol of a published table; the row then lists the departures from the preset.
   With a preset, `images` must have been loaded at the preset's size; reference pictures are
   resized to that size.
   `clip` is the name of the network of the CLIP score, used only to name departures.
@@ -42,7 +42,8 @@ def evaluate(
   """
   if len(images) < 2:
     raise errors.ConfigError(
-      f'--images={images.path} holds {len(images)} picture; a distance needs at least 2 pictures'
+      f'--images={images.path} holds {len(images)} picture; a distance needs at least 2 pictures: '
+      'give more pictures'
     )
   extractor.check(images.shape)
   target = _reference(against, extractor, images.shape, preset.size if preset else 0)
@@ -51,8 +52,8 @@ def evaluate(
   if theirs is not None and ours is not None and theirs.mean.shape != ours.mean.shape:
     raise errors.ConfigError(
       f'--reference={against} has mu_s[{theirs.mean.size}], but spatial features of '
-      f'{extractor.name} have {ours.mean.size} values: another network made the file; use '
-      f'statistics made with {extractor.name}'
+      f'{extractor.name} have {ours.mean.size} values: another network made the file; give '
+      f'a file that was made with {extractor.name}'
     )
   row = {
     **target.protocol,
@@ -80,7 +81,8 @@ def captions(images: data.Images, folder: str) -> list[str]:
   """
   if not images.names:
     raise errors.DataError(
-      f'--images={images.path} must be a folder, because captions are found by the names of files'
+      f'--images={images.path} must be a folder when captions are given, because a caption is '
+      'found by the file name of the picture; give the folder of the pictures'
     )
   return data.captions(folder, images)
 
@@ -106,13 +108,13 @@ def clip_score(
 
 
 def few(images: int, extractor: extractors.Extractor) -> str:
-  """Returns a warning if a Fréchet distance of so few pictures is mostly bias, otherwise ''."""
+  """Returns a warning if `images` is below 2,048 and the Fréchet distance mostly bias, or ''."""
   if images >= 2_048:
     return ''
-  singular = f', and leave covariances of {extractor.size} features singular'
+  singular = f'; the covariance of {extractor.size} features is singular for so few pictures'
   return (
-    f'{extractor.distance} of {images:,} pictures is biased upwards and compares only with others '
-    f'of {images:,}; published figures use 50,000'
+    f'{extractor.distance} of {images:,} pictures is biased upwards: compare it only with other '
+    f'sets of {images:,} pictures; published values use 50,000'
     f'{singular if images <= extractor.size else ""}'
   )
 
@@ -136,7 +138,7 @@ def statistics_of_source(
   extractor: extractors.Extractor,
   tick: Tick = lambda done: None,
 ) -> reference.Reference:
-  """Returns reference statistics of the pictures of a data source, the split `split` of a set."""
+  """Returns reference statistics of a data source: the split `split` of the data set `name`."""
   extractor.check(images.shape)
   count, digest, shape = len(images), images.fingerprint, images.shape
   about = reference.describe(extractor, name, split, count, digest, BANK, shape)
@@ -172,30 +174,35 @@ def _reference(
       found = reference.read(against, extractor)
       if found.measured.features.count < 2:
         raise errors.DataError(
-          f'--reference={against} was made from one picture; a distance needs at least 2 pictures'
+          f'--reference={against} was made from one picture; a distance needs at least 2: make '
+          'the file again from more pictures'
         )
       size = found.protocol.get('reference_size')
       if size != f'{shape[0]} x {shape[1]}':
         raise errors.DataError(
           f'--reference={against} was made from pictures of {size} pixels (height x width), and '
-          f'--images has pictures of {shape[0]} x {shape[1]}; resize one set as the protocol says'
+          f'--images has pictures of {shape[0]} x {shape[1]}; resize the pictures of --images, or '
+          'make the file again with gdistill statistics --size'
         )
       return found
     if {'mu', 'sigma'} <= names:
       return _of_mu_and_sigma(against, extractor)
   elif not os.path.isdir(against):
     raise errors.DataError(
-      f'--reference={against} does not exist; make it with gdistill statistics, or give pictures'
+      f'--reference={against} does not exist; make the file with gdistill statistics, or give '
+      'a folder of pictures'
     )
   images = data.load(against, '--reference', size)
   if images.shape != shape:
     raise errors.DataError(
       f'--reference={against} has pictures of {images.shape[1]} x {images.shape[0]}, and the '
-      f'pictures to measure are {shape[1]} x {shape[0]}; resize one set as the protocol says'
+      f'pictures of --images are {shape[1]} x {shape[0]}; resize one set of pictures to the size '
+      'of the other set'
     )
   if len(images) < 2:
     raise errors.DataError(
-      f'--reference={against} holds one picture; a distance needs at least 2 pictures'
+      f'--reference={against} holds one picture; a distance needs at least 2 pictures: give '
+      'more pictures'
     )
   return statistics_of_images(images, extractor)
 
@@ -210,7 +217,8 @@ def _arrays(file: str, wanted: tuple[str, ...]) -> dict[str, np.ndarray | None]:
       return {name: stored[name] if name in wanted else None for name in stored.files}
   except Exception as e:  # a damaged file makes zipfile, zlib or numpy raise different errors
     raise errors.DataError(
-      f'--reference={file} is not readable ({errors.brief(e)}); copy it again'
+      f'--reference={file} is not readable as an .npz file ({errors.brief(e)}); copy or download '
+      'the file again'
     ) from e
 
 
@@ -226,17 +234,20 @@ def _of_mu_and_sigma(file: str, extractor: extractors.Extractor) -> reference.Re
   if arrays['mu'].shape != (size,) or arrays['sigma'].shape != (size, size):
     raise errors.ConfigError(
       f'--reference={file} has mu{list(arrays["mu"].shape)}, but features of {extractor.name} have '
-      f'{size} values: another network made the file; use statistics made with {extractor.name}'
+      f'{size} values: another network made the file; give a file that was made with '
+      f'{extractor.name}'
     )
 
   def moments(mu, sigma):
     values = [arrays.get(name) for name in (mu, sigma)]
     if any(v is None or v.dtype.kind != 'f' or not np.isfinite(v).all() for v in values):
-      raise errors.DataError(f'--reference={file}: {mu} and {sigma} must be finite numbers')
+      raise errors.DataError(
+        f'--reference={file}: {mu} and {sigma} must be finite numbers; download the file again'
+      )
     if values[1].shape != values[0].shape * 2:
       raise errors.DataError(
         f'--reference={file}: {mu}{list(values[0].shape)} and {sigma}{list(values[1].shape)} must '
-        'be [d] and [d, d]'
+        'be [d] and [d, d]; download the file again'
       )
     return statistics.Moments.given(*values)
 

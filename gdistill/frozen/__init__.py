@@ -1,6 +1,8 @@
 """The frozen networks around a latent network: autoencoder and text encoder.
 
-`networks` reads these networks, `encode` runs them once over the training pictures, `copies` keeps
-them in the workdir, and `prompts` chooses the prompts that a text network is measured with.
-May use convert, core, data, devices, process, recipe, rounds, workdir and errors.
+`networks` reads the frozen networks, `encode` runs the frozen networks once over the training
+pictures, `copies` copies the frozen networks into the workdir, and `prompts` chooses the prompts
+that a text-conditional network is measured with.
+May import, of gdistill, only convert, core, data, devices, process, recipe, rounds, workdir and
+errors.
 """

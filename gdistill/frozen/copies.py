@@ -1,4 +1,4 @@
-"""A run's own copies of its frozen networks, with which its rounds can be drawn from anywhere."""
+"""Copies of the frozen networks in the workdir, so that sampling needs only the workdir."""
 
 import dataclasses
 import os
@@ -10,11 +10,12 @@ from gdistill.frozen import networks as frozen_networks
 from gdistill.recipe import settings as recipes
 from gdistill.workdir import storage
 
-_LAST = f'{frozen_networks.AUTOENCODER}/config.json'  # written last: all copies are there then
+# This file is written last, so that it exists only if all copies are complete.
+_LAST = f'{frozen_networks.AUTOENCODER}/config.json'
 
 
 def keep(frozen: frozen_networks.Frozen, workdir: storage.epath.Path) -> None:
-  """Copies the frozen networks into the workdir, unless the copies are there already."""
+  """Copies the frozen networks into the workdir, unless the workdir already has all copies."""
   if _kept(workdir):
     return
   with tempfile.TemporaryDirectory() as folder:
@@ -26,7 +27,7 @@ def keep(frozen: frozen_networks.Frozen, workdir: storage.epath.Path) -> None:
 
 
 def own_paths(latents: recipes.Latents, workdir: storage.epath.Path) -> recipes.Latents:
-  """Returns the settings with the paths of the workdir's own copies, if the copies are there."""
+  """Returns the settings with the paths of the copies in the workdir, if the workdir has copies."""
   if not latents.autoencoder or not _kept(workdir):
     return latents
   paths = {'autoencoder': os.fspath(workdir / frozen_networks.AUTOENCODER)}

@@ -1,4 +1,4 @@
-"""Encoding the pictures and captions of a run once, before its training."""
+"""Encodes the pictures and captions of a run once, before training."""
 
 import contextlib
 import dataclasses
@@ -36,15 +36,15 @@ def cache_folder(settings: recipes.Latents, workdir: storage.epath.Path) -> str:
   """Returns the folder of a run's latents; ConfigError if no local folder is named."""
   if not settings.cache and not storage.is_local(workdir):
     raise errors.ConfigError(
-      f"latents.cache='' is --workdir={workdir}/latents; name a folder on a disk of this machine, "
-      'or on one that all hosts see'
+      f"latents.cache='' means --workdir={workdir}/latents, which is not on a disk; set "
+      'latents.cache to a folder on a local disk, or on a network disk that all hosts share'
     )
   return settings.cache or os.fspath(workdir / 'latents')
 
 
 @dataclasses.dataclass(frozen=True)
 class Done:
-  """The result of `run`: the index ({} except in process 0), and what this process has encoded."""
+  """The result of `run`: the latents' index ({} except in process 0) and this process's counts."""
 
   index: dict[str, Any]
   shards: int = 0
@@ -61,10 +61,10 @@ def run(
   stop: interrupt.Interrupt,
   verify: bool = False,
 ) -> Done:
-  """Encodes the training pictures that `folder` lacks; every process encodes its share.
+  """Encodes the training pictures whose latents `folder` lacks; each process encodes a share.
 
-  Finished shards are trusted by their size, or with `verify` by their checksums. `inpainting` also
-  encodes masked pictures. Raises DataError if the folder holds the latents of other networks or of
+  Finished shards are checked by file size, or with `verify` by checksum. With `inpainting`, masked
+  pictures are encoded too. Raises DataError if the folder holds the latents of other networks or of
   other pictures.
   """
   counter = _Texts(frozen.text) if frozen.text else None
@@ -92,9 +92,10 @@ def run(
 
 
 def _work(job: latent_cache.Job, lock: ledger.Lock | None, stop: interrupt.Interrupt) -> Done:
-  """Encodes this process's shards; the process that holds the lock cleans up and writes the index.
+  """Encodes this process's shards; the process with the lock also cleans up and writes the index.
 
-  Every process calls this function; all wait for each other at the start and at the end.
+  Every process must call `_work`, because all processes wait for each other at the start and at the
+  end.
   """
   if lock:
     job.clean()
@@ -120,7 +121,7 @@ def _work(job: latent_cache.Job, lock: ledger.Lock | None, stop: interrupt.Inter
 
 
 def _all_or_none(failed: errors.GdistillError | None) -> None:
-  """Waits for the shares of all processes; raises in every process if one of them has failed."""
+  """Waits until every process has encoded its share; raises everywhere if one process failed."""
   processes.barrier('every process has encoded its share, or stopped', hours=48)
   kinds = errors.DataError, errors.Preempted
   broken, stopped = (processes.any_process(isinstance(failed, kind)) for kind in kinds)
@@ -128,11 +129,13 @@ def _all_or_none(failed: errors.GdistillError | None) -> None:
     raise failed
   if broken:
     raise errors.PeerError(
-      'another process cannot encode its share: read its error line, repair the data, and start '
-      'all processes again'
+      'another process could not encode its pictures: read the error line of that process, repair '
+      'the data, and start all processes again'
     )
   if stopped:
-    raise errors.Preempted('another process was stopped; repeat the command to resume')
+    raise errors.Preempted(
+      'a signal stopped another process of this run; repeat the command to resume'
+    )
 
 
 def _encoder(
@@ -141,7 +144,7 @@ def _encoder(
   settings: recipes.Latents,
   inpainting: bool,
 ) -> latent_encoding.Encoder:
-  """Returns the encoder for pictures of `shape`, on all devices of this process."""
+  """Returns the encoder for pictures of `shape`, running on all devices of this process."""
   whole, rows = meshes.over_local_devices(settings.batch_size)
   params = jax.device_put(autoencoder.params, whole)
 
@@ -169,7 +172,7 @@ def _encoder(
 
 
 class _Texts:
-  """A text encoder as latent_cache.Job calls it; `cut` counts the captions that were too long."""
+  """A text encoder in the form that latent_cache.Job calls; `cut` counts captions that were cut."""
 
   def __init__(self, found: texts.TextEncoder):
     self.cut = 0
@@ -187,7 +190,7 @@ class _Texts:
 def autoencoded(
   autoencoder: autoencoders.Autoencoder, batch_size: int
 ) -> Callable[[np.ndarray], np.ndarray]:
-  """Returns pixels -> pixels [B, H, W, 3] uint8: any number of pictures, encoded and decoded."""
+  """Returns a function that encodes and decodes any number of pictures [B, H, W, 3] uint8."""
 
   @jax.jit
   def back(params, batch):

@@ -26,18 +26,18 @@ _MOST_SAID = 5  # largest number of warnings about prompts that are cut
 
 @functools.lru_cache(maxsize=2)
 def autoencoder(path: str) -> autoencoders.Autoencoder:
-  """Reads an autoencoder; the last two stay in memory."""
+  """Reads an autoencoder; the last two autoencoders read stay in memory."""
   return autoencoders.read(_on_disk(path))
 
 
 @functools.lru_cache(maxsize=2)
 def text_encoder(path: str, length: int) -> texts.TextEncoder:
-  """Reads a text encoder for captions of at most `length` tokens; the last two stay in memory."""
+  """Reads a text encoder for up to `length` tokens; the last two encoders read stay in memory."""
   return texts.read(_on_disk(path, ('text_encoder', 'tokenizer')), length)
 
 
 def _on_disk(path: str, parts: tuple[str, ...] = ('',)) -> str:
-  """Returns a local path; from an object store, `parts` are copied to a temporary folder first.
+  """Returns a local path; copies `parts` to a temporary folder if `path` is in an object store.
 
   The temporary folder is removed when this process exits.
   """
@@ -56,7 +56,8 @@ def _on_disk(path: str, parts: tuple[str, ...] = ('',)) -> str:
 class Frozen:
   """The networks around a latent network: text encoder before it, autoencoder after it.
 
-  Both are None in pixel space. `params` holds the parameters of those that are there.
+  In pixel space `autoencoder` and `text` are None. `params` holds the parameters of the networks
+  that are not None.
   """
 
   autoencoder: autoencoders.Autoencoder | None = None
@@ -71,13 +72,13 @@ class Frozen:
     }
 
   def picture_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Returns [H, W, C] of the pictures for [h, w, c] of the trained network's input."""
+    """Returns the shape [H, W, C] of pictures; `shape` is that of the trained network's input."""
     if self.autoencoder is None:
       return shape
     return (shape[0] * self.autoencoder.factor, shape[1] * self.autoencoder.factor, 3)
 
   def names(self) -> dict[str, Any]:
-    """Returns the entries of card.json that identify both networks by their digests."""
+    """Returns the entries of card.json that identify autoencoder and text encoder by digests."""
     return {
       'autoencoder': encoder_digest(self.autoencoder),
       'text': self.text.digest if self.text else '',
@@ -102,9 +103,9 @@ class Frozen:
     return ids, mask
 
   def text_of(self, params: dict[str, Any], tokens: Any) -> dict[str, jax.Array]:
-    """Returns 'text' and 'text_mask' of a batch's cond, {} without tokens; call inside jit.
+    """Returns {'text', 'text_mask'} for a batch's cond, or {} without tokens; call inside jit.
 
-    CLIP attends to its padding tokens, so networks conditioned on CLIP get no mask.
+    Networks conditioned on CLIP get no mask, because CLIP attends to padding tokens.
     """
     if tokens is None:
       return {}
@@ -139,15 +140,16 @@ def check_fits(frozen: Frozen, latents: recipes.Latents, model: recipes.Model) -
     if getattr(model, name) != size:
       of = latents.autoencoder if name == 'image_channels' else latents.text
       raise errors.ConfigError(
-        f'model.{name}={getattr(model, name)} is not what {of} makes; set it to {size}'
+        f'model.{name}={getattr(model, name)} does not fit the output of {of}; '
+        f'set model.{name}={size}'
       )
 
 
 def read_frozen(folder: folders.Folder, decoder: str = '') -> Frozen:
-  """Reads the networks of a finished round, from its folder or from the folder above.
+  """Reads the frozen networks of a finished round, from the round's folder or the folder above.
 
-  `decoder` names another autoencoder, to decode with. Raises CheckpointError if the networks found
-  are not those that the round was trained with.
+  `decoder` is the path of another autoencoder for decoding. Raises CheckpointError if the round was
+  trained with other networks than the networks found.
   """
   about = folder.card.get('latents')
   if not about:
@@ -155,37 +157,37 @@ def read_frozen(folder: folders.Folder, decoder: str = '') -> Frozen:
   found = autoencoder(decoder or beside(folder, AUTOENCODER))
   if not decoder and encoder_digest(found) != about['autoencoder']:
     raise errors.CheckpointError(
-      f'{folder.path} was trained on the latents of another autoencoder ({about["autoencoder"]}) '
-      f'than {beside(folder, AUTOENCODER)} is ({encoder_digest(found)}); copy the autoencoder of '
-      'the run that trained the round'
+      f'{folder.path} was trained on the latents of another autoencoder ({about["autoencoder"]}), '
+      f'and {beside(folder, AUTOENCODER)} is {encoder_digest(found)}; copy the autoencoder/ of '
+      'the run that trained this round'
     )
   m = folder.settings
   if found.latent_channels != m.image_channels:
     raise errors.ConfigError(
       f'--decoder={decoder} reads latents of {found.latent_channels} channels, and {folder.path} '
-      f'draws {m.image_channels}; name a decoder for these latents'
+      f'makes latents of {m.image_channels}; give a decoder for {m.image_channels} channels'
     )
   if not about['text']:
     return Frozen(found)
   text = text_encoder(beside(folder, ''), about['text_length'])
   if text.digest != about['text']:
     raise errors.CheckpointError(
-      f'{folder.path} was trained with another text encoder ({about["text"]}) than '
-      f'{beside(folder, "text_encoder")} is ({text.digest}); copy the text encoder of the run that '
-      'trained the round'
+      f'{folder.path} was trained with another text encoder ({about["text"]}), and '
+      f'{beside(folder, "text_encoder")} is {text.digest}; copy the text_encoder/ of the run that '
+      'trained this round'
     )
   return Frozen(found, text)
 
 
 def beside(folder: folders.Folder, name: str) -> str:
-  """Returns the folder `name` in a round's folder or in the folder above."""
+  """Returns the path of the subfolder `name` of a round's folder, or of the folder above."""
   look = name or 'text_encoder'
   for at in (folder.path, folder.path.parent):
     if storage.exists(at / look / 'config.json'):
       return os.fspath(at / name if name else at)
   raise errors.CheckpointError(
-    f'{folder.path} needs {look}/, which is neither in that folder nor beside it; copy {look}/ '
-    'from the run that trained the round'
+    f'{folder.path} needs {look}/, which is neither there nor in the folder above; copy {look}/ '
+    'from the run that trained this round'
   )
 
 

@@ -1,11 +1,11 @@
-"""The prompts that a text-conditional network is measured with."""
+"""The prompts with which evaluation samples from a text-conditional network."""
 
 from typing import Any
 
 from gdistill.data import captions
 from gdistill.data import source
 
-_MOST = 200  # captions that card.json keeps, at most
+_MOST = 200  # largest number of captions that card.json lists
 
 
 def held_out(held: source.Source) -> list[str]:
@@ -19,7 +19,7 @@ def of_run(train: source.Source, held: source.Source, template: str) -> list[str
 
 
 def of_card(card: dict[str, Any]) -> list[str]:
-  """Returns the prompts in the card.json of a finished round; [] if its network takes no text."""
+  """Returns the prompts in the card.json of a finished round; [] if the network takes no text."""
   about = card.get('latents') or {}
   if about.get('prompts'):
     return list(about['prompts'])

@@ -2,5 +2,5 @@
 
 The denoisers are `unet` (pixels), `latent_unet` (Stable Diffusion) and `dit`. The frozen networks
 are `vae` (autoencoders) and the text encoders `clip` and `bert`. Evaluation takes features from
-`inception`, `efficientnet` and `clip`. This room may use jax, flax, core and errors.
+`inception`, `efficientnet` and `clip`. May import, of gdistill, only core and errors.
 """

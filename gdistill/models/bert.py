@@ -14,7 +14,7 @@ from gdistill.models import clip
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-  """Sizes of BERT's transformer and of its three tables: words, positions, sentence numbers."""
+  """Sizes of BERT's transformer and of the embeddings of words, positions and sentences."""
 
   width: int
   layers: int

@@ -54,7 +54,7 @@ class Norm(nn.Module):
 
 
 class Dropout(nn.Module):
-  """Dropout by example: a share `rate` of h's entries is zero, the others are divided by 1 - rate.
+  """Dropout by example: a share `rate` of h becomes zero, the remainder is divided by 1 - rate.
 
   The mask of an example is a function of (the rng 'dropout', the layer, the example's id), so the
   mask is the same on any number of devices and in microbatches of any size. `ids` [B] are the
@@ -77,8 +77,8 @@ class ResBlock(nn.Module):
   """h + conv(dropout(silu((1 + scale) norm(conv(silu(norm(h)))) + shift))).
 
   `scale` and `shift` are dense layers of silu(emb). `resample` 'down' averages 2x2 pixels and 'up'
-  repeats each pixel 2x2, on both the branch and the shortcut. The last convolution starts at zero,
-  so a freshly initialised block returns its shortcut alone.
+  repeats each pixel 2x2, on the residual branch and on the shortcut. The weights of the last
+  convolution start at zero, so a freshly initialised block returns only the shortcut's value.
   """
 
   channels: int
@@ -151,6 +151,6 @@ def with_extra(z: types.Images, cond: types.Cond, channels: int) -> types.Images
   if found != channels:
     raise errors.ConfigError(
       f"cond['extra'] has {found} channels and the network's extra_channels is {channels}; pass "
-      'the extra channels that the network was built for'
+      f"cond['extra'] with {channels} channels, or build the network with extra_channels={found}"
     )
   return jnp.concatenate([z, cond['extra']], axis=-1) if found else z

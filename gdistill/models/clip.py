@@ -44,7 +44,7 @@ class Words:
 
   vocabulary: int = 49408
   length: int = 77
-  end: int = 49407  # a text's embedding is the hidden state at its first end token
+  end: int = 49407  # a text's embedding is the hidden state at the first end token
 
 
 TEXT_B32 = Tower(512, 12, 8, 2048, projection=512)
@@ -58,7 +58,7 @@ class Text(nn.Module):
 
   `hidden` is taken after the last layer norm; Stable Diffusion's cross-attention reads `hidden`.
   `embedding` is the row of `hidden` at the first end token; a tower with a projection layer
-  projects this row.
+  projects this row of `hidden`.
   """
 
   tower: Tower

@@ -23,8 +23,8 @@ class DiT(nn.Module):
   label table. With `learned_sigma` the network computes 2C output channels and returns the first C.
   `w_features` > 0 makes a network that takes w: the Fourier features of w enter through a bias-free
   projection, which starts at zero, and are added to the sinusoids of time. All denoisers take
-  `ids`; DiT ignores `ids`, because DiT has no dropout. `remat` keeps only each block's input for
-  the backward pass and recomputes the block. `freq_shift` is 0 in the published DiTs and 1 in
+  `ids`; DiT ignores `ids`, because DiT has no dropout. `remat` stores only the input of each block,
+  and the backward pass recomputes the block. `freq_shift` is 0 in the published DiTs and 1 in
   diffusers' implementation of DiT. Source: Peebles & Xie, 2212.09748; Ma et al., 2401.08740.
   """
 
@@ -139,9 +139,9 @@ def positions(rows: int, columns: int, dim: int) -> np.ndarray:
 
 
 def as_teacher(params: Any, dtype: Any) -> Any:
-  """Casts to `dtype` the parameters of layers that compute in `dtype`; no output bit changes.
+  """Casts to `dtype` the parameters of layers that compute in `dtype`; outputs stay bit-identical.
 
-  The embeddings' layers and the output layers stay float32, because they compute in float32.
+  Embedding and output layers stay float32, because these layers compute in float32.
   """
   kept = ('time0', 'time1', 'label', 'w_proj', 'final_modulation', 'final')
   cast = {k: v for k, v in params.items() if k not in kept}

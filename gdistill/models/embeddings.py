@@ -8,7 +8,7 @@ def phi_index(logsnr: jax.Array) -> jax.Array:
   """1000 phi / (pi/2), phi = arctan(exp(-logsnr/2)).
 
   phi runs over [0, pi/2], so the result is the time index at which a cosine schedule of 1,000 steps
-  has this logsnr. Source: Salimans & Ho, 2202.00512 (their 'inv_cos' input).
+  has this logsnr. Source: Salimans & Ho, 2202.00512 (the time input 'inv_cos').
   """
   return 1000.0 * jnp.arctan(jnp.exp(-0.5 * logsnr)) / (0.5 * jnp.pi)
 

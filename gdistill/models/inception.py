@@ -1,4 +1,4 @@
-"""The Inception-v3 of FID (TensorFlow's graph of 2015-12-05): its resize, features and logits.
+"""The Inception-v3 of FID (TensorFlow's graph of 2015-12-05): resize, features and logits.
 
 FID's network differs from the Inception-v3 of today's libraries: average pooling at an edge leaves
 the padding out, the last block has max pooling where the other blocks have average pooling, and
@@ -12,7 +12,7 @@ from flax import linen as nn
 from jax import numpy as jnp
 
 SIZE = 299
-# Name of a feature vector -> its number of channels; each channel is averaged over the pixels.
+# Name of a feature vector -> number of channels. Each channel is averaged over the pixels.
 TAPS = {'64': 64, '192': 192, '768': 768, '2048': 2048}
 NUM_CLASSES = 1008
 BATCH_NORM_EPSILON = 1e-3  # epsilon of the batch norms of the published weights
@@ -34,8 +34,8 @@ def prepared(pixels: jax.Array, resize: str = 'tf1') -> jax.Array:
   x = pixels.astype(jnp.float32)
   for axis, size in ((1, height), (2, width)):
     x = jnp.moveaxis(x, axis, -1)
-    # A row of _bilinear has only two weights, but a gather is no faster than a matrix product on
-    # an accelerator.
+    # A matrix product, although a row of _bilinear has only two nonzero weights: a gather is no
+    # faster on an accelerator.
     x = jnp.einsum('...i,oi->...o', x, _bilinear(size, resize), precision='highest')
     x = jnp.moveaxis(x, -1, axis)
   return (x - 128.0) / 128.0 if resize == 'tf1' else 2.0 * x / 255.0 - 1.0
@@ -44,8 +44,8 @@ def prepared(pixels: jax.Array, resize: str = 'tf1') -> jax.Array:
 def _bilinear(size: int, resize: str) -> np.ndarray:
   """Returns [299, size]: the weight of each input pixel in each output pixel."""
   shift = 0.5 if resize == 'half_pixel' else 0.0
-  # float32 as in TensorFlow 1: for 256 input pixels, float32's rounding moves the resized values
-  # by 1e-5 of their range.
+  # Positions are float32 as in TensorFlow 1: for 256 input pixels, float32's rounding moves the
+  # resized values by 1e-5 of their range.
   scale, index = np.float32(size / SIZE), np.arange(SIZE, dtype=np.float32)
   place = np.maximum((index + np.float32(shift)) * scale - np.float32(shift), 0.0)
   lower = np.minimum(place.astype(np.int64), size - 1)
@@ -104,7 +104,7 @@ class Inception(nn.Module):
     return nn.relu(layer(h))
 
   def _chain(self, h, block, *layers):
-    """Applies a branch's convolutions, each (name, channels, kernel[, strides, padding])."""
+    """Applies `layers`, each a convolution (name, channels, kernel[, strides, padding]), to h."""
     for name, channels, size, *more in layers:
       strides, padding = more or (1, 'SAME')
       h = self._conv(h, f'{block}_{name}', channels, size, strides, padding)

@@ -35,7 +35,7 @@ class LatentUNet(nn.Module):
   are multiples of 2^(resolutions - 1). `context` says what the transformers attend to beside the
   pixels:
     'text'   cond['text'] [B, L, context_dim]. If there is a cond['text_mask'] [B, L], only tokens
-             whose mask is True are attended to. For examples with label -1, the parameter
+             with text_mask True are attended to. For examples with label -1, the parameter
              `null_text` [context_length, context_dim] replaces cond['text']. `null_text` is set to
              the embedding of '' and is not trained.
     'class'  one token, the row cond['label'] of the class table; label -1 is the last row.
@@ -65,7 +65,7 @@ class LatentUNet(nn.Module):
   extra_channels: int = 0
   emb_channels: int = 0
   groups: int = 32
-  epsilon: float = 1e-5  # epsilon of the group norms outside the transformers; inside it is 1e-6
+  epsilon: float = 1e-5  # of the group norms outside the transformers; inside, epsilon is 1e-6
   dropout: float = 0.0
   time: Callable[[jax.Array], jax.Array] = embeddings.phi_index
   w_features: int = 0
@@ -170,7 +170,8 @@ class LatentUNet(nn.Module):
 class ResBlock(nn.Module):
   """h + conv(dropout(silu(norm(conv(silu(norm(h))) + shift)))), shift = dense(silu(emb [B, E])).
 
-  The last convolution starts at zero, so a freshly initialised block returns its shortcut alone.
+  The weights of the last convolution start at zero, so a freshly initialised block returns only the
+  shortcut's value.
   """
 
   channels: int
@@ -281,7 +282,7 @@ def example(net: LatentUNet, size: int, channels: int, count: int = 1) -> tuple:
 
 
 def as_teacher(params: Any, dtype: Any) -> Any:
-  """Casts to `dtype` the parameters of layers that compute in `dtype`; no output bit changes.
+  """Casts to `dtype` the parameters of layers that compute in `dtype`; outputs stay bit-identical.
 
   bfloat16 halves the memory of the parameters. Norms, the embeddings' layers, class_table,
   null_text and the output layer stay float32.

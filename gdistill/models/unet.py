@@ -17,12 +17,12 @@ class UNet(nn.Module):
 
   `w_features` = 0 makes a network that ignores w, such as a teacher. With `w_features` > 0, the
   Fourier features of w enter through a bias-free projection, which starts at zero, and are added to
-  the time features before the time MLP: a student that starts from its teacher's parameters returns
-  at first the same values as the teacher. cond['label'] = -1 is the null class: a zero one-hot
-  vector. Layers and parameter counts follow Salimans & Ho, 2202.00512 (60.0 M and 295.9 M
-  parameters for CIFAR-10 and ImageNet 64, without the layers for w and labels). `ids` [B] are the
-  examples' ids, on which the dropout masks depend; `ids` None turns dropout off. `remat` keeps only
-  each block's input for the backward pass and recomputes the block.
+  the time features before the time MLP: a student that starts from its teacher's parameters
+  returns, before the first update, the same values as the teacher. cond['label'] = -1 is the null
+  class: a zero one-hot vector. Layers and parameter counts follow Salimans & Ho, 2202.00512 (60.0 M
+  and 295.9 M parameters for CIFAR-10 and ImageNet 64, without the layers for w and labels). `ids`
+  [B] are the examples' ids, on which the dropout masks depend; `ids` None turns dropout off.
+  `remat` stores only the input of each block, and the backward pass recomputes the block.
   cond['extra'] [B, H, W, extra_channels] is concatenated to z. `time` maps logsnr to the number
   whose sinusoids are embedded. With `freq_shift`, `cos_first`, `epsilon` of the norms and
   `learned_sigma` (2C channels are computed, the first C returned), this module is also the network
@@ -118,7 +118,7 @@ class UNet(nn.Module):
 
 
 def as_teacher(params: Any, dtype: Any) -> Any:
-  """Casts to `dtype` the parameters of layers that compute in `dtype`; no output bit changes.
+  """Casts to `dtype` the parameters of layers that compute in `dtype`; outputs stay bit-identical.
 
   bfloat16 halves the memory of the parameters. Norms, the embeddings' layers and the output layer
   stay float32.

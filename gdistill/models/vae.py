@@ -17,9 +17,9 @@ class Tiny(nn.Module):
   """TAESD: a small deterministic autoencoder with the latents of a larger autoencoder.
 
   `blocks_down` counts the encoder's residual blocks at each resolution, starting at the pixels.
-  `blocks_up` counts the decoder's residual blocks at each resolution, starting at the latents.
-  Each next resolution of the encoder halves the sides. `pool` adds a second branch to the residual
-  blocks at the latents' resolution; see TinyBlock. Source: github.com/madebyollin/taesd.
+  `blocks_up` counts the decoder's residual blocks at each resolution, starting at the latents. Each
+  next resolution of the encoder halves the sides of the image. `pool` adds a second branch to the
+  residual blocks at the latents' resolution; see TinyBlock. Source: github.com/madebyollin/taesd.
   """
 
   latent_channels: int = 4
@@ -122,8 +122,8 @@ class KL(nn.Module):
   """Stable Diffusion's autoencoder: residual blocks, attention in the middle, Gaussian posterior.
 
   `widths` are the channels of each resolution, starting at the pixels; each next resolution halves
-  the sides. A resolution has `layers` residual blocks in the encoder and `layers` + 1 in the
-  decoder. Source: Rombach et al. 2112.10752.
+  the sides of the image. A resolution has `layers` residual blocks in the encoder and `layers` + 1
+  in the decoder. Source: Rombach et al. 2112.10752.
   """
 
   latent_channels: int = 4

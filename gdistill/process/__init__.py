@@ -1,5 +1,6 @@
-"""The life of one process: how it is stopped, watched and timed, and how it shows its progress.
+"""Stops, watches and times one process, and shows the progress of the process.
 
 `interrupt` handles signals, `watchdog` ends a process that makes no progress, `progress` prints to
-stderr, and `timing` sums up seconds by name. This room may use errors and workdir.
+stderr, and `timing` sums up seconds by name. May import, of gdistill, only errors
+and workdir.
 """

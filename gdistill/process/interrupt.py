@@ -1,6 +1,6 @@
-"""SIGTERM, SIGINT, SIGHUP: the first finishes the step, saves and exits with code 42.
+"""On the first SIGTERM, SIGINT or SIGHUP: finishes the step, saves and exits with code 42.
 
-A second signal exits immediately.
+A second signal ends the process immediately, without a save.
 """
 
 import contextlib
@@ -20,12 +20,12 @@ COMPILING = 'gdistill-compile'
 
 _LEAVING = b'\ngdistill: a second signal: exiting without saving; repeat the command to resume\n'
 # Seconds within which several signals count as one: `timeout` and schedulers signal a process and
-# then its process group.
+# then the process group.
 _ONE_SIGNAL = 0.5
 
 
 def _in_child() -> None:
-  # set_wakeup_fd raises ValueError outside the main thread, where there are no handlers either.
+  # set_wakeup_fd raises ValueError outside the main thread, which alone has signal handlers.
   with contextlib.suppress(ValueError):
     signal.set_wakeup_fd(-1)
 
@@ -38,8 +38,8 @@ if hasattr(os, 'register_at_fork'):
 class Interrupt:
   """A context that catches signals, for loops that ask `stop.check()` or `if stop.requested`.
 
-  Use: `with Interrupt() as stop:`. Each time the loop asks, `watch` is called; `watch` raises if
-  the run must not continue, for example because the lock was lost. Each time the loop asks, the
+  Use: `with Interrupt() as stop:`. Each time the loop asks, `watch()` is called, and raises if the
+  run must not continue, for example because the lock was lost. Each time the loop asks, the
   watchdog `dog` records progress.
   """
 
@@ -56,7 +56,7 @@ class Interrupt:
     self._watch()
 
   def moved(self) -> None:
-    """Records progress with the watchdog, in code that does not ask for a signal."""
+    """Tells the watchdog that work was done, in code that does not ask for a signal."""
     if self._dog is not None:
       self._dog.moved()
 

@@ -26,7 +26,7 @@ class Progress:
       self._bar.close()
 
   def update(self, done: int, **numbers: float) -> None:
-    """Shows that `done` of the total are done, and `numbers` beside the count."""
+    """Shows that `done` of the total units of work are done, and `numbers` beside the count."""
     text = ' '.join(f'{k}={v:.4g}' for k, v in numbers.items())
     if self._bar is not None:
       if text:

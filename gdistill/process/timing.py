@@ -1,4 +1,4 @@
-"""Where the time of a process goes: seconds by kind of work, kept in WORKDIR/time.json."""
+"""Seconds that a process spends on each kind of work, summed up in WORKDIR/time.json."""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-"""A watchdog: ends a process without progress with exit code 134, and writes all its stacks."""
+"""A watchdog: ends a process that makes no progress, after writing the stacks of all threads."""
 
 import collections
 import contextlib
@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from gdistill.workdir import storage
 
 _TIMES = 30  # a step that takes longer than this many times the median step counts as stuck
-_SLOW = 6  # a compile or a save may take this many times `seconds`
-_MEMORY, _KNOWN = 50, 5  # the median is over the last 50 steps, and needs at least 5
+_SLOW = 6  # a compile or a save may take this many times the argument `seconds`
+_MEMORY, _KNOWN = 50, 5  # the median step time is over the last 50 steps, and needs 5 steps
 _WRITING = 10.0  # seconds to wait for writing the stacks, because the disk may be what hangs
 EXIT_CODE = 134
 
@@ -23,16 +23,17 @@ EXIT_CODE = 134
 class Watchdog:
   """A thread that ends the process after too long a time without a call of `moved`.
 
-  Use: `with Watchdog(folder) as dog:`, and `dog.moved()` wherever work was done. Inside `steady`
-  each call of `moved` is one step, and the limit is `seconds` or 30 times the median step,
-  whichever is longer. Inside `patient`, and before five steps are known, the limit is six times
-  `seconds`. Elsewhere, and with seconds=0, there is no limit. Time in which the process was
-  suspended does not count.
+  Use: `with Watchdog(folder, seconds) as dog:`, and call `dog.moved()` wherever work was done. In
+  the context `steady()` each call of `moved` is one training step, and the time limit is `seconds`
+  or 30 times the median step, whichever is longer. In the context `patient()`, and before five
+  steps are known, the limit is six times `seconds`. Outside these two contexts, and with seconds=0,
+  there is no limit. Time in which the process was suspended does not count.
 
   The watchdog writes the stacks of all threads to folder/stacks-<process>.txt before it ends the
-  process, and waits at most ten seconds for the disk. The stacks are written already after `early`
-  seconds, because another process of the run may end this process first; the file is removed when
-  work continues. The watchdog cannot act while C code holds Python's global interpreter lock.
+  process, and waits at most ten seconds for the disk. The stacks are first written after `early`
+  seconds, because another process of the run may end this process first; the file of stacks is
+  removed when work continues. The exit code is 134. The watchdog cannot act while C code holds
+  Python's global interpreter lock.
   """
 
   def __init__(
@@ -98,7 +99,7 @@ class Watchdog:
     written, last = -1, time.monotonic()
     while not self._end.wait(tick):
       now = time.monotonic()
-      # A longer gap than two ticks means that the process was suspended: that time does not count.
+      # After a gap longer than two ticks the process was suspended; suspended time does not count.
       passed, last = min(now - last, 2 * tick), now
       with self._lock:
         self._still += passed
@@ -152,7 +153,7 @@ def _stacks() -> str:
 def _in_time(write: Callable[[], None]) -> bool:
   """Calls `write` in a thread and returns whether `write` finished within `_WRITING` seconds.
 
-  The thread is needed because the disk may hang.
+  `write` is called in a thread because the disk may hang.
   """
   done = []
 

@@ -14,7 +14,7 @@ from gdistill.recipe import settings as recipes
 
 
 class Release(NamedTuple):
-  """Settings of a released ADM network that its file of weights does not contain."""
+  """Settings of a released ADM network that the file of the network's weights lacks."""
 
   fields: Mapping[str, Any]  # fields of unet.UNet
   image_size: int
@@ -72,12 +72,12 @@ def _read_network(
     params = adm.params_from(state, net, release.image_size, release.order)
   if has_labels and adm.LABELS not in state:
     raise errors.ConfigError(
-      f'{file} is the unconditional network, because it has no {adm.LABELS}; name the '
-      'class-conditional network with --source, and the unconditional network with --null'
+      f'{file} is the unconditional network, because the file has no {adm.LABELS}; give '
+      'the class-conditional network as --source, and the unconditional network as --null'
     )
   if not has_labels and adm.LABELS in state:
     raise errors.ConfigError(
-      f'{file} is a class-conditional network, because it has {adm.LABELS}; name the '
-      'unconditional network with --null'
+      f'{file} is a class-conditional network, because the file has {adm.LABELS}; give '
+      'the file of the unconditional network as --null'
     )
   return params, source_files.digest(state)

@@ -72,8 +72,9 @@ def _read_folder(path: pathlib.Path) -> _Network:
 def _read_file(path: pathlib.Path) -> _Network:
   """Returns (settings, noise, {authors' name: array}, parameters) of a latent diffusion file.
 
-  The file also holds arrays of the autoencoder and of the training. Raises DataError if an array of
-  the network has a NaN or an infinity; the other arrays of the file are not checked.
+  A latent diffusion file also holds arrays of the autoencoder and of the training. Raises DataError
+  if an array of the network has a NaN or an infinity; arrays of the autoencoder and of the training
+  are not checked.
   """
   file = source_files.weights_file(path)
   state = files.weights(file)
@@ -92,16 +93,19 @@ def _read_file(path: pathlib.Path) -> _Network:
 def _num_classes(state: Mapping[str, np.ndarray], path: pathlib.Path) -> int:
   """Returns the number of classes: the rows of the table of class embeddings, minus one.
 
-  The last row of the table is the null condition. Raises ConfigError if `state` has no such table.
+  The last row of the table is the null condition. Raises ConfigError if `state` has no table of
+  class embeddings.
   """
   if unet2d.CLASSES not in state:
     raise errors.ConfigError(
       f"{path} has no {unet2d.CLASSES}, the table of classes of latent diffusion's ImageNet "
-      "network; to import Stable Diffusion, name a folder in diffusers' layout"
+      'network; give cin256-v2 as --source, or, to import Stable Diffusion, a folder with unet/, '
+      'vae/ and text_encoder/'
     )
   shape = np.shape(state[unet2d.CLASSES])
   if len(shape) != 2 or shape[0] < 2:
     raise errors.ConfigError(
-      f'{path}: {unet2d.CLASSES} has shape {shape}; it must be (classes + 1, width)'
+      f'{path}: {unet2d.CLASSES} has shape {shape}, and its shape must be (classes + 1, width); '
+      'download the weights of cin256-v2 again'
     )
   return shape[0] - 1

@@ -36,8 +36,8 @@ def read(
   with source_files.errors_begin_with(path):
     params = dit.params_from(state)
   original = dit.is_original(state)
-  # Folders beside a single file with the authors' array names may belong to another network, so
-  # they are not read.
+  # A folder beside a single file with the authors' array names may belong to another network, so
+  # such a folder is not read.
   trusted = path.is_dir() or not original
   parts = {p.name for p in pipeline.iterdir() if p.is_dir()} if trusted else set()
   image_size, heads = _image_size_and_heads(file, state, params)
@@ -48,8 +48,8 @@ def read(
   where = autoencoder or (str(pipeline / 'vae') if 'vae' in parts else '')
   if not where:
     raise errors.ConfigError(
-      f"--source={path} holds no autoencoder; name the folder of Stable Diffusion's autoencoder "
-      '(sd-vae-ft-ema) with --autoencoder'
+      f"--source={path} holds no autoencoder; give the path of Stable Diffusion's autoencoder "
+      '(sd-vae-ft-ema) as --autoencoder'
     )
   about = {
     'digest': source_files.digest(state),
@@ -89,16 +89,16 @@ def _image_size_and_heads(
 def _noise(pipeline: pathlib.Path, parts: Collection[str], kind: str) -> tuple[recipes.Noise, str]:
   """Returns (noise schedule, model.predict) of the network.
 
-  The folder scheduler/ in `pipeline` gives the noise schedule; without this folder, the noise
-  schedule is the one in the paper of DiT or SiT. `parts` are the names of the folders in
+  The folder scheduler/ in `pipeline` gives the noise schedule. If `pipeline` has no scheduler/, the
+  noise schedule is that of the paper of DiT or SiT. `parts` are the names of the folders in
   `pipeline`. Raises ConfigError for a SiT with a folder scheduler/.
   """
   if 'scheduler' not in parts:
     return (recipes.Noise('cosine'), 'flow') if kind == 'sit' else (schedulers.DDPM_NOISE, 'eps')
   if kind == 'sit':
     raise errors.ConfigError(
-      f'{pipeline}/scheduler belongs to a network that takes integer timesteps, and SiT takes '
-      'none; use --kind=dit'
+      f'--kind=sit: the folder {pipeline}/scheduler belongs to a DiT, because a SiT takes no '
+      'integer timesteps and has no scheduler; use --kind=dit'
     )
   return schedulers.read(pipeline)
 
@@ -117,6 +117,6 @@ def _settings(
     dropout=0.0, w_features=256, w_scale=1000.0, dtype='float32',
     predict=predict, network='dit', patch=patch,
     time='linear' if kind == 'sit' else 'index',
-    freq_shift=0.0 if original else 1.0,  # diffusers' DiT uses 1 with the same weights
+    freq_shift=0.0 if original else 1.0,  # 1 in diffusers' DiT, for the same weights
     cos_first=True, learned_sigma=out_channels == 2 * channels,
   )  # fmt: skip

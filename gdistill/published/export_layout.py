@@ -24,7 +24,7 @@ def pipeline_class(folder: folders.Folder, frozen: frozen_networks.Frozen) -> st
 
 
 def model_index(folder: folders.Folder, frozen: frozen_networks.Frozen) -> dict[str, Any]:
-  """Returns the content of model_index.json: the pipeline's class, [library, class] of parts."""
+  """Returns the content of model_index.json: the pipeline's class, each part's class."""
   index: dict[str, Any] = {
     '_class_name': pipeline_class(folder, frozen),
     'unet': ['diffusers', 'UNet2DConditionModel'],

@@ -99,7 +99,8 @@ def read(
       params = unet2d.params_from(state, net)
   except (KeyError, TypeError) as e:
     raise errors.DataError(
-      f'{path} is damaged: its settings or arrays lack or misname {e}; export the round again'
+      f'{path} is damaged: a field of a JSON file or an array is missing or has a wrong name '
+      f'({e}); export the round again with gdistill export'
     ) from e
   flat = traverse_util.flatten_dict(params, sep='/') | rest
   text = None
@@ -117,12 +118,12 @@ def _check_exportable(folder: folders.Folder, frozen: frozen_networks.Frozen) ->
   if folder.card.get('sampler') == 'stochastic':
     raise errors.ConfigError(
       f'{folder.path} was distilled for the stochastic sampler, which diffusers does not have; '
-      "export a student of a run with progressive.sampler='deterministic'"
+      "train a run with progressive.sampler='deterministic', and export a student of that run"
     )
   if folder.settings.predict not in schedulers.PREDICTION_TYPES:
     raise errors.ConfigError(
       f'{folder.path}: model.predict={folder.settings.predict!r} is not a prediction type of '
-      f'diffusers; it must be one of {", ".join(schedulers.PREDICTION_TYPES)}'
+      f'diffusers; export a round with model.predict={" or ".join(schedulers.PREDICTION_TYPES)}'
     )
   if frozen.text is not None:
     _check_text(folder, frozen.text)
@@ -133,24 +134,27 @@ def _check_network(folder: folders.Folder) -> None:
   settings = folder.settings
   if settings.network == 'dit':
     raise errors.ConfigError(
-      f"{folder.path} is a DiT and cannot be exported: diffusers' DiT has no input for w, and no "
-      'pipeline for students; draw from the round with gdistill sample'
+      f"{folder.path} is a DiT and cannot be exported: diffusers' DiT has no input for w, and "
+      'diffusers has no pipeline for students; draw from this round with gdistill sample'
     )
   if settings.network == 'latent_unet' and settings.time != 'index':
     raise errors.ConfigError(
       f"{folder.path}: model.time={settings.time!r} must be 'index', with a discrete noise "
-      "schedule, because diffusers' networks take an integer timestep"
+      "schedule, because diffusers' networks take an integer timestep; draw from this round with "
+      'gdistill sample'
     )
   if settings.network == 'unet' and (settings.time, folder.noise.name) != ('phi', 'cosine'):
     raise errors.ConfigError(
       f"{folder.path}: a pixel U-Net can be exported only with model.time='phi' and noise.name="
-      f"'cosine', and this network has {settings.time!r} and {folder.noise.name!r}"
+      f"'cosine', and this network has {settings.time!r} and {folder.noise.name!r}; draw from this "
+      'round with gdistill sample'
     )
   inpainting = settings.image_channels + 1
   if settings.extra_channels not in (0, inpainting):
     raise errors.ConfigError(
       f'{folder.path}: model.extra_channels={settings.extra_channels} must be 0, or {inpainting} '
-      'for inpainting (a mask and a masked picture): diffusers has no pipeline for other inputs'
+      'for inpainting (a mask and a masked picture): diffusers has no pipeline for other inputs; '
+      'draw from this round with gdistill sample'
     )
 
 
@@ -159,7 +163,8 @@ def _check_text(folder: folders.Folder, text: texts.TextEncoder) -> None:
   if text.kind != 'clip':
     raise errors.ConfigError(
       f'{folder.path} reads text with a {text.kind} encoder and masks the padding, and '
-      "diffusers' pipelines mask no padding; export a network with CLIP's text encoder"
+      "diffusers' pipelines mask no padding; draw from this round with gdistill sample, or export "
+      "a round with CLIP's text encoder"
     )
   most = frozen_networks.text_encoder(frozen_networks.beside(folder, ''), 0).length
   if text.length != most:
@@ -182,15 +187,15 @@ def _to_diffusers(folder: folders.Folder) -> tuple[dict[str, Any], dict[str, np.
   config = unet2d.config_from(folder.net, settings.image_size)
   state = unet2d.state_from(params, folder.net)
   back = unet2d.params_from(state, folder.net)
-  state.pop(unet2d.CLASSES, None)  # diffusers has no place for the table; see _rest
+  state.pop(unet2d.CLASSES, None)  # diffusers has no array for the table of classes
   return config, state, back
 
 
 def _rest(params: Mapping, back: Mapping) -> dict[str, np.ndarray]:
   """Returns {name: array} of what gdistill/rest.safetensors must hold.
 
-  These arrays are the parameters in `params` that differ from `back`, the parameters restored from
-  diffusers' arrays, and the table of class embeddings.
+  rest.safetensors holds the parameters in `params` that differ from `back`, the parameters restored
+  from diffusers' arrays, and the table of class embeddings.
   """
   mine, theirs = (traverse_util.flatten_dict(p, sep='/') for p in (params, back))
   rest = {k: np.asarray(v) for k, v in mine.items() if not _equal(v, theirs.get(k))}

@@ -68,7 +68,8 @@ def _import_export(source: pathlib.Path, out: storage.epath.Path) -> dict[str, A
   done = finished_rounds.finish(out, params, card)
   if done['params_digest'] != wanted:
     raise errors.DataError(
-      f'--source={source} holds other weights than it was exported with; export the round again'
+      f'--source={source} holds other weights than it was exported with, so files were changed; '
+      'export the round again with gdistill export'
     )
   return done
 
@@ -82,14 +83,16 @@ def _check_tiny(small: autoencoders.Autoencoder, found: teacher.Teacher, tiny: s
   big = found.autoencoder
   if big is None:
     raise errors.ConfigError(
-      f'--tiny={tiny} decodes latents, and {found.kind} draws pixels; leave --tiny out'
+      f'--tiny={tiny} decodes latents, and the network of kind {found.kind} draws pixels; leave '
+      '--tiny out'
     )
   source_files.check_finite(f'--tiny={tiny}', autoencoders.state_from(small.net, small.params))
   if (small.factor, small.latent_channels) != (big.factor, big.latent_channels):
     raise errors.ConfigError(
       f'--tiny={tiny} makes latents of {small.latent_channels} channels at 1/{small.factor} of the '
       f"image's side, and the teacher's autoencoder of {big.latent_channels} channels at "
-      f'1/{big.factor}; name a tiny autoencoder for these latents'
+      f'1/{big.factor}; give as --tiny a tiny autoencoder of {big.latent_channels} channels at '
+      f'1/{big.factor}'
     )
 
 

@@ -19,18 +19,19 @@ def of_latent_unet(fields: Mapping[str, Any], image_size: int, predict: str) -> 
   channels, heads = fields['channels'], fields['heads']
   if any(c % channels[0] for c in channels):
     raise errors.ConfigError(
-      f'block_out_channels={list(channels)} must all be multiples of the first, {channels[0]}'
+      f'block_out_channels={list(channels)} must all be multiples of the first, {channels[0]}; '
+      'gdistill cannot import other widths; give another --source'
     )
   if image_size % 2 ** (len(channels) - 1):
     raise errors.ConfigError(
       f'sample_size={image_size} must be divisible by {2 ** (len(channels) - 1)}: {len(channels)} '
-      f'levels halve it {len(channels) - 1} times'
+      f'levels halve the sides {len(channels) - 1} times; correct sample_size in this file'
     )
   dims = {c // h for c, h in zip(channels, heads, strict=True)}
   if len(set(heads)) > 1 and len(dims) > 1:
     raise errors.ConfigError(
       f'attention_head_dim={list(heads)} must give all levels the same number of heads, or heads '
-      'of the same width'
+      'of the same width; gdistill cannot import other heads; give another --source'
     )
   attends = tuple(image_size >> i for i, on in enumerate(fields['attention']) if on)
   return recipes.Model(
@@ -75,7 +76,8 @@ def image_size(config: Mapping[str, Any], default: int) -> int:
   side = size[0] if isinstance(size, list) and len(size) == 2 and size[0] == size[1] else size
   if not folding.is_count(side):
     raise errors.ConfigError(
-      f'sample_size={size!r} must be a whole number of at least 1, or a list of two equal ones'
+      f'sample_size={size!r} must be a whole number of at least 1, or a list of two equal whole '
+      'numbers; correct sample_size in this file'
     )
   return side
 
@@ -83,7 +85,7 @@ def image_size(config: Mapping[str, Any], default: int) -> int:
 def build(settings: recipes.Model, noise: recipes.Noise) -> networks.Network:
   """Returns the network that `settings` describes, without an input for w.
 
-  Raises ConfigError if a recipe may not have these values of `settings` or `noise`.
+  Raises ConfigError if a value of `settings` or `noise` is not allowed in a recipe.
   """
   recipe_checks.check_model(settings)
   recipe_checks.check_noise(noise)

@@ -139,7 +139,7 @@ def _class_example(folder: folders.Folder, frozen: frozen_networks.Frozen) -> li
 def _loading(folder: folders.Folder, pixels: bool) -> list[str]:
   """Returns lines of Python that load the network, the scheduler and the table of classes.
 
-  A pixel U-Net (`pixels`) has no separate table of classes.
+  If `pixels` is True, the network is a pixel U-Net and has no separate table of classes.
   """
   noise = ', '.join(map(str, np.roll(networks.image_shape(folder.settings), 1)))
   lines = [

@@ -17,8 +17,8 @@ DDPM_NOISE = recipes.Noise('linear_beta', beta_start=1e-4, beta_end=0.02)
 # model.predict, the network's output -> prediction_type of diffusers' schedulers.
 PREDICTION_TYPES = {'eps': 'epsilon', 'v': 'v_prediction', 'x': 'sample'}
 _PREDICTS = {theirs: ours for ours, theirs in PREDICTION_TYPES.items()}
-# Supported schedulers of diffusers. Only the betas and prediction_type in the config of these
-# schedulers describe the network; the other fields choose a sampler.
+# Supported schedulers of diffusers. Only the betas and prediction_type in a scheduler's config
+# describe the network; the config's remaining fields choose a sampler.
 _SCHEDULERS = (
   'DDIMScheduler', 'DDPMScheduler', 'PNDMScheduler', 'LMSDiscreteScheduler', 'LCMScheduler',
   'HeunDiscreteScheduler', 'EulerDiscreteScheduler', 'EulerAncestralDiscreteScheduler',
@@ -31,7 +31,8 @@ _BETAS = {
 }  # fmt: skip
 _BETA_SCHEDULES = {ours: theirs for theirs, ours in _BETAS.items()}
 _DEFAULTS = {'beta_schedule': 'linear', 'prediction_type': 'epsilon'}  # diffusers' defaults
-# Fields of scheduler_config.json that must have these values, be null or be absent.
+# Field of scheduler_config.json -> the only value that gdistill supports. The field may also be
+# null or absent.
 _FIXED = {
   'num_train_timesteps': 1000, 'trained_betas': None, 'rescale_betas_zero_snr': False,
   'use_flow_sigmas': False,
@@ -55,21 +56,30 @@ def noise_from(
   name = config.get('_class_name')
   if name not in _SCHEDULERS:
     raise errors.ConfigError(
-      f'{where}: _class_name={name!r} is not a supported scheduler; it must be one of '
-      f'{", ".join(_SCHEDULERS)}'
+      f'{where}: _class_name={name!r} is not a supported scheduler: _class_name must be one of '
+      f'{", ".join(_SCHEDULERS)}; give another --source'
     )
   for field, value in _FIXED.items():
     if config.get(field, value) not in (value, None):
-      raise errors.ConfigError(f'{where}: {field}={config[field]!r} must be {value!r}')
+      raise errors.ConfigError(
+        f'{where}: {field}={config[field]!r} must be {value!r}; gdistill cannot import a network '
+        f'with another {field}; give another --source'
+      )
   for field, table in (('beta_schedule', _BETAS), ('prediction_type', _PREDICTS)):
     value = config.get(field, _DEFAULTS[field])
     if value not in list(table):  # a list, because `value` may be unhashable
-      raise errors.ConfigError(f'{where}: {field}={value!r} must be one of {", ".join(table)}')
+      raise errors.ConfigError(
+        f'{where}: {field}={value!r} must be one of {", ".join(table)}; gdistill cannot import a '
+        f'network with another {field}; give another --source'
+      )
   found = {**_DEFAULTS, **config}
   start, end = config.get('beta_start', 1e-4), config.get('beta_end', 0.02)
   for field, value in (('beta_start', start), ('beta_end', end)):
     if not (folding.is_share(value) and value > 0):
-      raise errors.ConfigError(f'{where}: {field}={value!r} must be a number between 0 and 1')
+      raise errors.ConfigError(
+        f'{where}: {field}={value!r} must be a number between 0 and 1; correct the file, or '
+        'download the file again'
+      )
   noise = recipes.Noise(
     _BETAS[found['beta_schedule']], beta_start=float(start), beta_end=float(end)
   )
@@ -84,7 +94,7 @@ def config_from(noise: recipes.Noise, predict: str, clip_sample: bool) -> dict[s
   model.predict of the recipe. If `clip_sample` is True, the scheduler clips x_hat to [-1, 1].
   """
   betas: dict[str, Any]
-  if noise.name == 'squared_cosine':  # diffusers computes its betas itself
+  if noise.name == 'squared_cosine':  # diffusers computes the betas itself
     betas = {'beta_schedule': _BETA_SCHEDULES[noise.name], 'trained_betas': None}
   elif noise.name in _BETA_SCHEDULES:
     betas = {

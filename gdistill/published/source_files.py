@@ -12,7 +12,7 @@ import numpy as np
 from gdistill import errors
 from gdistill.convert import files
 
-WEIGHTS_NAME = 'diffusion_pytorch_model.safetensors'  # diffusers' name for a component's weights
+WEIGHTS_NAME = 'diffusion_pytorch_model.safetensors'  # diffusers' file name of weights
 
 
 def read_component(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -24,7 +24,7 @@ def weights_file(path: pathlib.Path) -> pathlib.Path:
   """Returns the path of the .safetensors file at `path`, or of the index of its shards.
 
   `path` is a file or a folder. Raises ConfigError for a pickle of torch. Raises DataError if `path`
-  holds no weights, or several files that could be meant.
+  holds no .safetensors file, or several .safetensors files of which none has the expected name.
   """
   return files.find(path, WEIGHTS_NAME)
 
@@ -47,11 +47,15 @@ def read_json(file: pathlib.Path) -> dict[str, Any]:
   try:
     found = json.loads(file.read_text(encoding='utf-8'))
   except OSError as e:
-    raise errors.DataError(f'{file} cannot be read: {e.strerror}; download it') from e
+    raise errors.DataError(
+      f'{file} cannot be read: {e.strerror}; download the file, or correct its permissions'
+    ) from e
   except (ValueError, RecursionError) as e:
-    raise errors.DataError(f'{file} is damaged: {errors.brief(e)}; download it again') from e
+    raise errors.DataError(f'{file} is damaged: {errors.brief(e)}; download the file again') from e
   if not isinstance(found, dict):
-    raise errors.DataError(f'{file} is damaged: it holds no JSON object; download it again')
+    raise errors.DataError(
+      f'{file} is damaged: the content is no JSON object; download the file again'
+    )
   return found
 
 
@@ -64,7 +68,8 @@ def check_finite(where: Any, state: Mapping[str, np.ndarray]) -> None:
   for name, a in state.items():
     if not np.isfinite(np.asarray(a, np.float32)).all():
       raise errors.DataError(
-        f'{where}: {name} is not finite, so the weights are damaged; download them again'
+        f'{where}: {name} is not finite (holds NaN or infinity), so the weights are damaged; '
+        'download the weights again'
       )
 
 

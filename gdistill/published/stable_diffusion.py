@@ -29,8 +29,8 @@ def read(
   if config.get('time_cond_proj_dim'):
     raise errors.ConfigError(
       f'{path}/unet: time_cond_proj_dim={config["time_cond_proj_dim"]}: this network takes w '
-      'already, so it is a student and cannot be a teacher; of students, only folders that '
-      '`gdistill export` wrote can be imported, with their subfolder gdistill/'
+      'already, so it is a student and cannot be a teacher; give as --source a network that takes '
+      'no w, or a folder that `gdistill export` wrote, with the subfolder gdistill/'
     )
   config_file = path / 'unet' / 'config.json'
   with source_files.errors_begin_with(config_file):
@@ -40,7 +40,8 @@ def read(
   if encoder.width != fields['context_dim']:
     raise errors.ConfigError(
       f'{path}/unet attends to text embeddings of {fields["context_dim"]} channels, and the text '
-      f"encoder's have {encoder.width}; name the network's own text encoder with --text"
+      f"encoder's have {encoder.width} channels; give the path of the network's own text encoder "
+      'as --text'
     )
   with source_files.errors_begin_with(config_file):
     image_size = model_settings.image_size(config, 64)

@@ -20,7 +20,7 @@ from gdistill.published import source_files
 from gdistill.published import stable_diffusion
 from gdistill.published import teacher
 
-# Kind of network -> function that reads a source of this kind. Every such function takes the same
+# Kind of network -> function that reads a source of this kind. Every reader takes the same
 # arguments (path, kind, *, null, autoencoder, text); _TAKEN_BY says which kinds use which argument.
 _READERS = {
   'stable_diffusion': stable_diffusion.read,
@@ -31,9 +31,9 @@ _READERS = {
   'adm256': adm.read,
 }
 KINDS = tuple(_READERS)
-# Rows (kind, name of an array that only a network of this kind has), searched in this order. adm256
-# must come before adm64: ADM has 18 input blocks for 256 pixels and 16 for 64 pixels, so a file of
-# adm256 holds the array of adm64 too.
+# Pairs (kind, name of an array by which `kind_of` recognises the kind), tried from top to bottom.
+# adm256 must come before adm64: ADM has 18 input blocks for 256 pixels and 16 for 64 pixels, so a
+# file of adm256 holds the array of adm64 too.
 _ARRAY_OF_KIND = (
   ('cin256', 'model.diffusion_model.input_blocks.0.0.weight'),
   ('dit', 'x_embedder.proj.weight'),
@@ -44,8 +44,8 @@ _ARRAY_OF_KIND = (
 # Argument of `read` -> (kinds that take the argument, why other kinds do not take the argument).
 _TAKEN_BY = {
   'null': (('adm64', 'adm256'), 'has a null condition of its own'),
-  'autoencoder': (('stable_diffusion', 'cin256', 'dit', 'sit'), 'draws pixels'),
-  'text': (('stable_diffusion',), 'is conditioned on classes'),
+  'autoencoder': (('stable_diffusion', 'cin256', 'dit', 'sit'), 'draws pixels, not latents'),
+  'text': (('stable_diffusion',), 'is conditioned on classes, not on text'),
 }
 
 
@@ -59,9 +59,10 @@ def read(
 ) -> teacher.Teacher:
   """Returns the published network at `source`, a folder or a .safetensors file, as a Teacher.
 
-  - `kind` is one of KINDS; if `kind` is '', the folders and arrays of `source` tell the kind.
+  - `kind` is one of KINDS; if `kind` is '', the names of the folders and arrays of `source` tell
+    the kind.
   - `null` is the file of a second, unconditional network, for ADM only.
-  - `autoencoder` and `text` are paths of frozen networks, read instead of those in `source`.
+  - `autoencoder` and `text` are paths of frozen networks, which replace those in `source`.
   - `licence` is the licence of the network; if '', the licence is read from README.md in `source`.
 
   Raises ConfigError if an argument does not fit the network, and DataError if a file is missing or
@@ -69,9 +70,9 @@ def read(
   """
   path = pathlib.Path(source)
   if not path.exists():
-    raise errors.DataError(f'--source={path} does not exist; name a folder or a .safetensors file')
+    raise errors.DataError(f'--source={path} does not exist; give a folder or a .safetensors file')
   if path.is_file():
-    source_files.weights_file(path)  # raises for a torch file, with the command to convert it
+    source_files.weights_file(path)  # raises ConfigError for a torch file
   given, kind = kind, kind or kind_of(path, text)
   if kind not in KINDS:
     raise errors.ConfigError(f'--kind={kind!r} must be one of {", ".join(KINDS)}')
@@ -79,7 +80,8 @@ def read(
     kinds, reason = _TAKEN_BY[flag]
     if value and kind not in kinds:
       raise errors.ConfigError(
-        f'--{flag}={value} is for {", ".join(kinds)}: {kind} {reason}; leave --{flag} out'
+        f'--{flag}={value} is only for networks of kind {", ".join(kinds)}, and the kind of '
+        f'--source, {kind}, {reason}; leave --{flag} out'
       )
   found = _READERS[kind](path, kind, null=null, autoencoder=autoencoder, text=text)
   _check_frozen(found, path, autoencoder, text)
@@ -108,7 +110,7 @@ def kind_of(path: pathlib.Path, text: str = '') -> str:
     if name in names:
       return kind
   raise errors.ConfigError(
-    f'--source={path}: neither its folders nor its arrays tell what network it is; give '
+    f'--source={path}: no folder or array name in the source tells the kind of network; give '
     f'--kind={"|".join(KINDS)}'
   )
 
@@ -141,5 +143,5 @@ def _check_frozen(found: teacher.Teacher, path: pathlib.Path, autoencoder: str, 
   if own.latent_channels != channels:
     raise errors.ConfigError(
       f'{where} makes latents of {own.latent_channels} channels, and the network of {path} works '
-      f"on {channels}; name the network's own autoencoder with --autoencoder"
+      f"on {channels} channels; give the path of the network's own autoencoder as --autoencoder"
     )

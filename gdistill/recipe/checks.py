@@ -13,7 +13,7 @@ def _need(ok: bool, name: str, value: Any, remedy: str) -> None:
 
 
 def check_recipe(recipe: recipes.Recipe) -> None:
-  """Raises ConfigError with the first key whose value is out of its limits, and a remedy."""
+  """Raises ConfigError for the first key whose value is out of limits; the error tells a remedy."""
   _need(0 <= recipe.seed < 2**32, 'seed', recipe.seed, 'must be from 0 to 2**32 - 1')
   _check_stages(recipe)
   _check_data(recipe.data)
@@ -45,8 +45,8 @@ def _check_stages(recipe: recipes.Recipe) -> None:
   elif recipe.encoder:
     _need(
       'guidance' in stages, 'encoder', recipe.encoder,
-      f'needs a student of stage one, and stages={stages} has no stage one; add guidance to stages '
-      'or set encoder=False',
+      f"needs a round of stage one, and stages={stages} does not contain 'guidance'; add "
+      "'guidance' to stages or set encoder=False",
     )  # fmt: skip
 
 
@@ -54,17 +54,20 @@ def _check_data(data: recipes.Data) -> None:
   share = data.held_out
   _need(0 <= share < 1, 'data.held_out', share, 'must be at least 0 and below 1')
   if data.name == 'digits':
-    _need(share > 0, 'data.held_out', share, 'must be above 0: the digits have one split only')
+    _need(share > 0, 'data.held_out', share, 'must be above 0: digits has no held-out split')
   if data.name in ('folder', 'records', 'captions', 'webdataset'):
     _need(
       bool(data.path), 'data.path', data.path,
       f'must name the folder or the files of the data with data.name={data.name!r}',
     )  # fmt: skip
-    _need('://' not in data.path, 'data.path', data.path, 'must be a local path; copy or mount it')
+    _need(
+      '://' not in data.path, 'data.path', data.path,
+      'must be a local path; copy the data to a disk of this machine, or mount the bucket',
+    )  # fmt: skip
   if data.name in ('tfds', 'tfds_captions'):
     _need(
       bool(data.dataset), 'data.dataset', data.dataset,
-      f'must name a set of TensorFlow Datasets with data.name={data.name!r}',
+      f'must name a data set of TensorFlow Datasets with data.name={data.name!r}',
     )  # fmt: skip
   for name, low, high in (('workers', 0, 256), ('threads', 1, 256), ('prefetch', 1, 1024)):
     value = getattr(data, name)
@@ -75,18 +78,21 @@ def _check_latents(recipe: recipes.Recipe) -> None:
   latents = recipe.latents
   for name in ('autoencoder', 'text', 'cache'):
     value = getattr(latents, name)
-    _need('://' not in value, f'latents.{name}', value, 'must be a local path; copy or mount it')
+    _need(
+      '://' not in value, f'latents.{name}', value,
+      'must be a local path; copy the folder to a disk of this machine, or mount the bucket',
+    )  # fmt: skip
   for name, low in (('batch_size', 1), ('shard_size', 1), ('text_length', 0), ('masks', 1)):
     value = getattr(latents, name)
     _need(low <= value < 2**20, f'latents.{name}', value, f'must be from {low} to {2**20 - 1}')
   _need(
     not (recipe.latent and recipe.data.name == 'digits'), 'data.name', recipe.data.name,
-    'has grey pictures, which latents.autoencoder cannot encode; set another data.name',
+    'has grey pictures, which latents.autoencoder cannot encode; set data.name to another data set',
   )  # fmt: skip
   text = recipe.model.context == 'text'
   _need(
     not text or latents.template.count('{}') == 1, 'latents.template', latents.template,
-    'must contain {} once, in the place of the name of the class',
+    "must contain {} once, where the class name belongs, for example 'a photo of a {}'",
   )  # fmt: skip
   _need(
     not latents.text or recipe.latent, 'latents.text', latents.text,
@@ -94,7 +100,7 @@ def _check_latents(recipe: recipes.Recipe) -> None:
   )  # fmt: skip
   _need(
     bool(latents.text) == (recipe.latent and text), 'latents.text', latents.text,
-    f"must {'name the text encoder' if text else 'be empty'} with model.context="
+    f"must {'name the folder of the text encoder' if text else 'be empty'} with model.context="
     f'{recipe.model.context!r}',
   )  # fmt: skip
   for stage in ('guidance', 'progressive'):
@@ -151,14 +157,14 @@ def _check_levels(model: recipes.Model) -> None:
   step = 2 ** (len(model.multipliers) - 1)
   _need(
     model.image_size % step == 0, 'model.image_size', model.image_size,
-    f'must be divisible by {step}: a network with {len(model.multipliers)} multipliers halves it '
-    f'{len(model.multipliers) - 1} times',
+    f'must be divisible by {step}: a network with {len(model.multipliers)} multipliers halves the '
+    f'image {len(model.multipliers) - 1} times',
   )  # fmt: skip
   reached = [model.image_size // 2**i for i in range(len(model.multipliers))]
   for resolution in model.attention_resolutions:
     _need(
       resolution in reached, 'model.attention_resolutions', model.attention_resolutions,
-      f'has {resolution}, and the network has no such resolution; choose from {reached}',
+      f'contains {resolution}, and the network has the resolutions {reached}; choose from these',
     )  # fmt: skip
   widths = [model.channels, *(model.channels * m for m in model.multipliers)]
   for width in widths:
@@ -305,11 +311,11 @@ def _check_mesh(mesh: recipes.Mesh) -> None:
     value = getattr(mesh, name)
     _need(
       value >= 1 or value == -1, f'mesh.{name}', value,
-      'must be at least 1, or -1 for all devices that are left',
+      'must be at least 1, or -1 to use all remaining devices',
     )  # fmt: skip
   _need(
     (mesh.data, mesh.fsdp) != (-1, -1), 'mesh.data', mesh.data,
-    'and mesh.fsdp=-1 cannot both be -1; give one of them a size',
+    'and mesh.fsdp=-1 cannot both be -1; set mesh.data or mesh.fsdp to a number of devices',
   )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Decides whether two recipes belong to the same run: compares the keys that must not change."""
+"""Decides whether two recipes belong to one run, by comparing the keys that must not change."""
 
 import hashlib
 import json
@@ -9,8 +9,8 @@ from gdistill.recipe import reading
 from gdistill.recipe import settings as recipes
 
 # Keys and sections of a config that may change when a run is resumed, because these keys do not
-# affect the trained parameters. As an exception, mesh and train.remat change the last bits of the
-# parameters.
+# affect the trained parameters. mesh and train.remat are exceptions: these two keys change the last
+# bits of the parameters.
 MAY_CHANGE = (
   'train.checkpoint_every',
   'train.max_to_keep',
@@ -28,7 +28,7 @@ MAY_CHANGE = (
   'data.prefetch',
   'mesh',
   'evaluation',
-  'encoder',  # adds rounds after all other rounds, or leaves these out
+  'encoder',  # adds the encoder's rounds after all other rounds, or leaves the encoder's rounds out
 )
 
 
@@ -41,7 +41,7 @@ def digest(recipe: recipes.Recipe) -> str:
 def digest_together(recipe: recipes.Recipe) -> str:
   """Returns a hash of all keys that must be the same in all processes of a run.
 
-  Not part of the hash are the keys that say where and how a process reads its data.
+  The hash leaves out the keys that say where and how each process reads its own data.
   """
   own = {f'data.{name}' for name in ('path', 'workers', 'threads', 'prefetch')}
   own |= {f'latents.{name}' for name in ('autoencoder', 'text', 'cache')}

@@ -36,7 +36,7 @@ def _build(kind: type, values: Any, prefix: str) -> Any:
   """
   where = prefix[:-1] or 'config'
   if not isinstance(values, Mapping):
-    raise errors.ConfigError(f'{where}={values!r} must be a section of keys (a dict)')
+    raise errors.ConfigError(f'{where}={values!r} must be a section of keys: a dict')
   fields = {f.name: f for f in dataclasses.fields(kind)}
   hints = typing.get_type_hints(kind)
   for key in values:
@@ -50,14 +50,17 @@ def _build(kind: type, values: Any, prefix: str) -> Any:
       else:
         out[name] = _typed(hints[name], values[name], prefix + name)
     elif field.default is dataclasses.MISSING:
-      raise errors.ConfigError(f'{prefix}{name} is missing; add it: docs/config.md lists all keys')
+      raise errors.ConfigError(
+        f'{prefix}{name} is missing; add this key to the config: docs/config.md lists all keys'
+      )
   return kind(**out)
 
 
 def _unknown(key: str, prefix: str, fields: Mapping[str, Any]) -> str:
   """Returns the error line for an unknown key.
 
-  The error line suggests the sections that have a key of this name, or else the most similar key.
+  The error line suggests the sections that have a key of the same name, or else the most similar
+  known key.
   """
   homes = [
     f'{f.name}.{key}'
@@ -67,7 +70,11 @@ def _unknown(key: str, prefix: str, fields: Mapping[str, Any]) -> str:
   if homes:
     return f'unknown key {prefix}{key}; did you mean {" or ".join(homes)}?'
   near = difflib.get_close_matches(str(key), fields, 1, 0.4)
-  hint = f'did you mean {prefix}{near[0]}?' if near else f'known keys: {", ".join(fields)}'
+  hint = (
+    f'did you mean {prefix}{near[0]}?'
+    if near
+    else f'use one of the known keys: {", ".join(fields)}'
+  )
   return f'unknown key {prefix}{key}; {hint}'
 
 

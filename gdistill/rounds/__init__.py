@@ -1,6 +1,6 @@
-"""What a round is: one training run of a plan, with a network, in a folder of its own.
+"""A round: one step of a run's plan, which trains one network into a folder of its own.
 
 `plan` lists the rounds of a run, `network` turns settings and parameters into a function that
 returns v, and `folder` reads a finished round with its parameters.
-May use core, models, recipe, workdir and errors.
+May import, of gdistill, only core, models, recipe, workdir and errors.
 """

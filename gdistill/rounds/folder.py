@@ -1,4 +1,4 @@
-"""The folder of a finished round, read as a network with its parameters."""
+"""Reads the folder of a finished round as a network with parameters."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ class Folder:
 
   @property
   def guided(self) -> bool:
-    """Tells whether sampling at w needs guidance, which takes two network calls a step."""
+    """Tells whether sampling at strength w needs guidance, which takes two network calls a step."""
     return self.card['guided']
 
   @property
@@ -51,7 +51,7 @@ def settings_of(card: Mapping[str, Any]) -> tuple[recipes.Model, recipes.Noise]:
 def null_of(card: Mapping[str, Any]) -> str:
   """Returns where the unconditional prediction comes from: 'trained', 'network' or 'none'.
 
-  'trained' is the network itself, trained with label dropout; 'network' is a second network.
+  'trained' means the network itself, trained with label dropout; 'network' means a second network.
   """
   return card.get('null') or (
     'trained' if card['p_uncond'] else 'none'
@@ -59,14 +59,17 @@ def null_of(card: Mapping[str, Any]) -> str:
 
 
 def read_folder(path: Any) -> Folder:
-  """Reads a finished round; CheckpointError or ConfigError if the folder holds none."""
+  """Reads a finished round; CheckpointError or ConfigError if `path` holds no finished round."""
   folder = storage.path(path)
   card = finished_rounds.read_card(folder)
   try:
     settings, noise_settings = settings_of(card)
     net = networks.build(settings, card['takes_w'], noise_settings=noise_settings)
   except (KeyError, TypeError) as e:
-    raise errors.CheckpointError(f'{folder}/card.json lacks or misnames {e}') from e
+    raise errors.CheckpointError(
+      f'{folder}/card.json has a missing or unknown key: {e}; use the version of gdistill that '
+      'wrote this card.json'
+    ) from e
   params = finished_rounds.read_params(folder, networks.initial_shapes(net, settings))
   null_params = None
   if card.get('null') == 'network':
@@ -93,8 +96,8 @@ def guided_teacher(
     folder = storage.path(before) if '/' in before else folder.parent / before
     if not finished_rounds.is_finished(folder):
       raise errors.ConfigError(
-        f'{initial=} descends from {folder}, which is missing; copy that round too: the report '
-        'measures against the guided teacher'
+        f'{initial=} descends from {folder}, which is missing; copy that folder too: the report '
+        'compares students with the guided teacher'
       )
     card = finished_rounds.read_card(folder)
   return folder

@@ -1,4 +1,4 @@
-"""A network made from its settings, as a function that returns v."""
+"""Builds a network from settings, and casts it as a function that returns v."""
 
 import dataclasses
 import functools
@@ -30,7 +30,7 @@ def build(
   remat: bool = False,
   noise_settings: recipes.Noise | None = None,
 ) -> Network:
-  """Returns the network of these settings; time='index' also needs `noise_settings`."""
+  """Returns the network that `settings` describes; time='index' also needs `noise_settings`."""
   shared = dict(
     num_classes=settings.num_classes,
     w_features=settings.w_features if takes_w else 0,
@@ -97,7 +97,7 @@ def _time(settings: recipes.Model, noise_settings: recipes.Noise | None) -> Call
 
 @dataclasses.dataclass(frozen=True)
 class _Index:
-  """The function schedule.index of some betas, comparable by its betas as a field of a network."""
+  """The function schedule.index of a schedule's betas; two instances with equal betas are equal."""
 
   betas: bytes
 
@@ -106,7 +106,7 @@ class _Index:
 
 
 def betas(settings: recipes.Noise) -> np.ndarray:
-  """Returns the thousand betas of a discrete schedule."""
+  """Returns the 1,000 betas of a discrete noise schedule."""
   if settings.name == 'squared_cosine':
     return schedule.squared_cosine_betas()
   make = {'linear_beta': schedule.linear_betas, 'scaled_linear': schedule.scaled_linear_betas}
@@ -114,7 +114,7 @@ def betas(settings: recipes.Noise) -> np.ndarray:
 
 
 def noise(settings: recipes.Noise) -> schedule.Schedule:
-  """Returns the noise schedule of these settings, a function from t to logsnr."""
+  """Returns the noise schedule that `settings` describes, a function from t to logsnr."""
   if settings.name == 'cosine':
     return schedule.cosine(settings.logsnr_min, settings.logsnr_max)
   return schedule.discrete(betas(settings))
@@ -131,7 +131,7 @@ def projection(latent: bool) -> types.Project | None:
 
 
 def initial_params(net: Network, settings: recipes.Model, key: jax.Array) -> Any:
-  """Returns random parameters; two networks get equal values in the layers that both have."""
+  """Returns random parameters; layers with the same name in two networks get equal values."""
   one, (height, width, channels) = jnp.ones(1), image_shape(settings)
   cond = {'label': jnp.zeros(1, jnp.int32)}
   if settings.context == 'text':
@@ -143,12 +143,12 @@ def initial_params(net: Network, settings: recipes.Model, key: jax.Array) -> Any
 
 @functools.lru_cache
 def initial_shapes(net: Network, settings: recipes.Model) -> Any:
-  """Returns the shapes of initial_params, cached because tracing is slow: do not change them."""
+  """Returns the shapes of initial_params; callers must not change the tree, which is cached."""
   return jax.eval_shape(lambda: initial_params(net, settings, jax.random.key(0)))
 
 
 def drawn(draw: Callable, key: jax.Array, shardings: Any = None) -> Any:
-  """Returns draw(key), compiled without optimisation: draw runs once, so compiling dominates."""
+  """Returns draw(key), compiled without optimisation, because `draw` runs only once."""
   given = {} if shardings is None else {'out_shardings': shardings}
   jitted = jax.jit(draw, **given)
   return jitted.lower(key).compile(compiler_options={'xla_backend_optimization_level': 0})(key)
@@ -174,7 +174,7 @@ def as_v_fn(
 
 
 class Pair(NamedTuple):
-  """Parameters of a conditional network and of the unconditional network it is guided by."""
+  """Parameters of a conditional network and of the unconditional network that guides it."""
 
   cond: Any
   null: Any
@@ -189,16 +189,17 @@ def as_teacher(settings: recipes.Model, params: Any) -> Any:
 def grown(net: Network, settings: recipes.Model, key: jax.Array, old: Mapping[str, Any]) -> Any:
   """Returns parameters for `net` that copy the layers of `old`: the student equals its teacher.
 
-  `old` may lack the projection of w, and input channels of the first convolution; these start at
-  zero. Raises CheckpointError if `old` lacks another layer or has one that `net` does not have.
+  `old` may lack the projection of w, and input channels of the first convolution; the missing
+  parameters start at zero. Raises CheckpointError if `old` lacks another layer or has one that
+  `net` does not have.
   """
   shapes = initial_shapes(net, settings)
   names = set(shapes) - set(old)
   odd = (names - {'w_proj'}) | (set(old) - set(shapes))
   if odd:
     raise errors.CheckpointError(
-      f'the teacher has another architecture: first difference at layer {min(odd)}; '
-      'use its own model settings'
+      f'the teacher has another architecture than the config: layer {min(odd)} is only in one of '
+      "the two; copy the section model of the teacher's card.json into the config"
     )
 
   def missing():
@@ -209,7 +210,7 @@ def grown(net: Network, settings: recipes.Model, key: jax.Array, old: Mapping[st
 
 
 def _widened(shapes: Mapping[str, Any], old: Mapping[str, Any]) -> Mapping[str, Any]:
-  """Returns `old` with zeros for the input channels that its first convolution lacks."""
+  """Returns `old`, with zeros for input channels that the first convolution of `old` lacks."""
   first = old.get('conv_in')
   more = shapes['conv_in']['kernel'].shape[2] - first['kernel'].shape[2] if first else 0
   if more <= 0:

@@ -1,4 +1,4 @@
-"""The plan of a run: a list of rounds; each round writes a folder that the next round reads."""
+"""The plan of a run: a list of rounds, where each round reads the folder of an earlier round."""
 
 import dataclasses
 import math
@@ -9,7 +9,7 @@ from gdistill.recipe import settings as recipes
 
 @dataclasses.dataclass(frozen=True)
 class Round:
-  """One training run: objective `stage`, `steps` updates, results in the folder `name`."""
+  """One round of a run: trains with the objective of `stage`, and writes into the folder `name`."""
 
   index: int
   name: str
@@ -17,7 +17,7 @@ class Round:
   num_steps: int  # sampling steps N that the student is trained for; 0: any (teacher, stage one)
   steps: int
   lr: float
-  teacher: str  # the round that teaches this round and gives its initial parameters; '' for none
+  teacher: str  # the round that teaches this round and gives initial parameters; '' for none
   outside: bool  # whether `teacher` is a folder of another run, not a round of this run
 
 

@@ -18,10 +18,11 @@ def sample(
   project: types.Project | None = None,
   start: jax.Array | int | None = None,
 ) -> types.Images:
-  """Samples x from z_t, t = start/N, by DDIM over t = start/N, ..., 1/N, 0; the end is x_hat.
+  """Samples x from z_t, t = start/N, by DDIM over t = start/N, ..., 1/N, 0.
 
-  v_fn is called `start` times; `start` is N by default, which samples from z_1. `num_steps` and
-  `start` may be traced values, so one compiled sampler serves every N.
+  The last step returns x_hat. v_fn is called `start` times; `start` is N by default, which
+  samples from z_1. `num_steps` and `start` may be traced values, so one compiled sampler serves
+  every N.
   """
   start = num_steps if start is None else start
   return walk(v_fn, z, cond, w, num_steps, noise, start, lambda i: start - i, -1, project)
@@ -44,7 +45,8 @@ def invert(
   """
   stop = num_steps if stop is None else stop
   if project is not None:
-    v_fn = _projected(v_fn, project)  # process.ddim_projected divides by sin(phi), 0 at t = 0
+    # process.ddim_projected is not called here, because it divides by sin(phi), 0 at t = 0.
+    v_fn = _projected(v_fn, project)
   return walk(v_fn, x, cond, w, num_steps, noise, stop, lambda i: i, 1, None)
 
 
@@ -60,7 +62,7 @@ def walk(v_fn, z, cond, w, num_steps, noise, count, at, direction, project):
 
 
 def _projected(v_fn, project):
-  """Returns the model whose estimate of x is project(x_hat), where x_hat is that of v_fn."""
+  """Returns the model whose estimate of x is project(x_hat), with x_hat estimated by v_fn."""
 
   def projected(z, logsnr, cond, w):
     return process.project_v(z, v_fn(z, logsnr, cond, w), logsnr, project)

@@ -20,10 +20,10 @@ def sample(
 ) -> types.Images:
   """z_s = (sigma_s/sigma_t) z_t - alpha_s (e^(-h) - 1) D, h = (logsnr_s - logsnr_t) / 2.
 
-  D = x_hat + h / (2 h_before) (x_hat - x_hat_before), where `before` marks the values of the step
-  before. The first and the last step are first order: D = x_hat. At the last step h is infinite,
-  and the step returns x_hat. v_fn is called N times, at t = 1, ..., 1/N. Source: Lu et al.,
-  2211.01095, algorithm 2.
+  D = x_hat + h / (2 h_before) (x_hat - x_hat_before), where h_before and x_hat_before are the
+  values of the previous step. The first and the last step are first order: D = x_hat. At the last
+  step h is infinite, and the step returns x_hat. v_fn is called N times, at t = 1, ..., 1/N.
+  Source: Lu et al., 2211.01095, algorithm 2.
   """
 
   def step(i, carry):

@@ -13,7 +13,7 @@ from gdistill.core import types
 def example_keys(key: jax.Array, ids: jax.Array, count: int) -> list[types.Keys]:
   """Returns `count` arrays of [B] keys; a key depends on `key` and the example's id alone.
 
-  `ids` [B] are the places of the examples in the global batch.
+  `ids` [B] are the positions of the examples in the global batch.
   """
   keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i), count))(ids)
   return [keys[:, j] for j in range(count)]
@@ -48,7 +48,7 @@ def latents(batch: dict, key: jax.Array, *, flip: bool) -> types.Images:
 def masked_latents(
   batch: dict, key: jax.Array, key_mask: jax.Array, *, flip: bool
 ) -> tuple[types.Images, types.Images]:
-  """Returns (x, cond['extra']): x as in `latents`, and a stored mask with its masked latents.
+  """Returns (x, cond['extra']): x as in `latents`, and a stored mask with masked latents.
 
   batch['masked'] is [B, 2 flips, masks, h, w, 1 + c]. The mask is chosen at random from the masks
   that are stored for the example.
@@ -110,9 +110,9 @@ def trajectory(
 ) -> types.Images:
   """Returns z_t on the teacher's own path from z = z_1: DDIM steps of length `stride` in time.
 
-  Each example stops at its own t, with a shorter last step. A sampler calls the network at states
-  on such a path, and noised data may differ from these states. With `inverted`, the path starts
-  from z = z_0, the data, and goes towards noise.
+  The path of each example ends at the example's own t, with a shorter last step. A sampler calls
+  the network at states on the path, and noised data may differ from the states on the path. With
+  `inverted`, the path starts from z = z_0, the data, and goes towards noise.
   """
 
   def after(i):

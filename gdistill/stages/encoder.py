@@ -28,8 +28,8 @@ def loss(
 ) -> types.PerExample:
   """[B]: omega |v~ - v_hat(z_t, c, w)|^2 / (1 + w)^p, t = i/N, i ~ {0..N-1}, w ~ U[w_min, w_max].
 
-  v~ is the value of `target`, p is `w_power`, N is `num_steps`. All arguments have the meaning that
-  they have in `progressive.loss`. With `on_trajectory`, z_t lies on the teacher's own path from x
+  v~ is the value of `target`, p is `w_power`, N is `num_steps`. All arguments mean the same as in
+  `progressive.loss`. With `on_trajectory`, z_t lies on the teacher's own path from x
   to noise, where an encoder calls the network; otherwise z_t is noised data.
   """
   x, cond = batch['x'], batch['cond']

@@ -29,7 +29,7 @@ def loss(
   """[B]: omega |v^w - v_hat(z_t, c, w)|^2 / (1 + w)^p, t ~ U[0, 1], w ~ U[w_min, w_max].
 
   Each example has its own random values of w. p is `w_power`; the paper uses p = 0. A larger p
-  gives more weight to low w, whose errors are small.
+  gives more weight to low w, where the errors are small.
 
   The target v^w = v_c + w (v_c - v_null) is linear in w, so one pass of the teacher serves
   `ws_per_pass` values of w; the loss is the mean over these values of w. If `trajectory_steps` > 0,

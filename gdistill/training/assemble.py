@@ -1,4 +1,4 @@
-"""Puts a run together from its recipe and its workdir; other pages get the parts as values."""
+"""Makes the parts of a run from a recipe and a workdir; other modules get the parts as values."""
 
 import dataclasses
 import functools
@@ -29,11 +29,12 @@ from gdistill.workdir import storage
 
 
 class Run:
-  """The parts of a run. Each part is made when it is first asked for, and is then kept.
+  """The parts of a run. Each part is made at its first use and then stays in memory.
 
   `workdir` may be None if no file of the run is needed, for example for --plan. `devices` is the
   number of devices to plan for, which need not exist; None takes the devices of this machine. Only
-  training/checks.py reads the attribute `recipe`; every other page takes the parts.
+  training/checks.py reads the attribute `recipe`; every other module reads the attributes that hold
+  parts of the run.
   """
 
   def __init__(self, recipe: recipes.Recipe, workdir: Any = None, devices: int | None = None):
@@ -49,12 +50,12 @@ class Run:
 
   @functools.cached_property
   def plan(self) -> tuple[plans.Round, ...]:
-    """The rounds."""
+    """The rounds of the run, in the order of training."""
     return plan_of(self.recipe)
 
   @functools.cached_property
   def mesh(self) -> Mesh | AbstractMesh:
-    """The mesh of devices."""
+    """The mesh of devices that the run computes on."""
     m = self.recipe.mesh
     return meshes.make_mesh(m.data, m.fsdp, m.slices, self._devices)
 
@@ -77,12 +78,12 @@ class Run:
 
   @functools.cached_property
   def frozen(self) -> frozen_networks.Frozen:
-    """The frozen autoencoder and text encoder; both are None in pixel space."""
+    """The frozen autoencoder and text encoder; a run in pixel space has neither."""
     return frozen_networks.of_settings(self.latents)
 
   @property
   def autoencoder(self) -> Any:
-    """The frozen autoencoder alone, so that a size can be asked for without the text encoder."""
+    """The frozen autoencoder alone, from which sizes follow without reading the text encoder."""
     where = self.latents.autoencoder
     return frozen_networks.autoencoder(where) if where else None
 
@@ -98,7 +99,7 @@ class Run:
 
   @functools.cached_property
   def pictures(self) -> tuple[source.Source, source.Source]:
-    """The (training, held-out) pictures with their labels."""
+    """The (training, held-out) pictures with labels."""
     try:
       return data.load(self.data, self.picture_shape)
     except errors.ShapeError as e:
@@ -137,7 +138,7 @@ class Run:
 
   @property
   def digest(self) -> str:
-    """A digest of the settings that all processes of one start must have in common."""
+    """A digest of the settings that must be equal in all processes that train the run together."""
     return identity.digest_together(self.recipe)
 
   def card_entries(self) -> dict[str, Any]:
@@ -168,11 +169,15 @@ class Run:
     height, _, channels = found
     factor = self.autoencoder.factor
     fits = channels == 3 and height % factor == 0
-    remedy = f'set model.image_size={height // factor}' if fits else 'prepare the pictures again'
+    remedy = (
+      f'set model.image_size={height // factor}'
+      if fits
+      else f'prepare RGB pictures with sides divisible by {factor}'
+    )
     return errors.DataError(
       f'model.image_size={self.recipe.model.image_size}: {self.data.path} holds pictures of '
       f'height, width, channels {list(found)}, and the autoencoder makes one latent from '
-      f'{factor} x {factor} pixels of 3 channels; {remedy}'
+      f'{factor} x {factor} pixels of 3 channels (RGB); {remedy}'
     )
 
 
@@ -212,12 +217,15 @@ def _is_pair(folder: str) -> bool:
 def of_workdir(workdir: Any, change: Callable[[dict[str, Any]], Any] | None = None) -> Run:
   """Returns the run that a workdir holds, with the workdir's own copies of the frozen networks.
 
-  `change(config)` may edit the run's config first. Raises ConfigError if the workdir holds no run.
+  `change(config)` is called first and may edit the config in place. Raises ConfigError if the
+  workdir holds no run.
   """
   workdir = storage.path(workdir)
   file = workdir / 'config.json'
   if not storage.exists(file):
-    raise errors.ConfigError(f'--workdir={workdir} holds no run (no config.json); train one first')
+    raise errors.ConfigError(
+      f'--workdir={workdir} holds no run (no config.json); give the workdir of a trained run'
+    )
   try:
     recipe = reading.from_config(storage.read_json(file))
   except errors.ConfigError as e:

@@ -1,4 +1,4 @@
-"""Makes card.json of a finished round: how to use its network, and how the network was trained."""
+"""Makes card.json of a finished round: how to use the network, and how the network was trained."""
 
 import importlib.metadata
 import platform
@@ -21,7 +21,7 @@ def make_card(
   seconds: float,
   of_run: Mapping[str, Any],
 ) -> dict:
-  """Returns the contents of card.json of round `r`; `of_run` holds entries shared by the run."""
+  """Returns the contents of card.json of round `r`; `of_run` holds entries equal for all rounds."""
   teacher = r.stage == 'teacher'
   sampler = {'progressive': getattr(setup.settings, 'sampler', ''), 'encoder': 'deterministic'}
   return {

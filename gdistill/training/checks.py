@@ -1,4 +1,4 @@
-"""Checks whether a run is possible here: devices, data, folders. Nothing is compiled or written."""
+"""Checks whether this machine can do a run: devices, data, folders. Compiles and writes nothing."""
 
 import contextlib
 import math
@@ -20,11 +20,11 @@ from gdistill.training import assemble
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
 
-_MOST_IN_V = 50.0  # 1 / alpha at t = 1 that needs no warning: Stable Diffusion has 15, ADM 20,000
+_MOST_IN_V = 50.0  # largest 1 / alpha(t=1) without a warning: Stable Diffusion has 15, ADM 20,000
 
 
 def everything(run: assemble.Run) -> None:
-  """Makes all checks of this page: of devices, data, folders and the grid."""
+  """Checks the run's devices, data, folders and evaluation grid."""
   mesh(run)
   data(run)
   folders_and_grid(run)
@@ -32,7 +32,7 @@ def everything(run: assemble.Run) -> None:
 
 
 def folders_and_grid(run: assemble.Run) -> None:
-  """Checks the initial round, the grid and the workdir; needs neither devices nor data."""
+  """Checks the initial round, the evaluation grid and the workdir, without devices or data."""
   if run.recipe.initial:
     initial(run, finished_rounds.read_card(run.recipe.initial))
   grid(run)
@@ -66,13 +66,15 @@ def data(run: assemble.Run) -> None:
   ):
     if mine != theirs:
       raise errors.ConfigError(
-        f'model.{name}={mine} is not what data.name={recipe.data.name!r} has; set it to {theirs}'
+        f'model.{name}={mine} does not fit the data set data.name={recipe.data.name!r}; '
+        f'set model.{name}={theirs}'
       )
   largest = max(recipe.settings(section).batch_size for section in recipe.sections)
   if len(train_set) < largest or len(held_set) < 4:
     raise errors.DataError(
       f'data.held_out={recipe.data.held_out} leaves {len(train_set)} training and {len(held_set)} '
-      f'held-out examples; a batch needs {largest}, the figures need 4'
+      f'held-out examples; a training batch needs {largest} and the metrics need 4; lower '
+      'batch_size, change data.held_out or use more data'
     )
 
 
@@ -83,28 +85,31 @@ def grid(run: assemble.Run) -> None:
   low, high = guidance.w_min, guidance.w_max
   if trained and not set(trained) & set(e.num_steps):
     raise errors.ConfigError(
-      f'evaluation.num_steps={e.num_steps} contains none of the steps that the rounds are trained '
-      f'for: {trained}; add one of them'
+      f'evaluation.num_steps={e.num_steps} contains none of the numbers of steps that the '
+      f'students are trained for; add one of {trained}'
     )
   if trained and not any(low <= w <= high for w in e.ws):
     raise errors.ConfigError(
       f'evaluation.ws={e.ws} contains no w between guidance.w_min={low} and guidance.w_max={high}; '
-      'add one'
+      'add a w of this range'
     )
 
 
 def initial(run: assemble.Run, card: dict) -> None:
-  """Raises ConfigError unless the first stage can learn from the finished round with this card."""
+  """Raises ConfigError unless the first stage can learn from the round that `card` describes."""
   recipe = run.recipe
   where, first = f'initial={recipe.initial!r}', (*recipe.stages, 'encoder')[0]
   if first in ('progressive', 'encoder'):
     _initial_student(recipe, card, where, first)
   elif card['stage'] != 'teacher':
-    raise errors.ConfigError(f'{where} is a round of {card["stage"]}; {first} needs a teacher')
+    raise errors.ConfigError(
+      f'{where} is a round of stage {card["stage"]!r}, and stage {first!r} needs a teacher; '
+      'set initial to the folder of a teacher round'
+    )
   elif first == 'guidance' and folders.null_of(card) == 'none':
     raise errors.ConfigError(
-      f'{where} has no null condition to be guided by (p_uncond=0); train the teacher with label '
-      'dropout, or import it with an unconditional network beside it (--null)'
+      f'{where} has no null condition for guidance (p_uncond=0); train this teacher again with '
+      'teacher.p_uncond above 0, or import it together with an unconditional network (--null)'
     )
   _same_networks(run, card, where, first)
 
@@ -113,29 +118,34 @@ def _initial_student(recipe: recipes.Recipe, card: dict, where: str, first: str)
   expected = recipe.progressive.start_steps
   if card['guided']:
     raise errors.ConfigError(
-      f'{where} is a {card["stage"]} round that is guided when it is sampled, not a student of '
-      'guidance; begin stages with guidance, from a teacher'
+      f'{where} is a {card["stage"]} round that needs guidance for sampling, and stage {first!r} '
+      "learns from a round of stage 'guidance'; begin stages with 'guidance' and set initial to a "
+      'teacher round'
     )
   if not card['takes_w'] and not recipe.single_w:
     raise errors.ConfigError(
-      f'{where} takes no w; set guidance.w_min equal to guidance.w_max={recipe.guidance.w_max}'
+      f'{where} has no input for w; set guidance.w_min equal to '
+      f'guidance.w_max={recipe.guidance.w_max}'
     )
   if card['takes_w'] and recipe.single_w:
-    raise errors.ConfigError(f'{where} takes w; guidance.w_min must be below guidance.w_max')
+    raise errors.ConfigError(
+      f'{where} has an input for w, so guidance.w_min must be below guidance.w_max; set them to '
+      f'{card["w_min"]} and {card["w_max"]}'
+    )
   if card.get('clip_x_hat') and not recipe.progressive.clip_x_hat:
     raise errors.ConfigError(
-      f'progressive.clip_x_hat=False, but {where} was trained with clip_x_hat=True and says '
-      'nothing of use beyond the edges; set it to True'
+      f'progressive.clip_x_hat=False, but {where} was trained with clip_x_hat=True and has '
+      'learned nothing about x_hat beyond [-1, 1]; set progressive.clip_x_hat=True'
     )
   if first == 'progressive' and card['stage'] == 'encoder':
     raise errors.ConfigError(
-      f'{where} is an encoder, which no decoder learns from; name a student of stage one, or set '
-      'stages=() with encoder=True to train its ladder on'
+      f"{where} is a round of the encoder, from which stage 'progressive' cannot learn; set "
+      "initial to a round of stage 'guidance', or set stages=() with encoder=True"
     )
   if recipe.encoder and card['num_steps'] and card['stage'] != 'encoder':
     raise errors.ConfigError(
-      f'{where} is a student that draws in {card["num_steps"]} steps, and an encoder learns from '
-      'one of stage one; name that, or set encoder=False'
+      f'{where} is a student for sampling in {card["num_steps"]} steps, and the encoder learns '
+      "from a round of stage 'guidance'; set initial to such a round, or set encoder=False"
     )
   if card['num_steps'] and card['num_steps'] != expected:
     raise errors.ConfigError(
@@ -151,47 +161,51 @@ def _initial_student(recipe: recipes.Recipe, card: dict, where: str, first: str)
   low, high = recipe.guidance.w_min, recipe.guidance.w_max
   if (card['w_min'], card['w_max']) != (low, high):
     raise errors.ConfigError(
-      f'guidance.w_min={low}, guidance.w_max={high} differ from what {where} was trained for: '
-      f'{card["w_min"]} to {card["w_max"]}'
+      f'guidance.w_min={low}, guidance.w_max={high} differ from the range of {where}; '
+      f'set guidance.w_min={card["w_min"]}, guidance.w_max={card["w_max"]}'
     )
 
 
 def _same_networks(run: assemble.Run, card: dict, where: str, first: str) -> None:
-  """Raises ConfigError unless a round's networks are the config's; some parts may be added."""
+  """Raises ConfigError if the networks in a round's card differ from the networks in the config."""
   recipe = run.recipe
   theirs = card.get('latents') if recipe.latent else None
   for name, mine in run.frozen.names().items() if theirs else ():
     if theirs[name] != mine:
       raise errors.ConfigError(
-        f'latents.{name} is {mine!r}, and {where} was trained with {theirs[name]!r}; name what is '
-        'in it or beside it'
+        f'latents.{name} gives {mine!r}, and {where} was trained with {theirs[name]!r}; use the '
+        'autoencoder, text encoder and text_length of that round'
       )
   theirs = identity.flat({'model': card['model'], 'noise': card['noise']})
   mine = identity.flat(reading.to_dict(recipe))
   free = {'model.dropout', 'model.dtype', *(('model.predict',) if first == 'teacher' else ())}
   if first == 'teacher' and not card['model'].get('extra_channels', 0):
-    free.add('model.extra_channels')  # a teacher may be widened to take a mask
-  if not card['takes_w']:  # the round has no input for w yet, so its settings may differ
+    free.add('model.extra_channels')  # the new teacher may get input channels for a mask
+  if not card['takes_w']:  # the round has no input for w yet, so settings of w may differ
     free |= {'model.w_features', 'model.w_scale'}
   for key, value in theirs.items():
     if key not in free and mine.get(key) != value:
-      raise errors.ConfigError(f'{key}={mine.get(key)!r} differs from {where}, which has {value!r}')
+      raise errors.ConfigError(
+        f'{key}={mine.get(key)!r} differs from {where}; set {key}={value!r} as in that round'
+      )
 
 
 def same_run(config: dict, workdir: storage.epath.Path) -> None:
-  """Raises ConfigError if the workdir holds a run whose config leads to other parameters."""
+  """Raises ConfigError if the run in the workdir differs in a key that must not change."""
   file = workdir / 'config.json'
   if storage.exists(file):
     old = storage.read_json(file)
     if not isinstance(old, dict):
-      raise errors.CheckpointError(f'{file} is damaged: it holds no config; restore it from a copy')
+      raise errors.CheckpointError(
+        f'{file} is damaged: it holds no config; restore the file from a copy'
+      )
     with contextlib.suppress(errors.ConfigError):
       old = reading.to_dict(reading.from_config(old))  # adds keys that are newer than the run
     changed = identity.differences(old, config)
     if changed:
       raise errors.ConfigError(
         f'--workdir={workdir} holds a run with another config ({_some(changed)}); '
-        'choose another workdir or restore these values'
+        'choose another workdir, or set these keys back to the old values'
       )
 
 
@@ -201,7 +215,7 @@ def _some(items: list[str], most: int = 12) -> str:
 
 
 def _warn_of_eps(run: assemble.Run) -> None:
-  """Warns if errors of eps are amplified: v = (eps - sigma z) / alpha, so by 1 / alpha."""
+  """Warns if 1 / alpha is large, because v = (eps - sigma z) / alpha amplifies errors of eps."""
   recipe = run.recipe
   weights = {s: recipe.settings(s).weight for s in recipe.sections if s != 'teacher'}
   stage = next((s for s, weight in weights.items() if weight != 'snr'), None)
@@ -209,6 +223,6 @@ def _warn_of_eps(run: assemble.Run) -> None:
   if recipe.model.predict == 'eps' and stage and times > _MOST_IN_V:
     progress.say(
       f"warning: with model.predict='eps' an error at t = 1 counts {times:,.0f} times "
-      f"in v, under {stage}.weight={weights[stage]!r}; take 'snr', or first train the teacher to "
-      "predict v: stages begins with 'teacher', model.predict='v'"
+      f"in v, under {stage}.weight={weights[stage]!r}; set {stage}.weight='snr', or "
+      "first train the teacher to predict v: begin stages with 'teacher', model.predict='v'"
     )

@@ -16,11 +16,11 @@ Loss = Callable[[Any, Any, Any, jax.Array, jax.Array], jax.Array]
 
 
 def over_microbatches(loss: Loss, parts: int, unrolled: bool) -> Callable:
-  """Returns (params, teacher, batch, key, num_steps, whole) -> (mean loss, its gradient).
+  """Returns (params, teacher, batch, key, num_steps, whole) -> (mean loss, gradient).
 
-  The batch is cut into `parts` microbatches, whose gradients are averaged. With `unrolled`, the
-  scan over microbatches is unrolled into straight code. `whole(params, teacher)` returns parameters
-  gathered from all shards, and is called for each microbatch.
+  The batch is cut into `parts` microbatches, and the gradients of all microbatches are averaged.
+  With `unrolled`, the scan over microbatches is unrolled into straight code. `whole(params,
+  teacher)` is called for each microbatch and returns the parameters gathered from all shards.
   """
 
   def gradient(params, teacher, batch, key, num_steps, whole=lambda *trees: trees):
@@ -48,10 +48,11 @@ def over_microbatches(loss: Loss, parts: int, unrolled: bool) -> Callable:
 def over_mesh(gradient: Callable, mesh: Mesh | None) -> Callable:
   """Returns (params, teacher, batch, key, num_steps) -> (mean loss, gradient, squares [leaves]).
 
-  `gradient` is what `over_microbatches` returns; `squares` holds the sum of squares of each leaf of
-  the gradient. On a mesh, the gradient is reduced over the axes slice and data once an update, and
-  each device keeps the part whose moments it holds. Over fsdp, where each microbatch gathers the
-  parameters, the gradient is reduced once a microbatch.
+  `gradient` is a function from `over_microbatches`; `squares` holds the sum of squares of each leaf
+  of the gradient. On a mesh, the gradient is reduced over the axes slice and data once an update,
+  and each device gets the part of the gradient for which that device holds the optimiser moments.
+  Over the axis fsdp the gradient is reduced once a microbatch, because each microbatch gathers the
+  parameters.
   """
   if mesh is None or mesh.size == 1:
 
@@ -62,8 +63,8 @@ def over_mesh(gradient: Callable, mesh: Mesh | None) -> Callable:
     return on_one_device
 
   def on_all_devices(params, teacher, *rest):
-    # shard_map, because XLA's partitioner would reduce once a microbatch and once a leaf for the
-    # norm, and would gather activations where these are smaller than the parameters.
+    # shard_map, because XLA's own partitioner would reduce the gradient once a microbatch and the
+    # norm once a leaf, and would gather activations that are smaller than the parameters.
     split = jax.tree.map(lambda s: s.spec, sharding.tree_shardings(mesh, (params, teacher)))
     held = jax.tree.map(lambda p: sharding.held_sharding(mesh, p.shape).spec, params)
 

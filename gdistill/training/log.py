@@ -12,7 +12,7 @@ from gdistill.workdir import storage
 
 
 class Log:
-  """A round's metrics. Files are written whole, because object stores cannot append."""
+  """The metrics of a round, written as whole files, because object stores cannot append."""
 
   def __init__(self, folder: storage.epath.Path, step: int):
     self._file = folder / 'metrics.jsonl'
@@ -25,13 +25,13 @@ class Log:
     self._name = f'events.out.tfevents.{int(time.time())}.{step:08d}'
 
   def add(self, step: int, row: dict) -> None:
-    """Adds the metrics of a step; only process 0 logs."""
+    """Adds the metrics of a step in process 0, and does nothing in other processes."""
     if jax.process_index() == 0:
       self._lines.append(json.dumps(storage.jsonable({'step': step, **row})))
       self._new.append((step, row))
 
   def flush(self) -> None:
-    """Writes all lines so far, and an event file with the lines since this process started."""
+    """Writes metrics.jsonl, and a TensorBoard file of the metrics since the process started."""
     if not self._new:
       return
     storage.write_bytes(self._file, ('\n'.join(self._lines) + '\n').encode())

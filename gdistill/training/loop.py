@@ -1,4 +1,4 @@
-"""The only training loop: a compiled step, checkpoints, logs, preemption. It knows no diffusion."""
+"""The only training loop: calls a compiled step, saves checkpoints, logs, and stops on a signal."""
 
 import dataclasses
 import time
@@ -19,15 +19,15 @@ from gdistill.workdir import state as states
 from gdistill.workdir import step_checkpoints
 from gdistill.workdir import storage
 
-_RESTORING = 0.25  # hours that a process waits until all have restored their checkpoint
-# Updates between two questions to all processes whether one got a signal: asking takes time, and a
-# preempted machine has thirty seconds.
+_RESTORING = 0.25  # hours that a process waits until all processes have restored
+# Updates between two exchanges in which processes tell whether they got a signal: an exchange takes
+# time, and a preempted machine has only thirty seconds to save.
 _ASK_EVERY = 10
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Task:
-  """One round to train: where its first state, batches and compiled step come from."""
+  """One round to train: first state, batches, compiled step and number of updates."""
 
   folder: storage.epath.Path
   fresh: Callable[[], states.TrainState]  # makes the state of update 0
@@ -37,7 +37,7 @@ class Task:
   )
   teacher: Any  # parameters, or None
   batches: Callable[[int, int], Any]  # (first update, number of updates) -> arrays on the devices
-  given: dict  # the numbers of this round, from `step.numbers`
+  given: dict  # learning rate, steps and random key of the round, from `step.numbers`
   steps: int  # updates of the round
   substeps: int  # updates of one call of `step`
 
@@ -45,7 +45,7 @@ class Task:
 def fit(
   task: Task, settings: recipes.Train, stop: interrupt.Interrupt, seconds: timing.Seconds
 ) -> states.TrainState:
-  """Trains a round to its end, from its newest checkpoint or from its first state.
+  """Trains a round to the end, from the newest checkpoint or from the first state.
 
   Raises Preempted, after a save, if a signal asks this process to stop; NumericsError if too many
   updates were skipped.
@@ -66,7 +66,7 @@ def fit(
         going.save()
         going.wait()
         raise errors.Preempted(
-          f'{stop.requested or "a signal"}: {task.folder.name} is saved at step {going.step}; '
+          f'{stop.requested or "a signal"}: {task.folder.name} was saved at step {going.step}; '
           'repeat the command to resume'
         )
       if going.step % settings.checkpoint_every == 0 and going.step < task.steps:
@@ -93,7 +93,7 @@ def _start(
 
 
 class _Going:
-  """A round in training: its step and state, its log, and the checks of its metrics."""
+  """A round in training: the current step and state, the log, and the checks of the metrics."""
 
   def __init__(self, task, settings, step, state, saver, stop, seconds):
     self.step = step
@@ -105,20 +105,20 @@ class _Going:
     self._reported, self._since = step, time.monotonic()
 
   def advance(self) -> None:
-    """Dispatches the next call of the train step, and checks the metrics of the call before."""
+    """Dispatches a call of the train step, and checks the metrics of the previous call."""
     task, before = self._task, self._metrics
     with self._seconds('data'):
       batch = task.batches(self.step, task.substeps)
     with self._seconds('productive'):
       self._state, self._metrics = task.step(self._state, task.teacher, batch, task.given)
       self.step += task.substeps
-      # The check waits for the updates before, so the loop stays at most one dispatch ahead of the
-      # devices: virtual CPU devices fail with longer queues.
+      # The check waits for the previous call of the step, so that the queue of the devices holds at
+      # most one more call: virtual CPU devices fail with longer queues.
       if before is not None:
         self._check(before, self.step - task.substeps)
 
   def report(self) -> dict[str, float]:
-    """Logs the metrics every `log_every` updates; returns what the progress line shows then."""
+    """Logs the metrics every `log_every` updates, and returns loss and lr for the progress line."""
     if self.step % self._settings.log_every and self.step != self._task.steps:
       return {}
     with self._seconds('productive'):
@@ -130,7 +130,7 @@ class _Going:
     return {'loss': row['loss'], 'lr': row['lr']}
 
   def save(self) -> None:
-    """Saves a checkpoint in the background, after a check that the last updates were finite."""
+    """Saves a checkpoint in the background, after a check that the newest updates were finite."""
     self._check(self._metrics, self.step)
     self._stop.watch()
     with self._seconds('save'), self._stop.patient():
@@ -138,12 +138,12 @@ class _Going:
       self._log.flush()
 
   def wait(self) -> None:
-    """Waits for the save in the background."""
+    """Waits until the checkpoint that is saved in the background is complete."""
     with self._seconds('save'), self._stop.patient():
       self._saver.wait()
 
   def finish(self) -> states.TrainState:
-    """Returns the state at the end of the round, after a check of its last metrics."""
+    """Returns the state at the end of the round, after a check of the last metrics."""
     if self._metrics is not None:
       self._check(self._metrics, self.step)
     self._log.flush()
@@ -154,7 +154,7 @@ class _Going:
 
 
 def _asked_to_stop(stop: interrupt.Interrupt, step: int, settings: recipes.Train) -> bool:
-  """Tells whether any process got a signal; processes ask each other every ten updates or more."""
+  """Tells whether any process got a signal; processes exchange this every ten updates or more."""
   if jax.process_count() == 1:
     return bool(stop.requested)
   stop.moved()
@@ -163,24 +163,24 @@ def _asked_to_stop(stop: interrupt.Interrupt, step: int, settings: recipes.Train
 
 
 class Finite:
-  """Ends a run if too many updates in a row, or too large a share of all, were not finite."""
+  """Ends a run if too many updates, in a row or as a share of all updates, were not finite."""
 
   def __init__(self, settings: recipes.Train, names: Sequence[str]):
     self._settings, self._names = settings, names
     self._first = ''
 
   def check(self, metrics: dict, step: int) -> None:
-    """Raises NumericsError if too many of `step` updates were not finite; names a broken leaf."""
+    """Raises NumericsError, which names a leaf, if too many of `step` updates were not finite."""
     settings, broken = self._settings, int(metrics['broken'])
     if broken >= 0:
       loss = float(metrics['loss'])
       self._first = f' (the first leaf is {self._names[broken]!r}, at a loss of {loss:g})'
     in_a_row, skipped = int(metrics['skipped_in_a_row']), int(metrics['skipped'])
-    # A minimum number too, because a large share of the first few updates says little.
+    # `many` must hold too, because a large share of the first few updates says little.
     many = skipped >= settings.max_skipped_in_a_row
     share = 100 * skipped > settings.max_skipped_percent * step
     if in_a_row >= settings.max_skipped_in_a_row or (many and share):
       raise errors.NumericsError(
         f'{skipped} of {step} updates were not finite, the last {in_a_row} in a row{self._first}; '
-        'lower the learning rate, or look for the first broken value with JAX_DEBUG_NANS=1'
+        'train in another workdir with a lower lr, or set JAX_DEBUG_NANS=1 to find the first NaN'
       )

@@ -71,8 +71,8 @@ def _guidance(setup: stage_setup.StageSetup) -> Callable[..., types.PerExample]:
 def _halving(setup: stage_setup.StageSetup) -> Callable[..., types.PerExample]:
   """Returns the objective of stage two: one student step lands where two teacher steps do.
 
-  The decoder's rounds go from noise to data (stages.progressive), the encoder's from data to noise
-  (stages.encoder).
+  Rounds of the decoder step from noise to data (stages.progressive); rounds of the encoder step
+  from data to noise (stages.encoder).
   """
   settings, net, schedule = setup.settings, setup.teacher_net, setup.schedule
   module, own = encoder, {}

@@ -38,7 +38,7 @@ def describe(
 
 
 def _rounds(plan: Sequence[plans.Round], setups: Mapping[str, stage_setup.StageSetup]) -> list[str]:
-  """Returns a line for each round, and a line with the totals."""
+  """Returns a line of text for each round, and a line with the totals of all rounds."""
   lines = [f'{"round":24}{"updates":>11}{"lr":>9}{"batch":>7}{"images seen":>15}  learns from']
   images = 0
   for r in plan:

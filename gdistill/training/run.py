@@ -36,8 +36,8 @@ from gdistill.workdir import ledger
 from gdistill.workdir import state as states
 from gdistill.workdir import storage
 
-Compiled = dict[str, concurrent.futures.Future]  # {stage: the compiled train step of its rounds}
-# Part of every random key of a stage, so the keys of two stages never meet.
+Compiled = dict[str, concurrent.futures.Future]  # {stage: compiled train step}
+# Folded into every random key of a stage, so that no two stages use the same random key.
 _STAGE_IDS = {'teacher': 1, 'guidance': 2, 'progressive': 3, 'encoder': 4}
 
 
@@ -49,11 +49,12 @@ def train(
 ) -> None:
   """Trains every round of the plan that is not finished; a finished run does nothing.
 
-  `run` must have passed checks.everything. `compiled` collects the train step of each stage, and
-  runs with the same settings may share it. Raises Preempted if a signal asks this process to stop.
+  `run` must have passed checks.everything. `compiled` collects the train step of each stage; runs
+  with the same settings may share `compiled`. Raises Preempted if a signal asks this process to
+  stop.
   """
   workdir, plan = run.workdir, run.plan
-  # Once more, under the lock: another run may have taken the workdir since the checks.
+  # Checked again while this process holds the lock: another run may have used the workdir before.
   run_checks.same_run(run.config, workdir)
   if jax.process_index() == 0:
     _write_config(workdir, run.config)
@@ -97,7 +98,7 @@ def _write_config(workdir: storage.epath.Path, config: dict) -> None:
 
 
 def _tidy(workdir: storage.epath.Path, r: plans.Round) -> None:
-  """Completes a round that was killed just after its card.json: ledger entry, old checkpoints."""
+  """Completes a round that was killed just after card.json: ledger entry, removal of steps/."""
   if finished_rounds.is_finished(workdir / r.name):
     told = any(
       e['event'] == 'round-finished' and e.get('round') == r.name for e in ledger.ledger(workdir)
@@ -109,7 +110,7 @@ def _tidy(workdir: storage.epath.Path, r: plans.Round) -> None:
 
 
 def _encode(run: assemble.Run, stop: interrupt.Interrupt) -> None:
-  """Encodes the training pictures, unless the latents are there, and copies the frozen networks."""
+  """Encodes the training pictures that have no latents yet, and copies the frozen networks."""
   done = encode.run(
     run.pictures[0], run.frozen, run.latents, run.inpainting, run.latent_folder, stop
   )
@@ -127,18 +128,18 @@ def _check_same_data(workdir: storage.epath.Path, examples: Any) -> None:
     _record(workdir, 'data', examples=len(examples), fingerprint=examples.fingerprint)
   elif told[0].get('fingerprint') != examples.fingerprint:
     raise errors.DataError(
-      f'the data are not those this run began with: {len(examples)} examples with fingerprint '
-      f'{examples.fingerprint}, then {told[0].get("examples")} with {told[0].get("fingerprint")}; '
-      'restore them or choose another workdir'
+      f'the training data are not those this run began with: now {len(examples)} examples with '
+      f'fingerprint {examples.fingerprint}, at first {told[0].get("examples")} with '
+      f'{told[0].get("fingerprint")}; restore the first data or choose another workdir'
     )
 
 
 def _compile_all(run: assemble.Run, stages: list[str], compiled: Compiled) -> Compiled:
   """Compiles in the background: the next stage compiles while the stage before it trains.
 
-  Returns the promised steps, which are also entered into `compiled`.
+  Returns {stage: Future of the train step}; the same futures are entered into `compiled`.
   """
-  # These parts are made here, because two threads could make the same part of the run twice.
+  # Read in this thread, because two threads could make the same part of the run twice.
   setups, mesh, fields = run.setups, run.mesh, run.examples.fields
   stages = [s for s in dict.fromkeys(stages) if s not in compiled]
   pending = {stage: concurrent.futures.Future() for stage in stages}
@@ -149,7 +150,8 @@ def _compile_all(run: assemble.Run, stages: list[str], compiled: Compiled) -> Co
       if promise.set_running_or_notify_cancel():
         try:
           step = stage_shapes.compile_stage(setups[stage], mesh, fields)
-          # Before set_result: an error after it could not reach the thread that waits.
+          # Called before set_result, because an error after set_result could not reach the thread
+          # that waits for the step.
           _record(run.workdir, 'compiled', stage=stage)
           promise.set_result(step)
         except BaseException as e:
@@ -168,7 +170,7 @@ def _train_round(
   stop: interrupt.Interrupt,
   seconds: timing.Seconds,
 ) -> None:
-  """Trains one round, from its newest checkpoint if there is one; writes params/ and card.json."""
+  """Trains one round, from the newest checkpoint if any; writes params/ and card.json."""
   setup, mesh, folder = run.setups[r.stage], run.mesh, run.workdir / r.name
   began = time.monotonic()
   _record(run.workdir, 'round-entered', round=r.name)
@@ -194,8 +196,8 @@ def _train_round(
   state = loop.fit(
     loop.Task(
       folder=folder,
-      # Reads the teacher's folder once more: a copy kept until then would stay in memory for the
-      # whole round.
+      # Reads the teacher's folder a second time, because parameters kept from the first reading
+      # would stay in memory for the whole round.
       fresh=functools.partial(_fresh_state, setup, parent, key_init, mesh),
       like=stage_shapes.state_shapes(setup, mesh),
       step=step,
@@ -220,7 +222,7 @@ def _train_round(
 
 
 def _teacher(setup: stage_setup.StageSetup, folder: Any) -> Any:
-  """Reads the parameters that a round learns from, cast to the precision of the network."""
+  """Reads the parameters of a round's teacher, cast to the precision of the network."""
   found = folders.read_folder(folder)
   pair = setup.stage == 'guidance' and found.null_params is not None
   params = networks.Pair(found.params, found.null_params) if pair else found.params
@@ -235,7 +237,9 @@ def _batches(
   mesh: Mesh,
   settings: recipes.Data,
 ) -> Callable[[int, int], Any]:
-  """Returns batches(step, count): arrays [count updates, rows, ...] spread over the mesh."""
+  """Returns batches(step, count), which reads the batches of `count` updates from `step` on.
+
+  Its arrays have shape [count, rows, ...], with rows spread over the mesh."""
   read = data.reader(examples, seed, size, sharding.local_rows(mesh, size), steps, settings)
 
   def batches(step, count):

@@ -1,4 +1,4 @@
-"""The train step of a stage, compiled from the shapes and shardings of its state and batches."""
+"""Compiles the train step of a stage from the shapes and shardings of state and batches."""
 
 import functools
 import math
@@ -21,7 +21,7 @@ from gdistill.workdir import state as states
 def compile_stage(
   setup: stage_setup.StageSetup, mesh: Mesh, fields: Mapping[str, tuple[tuple[int, ...], Any]]
 ) -> Callable:
-  """Returns the compiled train step of a stage, made ahead of time and from shapes alone.
+  """Returns the compiled train step of a stage, compiled ahead of time from shapes alone.
 
   `fields` maps the name of each array of an example to (shape, dtype).
   """
@@ -59,7 +59,7 @@ def teacher_shapes(setup: stage_setup.StageSetup) -> Any:
 
 
 def state_maker(settings: recipes.Training) -> Callable[[Any], states.TrainState]:
-  """Returns the function that makes a round's first state from its first parameters."""
+  """Returns the function that makes the first state of a round from the initial parameters."""
   return functools.partial(
     states.create, tx=train_step.optimizer(settings), with_ema=settings.ema > 0
   )

@@ -1,4 +1,4 @@
-"""The settings that all rounds of one stage share, and the networks they describe."""
+"""The settings that all rounds of one stage share, and the networks made from the settings."""
 
 import dataclasses
 from typing import Any
@@ -12,7 +12,7 @@ from gdistill.rounds import network as networks
 
 @dataclasses.dataclass(frozen=True)
 class StageSetup:
-  """The settings of one stage: all its rounds share one compiled train step."""
+  """The settings of one stage: all rounds of the stage share one compiled train step."""
 
   stage: str  # 'teacher', 'guidance', 'progressive' or 'encoder'
   settings: recipes.Training

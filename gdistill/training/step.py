@@ -15,7 +15,7 @@ from gdistill.workdir import state as states
 
 
 def optimizer(settings: recipes.Training) -> optax.GradientTransformation:
-  """Returns Adam with decoupled weight decay; the train step clips before it and applies -lr."""
+  """Returns Adam with decoupled weight decay; clipping and the factor -lr are in the train step."""
   return optax.chain(
     optax.scale_by_adam(settings.beta1, settings.beta2, settings.adam_eps),
     optax.add_decayed_weights(settings.weight_decay, _decays),
@@ -23,14 +23,14 @@ def optimizer(settings: recipes.Training) -> optax.GradientTransformation:
 
 
 def _decays(params: Any) -> Any:
-  """Tells which parameters decay: all but the fixed embedding of the empty prompt."""
+  """Tells which parameters get weight decay: all but the fixed embedding of the empty prompt."""
   return jax.tree_util.tree_map_with_path(lambda path, _: path[0].key != 'null_text', params)
 
 
 def learning_rate(
   step: jax.Array, lr: jax.Array, steps: jax.Array, warmup: int, anneal: bool
 ) -> jax.Array:
-  """lr min(1, (step + 1) / warmup), with `anneal` times 1 - step / steps; steps of one round."""
+  """lr min(1, (step + 1) / warmup), times 1 - step / steps with `anneal`; steps of one round."""
   rate = lr * jnp.minimum(1.0, (step + 1) / warmup) if warmup else lr
   return rate * (1.0 - step / steps) if anneal else rate
 
@@ -52,8 +52,8 @@ def make_step(
 
   One call makes S updates and returns the metrics of the last one. An update whose loss or gradient
   norm is not finite changes only the counters. The metric `broken` is the index of the first leaf
-  whose gradient was not finite in any of the S updates, or -1. `unrolled` writes scans out as
-  straight code, because on a CPU the weight gradient of a convolution inside a scan is some 60
+  whose gradient was not finite in any of the S updates, or -1. With `unrolled`, scans are unrolled
+  into straight code, because on a CPU the weight gradient of a convolution inside a scan is some 60
   times slower. On a `mesh`, the gradient is reduced as `gradient.over_mesh` says.
   """
   gradient = gradients.over_microbatches(loss, settings.accumulation, unrolled)
@@ -70,7 +70,8 @@ def make_step(
         broken = jnp.where(broken < 0, metrics['broken'], broken)
       return state, {**metrics, 'broken': broken}
     state, metrics = jax.lax.scan(body, state, batches)
-    broken = metrics['broken'][jnp.argmax(metrics['broken'] >= 0)]  # the first update that has one
+    # The index of the first update that has a broken leaf; argmax is 0 if no update has one.
+    broken = metrics['broken'][jnp.argmax(metrics['broken'] >= 0)]
     return state, {**jax.tree.map(lambda a: a[-1], metrics), 'broken': broken}
 
   return step
@@ -79,7 +80,7 @@ def make_step(
 def _update(gradient: Callable, settings: recipes.Training) -> Callable:
   """Returns (state, batch, teacher, numbers) -> (state, metrics): one update.
 
-  `gradient` is what `gradient.over_mesh` returns.
+  `gradient` is a function from `gradient.over_mesh`.
   """
   tx = optimizer(settings)
 
@@ -129,15 +130,16 @@ def _first(flags: jax.Array) -> jax.Array:
 
 
 def compile_step(step: Callable, state: Any, *more: Any) -> Callable:
-  """Compiles a train step ahead of time, so it cannot compile a second time unnoticed.
+  """Compiles a train step ahead of time, so that JAX cannot compile the step again unnoticed.
 
-  Arguments are arrays, or shapes with shardings. The state is donated, and keeps its shardings.
+  Arguments are arrays, or shapes with shardings. The state is donated, and the returned state has
+  the same shardings.
   """
   out = jax.tree.map(lambda a: a.sharding, state), None
   return jax.jit(step, donate_argnums=0, out_shardings=out).lower(state, *more).compile()
 
 
 def state_shardings(mesh: Mesh, state: states.TrainState) -> states.TrainState:
-  """Returns the sharding of each leaf of a state, from its shape."""
+  """Returns the sharding of each leaf of a state, chosen by the leaf's shape."""
   held = jax.tree.map(lambda leaf: sharding.held_sharding(mesh, leaf.shape), state)
   return held.replace(params=sharding.tree_shardings(mesh, state.params))

@@ -27,7 +27,7 @@ Watch = Callable[[], None]
 
 
 class Corrupt(errors.CheckpointError):
-  """Damage in a stored folder, unlike a target that does not fit; `why` is the kind of damage."""
+  """A stored folder is damaged (not: does not fit the target); `why` is the kind of damage."""
 
   def __init__(self, why: str, folder: epath.PathLike, message: str):
     super().__init__(f'{os.fspath(folder)}: {message}; restore the folder from a copy')
@@ -39,9 +39,9 @@ def save(
 ) -> dict:
   """Writes folder/arrays, then manifest.json, which completes the checkpoint; returns the manifest.
 
-  Every process calls `save` with the same tree. `watch` is called before the manifest is written:
-  it raises ConfigError if another process has taken the lock. NumericsError if a leaf is not
-  finite. CheckpointError if the save fails, and the folder is removed.
+  Every process calls `save` with the same tree. `watch()` is called before the manifest is
+  written, and raises ConfigError if another process has taken the lock. Raises NumericsError if a
+  leaf is not finite. If the save fails, removes the folder and raises CheckpointError.
   """
   folder = storage.path(folder)
   arrays, leaves = tree_leaves.collect(folder, tree)
@@ -57,7 +57,7 @@ def save(
   except errors.CheckpointError:
     stored = False
   try:
-    if not stored:  # the same arrays are there if a run was killed after this save and repeats it
+    if not stored:  # a run that was killed after this save finds the same arrays
       _remove_together(folder)
       _check_space(folder, leaves)
       _write_arrays(folder / 'arrays', arrays)
@@ -84,9 +84,10 @@ def restore(folder: epath.PathLike, target: Any = None, shardings: Any = None) -
   """Returns the stored tree, with the structure of `target`, after checking every leaf's digest.
 
   Without a target the tree is nested dicts of numpy arrays. With `shardings` (one sharding, or a
-  tree of shardings) every leaf is placed there. Otherwise a leaf is a numpy array where the target
-  holds a numpy array or a number, and else lies on the devices of the target's leaf. No leaf is
-  cast. CheckpointError names the folder and the first leaf that is damaged or does not fit.
+  tree of shardings) every leaf is placed as the sharding says. Without shardings, a leaf is a numpy
+  array if the target's leaf is a numpy array or a number, and otherwise is placed on the devices of
+  the target's leaf. No leaf is cast. CheckpointError names the folder and the first leaf that is
+  damaged or does not fit.
   """
   folder = storage.path(folder)
   stored = read_manifest(folder)
@@ -95,7 +96,7 @@ def restore(folder: epath.PathLike, target: Any = None, shardings: Any = None) -
 
 
 def manifest(folder: epath.PathLike) -> dict | None:
-  """Returns the manifest of a complete checkpoint; None if it is missing or damaged."""
+  """Returns the manifest of a complete checkpoint; None if the manifest is missing or damaged."""
   try:
     return read_manifest(storage.path(folder))
   except Corrupt:
@@ -103,7 +104,7 @@ def manifest(folder: epath.PathLike) -> dict | None:
 
 
 def is_complete(folder: epath.PathLike) -> bool:
-  """Returns whether the folder holds a valid manifest, which a save writes last."""
+  """Returns whether the folder holds a valid manifest, which `save` writes last."""
   return manifest(folder) is not None
 
 
@@ -113,15 +114,15 @@ def tree_digest(stored: dict) -> str:
 
 
 def read_manifest(folder: epath.Path) -> dict:
-  """Returns the manifest; Corrupt if it is missing or damaged."""
+  """Returns the manifest; raises Corrupt if the manifest is missing or damaged."""
   file = folder / 'manifest.json'
   if not storage.exists(file):
     raise Corrupt('incomplete', folder, 'there is no manifest.json, so its save was not finished')
   stored = read_sealed(file, 'manifest')
   if stored.get('format_version') != FORMAT_VERSION:
     raise errors.CheckpointError(
-      f'{folder} has format_version {stored.get("format_version")}, this program reads '
-      f'{FORMAT_VERSION}; use the version of gdistill that wrote it'
+      f'{folder} has format_version {stored.get("format_version")}, and this gdistill reads only '
+      f'{FORMAT_VERSION}; use the version of gdistill that wrote the folder'
     )
   return stored
 
@@ -138,7 +139,7 @@ def file_digests(folder: epath.Path) -> dict[str, dict]:
 
 
 def read_arrays(folder: epath.Path, stored: dict) -> dict[str, np.ndarray]:
-  """Returns {name: whole array} of every leaf; Corrupt if a file or a leaf is not as stored."""
+  """Returns {name: whole array} of every leaf; raises Corrupt if a file or a leaf has changed."""
   found = storage.files(folder / 'arrays')
   for name, file in stored['files'].items():
     if name not in found:
@@ -185,7 +186,7 @@ def read_arrays(folder: epath.Path, stored: dict) -> dict[str, np.ndarray]:
 
 
 def remove(folder: epath.Path) -> None:
-  """Removes a checkpoint; the manifest goes first, so that a kill here leaves no false damage."""
+  """Removes a checkpoint, first the manifest: after a kill, the folder is an unfinished save."""
   storage.remove(folder / 'manifest.json')
   storage.remove_tree(folder)
 
@@ -199,12 +200,12 @@ def json_digest(value: Any) -> str:
 
 
 def seal(value: dict) -> bytes:
-  """Returns the value as JSON with a digest of itself, by which a reader finds a flipped bit."""
+  """Returns the value as JSON that contains a digest of the value, to detect changed bytes."""
   return storage.dumps({**value, 'digest': json_digest(value)}).encode()
 
 
 def read_sealed(file: epath.Path, why: str) -> dict:
-  """Returns the value that a file from `seal` holds; Corrupt of kind `why` if it was changed."""
+  """Returns the value in a file that `seal` made; raises Corrupt(`why`) if the file has changed."""
   try:
     data = storage.read_bytes(file)
   except errors.CheckpointError as e:
@@ -220,7 +221,7 @@ def read_sealed(file: epath.Path, why: str) -> dict:
 
 
 def _raise_unreadable(folder: epath.Path, e: errors.CheckpointError) -> NoReturn:
-  """Raises Corrupt on local disk; raises `e` itself for an object store that is out of reach."""
+  """Raises Corrupt on local disk; raises `e` itself for an object store that cannot be reached."""
   if storage.is_local(folder):
     raise Corrupt('unreadable', folder, errors.brief(e)) from e
   raise e

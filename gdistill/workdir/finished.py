@@ -1,4 +1,4 @@
-"""A finished round on disk: its parameters in params/, and card.json, which is written last."""
+"""A finished round on disk: the parameters in params/, and card.json, which is written last."""
 
 from typing import Any
 
@@ -18,8 +18,8 @@ _FOREIGN = ('.pt', '.pth', '.pkl', '.ckpt', '.bin', '.npz', '.h5', '.msgpack', '
 def finish(folder: epath.PathLike, params: Any, card: dict) -> dict:
   """Saves folder/params, then card.json, which makes the round finished; returns the card.
 
-  The card gets 'params_digest'. A finished round is left as it is: CheckpointError if its
-  parameters are not `params`.
+  The card gets the key 'params_digest'. A round that is already finished is not changed, and
+  CheckpointError is raised if the parameters of that round differ from `params`.
   """
   folder = storage.path(folder)
   if is_finished(folder):
@@ -27,7 +27,7 @@ def finish(folder: epath.PathLike, params: Any, card: dict) -> dict:
     _, entries = leaves.collect(folder, params)
     if done['params_digest'] != checkpoints.json_digest(entries):
       raise errors.CheckpointError(
-        f'{folder} is finished, with other parameters; choose another folder or remove this one'
+        f'{folder} is finished, with other parameters; choose another folder, or remove {folder}'
       )
     return done
   card = {
@@ -48,29 +48,29 @@ def is_finished(folder: epath.PathLike) -> bool:
 def read_card(folder: epath.PathLike) -> dict:
   """Returns the card of a finished round.
 
-  ConfigError if the folder is no round; CheckpointError if the folder does not exist, the round is
-  not finished, or the card is damaged.
+  Raises ConfigError if the folder is no round; CheckpointError if the folder does not exist, the
+  round is not finished, or card.json is damaged.
   """
   folder = storage.path(folder)
   if folder.suffix.lower() in _FOREIGN:
     raise errors.ConfigError(
-      f'{folder} is a {folder.suffix} file, not a round folder; name WORKDIR/<round> of a run'
+      f'{folder} is a {folder.suffix} file, not a round folder; give the folder WORKDIR/<round>'
     )
   if not is_finished(folder):
     if not storage.exists(folder):
       raise errors.CheckpointError(f'{folder} does not exist; check the path of the round folder')
     if storage.list_dir(folder / 'steps') or storage.exists(folder / 'params'):
       raise errors.CheckpointError(
-        f'{folder} is a round without card.json: it was not finished; repeat the command'
+        f'{folder} is a round without card.json: training did not finish; train again to resume'
       )
     raise errors.ConfigError(
-      f'{folder} is not a round folder: it has no card.json; name the folder of a finished round'
+      f'{folder} is not a round folder: it has no card.json; give the folder of a finished round'
     )
   return checkpoints.read_sealed(folder / 'card.json', 'card')
 
 
 def params_digest(folder: epath.PathLike) -> str:
-  """Returns the digest of a finished round's parameters; Corrupt if card and manifest differ."""
+  """Returns the digest of a round's parameters; Corrupt if card.json has another digest."""
   folder = storage.path(folder)
   wanted = read_card(folder).get('params_digest')
   if wanted != checkpoints.tree_digest(checkpoints.read_manifest(folder / 'params')):

@@ -1,4 +1,4 @@
-"""The leaves of a tree by name: what a manifest says of each, and how a tree is built from them."""
+"""Names the leaves of a tree, describes each leaf for a manifest, and builds a tree from leaves."""
 
 import concurrent.futures
 import hashlib
@@ -28,19 +28,19 @@ def collect(folder: epath.Path, tree: Any) -> tuple[dict[str, Any], dict[str, di
       array = _gathered(leaf)
     except Exception as e:
       raise errors.CheckpointError(
-        f'{folder}: leaf {name!r} is not an array: {errors.brief(e)}'
+        f'{folder}: leaf {name!r} is not an array: {errors.brief(e)}; save only arrays of numbers'
       ) from e
     if array.dtype.kind in 'OUSMm':
       raise errors.CheckpointError(
-        f'{folder}: leaf {name!r} is {array.dtype}; put it in meta, or make it a number'
+        f'{folder}: leaf {name!r} has dtype {array.dtype}; put the value in meta, or save a number'
       )
     if jax.dtypes.issubdtype(array.dtype, np.inexact) and not np.isfinite(array).all():
       raise errors.NumericsError(
         f'{folder}: leaf {name!r} is not finite, so nothing was saved; '
-        'resume from the last step with a smaller learning rate'
+        'train in another workdir with a lower lr'
       )
-    # If a leaf has shards on several hosts and they share the disk, every process writes its own
-    # shards. The gathered array is then needed for the digest alone, and is freed immediately.
+    # If a leaf has shards on several hosts, and the hosts share the disk, every process writes its
+    # own shards. The gathered array then serves only for the digest, and is freed immediately.
     spread = isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
     if spread and storage.is_local(folder):
       arrays[name], entries[name] = leaf, entry(array)
@@ -58,18 +58,18 @@ def entry(array: np.ndarray) -> dict:
 def in_threads(function: Callable[[Any], Any], values: Iterable[Any]) -> list:
   """Returns function(value) of all values in order, computed in one thread per core.
 
-  Threads help although Python has a global lock, because sha256 releases the lock.
+  Threads help despite Python's global interpreter lock, because sha256 releases that lock.
   """
   with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
     return list(threads.map(function, values))
 
 
 def check_target(folder: epath.Path, entries: dict[str, dict], target: Any) -> None:
-  """Raises CheckpointError naming the first leaf whose name, dtype or shape is not the target's."""
+  """Raises CheckpointError for the first leaf whose name, dtype or shape differs from `target`."""
   if target is None:
     return
   wanted = _by_name(folder, target)
-  remedy = 'use the model and optimiser that it was saved with, or another folder'
+  remedy = 'use the model and optimiser of that checkpoint, or another folder'
   for name, leaf in wanted.items():
     if name not in entries:
       raise errors.CheckpointError(f'{folder} has no leaf {name!r}; {remedy}')
@@ -77,13 +77,13 @@ def check_target(folder: epath.Path, entries: dict[str, dict], target: Any) -> N
     for field in ('dtype', 'shape'):
       if here[field] != there[field]:
         raise errors.CheckpointError(
-          f'{folder}: leaf {name!r} has {field} {here[field]} and {there[field]} is wanted '
+          f'{folder}: leaf {name!r} has {field} {here[field]} and {there[field]} is expected '
           f'({here["dtype"]}{here["shape"]}, {there["dtype"]}{there["shape"]}); {remedy}'
         )
   extra = sorted(set(entries) - set(wanted))
   if extra:
     raise errors.CheckpointError(
-      f'{folder} has a leaf {extra[0]!r} ({len(extra)} in all) that is not wanted; {remedy}'
+      f'{folder} has a leaf {extra[0]!r} ({len(extra)} in all) that is not expected; {remedy}'
     )
 
 
@@ -118,12 +118,12 @@ def _by_name(folder: epath.Path, tree: Any) -> dict[str, Any]:
   leaves = {}
   for name, leaf in zip(states.names(tree), jax.tree.leaves(tree), strict=True):
     if name in leaves:
-      raise errors.CheckpointError(f'{folder}: two leaves are named {name!r}; rename a key')
+      raise errors.CheckpointError(f'{folder}: two leaves are named {name!r}; rename one leaf')
     leaves[name] = leaf
   for name in leaves:
     for i, c in enumerate(name):
       if c == '/' and name[:i] in leaves:
-        raise errors.CheckpointError(f'{folder}: {name[:i]!r} is a leaf and a branch; rename it')
+        raise errors.CheckpointError(f'{folder}: {name[:i]!r} is a leaf and a branch; rename one')
   return leaves
 
 
@@ -139,18 +139,18 @@ def _kind(leaf: Any) -> dict:
 
 
 def _place(folder: epath.Path, name: str, array: np.ndarray, like: Any, place: Any) -> Any:
-  """Returns the array on the sharding `place`; if `place` is None, as the same kind as `like`."""
+  """Returns the array on the sharding `place`; if None, an array of the same kind as `like`."""
   if place is None:
     if not isinstance(like, (jax.Array, jax.ShapeDtypeStruct)):
       return array
     placed = jax.numpy.array(array)
   else:
-    # Every process holds the whole leaf. Each shard is a copy, because a donated state whose
-    # replicas share memory crashes.
+    # Every process holds the whole leaf. Each shard is copied, because JAX crashes if a donated
+    # state has replicas that share memory.
     placed = jax.make_array_from_callback(array.shape, place, lambda i: np.array(array[i]))
   if placed.dtype != array.dtype:
     raise errors.CheckpointError(
       f'{folder}: leaf {name!r} would be cast from {array.dtype} to {placed.dtype}; '
-      'set jax_enable_x64 as in the run that saved it'
+      'set jax_enable_x64 as in the run that saved the checkpoint'
     )
   return placed

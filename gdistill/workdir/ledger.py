@@ -1,4 +1,4 @@
-"""The lock that lets one process write to a workdir, and the ledger of events in the workdir."""
+"""The lock by which only one process writes to a workdir, and the workdir's ledger of events."""
 
 import contextlib
 import json
@@ -42,7 +42,7 @@ def _alone(folder: epath.Path) -> Iterator[None]:
 def _machine() -> str | None:
   """Returns an id of this boot of this machine or container, within which process ids are unique.
 
-  None where the system gives no such id.
+  Returns None on a system that gives no id for a boot.
   """
   try:
     with open('/proc/sys/kernel/random/boot_id') as f:
@@ -67,13 +67,13 @@ def token(workdir: epath.PathLike) -> str:
   file = storage.path(workdir) / 'lock.json'
   try:
     holder = storage.read_json(file) if storage.exists(file) else {}
-  except errors.CheckpointError:  # a network disk may show half a file: the caller tries again
+  except errors.CheckpointError:  # the caller tries again: a network disk may show half a file
     return ''
   return str(holder.get('token', '')) if isinstance(holder, dict) else ''
 
 
 class Lock:
-  """The lock of a workdir: lock.json names the one process that may write, and its heartbeat."""
+  """The lock of a workdir: lock.json names the only process that may write, with a heartbeat."""
 
   def __init__(self, workdir: epath.PathLike, lease_seconds: float = 60):
     self._file = storage.path(workdir) / 'lock.json'
@@ -102,7 +102,8 @@ class Lock:
       else:
         self._refuse(holder)
     if not storage.is_local(self._file):
-      # If several processes wrote the lock at the same time, the last write wins: wait for it.
+      # If several processes write the lock at the same time, the last write wins: wait for the
+      # last.
       time.sleep(min(1.0, self._lease / 10))
     if not self._mine():
       self._refuse(self._read() or {})
@@ -129,7 +130,7 @@ class Lock:
   def lost(self) -> bool:
     """Whether a heartbeat found no lock.json, or the lock of another process.
 
-    There are four heartbeats in each lease.
+    The lock writes four heartbeats in the time of one lease.
     """
     return self._lost
 
@@ -139,8 +140,8 @@ class Lock:
       holder = self._read()
       raise errors.ConfigError(
         f'{self._file} was {f"taken over by {_who(holder)}" if holder else "removed"} while this '
-        'run held it, so this run stopped without saving; repeat the command when no other process '
-        'writes to this workdir'
+        'run held the lock, so this run stopped without saving; repeat the command when no other '
+        'process writes to this workdir'
       )
 
   def _renew(self) -> None:
@@ -175,7 +176,7 @@ class Lock:
     return (self._read() or {}).get('token') == self._me['token']
 
   def _stale(self, holder: dict) -> bool:
-    lease = holder.get('lease_seconds')  # the holder's, which sets the holder's heartbeat
+    lease = holder.get('lease_seconds')  # the holder writes four heartbeats in this time
     if _age(holder) > (lease if isinstance(lease, (int, float)) else self._lease):
       return True
     if self._me['machine'] is None:  # whether the holder still runs cannot be checked
@@ -206,11 +207,11 @@ _ENTRY = re.compile(r'(\d{8})-([A-Za-z0-9._-]{1,64})\.json')
 def record(workdir: epath.PathLike, event: str, **fields) -> dict:
   """Adds an entry to the ledger, ledger/<number>-<event>.json, and returns the entry.
 
-  Entries are never changed. ConfigError if `event` is not a valid name.
+  Entries of the ledger are never changed. Raises ConfigError if `event` is not a valid name.
   """
   folder = storage.path(workdir) / 'ledger'
   if not _ENTRY.fullmatch(f'00000000-{event}.json'):
-    raise errors.ConfigError(f'{event=} must be 1 to 64 of A-Z a-z 0-9 . _ -')
+    raise errors.ConfigError(f'{event=} must be 1 to 64 characters of A-Z a-z 0-9 . _ -')
   with _alone(folder):
     taken = [int(m[1]) for m in map(_ENTRY.fullmatch, storage.list_dir(folder)) if m]
     number = max(taken, default=0)
@@ -229,7 +230,7 @@ def ledger(workdir: epath.PathLike) -> list[dict]:
     try:
       entry = storage.read_json(folder / name)
       if not isinstance(entry, dict) or entry.get('number') != int(name[:8]):
-        raise errors.CheckpointError(f'{folder / name} is not a ledger entry')
+        raise errors.CheckpointError(f'{folder / name} is damaged; restore it from a copy')
       entries.append(entry)
     except errors.CheckpointError as e:
       logging.warning('ledger entry skipped: %s', e)

@@ -10,7 +10,7 @@ from jax import numpy as jnp
 
 @flax.struct.dataclass
 class TrainState:
-  """The state that the training step takes and returns."""
+  """The state of training that the train step takes and returns."""
 
   step: jax.Array  # updates done in this round, including the skipped updates
   params: Any
@@ -43,7 +43,7 @@ def handed_on(state: TrainState) -> Any:
 def names(tree: Any) -> list[str]:
   """Returns the names of the leaves in order: ['params/down0_block0/conv1/kernel', ...].
 
-  Files store leaves under these names, which do not depend on the tree's classes.
+  Checkpoints store leaves under the names returned, which do not depend on the tree's classes.
   """
   return [
     jax.tree_util.keystr(keys, simple=True, separator='/') or 'value'

@@ -15,7 +15,7 @@ from gdistill.workdir import checkpoints
 from gdistill.workdir import leaves
 from gdistill.workdir import storage
 
-# Seconds before a failed save is repeated: by then a store may answer again, or a disk have room.
+# Seconds before a failed save is repeated: an object store may answer again, a disk may have room.
 _RETRY = 5.0
 
 
@@ -27,10 +27,10 @@ def save_step(
   keep: int = 3,
   watch: checkpoints.Watch = lambda: None,
 ) -> dict:
-  """Saves the checkpoint folder/<step> and returns its manifest.
+  """Saves the checkpoint folder/<step> and returns the manifest.
 
   Once the checkpoint is complete, older steps beyond the newest `keep`, and incomplete steps, are
-  removed. `watch` is called as in `checkpoints.save`. ConfigError if `keep` is below 1.
+  removed. `watch()` raises if another process has taken the lock. ConfigError if `keep` is below 1.
   """
   if keep < 1:
     raise errors.ConfigError(f'{keep=} must be at least 1')
@@ -41,7 +41,7 @@ def save_step(
   if jax.process_index() == 0:
     try:
       _prune(folder, step, keep - 1)
-    except Exception as e:  # no reason to end the run, because the new step is safe
+    except Exception as e:  # the run continues, because the new step is saved
       logging.warning(
         'old steps before %s/%s could not be removed: %s', folder, step, errors.brief(e)
       )
@@ -59,9 +59,9 @@ def _prune(folder: epath.Path, step: int, keep: int) -> None:
 
 
 def _make_room(folder: epath.Path, step: int) -> None:
-  """Keeps the newest undamaged step before `step`, and removes all complete steps before that one.
+  """Removes all complete steps before the newest undamaged step that is older than `step`.
 
-  Removes nothing if every complete step is damaged.
+  Nothing is removed if every complete step is damaged.
   """
   older = [s for s in _steps(folder) if s < step and checkpoints.is_complete(folder / str(s))]
   for newest in reversed(older):
@@ -75,16 +75,16 @@ def _remove_steps(folder: epath.Path, steps: Iterable[int]) -> None:
   for s in steps:
     try:
       checkpoints.remove(folder / str(s))
-    except Exception as e:  # no reason to end the run, because a newer step is safe
+    except Exception as e:  # the run continues, because a newer step is saved
       logging.warning('step %s/%s was not removed: %s', folder, s, errors.brief(e))
 
 
 class Saver:
-  """A background thread that calls `save_step`, one save at a time, and keeps the newest `keep`.
+  """A background thread that calls `save_step`; the newest `keep` checkpoints stay on disk.
 
-  If a save fails, the next `check`, `save` or `wait` raises its error. In a run of several
-  processes `save` itself saves and waits: in a thread, the barriers of a save could meet the
-  barriers of training in another order on each process.
+  One checkpoint is saved at a time. If a save fails, the next call of `check`, `save` or `wait`
+  raises the error of that save. In a run of several processes, `save` does not use the thread:
+  barriers in the thread could meet the barriers of training in another order on each process.
   """
 
   def __init__(self, folder: epath.PathLike, keep: int, watch: checkpoints.Watch = lambda: None):
@@ -102,13 +102,13 @@ class Saver:
     except Exception as e:
       if kind is None:
         raise
-      # Raised here, the error of the save would hide the error that ended the run.
+      # Logged, because raising the error of the save would hide the error that ended the run.
       logging.error('a save failed as well: %s', errors.brief(e))
 
   def save(self, step: int, tree: Any) -> None:
     """Starts the save of `step`, and returns when the tree has been copied to this host's memory.
 
-    Waits for the save before it.
+    First waits for the previous save.
     """
     self.wait()
     if jax.process_count() > 1:
@@ -132,12 +132,12 @@ class Saver:
     save_step(self._folder, step, tree, keep=self._keep, watch=self._watch)
 
   def check(self) -> None:
-    """Raises the error of the last save if it has failed; does not wait for a save in progress."""
+    """Raises the error of the last save if that save failed; waits for no save in progress."""
     if self._pending is not None and self._pending.done():
       self.wait()
 
   def wait(self) -> None:
-    """Waits for the save in progress, and raises its error if it failed."""
+    """Waits for the save in progress, and raises the error of that save if the save failed."""
     pending, self._pending = self._pending, None
     if pending is not None:
       pending.result()
@@ -148,8 +148,8 @@ def restore_latest(
 ) -> tuple[int, Any, dict] | None:
   """Returns (step, tree, meta) of the newest undamaged step; None if no step was ever completed.
 
-  Newer steps that are damaged are set aside, not removed. CheckpointError if every step is damaged,
-  or if the leaves of an undamaged step are not those of the target. `target` and `shardings` are
+  Newer steps that are damaged are renamed or marked, not removed. CheckpointError if every step is
+  damaged, or if the leaves of an undamaged step do not fit the target. `target` and `shardings` are
   as in `checkpoints.restore`.
   """
   folder = storage.path(folder)
@@ -207,7 +207,7 @@ def _already_set_aside(folder: epath.Path) -> dict[str, str]:
 def _set_aside(folder: epath.Path, step: int, damage: checkpoints.Corrupt) -> None:
   """Renames a damaged step, or marks it with CORRUPT.json in an object store, which cannot rename.
 
-  Logs one line; a step that cannot be renamed or marked stays, with a warning.
+  Logs one line. If the step cannot be renamed or marked, logs a warning and leaves the step.
   """
   logging.error('step %s is set aside (%s): %s', step, damage.why, damage)
   try:

@@ -26,13 +26,13 @@ _STORES = {'gs': ('gcs', ('gcsfs', 'tensorflow')), 's3': ('s3', ('s3fs', 'tensor
 def path(p: epath.PathLike) -> epath.Path:
   """Returns the path as an epath.Path; a local path becomes absolute, because Orbax requires that.
 
-  ConfigError if the path is neither local nor gs:// nor s3://.
+  Raises ConfigError if the path is neither local nor begins with gs:// or s3://.
   """
   if is_local(p):
     return epath.Path(os.path.abspath(p))
   scheme = os.fspath(p).partition('://')[0]
   if scheme not in _STORES:
-    raise errors.ConfigError(f'{p} must be a local path, gs:// or s3://')
+    raise errors.ConfigError(f'{p} must be a local path, or begin with gs:// or s3://')
   return epath.Path(p)
 
 
@@ -42,7 +42,7 @@ def is_local(p: epath.PathLike) -> bool:
 
 
 def _fresh(p: epath.PathLike) -> epath.Path:
-  """Returns the path after clearing fsspec's cached listing, as other machines write there too."""
+  """Returns the path after clearing fsspec's cache, because other machines may write to a store."""
   p = path(p)
   if not is_local(p) and getattr(p, '_backend', None) is backend.fsspec_backend:
     backend.fsspec_backend.fs(p).invalidate_cache()
@@ -74,7 +74,7 @@ def _put(p: epath.Path, data: bytes, publish: Literal['replace', 'link']) -> Non
 
 
 def write_bytes(p: epath.PathLike, data: bytes) -> None:
-  """Replaces the whole file or leaves the old file; a reader never sees half a file."""
+  """Writes a file atomically: a reader sees the old contents or all new contents, never a part."""
   p = path(p)
   try:
     if is_local(p):
@@ -100,7 +100,7 @@ def write_once(p: epath.PathLike, data: bytes) -> bool:
       except OSError as e:
         if e.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
           raise
-        # This file system has no hard links: it is treated below like an object store.
+        # A file system without hard links is treated below like an object store.
     if exists(p):
       return False
   except Exception as e:
@@ -160,7 +160,9 @@ def jsonable(value: Any) -> Any:
     return os.fspath(value)
   if hasattr(value, '__array__'):
     return jsonable(np.asarray(value).tolist())
-  raise TypeError(f'{value!r} of type {type(value).__name__} has no JSON form')
+  raise TypeError(
+    f'{value!r} of type {type(value).__name__} has no JSON form; save only plain values and arrays'
+  )
 
 
 def write_json(p: epath.PathLike, value: Any) -> None:
@@ -196,9 +198,9 @@ def check_writable(flag: str, p: epath.PathLike) -> None:
   while not os.path.lexists(here):
     here = here.parent
   if not here.is_dir():
-    raise errors.ConfigError(f'{flag}={text}: {here} is not a folder; choose another place')
+    raise errors.ConfigError(f'{flag}={text}: {here} is not a folder; choose another {flag}')
   if not os.access(here, os.W_OK | os.X_OK):
-    raise errors.ConfigError(f'{flag}={text}: {here} is not writable; choose another place')
+    raise errors.ConfigError(f'{flag}={text}: {here} is not writable; choose another {flag}')
 
 
 def free(p: epath.PathLike) -> int:

@@ -181,7 +181,7 @@ WRONG = {
   ),
   'cache of another': (PHOTOS, of_another, 3, 'holds latents of another autoencoder (tiny-'),
   'size': (IMAGENET, wrong_size, 3, 'model.image_size=8: {0}/records holds pictures of'),
-  'channels': (IMAGENET, lambda *_: 'model.image_channels=4', 2, 'makes; set it to 3'),
+  'channels': (IMAGENET, lambda *_: 'model.image_channels=4', 2, 'set model.image_channels=3'),
   'digits': (PHOTOS, lambda *_: ('data.name=digits', 'data.held_out=0.5'), 2, 'coloured'),
   'bucket': (PHOTOS, lambda *_: 'latents.cache=gs://b/c', 2, 'latents.cache='),
 }  # fmt: skip

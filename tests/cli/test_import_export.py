@@ -115,7 +115,7 @@ def get_config():
     capsys, 'plan', f'--config={config}', f'--config.initial={tmp_path}/round',
     '--config.model.dropout=0.0',
   )  # fmt: skip
-  assert code == 2 and 'has no null condition to be guided by' in said
+  assert code == 2 and 'has no null condition for guidance' in said
 
 
 def test_what_cannot_be_drawn_is_said(pixels, teacher, tmp_path, tmp_path_factory, capsys):
@@ -130,7 +130,7 @@ def test_what_cannot_be_drawn_is_said(pixels, teacher, tmp_path, tmp_path_factor
     (pixels, ['--decoder=tiny', out], 2, 'draws pixels, not latents'),
     (teacher, [out], 2, '--prompt is missing'),
     (pixels, ['--negative_prompt=a cat', out], 2, '--negative_prompt='),
-    (teacher, ['--prompt=a', '--decoder=tiny', out], 2, 'import the teacher with --tiny'),
+    (teacher, ['--prompt=a', '--decoder=tiny', out], 2, 'import the teacher again with --tiny'),
     (teacher, ['--prompt=a', f'--decoder={other}', out], 2, 'reads latents of 5 channels'),
     (pixels, [f'--out={full}'], 2, 'is not empty; name a new or an empty folder'),
   ):

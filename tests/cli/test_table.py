@@ -52,5 +52,5 @@ def test_real_images_alone_make_no_table(tmp_path, capsys):
 def test_what_holds_no_figures_is_named(tmp_path, capsys, text):
   (tmp_path / 'a.json').write_text(text)
   assert table.main([str(tmp_path / 'a.json')]) == 3
-  assert 'name a metrics.json' in capsys.readouterr().err
+  assert 'give the path of report/metrics.json' in capsys.readouterr().err
   assert table.main([str(tmp_path / 'b.json')]) == 3

@@ -268,7 +268,7 @@ def test_a_copied_config_without_the_common_file_says_what_to_copy(line, tmp_pat
 def test_what_is_no_config_and_what_is_damaged_is_said(elsewhere, capsys):
   for variant in ('', ':tiny'):
     said = refused(f'{ROOT}/configs/common.py{variant}', capsys)
-    assert 'common.py has no function get_config' in said and 'name another file' in said
+    assert 'common.py has no function get_config' in said and 'give the path of a config' in said
   (elsewhere / 'common.py').write_text('def check(:\n')
   said = refused(f'{elsewhere}/digits.py', capsys)
   assert f'digits.py imports {elsewhere}/common.py, line 1: ' in said

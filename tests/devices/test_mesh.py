@@ -16,7 +16,7 @@ def test_a_mesh_must_be_made_of_the_devices_there_are():
   for data, fsdp in ((jax.device_count() + 1, 1), (1, 5 * jax.device_count()), (-1, 7)):
     with pytest.raises(errors.ConfigError, match=f'mesh.data={data} x mesh.fsdp={fsdp}'):
       meshes.make_mesh(data, fsdp)
-  with pytest.raises(errors.ConfigError, match=r'mesh\.slices=3 must divide the 8 devices'):
+  with pytest.raises(errors.ConfigError, match=r'mesh\.slices=3 must divide the number of .*, 8;'):
     meshes.make_mesh(-1, 1, slices=3, devices=8)
   with pytest.raises(errors.ConfigError, match=r'mesh\.slices=2 x mesh\.data=3 x mesh\.fsdp=1'):
     meshes.make_mesh(3, 1, slices=2, devices=8)

@@ -105,7 +105,7 @@ def test_others_statistics_give_their_distance_and_no_more(sets, tmp_path, capsy
     ([], 2, 'give either --workdir'),
     (['--images={}/drawn', '--workdir={}'], 2, 'give either --workdir'),
     (['--images={}/nothing', '--reference={}/real'], 3, 'is neither a folder of pictures nor'),
-    (['--images={}/drawn', '--reference={}/nothing'], 3, 'make it with gdistill statistics'),
+    (['--images={}/drawn', '--reference={}/nothing'], 3, 'make the file with gdistill statistics'),
     (['--images={}/drawn', '--reference={}/bad.npz'], 3, 'is not readable'),
     (['--images={}/one', '--reference={}/real'], 2, 'holds 1 picture; a distance needs at least 2'),
     (['--images={}/large', '--reference={}/real'], 3, 'are 9 x 9; resize one set'),

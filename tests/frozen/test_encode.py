@@ -141,7 +141,7 @@ def test_captions_that_are_cut_are_counted_and_the_pictures_left_out_are_told(
 def test_a_workdir_in_a_bucket_needs_a_cache_elsewhere(given):
   recipe = latent_runs.recipe(PHOTOS, given)
   with pytest.raises(
-    errors.ConfigError, match=r"latents\.cache='' is --workdir=gs://b/run/latents"
+    errors.ConfigError, match=r"latents\.cache='' means --workdir=gs://b/run/latents"
   ):
     encode.cache_folder(recipe.latents, storage.path('gs://b/run'))
   shared = latent_runs.recipe(PHOTOS, given, latents=dict(cache='/disk/latents'))

@@ -14,9 +14,17 @@ PHOTOS, TEXT, _, SD = latent_runs.KINDS
 @pytest.mark.parametrize(
   ('name', 'model', 'words'),
   [
-    (PHOTOS, dict(image_channels=4), r'image_channels=4 is not what .*/tiny makes; set it to 32'),
-    (SD, dict(context_dim=16), r'context_dim=16 is not what .*/text makes; set it to 32'),
-    (TEXT, dict(context_length=77), r'context_length=77 is not what .*/text makes; set it to 9'),
+    (
+      PHOTOS,
+      dict(image_channels=4),
+      r'image_channels=4 does not fit .*/tiny; set model\.image_channels=32',
+    ),
+    (SD, dict(context_dim=16), r'context_dim=16 does not fit .*/text; set model\.context_dim=32'),
+    (
+      TEXT,
+      dict(context_length=77),
+      r'context_length=77 does not fit .*/text; set model\.context_length=9',
+    ),
   ],
 )
 def test_a_network_that_does_not_fit_what_is_encoded_is_told_how(given, name, model, words):

@@ -56,9 +56,9 @@ def test_adms_two_networks_are_told_apart_by_their_labels(tmp_path, monkeypatch)
     (
       with_labels,
       with_labels,
-      f'{with_labels} is a class-conditional network, because it has label_emb',
+      f'{with_labels} is a class-conditional network, because the file has label_emb',
     ),
-    (without, '', f'{without} is the unconditional network, because it has no label_emb.weight'),
+    (without, '', f'{without} is the unconditional network, because the file has no label_emb'),
     (without, with_labels, without),
   ):
     with pytest.raises(errors.ConfigError, match=f'^{re.escape(begins)}'):

@@ -71,7 +71,7 @@ def test_a_folder_of_stable_diffusions_that_is_not_whole_is_refused(
     ('sample_size', [8, 4], r'sample_size=\[8, 4\] must be a whole number of at least 1, or a l'),
     ('sample_size', 0, 'sample_size=0 must be a whole number'),
     ('sample_size', '8', "sample_size='8' must be a whole number"),
-    ('sample_size', 9, 'sample_size=9 must be divisible by 2: 2 levels halve it 1 times'),
+    ('sample_size', 9, 'sample_size=9 must be divisible by 2: 2 levels halve the sides 1 times'),
     ('attention_head_dim', None, r'attention_head_dim is \(None, None\): it must be numbers of'),
     ('attention_head_dim', 0, r'attention_head_dim is \(0, 0\): it must be numbers of heads'),
     ('block_out_channels', None, 'block_out_channels is None: it must be a list of whole numbers'),

@@ -70,11 +70,11 @@ def test_an_autoencoder_of_other_latents_is_refused_at_once(whole, tmp_path):
 @pytest.mark.parametrize(
   ('kind', 'flag', 'words'),
   [
-    ('adm64', 'autoencoder', 'is for stable_diffusion, cin256, dit, sit: adm64 draws pixels'),
-    ('adm256', 'text', 'is for stable_diffusion: adm256 is conditioned on classes'),
-    ('dit', 'text', 'is for stable_diffusion: dit is conditioned on classes'),
-    ('cin256', 'text', 'is for stable_diffusion: cin256 is conditioned on classes'),
-    ('stable_diffusion', 'null', 'is for adm64, adm256: stable_diffusion has a null condition'),
+    ('adm64', 'autoencoder', 'kind stable_diffusion, cin256, dit, sit, and .* adm64, draws pixels'),
+    ('adm256', 'text', 'kind stable_diffusion, and .* adm256, is conditioned on classes'),
+    ('dit', 'text', 'kind stable_diffusion, and .* dit, is conditioned on classes'),
+    ('cin256', 'text', 'kind stable_diffusion, and .* cin256, is conditioned on classes'),
+    ('stable_diffusion', 'null', 'kind adm64, adm256, and .* stable_diffusion, has a null'),
   ],
 )
 def test_arguments_that_a_kind_has_no_use_for_are_refused(whole, kind, flag, words):
@@ -95,7 +95,7 @@ def test_sources_that_are_nothing_are_refused(tmp_path):
     (tmp_path / 'empty', {}, errors.DataError, r'no \.safetensors file'),
     (unknown, {}, errors.ConfigError, r'give --kind=stable_diff'),
     (unknown, dict(kind='gan'), errors.ConfigError, "--kind='gan' must be"),
-    (unknown, dict(kind='dit', null='b'), errors.ConfigError, '--null=b is for'),
+    (unknown, dict(kind='dit', null='b'), errors.ConfigError, '--null=b is only for networks'),
     (with_arrays(tmp_path / 'b.safetensors', 'model.diffusion_model.input_blocks.0.0.weight'), {},
      errors.ConfigError, 'the table of classes'),
     (tmp_path, {}, errors.DataError, r'2 \.safetensors files'),

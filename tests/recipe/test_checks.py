@@ -55,11 +55,11 @@ changed = changed_config.changed
     ('model__multipliers', (1, 1, 1, 1, 1), 'divisible by 16'),
     (
       'model__attention_resolutions', (5,),
-      'has 5, and the network has no such resolution; choose from [8, 4]',
+      'contains 5, and the network has the resolutions [8, 4]; choose from these',
     ),
     ('model__dropout', 1.0, 'below 1'),
     ('mesh', {'data': -1, 'fsdp': -1}, 'both be -1'),
-    ('mesh__data', 0, 'at least 1, or -1 for all devices that are left'),
+    ('mesh__data', 0, 'at least 1, or -1 to use all remaining devices'),
     ('stages', ('guidance', 'teacher'), 'must be one of'),
     ('stages', ('progressive',), 'must name the folder'),
     ('stages', (), 'progressive; or, with encoder=True, ()'),
@@ -82,7 +82,7 @@ changed = changed_config.changed
     ('noise__beta_start', 0.0, 'above 0 and below 1'),
     ('evaluation__ws', (), 'must list'),
     ('data__held_out', 1.0, 'below 1'),
-    ('data__held_out', 0.0, 'above 0: the digits have one split only'),
+    ('data__held_out', 0.0, 'above 0: digits has no held-out split'),
     ('data__threads', 0, 'from 1 to 256'),
     ('mesh__slices', 0, 'at least 1'),
     ('evaluation__quick_images', 3, 'from 4 to'),
@@ -104,7 +104,7 @@ def test_wrong_values_are_named_with_their_remedy(field, value, words):
 @pytest.mark.parametrize(
   ('field', 'value', 'words'),
   [
-    ('latents__text', '', "must name the text encoder with model.context='text'"),
+    ('latents__text', '', "must name the folder of the text encoder with model.context='text'"),
     ('latents__autoencoder', '', 'needs latents.autoencoder'),
     ('latents__template', 'a photo', 'must contain {} once'),
     (
@@ -119,10 +119,13 @@ def test_wrong_values_are_named_with_their_remedy(field, value, words):
     ('model__context_length', 0, "at least 1 with model.context='text'"),
     ('model__context', 'class', "must be empty with model.context='class'"),
     ('model__transformer_depth', 0, 'at least 1'),
-    ('model__image_size', 60, 'divisible by 8: a network with 4 multipliers halves it 3 times'),
+    (
+      'model__image_size', 60,
+      'divisible by 8: a network with 4 multipliers halves the image 3 times',
+    ),
     (
       'data__name', 'tfds_captions',
-      "data.dataset='' must name a set of TensorFlow Datasets with data.name='tfds_captions'",
+      "data.dataset='' must name a data set of TensorFlow Datasets with data.name='tfds_captions'",
     ),
     (
       'data__path', '',
@@ -155,15 +158,15 @@ def test_the_naive_baseline_refuses_what_its_guided_students_cannot_bear(key, va
     ({'stages': ('progressive',)}, 'because stages begins with progressive'),
     (
       {'stages': ('teacher',)},
-      "encoder=True needs a student of stage one, and stages=('teacher',) has no stage one; add gu",
+      "encoder=True needs a round of stage one, and stages=('teacher',) does not contain 'guidance",
     ),
     (
       {
         'stages': ('teacher', 'progressive'), 'progressive__w_power': 0.0,
         'progressive__clip_x_hat': False,
       },
-      "and stages=('teacher', 'progressive') has no stage one; add guidance to stages or set "
-      'encoder=False',
+      "and stages=('teacher', 'progressive') does not contain 'guidance'; add 'guidance' to stages "
+      'or set encoder=False',
     ),
     ({'model__predict': 'x'}, "model.predict='x' must be 'v', 'eps' or 'flow' with encoder=True"),
     (

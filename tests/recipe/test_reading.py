@@ -59,7 +59,7 @@ def test_unknown_keys_suggest_the_nearest_or_the_right_section(section, key, hin
 def test_a_missing_key_is_named():
   config = copy.deepcopy(changed_config.DIGITS)
   del config['teacher']['lr']
-  with pytest.raises(errors.ConfigError, match=r'teacher\.lr is missing; add it'):
+  with pytest.raises(errors.ConfigError, match=r'teacher\.lr is missing; add this key'):
     reading.from_config(config)
 
 

@@ -132,7 +132,8 @@ def test_the_evaluation_of_a_run_in_a_bucket_can_be_changed(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize(
-  ('size', 'remedy'), [(32, 'set model.image_size=16'), (15, 'prepare the pictures again')]
+  ('size', 'remedy'),
+  [(32, 'set model.image_size=16'), (15, 'prepare RGB pictures with sides divisible by 2')],
 )
 def test_records_of_another_size_name_the_size_of_the_latents(
   latent_inputs, tmp_path, size, remedy
@@ -146,7 +147,8 @@ def test_records_of_another_size_name_the_size_of_the_latents(
   source = dict(name='records', path=str(tmp_path / 'out'))
   recipe = latent_runs.recipe(IMAGENET, latent_inputs, data=source)
   words = (
-    rf'model\.image_size=8: .* \[{size}, {size}, 3\], .* 2 x 2 pixels of 3 channels; {remedy}$'
+    rf'model\.image_size=8: .* \[{size}, {size}, 3\], .* 2 x 2 pixels of 3 channels \(RGB\); '
+    rf'{remedy}$'
   )
   with pytest.raises(errors.DataError, match=words):
     assemble.Run(recipe).pictures  # noqa: B018

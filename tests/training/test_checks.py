@@ -22,8 +22,11 @@ from gdistill.workdir import finished as finished_rounds
 @pytest.mark.parametrize(
   ('given', 'words'),
   [
-    (dict(stages=('progressive',), initial='{}/00_teacher'), 'is a teacher round that is guided'),
-    (dict(stages=('guidance',), initial='{}/01_guidance'), 'guidance needs a teacher'),
+    (
+      dict(stages=('progressive',), initial='{}/00_teacher'),
+      'is a teacher round that needs guidance',
+    ),
+    (dict(stages=('guidance',), initial='{}/01_guidance'), "stage 'guidance' needs a teacher"),
     (dict(stages=('progressive',), initial='{}/02_progressive_2'), 'set progressive.start_steps=2'),
     (
       dict(
@@ -34,16 +37,16 @@ from gdistill.workdir import finished as finished_rounds
     ),
     (
       dict(stages=('progressive',), initial='{}/01_guidance', guidance={'w_max': 3.0}),
-      'differ from what',
+      'differ from the range of',
     ),
     (
       dict(stages=('guidance',), initial='{}/00_teacher', model={'channels': 8}),
       r'model\.channels=8 differs',
     ),
-    (dict(model={'num_classes': 7}), r'model\.num_classes=7 .* set it to 10'),
+    (dict(model={'num_classes': 7}), r'model\.num_classes=7 .* set model\.num_classes=10'),
     (dict(evaluation={'num_steps': (8,)}), r'evaluation\.num_steps=\(8,\) contains none'),
     (dict(evaluation={'ws': (5.0,)}), r'evaluation\.ws=\(5\.0,\) contains no w'),
-    (dict(mesh={'data': 3}), r'mesh\.data=3 x mesh\.fsdp=1 must make the 1 devices'),
+    (dict(mesh={'data': 3}), r'mesh\.data=3 x mesh\.fsdp=1 must equal the number of devices, 1;'),
   ],
 )  # fmt: skip
 def test_wrong_beginnings_are_refused_before_anything_is_written(
@@ -61,23 +64,23 @@ def test_wrong_beginnings_are_refused_before_anything_is_written(
   [
     (
       dict(stages=()), dict(stage='progressive', num_steps=4),
-      'is a student that draws in 4 steps, and an encoder learns from one of stage one; name that',
+      "is a student for sampling in 4 steps, and the encoder learns from a round of stage 'guid",
     ),
     (
       dict(stages=('progressive',)), dict(stage='progressive', num_steps=4),
-      'draws in 4 steps, and an encoder learns from one of stage one; name that, or set encoder=F',
+      "a round of stage 'guidance'; set initial to such a round, or set encoder=False",
     ),
     (
       dict(stages=('progressive',)), dict(stage='encoder', num_steps=4),
-      'is an encoder, which no decoder learns from',
+      "is a round of the encoder, from which stage 'progressive' cannot learn",
     ),
     (
       dict(stages=('progressive',), encoder=False), dict(stage='encoder', num_steps=4),
-      'is an encoder, which no decoder learns from',
+      "is a round of the encoder, from which stage 'progressive' cannot learn",
     ),
     (
       dict(stages=('guidance',)), dict(stage='encoder', num_steps=4),
-      'is a round of encoder; guidance needs a teacher',
+      "is a round of stage 'encoder', and stage 'guidance' needs a teacher",
     ),
     (
       dict(stages=()), dict(stage='encoder', num_steps=2),
@@ -85,9 +88,9 @@ def test_wrong_beginnings_are_refused_before_anything_is_written(
     ),
     (
       dict(stages=()), dict(stage='teacher', guided=True, takes_w=False),
-      'is a teacher round that is guided when it is sampled',
+      'is a teacher round that needs guidance for sampling',
     ),
-    (dict(stages=(), guidance={'w_max': 3.0}), {}, 'differ from what'),
+    (dict(stages=(), guidance={'w_max': 3.0}), {}, 'differ from the range of'),
     (
       dict(stages=(), guidance={'clip_x_hat': False}, progressive={'clip_x_hat': False}), {},
       'progressive.clip_x_hat=False, but',
@@ -149,7 +152,7 @@ def test_another_config_is_refused_and_its_fields_are_named(undisturbed, tmp_pat
 def test_a_config_of_a_run_that_is_none_is_said_so(undisturbed, tmp_path):
   shutil.copytree(undisturbed, tmp_path / 'run')
   (tmp_path / 'run' / 'config.json').write_text('[]')
-  with pytest.raises(errors.CheckpointError, match='holds no config; restore it from a copy'):
+  with pytest.raises(errors.CheckpointError, match='holds no config; restore the file from a copy'):
     ladder.run(tmp_path / 'run')
 
 

@@ -20,7 +20,7 @@ def test_a_round_is_finished_by_its_card(tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
       finished_rounds.finish(tmp_path / 'r', params, CARD)
   assert not finished_rounds.is_finished(tmp_path / 'r')
-  with pytest.raises(errors.CheckpointError, match=r'without card.json: it was not finished'):
+  with pytest.raises(errors.CheckpointError, match=r'without card.json: training did not finish'):
     finished_rounds.read_params(tmp_path / 'r')
   card = finished_rounds.finish(tmp_path / 'r', params, CARD)
   assert finished_rounds.is_finished(tmp_path / 'r')
@@ -67,9 +67,9 @@ def test_parameters_of_another_round_are_refused(tmp_path):
   [
     ('none', errors.CheckpointError, 'none does not exist'),
     ('plain', errors.ConfigError, 'is not a round folder'),
-    ('model.pt', errors.ConfigError, 'model.pt is a .pt file.*name WORKDIR'),
-    ('model.SAFETENSORS', errors.ConfigError, 'not a round folder; name'),
-    ('none.ckpt', errors.ConfigError, 'not a round folder; name'),
+    ('model.pt', errors.ConfigError, 'model.pt is a .pt file.*give the folder WORKDIR'),
+    ('model.SAFETENSORS', errors.ConfigError, 'not a round folder; give the folder'),
+    ('none.ckpt', errors.ConfigError, 'not a round folder; give the folder'),
   ],
 )
 def test_what_is_no_round_is_said_to_be_none(tmp_path, name, kind, text):

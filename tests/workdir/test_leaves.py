@@ -44,7 +44,7 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path, bad, dtype):
 @pytest.mark.parametrize(
   'tree, text',
   [
-    ({'a': 'text'}, "leaf 'a' is <U4; put it in meta"),
+    ({'a': 'text'}, "leaf 'a' has dtype <U4; put the value in meta"),
     ({'a': object()}, "leaf 'a' is object"),
     ({'a': jax.random.key(0)}, "leaf 'a'"),
     ({'a/b': 1, 'a': {'b': 2}}, "two leaves are named 'a/b'"),
@@ -66,7 +66,7 @@ KERNEL = {'params': {'a': jnp.ones((3, 4)), 'b': jnp.zeros(2)}}
     ({'params': {'a': jnp.ones((3, 5)), 'b': jnp.zeros(2)}}, r"'params/a'.*\[3, 4\].*\[3, 5\]"),
     (
       {'params': {'a': jnp.ones((3, 5), jnp.bfloat16), 'b': jnp.zeros(2)}},
-      "'params/a' has dtype float32 and bfloat16 is wanted",
+      "'params/a' has dtype float32 and bfloat16 is expected",
     ),
     ({'params': {'a': jnp.ones((3, 4))}}, "has a leaf 'params/b'"),
     ({'params': {**KERNEL['params'], 'c': jnp.ones(1)}}, "has no leaf 'params/c'"),

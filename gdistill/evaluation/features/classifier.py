@@ -31,7 +31,7 @@ _LEARNING_RATE = 3e-3
 class Classifier(nn.Module):
   """A network of 3x3 convolutions down to at most 4x4 pixels, 64 ReLU units, and the logits.
 
-  The output of the 64 ReLU units is the features; the logits are a linear function of them.
+  The output of the 64 ReLU units is the features; the logits are a linear function of the features.
   """
 
   num_convs: int
@@ -114,7 +114,7 @@ def tree(params: Params) -> dict:
 def digest(params: Mapping[str, np.ndarray]) -> str:
   """Returns sixteen hex digits of a hash over the parameters of a classifier.
 
-  Distances compare only between reports whose classifiers have equal hashes.
+  Fréchet distances of two reports compare only if the hashes of their classifiers are equal.
   """
   return weights.digest(params)[:16]
 
@@ -135,8 +135,8 @@ def from_bytes(data: bytes) -> Params:
 def _start(net: Classifier, shape: tuple[int, ...], seed: int) -> dict:
   """Returns initial parameters: kernels from He's normal distribution, and zero biases.
 
-  The kernels are drawn with numpy: compiling Flax's initialisation would take half of the training
-  time.
+  The kernels are drawn with numpy, because compiling Flax's initialisation would take half of the
+  training time.
   """
   x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
   shapes = jax.eval_shape(lambda x: net.init(jax.random.key(0), x)['params'], x)

@@ -24,7 +24,7 @@ BATCH = 128  # number of pictures in a batch; the last batch is padded to this s
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Extractor:
-  """A feature network, its parameters, and the facts to record beside the figures made with it.
+  """A feature network, its parameters, and the facts that a row of metrics records.
 
   `apply(params, pixels [B, H, W, C] uint8)` returns {name: [B, size]} and is a pure function.
   `features` is the name of the output for distances.
@@ -42,8 +42,8 @@ class Extractor:
   size: int  # length of a feature vector
   logits: str = ''
   spatial: str = ''
-  channels: int | None = 3  # channels of the input pictures; with None, any number is taken
-  num_classes: int = 0  # number of the data set's classes that the logits predict, or 0 if others
+  channels: int | None = 3  # channels of the input pictures; None allows any number
+  num_classes: int = 0  # number of the data set's classes if the logits predict them, else 0
 
   @property
   def names(self) -> tuple[str, ...]:
@@ -85,8 +85,9 @@ class Extractor:
 def _check_channels(name: str, takes: int, channels: int) -> None:
   if channels != takes:
     raise errors.ConfigError(
-      f'{name} takes pictures with {takes} channels, and these have {channels}; to evaluate a run, '
-      'set evaluation.extractor=classifier, a network trained on the data of the run'
+      f'the feature network {name} takes pictures with {takes} channels, and the pictures have '
+      f'{channels}; convert the pictures to {takes} channels, or for a run set '
+      'evaluation.extractor=classifier, a network trained on the data of the run'
     )
 
 
@@ -132,7 +133,7 @@ def load(name: str, file: str = '', **options: str) -> Extractor:
   """Returns the extractor of a public network; reads its weights from `file`.
 
   If `file` is '', the weights are read from the network's default path. The network 'inception'
-  takes the option resize='half_pixel', which gives the figures of pytorch-fid.
+  takes the option resize='half_pixel', which gives the same FID as pytorch-fid.
   """
   check(name, file, 3)
   params, metadata = weights.read(name, weights.find(name, file))

@@ -1,4 +1,4 @@
-"""Weight files of the public feature networks: where to get, how to write and how to read them.
+"""Weight files of the public feature networks: where to get a file, how to write and read it.
 
 A weight file is a safetensors file written by `gdistill convert`. The metadata of a weight file
 name the network, the sha256 of the downloaded file and the sha256 of the arrays in the weight file.
@@ -97,19 +97,19 @@ def read(network: str, file: pathlib.Path) -> tuple[dict, dict]:
       arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
   except Exception as e:  # the safetensors library raises plain Exception
     raise errors.CheckpointError(
-      f'{file} is not a readable safetensors file ({errors.brief(e)}); make it again with gdistill '
-      'convert'
+      f'{file} is not a readable safetensors file ({errors.brief(e)}); make the file again '
+      'with gdistill convert'
     ) from e
   if metadata.get('format') != FORMAT or metadata.get('network') != network:
     raise errors.ConfigError(
       f'{file} holds weights of {metadata.get("network", "an unknown network")!r} in format '
-      f'{metadata.get("format")!r}, not of {network!r} in format {FORMAT!r}; make the file with '
-      f'gdistill convert {network}'
+      f'{metadata.get("format")!r}, not of {network!r} in format {FORMAT!r}; make the file again '
+      f'with gdistill convert {network}'
     )
   if digest(arrays) != metadata.get('sha256') or _seal(metadata) != metadata.get('seal'):
     raise errors.CheckpointError(
-      f'{file} is damaged: its contents do not match its checksum; make it again with gdistill '
-      f'convert {network}'
+      f'{file} is damaged: its contents do not match its checksum; make the file again '
+      f'with gdistill convert {network}'
     )
   return traverse_util.unflatten_dict(arrays, sep='/'), metadata
 

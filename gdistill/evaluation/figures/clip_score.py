@@ -30,7 +30,10 @@ def score(image: np.ndarray, text: np.ndarray, scale: float = 1.0) -> float:
     raise ValueError(f'{image.shape=} and {text.shape=} must be equal, [n, d] and not empty')
   norms = np.linalg.norm(image, axis=1) * np.linalg.norm(text, axis=1)
   if not (norms > 0).all():
-    raise ValueError('an embedding is zero, so its cosine is undefined')
+    raise ValueError(
+      'an embedding in image or text is zero, so the cosine is undefined; make the weight file of '
+      'the CLIP network again with gdistill convert'
+    )
   return float(scale * np.mean(np.sum(image * text, axis=1) / norms))
 
 
@@ -91,17 +94,19 @@ def _tokenizer(name: str, file: str) -> object:
   if not pathlib.Path(file).is_file():
     raise errors.DataError(
       f'the tokenizer of {name} is not at {file}; download tokenizer.json from '
-      f'{weights.SOURCES[name].where} to that place, or give its path with --tokenizer'
+      f'{weights.SOURCES[name].where} to that place, or give the path of a tokenizer.json as '
+      '--tokenizer'
     )
   try:
     import tokenizers
   except ImportError:
     raise errors.ConfigError(
-      "captions need the package tokenizers; run: pip install 'gdistill[text]'"
+      "--captions needs the Python package tokenizers; run: pip install 'gdistill[text]'"
     ) from None
   try:
     return tokenizers.Tokenizer.from_file(file)
   except Exception as e:  # the tokenizers library raises plain Exception
     raise errors.DataError(
-      f'--tokenizer={file} is not a readable tokenizer.json ({errors.brief(e)}); download it again'
+      f'--tokenizer={file} is not a readable tokenizer.json ({errors.brief(e)}); download the '
+      'file again'
     ) from e

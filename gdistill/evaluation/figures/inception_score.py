@@ -11,8 +11,8 @@ import numpy as np
 class Sums:
   """The sums over pictures, in float64, from which the inception score is computed.
 
-  The pictures x of a set are divided into splits, and each split has its own sums. Sums over two
-  parts of a set can be added.
+  The pictures x of a set are divided into splits, and each split has its own sums. The sums over
+  two parts of a set can be added.
   """
 
   count: np.ndarray  # [splits] number of pictures in each split
@@ -24,8 +24,8 @@ class Sums:
     """Returns the sums over n pictures with logits [n, classes], out of a set of `total` pictures.
 
     `place` [n] is each picture's place in the set, from 0 to total - 1. Split s holds the places
-    from s * total // splits up to the start of split s + 1. The pictures should be shuffled: a
-    split of pictures sorted by class would lack classes.
+    from s * total // splits up to the start of split s + 1. The pictures should be shuffled: if
+    the pictures were sorted by class, a split would lack classes.
     """
     logits, place = np.asarray(logits, np.float64), np.asarray(place)
     if logits.ndim != 2 or place.shape != logits.shape[:1]:
@@ -53,7 +53,7 @@ class Sums:
     each split by itself. Source: Salimans et al. 1606.03498 (10 splits).
     """
     if not self.count.all():
-      raise ValueError(f'{self.count=}: every split needs a picture')
+      raise ValueError(f'{self.count=}: every split needs a picture; use fewer splits')
     mean = self.p / self.count[:, None]
     entropy = -np.sum(np.where(mean > 0, mean * np.log(np.where(mean > 0, mean, 1.0)), 0.0), axis=1)
     scores = np.exp(self.p_log_p / self.count + entropy)

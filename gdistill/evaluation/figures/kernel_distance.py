@@ -19,7 +19,9 @@ def distance(
   if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
     raise ValueError(f'{a.shape=} and {b.shape=} must be [n, d] and [m, d]')
   if not 2 <= size <= min(len(a), len(b)):
-    raise ValueError(f'{size=} must lie between 2 and the smaller set, {min(len(a), len(b))}')
+    raise ValueError(
+      f'{size=} must lie between 2 and the number of rows of the smaller set, {min(len(a), len(b))}'
+    )
   if subsets < 1:
     raise ValueError(f'{subsets=} must be at least 1')
   rng = np.random.RandomState(seed)

@@ -14,8 +14,8 @@ from gdistill.evaluation.figures import kernel_distance
 from gdistill.evaluation.figures import precision_recall
 from gdistill.evaluation.figures import statistics
 
-FORMAT = 1  # version of stored measurements; increase FORMAT if they change
-_ROWS = 2048  # number of pictures whose features are collected before they are added up
+FORMAT = 1  # version of stored measurements; increase FORMAT if the stored arrays change
+_ROWS = 2048  # number of pictures whose features are collected before Running adds up their moments
 SPLITS = 10  # number of splits of the inception score for sets of at least 1,000 pictures
 KID_SUBSETS, KID_SIZE = 100, 1000  # number of subsets for KID, and pictures in a subset
 NEIGHBOURS = 3  # k of the k-th nearest neighbour in precision and recall
@@ -23,19 +23,19 @@ NEIGHBOURS = 3  # k of the k-th nearest neighbour in precision and recall
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Measured:
-  """Measurements of pictures of a set: moments, sums, and the kept features of a random subset.
+  """Measurements of pictures of a set: moments, sums, and the features of a random subset.
 
   The kept features are called the bank; precision, recall and KID are computed from the bank. The
-  pictures of the bank are a fixed random choice, because a folder may be sorted by class. The
-  splits of the inception score are a fixed random choice for the same reason.
+  pictures of the bank and the splits of the inception score are fixed random choices, because a
+  folder may be sorted by class.
   """
 
   features: statistics.Moments  # moments of the features for the Fréchet distance
   spatial: statistics.Moments | None  # moments of the spatial features, or None without them
   score: inception_score.Sums | None  # sums for the inception score, or None without logits
   right: int | None  # number of correctly classified pictures; None if not known
-  bank: np.ndarray  # kept features [m, d] float32
-  bank_index: np.ndarray  # [m] indices, within the set, of the pictures whose features are kept
+  bank: np.ndarray  # features of a random subset of the pictures [m, d] float32
+  bank_index: np.ndarray  # [m] indices, within the set, of the pictures in `bank`
 
   @classmethod
   def of(
@@ -88,7 +88,7 @@ class Measured:
 
   @property
   def ordered_bank(self) -> np.ndarray:
-    """The kept features, sorted by their pictures' indices and not by the order of measuring."""
+    """The features in `bank`, sorted by the index of the picture within the set."""
     return self.bank[np.argsort(self.bank_index, kind='stable')]
 
   def to_arrays(self) -> dict[str, np.ndarray]:
@@ -169,15 +169,15 @@ class Running:
 
 
 def figures(drawn: Measured, reference: Measured, support: precision_recall.Support | None) -> dict:
-  """Returns {name: number}, the figures of sampled pictures `drawn` compared with a reference set.
+  """Returns {name: number}, the metrics of sampled pictures `drawn` against a reference set.
 
   - 'fd' is the Fréchet distance of the features.
   - 'sfid' is the Fréchet distance of the spatial features.
   - 'inception_score' and 'accuracy' depend on the sampled pictures alone.
   - 'kid' is the kernel distance, on subsets of at most 1,000 pictures.
   - 'precision' and 'recall' use the distance to the third nearest neighbour.
-  `support` is the support of the reference set's kept features; with None, the figures 'kid',
-  'precision' and 'recall' are left out.
+  `support` is the support of the reference set's bank (the features of a random subset); with None,
+  'kid', 'precision' and 'recall' are left out.
   """
   found = {'fd': statistics.frechet_distance(drawn.features, reference.features)}
   if drawn.spatial is not None and reference.spatial is not None:

@@ -36,8 +36,10 @@ class Support:
 def precision_and_recall(real: Support, drawn: Support, chunk: int = 1000) -> tuple[float, float]:
   """Returns (precision, recall) of sampled pictures, both from 0 to 1.
 
-  Precision is the fraction of the sampled pictures' features inside the support of the real ones.
-  Recall is the fraction of the real pictures' features inside the support of the sampled ones.
+  Precision is the fraction of the sampled pictures' features inside the support of the real
+  pictures' features.
+  Recall is the fraction of the real pictures' features inside the support of the sampled
+  pictures' features.
   Precision and recall for different k or different numbers of pictures are not comparable.
   """
   return real.share(drawn.points, chunk), drawn.share(real.points, chunk)
@@ -55,7 +57,9 @@ def nearest_distances(features: np.ndarray, reference: np.ndarray, chunk: int = 
 def _squared_radii(points: np.ndarray, k: int, chunk: int) -> np.ndarray:
   """Returns [m] squared distances from each point to its k-th nearest other point."""
   if not 1 <= k < len(points):
-    raise ValueError(f'{k=} needs more than {k} points in each set, found {len(points)}')
+    raise ValueError(
+      f'{k=} needs more than {k} points in each set, found {len(points)}; add points'
+    )
   radii = []
   for start, block in _squared_distances(points, points, chunk):
     rows = np.arange(len(block))

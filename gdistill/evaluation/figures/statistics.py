@@ -30,8 +30,8 @@ class Moments:
       raise ValueError(f'{features.shape=} must be [n, d]')
     if not np.isfinite(features).all():
       raise errors.NumericsError(
-        'features are not all finite: the weights of the feature network are damaged; make them '
-        'again with gdistill convert'
+        'features are not all finite: the weights of the feature network are damaged; make the '
+        'weight file again with gdistill convert'
       )
     mean = features.sum(0) / max(len(features), 1)
     centred = features - mean
@@ -52,15 +52,17 @@ class Moments:
   def cov(self) -> np.ndarray:
     """The unbiased covariance, scatter / (count - 1)."""
     if self.count < 2:
-      raise ValueError(f'{self.count=}: a covariance needs at least 2 samples')
+      raise ValueError(
+        f'{self.count=}: a covariance needs at least 2 samples; measure more pictures'
+      )
     return self.scatter / (self.count - 1)
 
   @functools.cached_property
   def root(self) -> np.ndarray:
     """R [r, d] with R^T R = cov, where r = min(d, count - 1) is the largest possible rank of cov.
 
-    Only the r largest eigenvalues of cov are used. The remaining d - r eigenvalues are rounding
-    errors of about 1e-16, whose square roots of about 1e-8 would not be negligible.
+    Only the r largest eigenvalues of cov are used, because the other d - r are rounding errors of
+    about 1e-16, whose square roots of about 1e-8 would not be negligible.
     """
     values, vectors = np.linalg.eigh(self.cov)
     rank = min(len(values), self.count - 1)
@@ -106,7 +108,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 def rms(a: np.ndarray, b: np.ndarray) -> float:
   """Returns the root mean squared difference of paired images or latents [n, ...].
 
-  uint8 pixels are scaled to [-1, 1] first; latents (float16) keep their own units.
+  uint8 pixels are scaled to [-1, 1] first; float16 latents are compared without scaling.
   """
   if a.shape != b.shape or not a.size:
     raise ValueError(f'{a.shape=} and {b.shape=} must be equal and not empty')
@@ -120,5 +122,6 @@ def rms(a: np.ndarray, b: np.ndarray) -> float:
 def _check_same_size(a: Moments, b: Moments) -> None:
   if a.mean.shape != b.mean.shape:
     raise ValueError(
-      f'features have different sizes: {a.mean.shape} and {b.mean.shape}; use one extractor'
+      f'features have different sizes: {a.mean.shape} and {b.mean.shape}; measure '
+      'both sets with the same feature network'
     )

@@ -1,4 +1,4 @@
-"""The files that a workdir keeps for a cell of the grid: pictures, measurements and figures."""
+"""The files of each cell of the grid in the workdir: pictures, measurements and metrics."""
 
 import dataclasses
 import hashlib
@@ -20,19 +20,19 @@ from gdistill.workdir import storage
 class Part:
   """The pictures of a cell of the grid (one model, sampler, N, w) sampled by one process.
 
-  Only the first pictures of the cell are kept as pixels; `measured` covers all sampled pictures.
-  `latents` are the latents that the kept pictures were decoded from, [k, 0] in pixel space.
+  Only the first pictures of the cell are stored as pixels; `measured` covers all sampled pictures.
+  `latents` are the latents that the stored pictures were decoded from, [k, 0] in pixel space.
   """
 
-  pixels: np.ndarray  # the kept pictures [k, H, W, C] uint8
-  latents: np.ndarray  # the latents of the kept pictures [k, h, w, c] float16
-  index: np.ndarray  # [k] places of the kept pictures within the cell
+  pixels: np.ndarray  # the stored pictures [k, H, W, C] uint8
+  latents: np.ndarray  # latents of the stored pictures [k, h, w, c] float16
+  index: np.ndarray  # [k] places of the stored pictures within the cell
   measured: measure.Measured  # sums over all pictures that the process sampled
   seconds: float  # seconds that the process spent on sampling
   drawn: int  # number of pictures that the process sampled
 
   def merge(self, other: 'Part') -> 'Part':
-    """Returns the union of two parts of a cell; `seconds` becomes that of the slower process."""
+    """Returns the union of two parts of a cell; `seconds` is the larger of the two values."""
     index = np.concatenate([self.index, other.index])
     order = np.argsort(index)
     return Part(
@@ -60,7 +60,7 @@ class Part:
 
 
 def pictures(workdir: storage.epath.Path, name: str) -> storage.epath.Path:
-  """Returns the path of the file with the kept pictures of the cell called `name`."""
+  """Returns the path of the file with the stored pictures of the cell called `name`."""
   return workdir / 'evaluation' / 'cells' / f'{name}.npz'
 
 
@@ -70,14 +70,14 @@ class Store:
 
   - A file of pictures is named by the cell.
   - A file of measurements is named by the cell and the feature extractor.
-  - A file of figures is named by the cell, the extractor, the target cell and the real images.
-  A cell is complete when its pictures and its measurements exist. A missing file of figures only
-  costs the time to compute the figures again.
+  - A file of metrics is named by the cell, the extractor, the target cell and the real images.
+  A cell is complete when the files of pictures and of measurements exist. A missing file of metrics
+  only costs the time to compute the metrics again.
   """
 
   workdir: storage.epath.Path
   extractor: extractors.Extractor
-  bank: int  # number of pictures of each cell whose features are kept
+  bank: int  # number of pictures of each cell whose features are stored
 
   @property
   def folder(self) -> storage.epath.Path:
@@ -91,7 +91,7 @@ class Store:
     return f'{self.extractor.key}-{self.bank}-{measure.FORMAT}'
 
   def figures(self, name: str, target: str, real: str) -> storage.epath.Path:
-    """Returns the path of the JSON file with a cell's figures.
+    """Returns the path of the JSON file with a cell's metrics.
 
     The cell `name` is compared with the teacher's cell `target` and with the real images, whose
     digest is `real`.
@@ -103,7 +103,7 @@ class Store:
     return self.folder / 'parts' / f'{name}.{process}-of-{jax.process_count()}.npz'
 
   def clear_parts(self) -> None:
-    """Removes the files of parts of cells that were never merged because a process was killed."""
+    """Removes the .npz files of single processes that were never merged: a process was killed."""
     for name in storage.list_dir(self.folder / 'parts'):
       storage.remove(self.folder / 'parts' / name)
 
@@ -111,14 +111,14 @@ class Store:
     return storage.exists(pictures(self.workdir, name)) and storage.exists(self.measured(name))
 
   def kept(self, name: str) -> int:
-    """Returns how many pictures of the cell called `name` the workdir keeps."""
+    """Returns how many pictures of the cell called `name` are stored in the workdir."""
     file = pictures(self.workdir, name)
     return len(read(file).get('pixels', ())) if storage.exists(file) else 0
 
   def write(self, name: str, part: Part) -> None:
-    """Replaces the files of a cell by those of `part`.
+    """Replaces the files of the cell `name` by new files with the pictures of `part`.
 
-    Old pictures, measurements and figures are removed first. The pictures are written last: a cell
+    Old pictures, measurements and metrics are removed first. The pictures are written last: a cell
     with pictures then always has measurements, even if the process is killed in between.
     """
     file = pictures(self.workdir, name)
@@ -136,7 +136,7 @@ class Store:
     storage.write_bytes(file, npz(arrays, pack=True))
 
   def write_measure(self, name: str, measured: measure.Measured) -> None:
-    """Writes the measurements that this store's extractor made of already kept pictures."""
+    """Writes the measurements of pictures that are already stored in the workdir."""
     storage.write_bytes(self.measured(name), npz(measured.to_arrays()))
 
   def read(self, name: str) -> dict[str, np.ndarray]:
@@ -148,20 +148,24 @@ class Store:
     stored = read(file)
     for key in ('pixels', 'seconds_per_image'):
       if key not in stored:
-        raise errors.CheckpointError(f'{file} has no array {key!r}; remove it and evaluate again')
+        raise errors.CheckpointError(
+          f'{file} has no array {key!r}; delete the file and repeat the command'
+        )
     return stored
 
   def read_measure(self, name: str) -> measure.Measured:
-    """Returns the measurements of a cell; raises CheckpointError if their file is damaged."""
+    """Returns the measurements of a cell; raises CheckpointError if the file is damaged."""
     file = self.measured(name)
     try:
       return measure.Measured.from_arrays(read(file))
     except KeyError as e:
-      raise errors.CheckpointError(f'{file} has no array {e}; remove it and evaluate again') from e
+      raise errors.CheckpointError(
+        f'{file} has no array {e}; delete the file and repeat the command'
+      ) from e
 
 
 def _digest(name: str) -> str:
-  """Returns the digest at the end of a cell's name, which identifies the cell's pictures."""
+  """Returns the digest at the end of a cell's name; equal digests mean equal pictures."""
   return name.rsplit('-', 1)[-1]
 
 
@@ -187,5 +191,5 @@ def read(file: storage.epath.Path) -> dict[str, np.ndarray]:
       return {name: stored[name] for name in stored.files}
   except Exception as e:  # a damaged file makes zipfile, zlib or numpy raise different errors
     raise errors.CheckpointError(
-      f'{file} is damaged ({errors.brief(e)}); remove it and evaluate again'
+      f'{file} is damaged ({errors.brief(e)}); delete the file and repeat the command'
     ) from e

@@ -18,24 +18,24 @@ from gdistill.workdir import storage
 class Grid:
   """The extent of a grid: every w and number of steps N to measure, and images for each cell.
 
-  The quick grid is measured after every training, the full grid for published figures.
+  The quick grid is measured after every training, the full grid for numbers to publish.
   """
 
   name: str  # 'quick' or 'full'
   ws: tuple[float, ...]
   num_steps: tuple[int, ...]
   images: int  # number of pictures sampled for each cell
-  reference_steps: int  # DDIM steps of the guided teacher that all cells are compared with
+  reference_steps: int  # DDIM steps of the teacher in the reference cells
   student_sampler: str  # the sampler of the distilled students
-  student_ws: tuple[float, ...]  # those of `ws` for which the students were trained
+  student_ws: tuple[float, ...]  # the values of `ws` that the students were trained for
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
   """One cell of the grid: a model, its sampler, the number of steps N, w, and the first seed.
 
-  The model 'floor' is the teacher sampled like the reference cells, but from other seeds: its
-  distance to the reference cells shows how large a distance chance alone gives.
+  The model 'floor' is the teacher sampled like the reference cells, but from other seeds: the
+  distance of 'floor' to the reference cells is the distance that chance alone gives.
   """
 
   model: str  # 'teacher', 'student' or 'floor'
@@ -57,7 +57,7 @@ def list_cells(
   - The first len(ws) cells are the reference cells: the guided teacher with many DDIM steps.
   - The guided teacher is also sampled in few steps, by DDIM and by DPM-Solver++.
   - DPM-Solver++ is of second order: its most steps are a quarter of the reference cells' steps.
-  - Each student of stage two (progressive halving of the steps) is sampled by its own sampler.
+  - Each student of stage two (progressive halving of the steps) is sampled by `student_sampler`.
   - The full grid also has the model 'floor', the reference cells sampled from other seeds.
   - The full grid also has the student of stage one (guidance distillation).
   """
@@ -109,7 +109,8 @@ def matching(cells: list[Cell], again: dict[str, Any] | None) -> set[Cell]:
     asked = ', '.join(f'--{k}={v}' for k, v in again.items())
     have = {k: sorted({getattr(c, k) for c in cells}) for k in again}
     raise errors.ConfigError(
-      f'{asked} is no cell of this grid, which has {have}; choose from these values'
+      f'{asked} is no cell of this grid: nothing is measured at these values together. The '
+      f'grid has {have}; choose from these values'
     )
   return found
 
@@ -120,7 +121,7 @@ def labels(num_classes: int, images: int) -> np.ndarray:
 
 
 def labels_in_words(num_classes: int, images: int, prompts: Sequence[str] = ()) -> str:
-  """Returns, in words for a row of figures, how images get their labels or their prompts."""
+  """Returns, in words for a row of metrics, how images get their labels or their prompts."""
   if prompts:
     digest = hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest()[:12]
     return f'image i has prompt i mod {len(prompts)} of those of digest {digest}'

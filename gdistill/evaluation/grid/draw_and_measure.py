@@ -26,11 +26,11 @@ _NOTHING, _MEASURE, _DRAW = range(3)  # values for the work that a cell still ne
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Drawing:
-  """How pictures are sampled for every cell of the grid, and how many of them are kept."""
+  """How pictures are sampled for every cell of the grid, and how many pictures are stored."""
 
   images: int  # number of pictures sampled for each cell
   batch_size: int
-  keep_images: int  # number of pictures of each cell that the workdir keeps
+  keep_images: int  # number of pictures of each cell that are stored in the workdir
   num_classes: int
   prompts: list[str]  # empty if the model reads no text
   picture_shape: tuple[int, int, int]
@@ -55,8 +55,8 @@ def draw_missing(
 ) -> None:
   """Samples and measures pictures for each cell that the workdir lacks or that is in `again`.
 
-  All processes call this function together; process 0 decides which cells are sampled. `stop` asks
-  between batches whether a signal to stop has arrived.
+  All processes call this function together; process 0 decides which cells are sampled.
+  `stop.check()` is called between batches and raises if a signal to stop has arrived.
   """
   work = _agreed_work(store, names, drawing, again)
   todo = sorted((c for c, w in work.items() if w), key=lambda c: (c.folder, c.sampler))
@@ -89,7 +89,7 @@ def _agreed_work(
 ) -> dict[grid_cells.Cell, int]:
   """Returns {cell: the work that the cell still needs} as process 0 decided it.
 
-  The decision of process 0 holds for all, because other processes may see a shared disk late.
+  Process 0 decides for all processes, because other processes may see a shared disk late.
   """
   work = np.zeros(len(names), np.int8)
   if not jax.process_index():
@@ -112,7 +112,7 @@ def _agreed_work(
 def _work(store: cell_store.Store, name: str, images: int, again: bool) -> int:
   """Returns the work that a cell still needs: _NOTHING, _MEASURE or _DRAW.
 
-  A cell without measurements, whose pictures are all kept, needs measuring but no sampling.
+  A cell without measurements, whose pictures are all stored, needs measuring but no sampling.
   """
   if again:
     return _DRAW
@@ -124,9 +124,9 @@ def _work(store: cell_store.Store, name: str, images: int, again: bool) -> int:
 def _measure_kept(
   store: cell_store.Store, name: str, drawing: Drawing, stop: interrupt.Interrupt
 ) -> None:
-  """Measures the kept pictures of a cell and writes the measurements to the workdir.
+  """Measures the stored pictures of a cell and writes the measurements to the workdir.
 
-  Used if all pictures of the cell are kept and only this extractor's measurements are missing.
+  Used if all pictures of the cell are stored and only this extractor's measurements are missing.
   """
   pixels = cell_store.read(cell_store.pictures(store.workdir, name))['pixels']
   classes, images = drawing.classes_for(store.extractor), drawing.images
@@ -147,11 +147,11 @@ def draw_share(
   stop: interrupt.Interrupt,
   report: Callable[[int], None],
 ) -> cell_store.Part | None:
-  """Returns this process's part of a cell: samples its share of the pictures and measures them.
+  """Returns this process's part of a cell: samples and measures a share of the pictures.
 
-  `report` is called with the number of pictures that all processes sampled so far. Most pictures
-  are measured on the devices and never copied to the host. Returns None if the cell has too few
-  batches to give this process one.
+  `report(n)` is called after each batch with n, the number of pictures sampled by all processes.
+  Most pictures are measured on the devices and never copied to the host. Returns None if the
+  cell has fewer batches than there are processes and this process gets no batch.
   """
   classes = drawing.classes_for(store.extractor)
   running = measure.Running(store.extractor, drawing.images, store.bank)
@@ -200,7 +200,7 @@ class _Kept:
     self._latents.append(latents)
 
   def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns (pixels, latents, index) of the collected pictures; index is their place."""
+    """Returns (pixels, latents, index) of the collected pictures; index holds the places."""
     return tuple(np.concatenate(a) for a in (self._pixels, self._latents, self._index))
 
 
@@ -222,7 +222,7 @@ def _batches(
 
 
 def _write(store: cell_store.Store, name: str, part: cell_store.Part | None) -> None:
-  """Writes the files of a cell; process 0 merges the parts of all processes and writes them.
+  """Writes the files of a cell; process 0 merges the parts of all processes first.
 
   `part` is this process's part of the cell, or None if this process sampled nothing.
   """

@@ -1,4 +1,4 @@
-"""The feature network of a run, and the measurements that it makes of real images."""
+"""The feature network of a run, and the measurements of real images by that network."""
 
 import dataclasses
 import hashlib
@@ -31,7 +31,7 @@ def extractor_of(
 ) -> extractors.Extractor:
   """Returns the feature network that the settings name: a public network or a small classifier.
 
-  The classifier is trained once, on the training pictures `train()`, and kept in the workdir.
+  The classifier is trained once, on the training pictures `train()`, and stored in the workdir.
   `look()` is called between the classifier's updates and raises if the process should stop.
   """
   if settings.extractor == 'classifier':
@@ -62,13 +62,13 @@ def _classifier(
     return classifier.from_bytes(storage.read_bytes(file))
   except Exception as e:  # a damaged file makes zipfile, zlib or numpy raise different errors
     raise errors.CheckpointError(
-      f'{file} is damaged ({errors.brief(e)}); remove it and repeat the command'
+      f'{file} is damaged ({errors.brief(e)}); delete the file and repeat the command'
     ) from e
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RealSet:
-  """A set of real images to measure, and an optional function applied to the pixels before."""
+  """A set of real images to measure, and an optional function that changes the pixels first."""
 
   name: str  # 'training', 'held out' or 'autoencoded'
   data: str  # name of the data set, the recipe's data.name
@@ -83,7 +83,7 @@ def measure_sets(
   num_classes: int,
   stop: interrupt.Interrupt,
 ) -> dict[str, reference.Reference]:
-  """Returns {name: reference statistics} of sets of real images, kept in the workdir.
+  """Returns {name: reference statistics} of sets of real images, stored in the workdir.
 
   A set that was measured before is read from the workdir and not measured again.
   """
@@ -100,7 +100,7 @@ def _measure_set(
   digest = protocol.digest(about)
   file = store.folder / 'real' / f'{one.name.replace(" ", "_")}-{digest}.npz'
   if storage.exists(file):
-    return reference.read(file, extractor, 'remove it and evaluate again')
+    return reference.read(file, extractor, 'delete the file and repeat the command')
   running = measure.Running(extractor, len(images), store.bank)
   for index, found in images.batches(extractors.BATCH):
     stop.check()

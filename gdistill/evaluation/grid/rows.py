@@ -1,4 +1,4 @@
-"""The rows of report/metrics.json: the figures of every cell of the grid, and their protocol."""
+"""The rows of report/metrics.json: metrics of each cell of the grid and their protocol."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -72,7 +72,7 @@ def _shared(
   real: References,
   cards: Mapping[str, dict],
 ) -> Row:
-  """Returns the keys and values that are equal in all rows: how the figures were measured."""
+  """Returns the keys and values that are equal in all rows: how the metrics were measured."""
   teacher, held = next(iter(names)), real['held out']
   latent = drawing.latent_shape is not None
   return {
@@ -93,7 +93,7 @@ def _shared(
 
 
 def _data_row(split: str, one: reference.Reference, real: References, shared: Row) -> Row:
-  """Returns the row of a set of real images: the figures that a perfect model would get.
+  """Returns the row of a set of real images: the metrics that a perfect model would get.
 
   `split` is the name of the set: 'held out' (images that no model was trained on), 'training', or
   in latent space 'autoencoded' (held-out images, encoded and decoded by the autoencoder).
@@ -105,7 +105,7 @@ def _data_row(split: str, one: reference.Reference, real: References, shared: Ro
 
 
 def _figures(found: measure.Measured, real: References) -> Row:
-  """Returns {figure: number} of a set of pictures compared with training and held-out images."""
+  """Returns {metric: number} of a set of pictures compared with training and held-out images."""
   seen, held, bank = real['training'], real['held out'], found.ordered_bank
   return {
     **measure.figures(found, seen.measured, seen.support),
@@ -116,9 +116,9 @@ def _figures(found: measure.Measured, real: References) -> Row:
 
 
 def _figures_of_cell(store: cell_store.Store, name: str, target: str, real: References) -> Row:
-  """Returns a cell's figures against the real images, and its distance to the cell `target`.
+  """Returns a cell's metrics against real images, and the cell's distance to the cell `target`.
 
-  Figures are kept in the workdir, because computing them takes seconds for each cell.
+  The metrics are stored in the workdir, because computing them takes seconds for each cell.
   """
   digest = cell_store.digest(real['training'].protocol, real['held out'].protocol)
   file = store.figures(name, target, digest)
@@ -127,7 +127,7 @@ def _figures_of_cell(store: cell_store.Store, name: str, target: str, real: Refe
     if isinstance(known, dict):
       return known
   except errors.CheckpointError:
-    pass  # the file of figures is damaged: compute the figures again
+    pass  # the JSON file is damaged: compute the metrics again
   found, target_found = store.read_measure(name), store.read_measure(target)
   distance = statistics.frechet_distance(found.features, target_found.features)
   row = {**_figures(found, real), 'fd_teacher': distance}
@@ -136,7 +136,7 @@ def _figures_of_cell(store: cell_store.Store, name: str, target: str, real: Refe
 
 
 def _paired(stored: Row, first: Row, what: str, pairs: int) -> float | None:
-  """Returns the root mean square difference of a cell to the reference cell at equal seeds.
+  """Returns the RMS difference between a cell and the reference cell at equal seeds.
 
   `stored` and `first` are the arrays of the cell and of the reference cell; `what` is 'pixels' or
   'latents'. Returns None if no pictures have equal seeds or the array is missing.
@@ -152,7 +152,7 @@ def _count(one: reference.Reference) -> int:
 
 
 def _median_distance(points: np.ndarray, support: precision_recall.Support | None) -> float | None:
-  """Returns the median distance of features `points` to their nearest real images' features."""
+  """Returns the median distance from features `points` to the nearest real image's features."""
   if support is None or not len(points):
     return None
   return float(np.median(precision_recall.nearest_distances(points, support.points)))

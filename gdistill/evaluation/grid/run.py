@@ -1,4 +1,4 @@
-"""Evaluation of a run: samples and measures every cell of its grid, then writes rows and page."""
+"""Evaluation of a run: samples and measures every cell of the grid, then writes rows and page."""
 
 from collections.abc import Callable
 from typing import Any
@@ -69,7 +69,7 @@ def evaluate(
 
 
 def write(run: assemble.Run, rows: list[dict]) -> None:
-  """Writes the HTML page of the run, and prints the paths of the page and of its rows."""
+  """Writes the HTML page of the run, and prints the paths of the page and of metrics.json."""
   page.write(run.workdir)
   report = f'{run.workdir}/report'
   progress.say(f'{len(rows)} rows in {report}/metrics.json, page {report}/index.html')
@@ -161,8 +161,8 @@ def _check_finished(run: assemble.Run) -> None:
   for r in run.plan:
     if r.stage != 'encoder' and not finished_rounds.is_finished(run.workdir / r.name):
       raise errors.ConfigError(
-        f'--workdir={run.workdir}: round {r.name} is not finished; repeat the training command '
-        'first'
+        f'--workdir={run.workdir}: round {r.name} is not finished; repeat the training command, '
+        'gdistill train, until the run has finished, then evaluate'
       )
 
 
@@ -173,8 +173,8 @@ def _drawn(run: assemble.Run, name: str) -> bool:
 def _real_sets(run: assemble.Run) -> list[real_images.RealSet]:
   """Returns the sets of real images to measure: held out, training, and perhaps autoencoded.
 
-  The set 'autoencoded' exists only in latent space: held-out images, encoded and decoded. Its
-  figures are those that a perfect model of the latents would get.
+  The set 'autoencoded' exists only in latent space: held-out images, encoded and decoded. A perfect
+  model of the latents would get the metrics of the set 'autoencoded'.
   """
   train, held = (images.subset(images.indices(run.evaluation.real_images))
                  for images in run.pictures)  # fmt: skip

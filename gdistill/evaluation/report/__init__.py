@@ -3,5 +3,5 @@
 `page.write(workdir)` writes WORKDIR/report/index.html; `tables.markdown(rows)` returns the table as
 Markdown; `summary.protocol_of(rows)` says how the distances of the rows were measured.
 plots.py draws curves as SVG with matplotlib; the Jinja2 templates hold all text and HTML.
-The package `report` imports only workdir.storage and errors from the rest of gdistill.
+May import, of gdistill, only workdir.storage and errors.
 """

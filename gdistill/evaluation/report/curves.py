@@ -13,7 +13,7 @@ COLUMNS = {'fd': 'FD', 'fd_teacher': 'FD to the teacher'}
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-  """One column of the rows (FD or FD to the teacher), and the values that all its plots share."""
+  """One column of the rows (FD or FD to the teacher), and the values that its plots share."""
 
   key: str  # name of the column in the rows, a key of COLUMNS
   name: str  # name of the column on the page

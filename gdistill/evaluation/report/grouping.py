@@ -63,8 +63,8 @@ def _plain(value: Any) -> Any:
 def series(rows: Iterable[Row]) -> Series:
   """Returns {label: {(num_steps, w): row}}, one series per model, stage and sampler.
 
-  Students come first. If a series has several rows at one (num_steps, w), the last row is kept. A
-  label says 'guided' or 'unguided' only if the model was measured both with and without guidance.
+  Students come first. If a series has several rows at one (num_steps, w), the series has the last
+  row. A label says 'guided' or 'unguided' only if the model was measured with guidance and without.
   """
   rows = [r for r in rows if r.get('model') != 'data' and r.get('w') is not None]
   rows = [r for r in rows if (r.get('num_steps') or 0) > 0]
@@ -99,7 +99,7 @@ def _order(item: tuple[str, dict]) -> tuple:
 
 
 def rows_of(found: Series, model: str | None = None) -> list[Row]:
-  """Returns the rows of all series; with `model`, only the rows of this model."""
+  """Returns the rows of all series; with `model`, only the rows of that model."""
   rows = (r for places in found.values() for r in places.values())
   return [r for r in rows if model in (None, r.get('model'))]
 
@@ -115,6 +115,6 @@ def strengths(found: Series) -> list[float]:
 
 
 def reference(found: Series, w: float) -> Row | None:
-  """Returns the teacher's row at this w with the most steps; of two such rows, the one by DDIM."""
+  """Returns the teacher's row at this w with the most steps; DDIM is preferred at equal steps."""
   rows = [r for r in rows_of(found, 'teacher') if r['w'] == w]
   return max(rows, key=lambda r: (r['num_steps'], r.get('sampler') == 'ddim'), default=None)

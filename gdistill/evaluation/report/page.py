@@ -39,7 +39,7 @@ def write(workdir: epath.PathLike) -> epath.Path:
 
 def _values(workdir: epath.Path) -> dict[str, Any]:
   """Returns {name: value} for the HTML templates, computed from the files of the workdir."""
-  # data.json holds the figures of real images, which a perfect model would get
+  # data.json holds the metrics of real images, which a perfect model would get
   rows = [
     r
     for name in ('data', 'metrics')

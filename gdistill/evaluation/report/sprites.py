@@ -24,7 +24,7 @@ _SHOWN += ('fd', 'fd_teacher', 'rms_teacher', 'inception_score', 'accuracy')
 class Sprites:
   """The cells of a report page (one model, sampler, number of steps and w each) with sprites.
 
-  Each cell is a dict with facts of its row, and 'sprite': the base64 text of a PNG, or None.
+  A cell is a dict: facts of a row of metrics.json, and 'sprite', the base64 text of a PNG or None.
   """
 
   cells: list[grouping.Row]
@@ -46,7 +46,7 @@ class Sprites:
 def sprites(workdir: epath.Path, series: grouping.Series) -> Sprites:
   """Returns the sprites of all rows of the series, made from the pictures in the workdir.
 
-  If the sprites exceed MAX_BYTES in total, they get fewer rows of images, and then smaller images.
+  If all sprites exceed MAX_BYTES together, sprites get fewer rows of images, then smaller images.
   """
   rows = grouping.rows_of(series)
   pictures = [pixels(workdir, r.get('cell')) for r in rows]
@@ -60,7 +60,7 @@ def sprites(workdir: epath.Path, series: grouping.Series) -> Sprites:
 
 
 def pixels(workdir: epath.Path, cell: Any) -> np.ndarray | None:
-  """Returns the first images [n, H, W, C] uint8 of a cell, or None if the file is unusable."""
+  """Returns the first images [n, H, W, C] uint8 of a cell, or None if the .npz file is unusable."""
   if not isinstance(cell, str) or not re.fullmatch(r'\w[\w.,=+-]*', cell):
     return None  # a cell name with a slash could point outside the folder
   path = workdir / 'evaluation' / 'cells' / f'{cell}.npz'

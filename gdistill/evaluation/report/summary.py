@@ -47,7 +47,7 @@ def _headline(series: grouping.Series) -> tuple[grouping.Row | None, ...]:
 
 
 def protocol_of(rows: Sequence[grouping.Row]) -> str:
-  """Returns a sentence, without its full stop, that says how FD was measured in these rows."""
+  """Returns a sentence, without its full stop, that says how FD was measured in `rows`."""
   row = next((r for r in rows if r.get('model') != 'data'), {})
   if row.get('extractor') in _OF_CLASSIFIER:
     return PROTOCOL
