@@ -1,4 +1,4 @@
-"""Timing in turns, rows and the table, and the parameters that the benchmarks use."""
+"""Tests of the benchmarks' helpers: timing in turns, rows and the table, random parameters."""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""Counts of programs that are small enough to be counted by hand."""
+"""Tests of counting collectives, products and activations, on programs counted by hand."""
 
 import pathlib
 import sys
@@ -115,7 +115,7 @@ def test_equal_products_are_equal_and_others_are_not():
 def test_the_activation_floor_is_the_inputs_of_the_products():
   def network(params, x):
     h = jnp.tanh(conv(x, params['conv']))  # x: 2 x 4 x 4 x 3
-    q, k = h @ params['q'], h @ params['k']  # h counts once for both: 2 x 4 x 4 x 5
+    q, k = h @ params['q'], h @ params['k']  # h counts once for q and k: 2 x 4 x 4 x 5
     scores = jnp.einsum('bhwc,bhwd->bcd', q, k)  # q and k: 2 x 4 x 4 x 6 each
     return jnp.sum(jnp.exp(scores))
 

@@ -1,4 +1,4 @@
-"""Each benchmark script runs, at tiny sizes."""
+"""Tests that each benchmark script runs, at tiny sizes."""
 
 import json
 import os
@@ -57,7 +57,7 @@ def test_the_accelerator_script_measures_everything_and_keeps_it_in_a_file(tmp_p
   for name in ('matmul', 'copy', 'tiny guidance 2', 'tiny progressive 2', 'tiny sampling 2'):
     assert name in what
   ten = found['slowest_convolutions']['tiny']['ten']
-  assert len(ten) == 4  # a network of one width has four kinds
+  assert len(ten) == 4  # a network of one width has four kinds of convolutions
   step = next(m for m in found['measured'] if m['what'] == 'tiny guidance 2')
   assert step['share'] == step['tflops'] > 0 and step['loss_is_finite']
 

@@ -1,4 +1,4 @@
-"""The configs say what the papers say, in every variant, and load from any folder."""
+"""Tests of the configs: the settings of the papers, in every variant, loaded from any folder."""
 
 import ast
 import dataclasses
@@ -40,7 +40,7 @@ def load(name, variant=''):
 
 
 def shapes_of(recipe, takes_w):
-  """Returns the shapes of all parameters; with predict='v' always, fewer networks are traced."""
+  """Returns the shapes of all parameters, with predict='v': variants share traced shapes."""
   net = networks.build(recipe.model, takes_w, noise_settings=recipe.noise)
   return networks.initial_shapes(net, dataclasses.replace(recipe.model, predict='v'))
 
@@ -132,7 +132,8 @@ def test_the_stochastic_variant_changes_the_sampler_alone(name):
 
 
 # Rombach et al.'s published networks: cin256-v2 has 400.9 million parameters without its table of
-# classes, Stable Diffusion 1.x has 859.5 million. w and the rounds are Meng et al.'s.
+# classes, Stable Diffusion 1.x has 859.5 million. The range of w and the rounds are those of Meng
+# et al.
 LATENT = {
   'imagenet256_latent': dict(
     millions=400.9, w=(0.0, 14.0), betas=(0.0015, 0.0195), channels=3, context=('class', 512),
@@ -177,7 +178,7 @@ def test_the_v_variant_only_begins_with_a_teacher_of_v(name):
 
 def test_second_versions_of_stable_diffusion_have_heads_of_64_and_another_text_encoder():
   recipe = reading.from_config(load('stable_diffusion', 'sd2'))
-  # The printed count is 865.9 million.
+  # The printed count of Stable Diffusion 2's network is 865.9 million.
   assert math.isclose(parameters(recipe, True) / 1e6, 865.9, abs_tol=0.05)
 
 
@@ -195,7 +196,7 @@ def get_config(variant=''):
 
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
-  """A folder with copies of configs/, entered by a process that cannot import the repository's."""
+  """Returns a folder with copies of configs/; the repository's own configs cannot be imported."""
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(sys, 'path', [p for p in sys.path if p and pathlib.Path(p) != ROOT])
   copies = tmp_path / 'copies'
@@ -237,7 +238,7 @@ def test_each_config_reads_the_common_file_of_its_own_folder(elsewhere):
 
 @pytest.mark.parametrize('there', [False, True])
 def test_loading_leaves_no_trace_in_the_import_system(there, elsewhere, monkeypatch):
-  """True: the program has already imported its own package `configs` and module `common`."""
+  """With `there`, the program has already imported its own package `configs` and `common`."""
   for name in ('configs', 'configs.common', 'common'):
     monkeypatch.delitem(sys.modules, name, raising=False)
     if there:

@@ -20,7 +20,7 @@ NAMES = (
 
 
 class Words:
-  """A stand-in for CLIP whose captions are the numbers of their own embeddings."""
+  """A stand-in for CLIP, whose embedding of a caption is the numbers that the caption holds."""
 
   image = stand_in.extractor('clip_l14', channels=3)
 

@@ -1,4 +1,4 @@
-"""Anybody's pictures measured from the command line."""
+"""Tests of measuring pictures of any origin from the command line: folders, arrays, statistics."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The notebooks run from their first cell to their last, on the digits, and define nothing."""
+"""Tests of the notebooks: they define nothing, and run to their last cell on the digits."""
 
 import ast
 import json
@@ -31,7 +31,7 @@ def test_they_run_to_the_end(tmp_path, monkeypatch):
   monkeypatch.setenv('GDISTILL_NOTEBOOK_CONFIG', 'configs/digits.py:tiny')
   monkeypatch.setenv('GDISTILL_NOTEBOOK_WORKDIR', str(tmp_path / 'run'))
   pictures = {'distill_digits': 2, 'evaluate': 0, 'edit': 3}
-  for name, count in pictures.items():  # the others look at the run of the first
+  for name, count in pictures.items():  # the later notebooks read the run of the first
     book = nbformat.read(ROOT / 'notebooks' / f'{name}.ipynb', as_version=4)
     nbclient.NotebookClient(
       book, timeout=900, kernel_name='python3', resources={'metadata': {'path': str(ROOT)}}

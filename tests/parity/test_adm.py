@@ -69,7 +69,7 @@ class Attention(nn.Module):
 
 
 class Twin(nn.Module):
-  """ADM after the appendix of its paper, with the names of the published weights."""
+  """ADM's U-Net in torch, after the appendix of its paper, with the names of published weights."""
 
   def __init__(self, order, classes=True):
     super().__init__()
@@ -202,7 +202,7 @@ def test_parameters_are_those_of_the_network_and_what_is_not_is_named():
   ids=['64', '256'],
 )
 def test_the_published_settings_have_the_published_counts(settings, size, millions):
-  # Model sizes of the hyperparameter table of 2105.05233, which count the biases of k too.
+  # The table of hyperparameters in arXiv 2105.05233 counts the biases of k too; ours have none.
   net, one = unet.UNet(**settings), jnp.ones(1)
   z, cond = jnp.zeros((1, size, size, 3)), {'label': jnp.zeros(1, int)}
   shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), z, one, cond, one))['params']

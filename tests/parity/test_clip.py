@@ -27,7 +27,7 @@ def model(activation):
     vision_config=dict(image_size=32, patch_size=8, **sizes), projection_dim=24,
   )  # fmt: skip
   net = transformers.CLIPModel(config).eval()
-  for value in net.parameters():  # with the small initial parameters all outputs would be alike
+  for value in net.parameters():  # the initial parameters are so small that outputs are alike
     torch.nn.init.normal_(value, 0.0 if value.ndim > 1 else 0.5, 0.2)
   return net, {name: value.detach().numpy() for name, value in net.state_dict().items()}
 
@@ -44,7 +44,7 @@ def test_towers_embed_as_those_of_transformers(activation):
   rng = np.random.default_rng(0)
   tokens = rng.integers(0, 198, (5, 12))
   for row, end in enumerate((3, 11, 5, 7, 1)):
-    tokens[row, end:] = 199  # the end token, then padding with the same token
+    tokens[row, end:] = 199  # the end token, then padding, which is the same token
   text = clip.Text(tower, WORDS)
   with jax.default_matmul_precision('highest'):
     hidden, embedding = text.apply({'params': convert.params_from(state, 'text')}, tokens)

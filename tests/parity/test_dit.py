@@ -46,7 +46,7 @@ class Block(torch.nn.Module):
 
 
 class Twin(torch.nn.Module):
-  """DiT after its paper, with the names of the published weights."""
+  """DiT in torch, after its paper, with the names of the published weights."""
 
   def __init__(self, channels_out):
     super().__init__()

@@ -54,7 +54,7 @@ def distance(found, expected):
 
 
 class Student:
-  """A finished round with random weights: our functions on latents, and the exported pipeline."""
+  """A round with random weights, as our functions on latents and as an exported pipeline."""
 
   def __init__(self, tmp_path, pipeline, **fields):
     settings = recipes.Model(**{**published.TEXT, **fields})
@@ -107,7 +107,7 @@ def test_edits_are_those_of_the_image_to_image_pipeline(tmp_path, monkeypatch):
       found[num_steps, strength, scale] = mine
   assert distance(found[4, 0.5, 1.0], found[4, 0.5, 7.5]) > 1e-2
   assert distance(found[4, 0.5, 1.0], found[4, 0.75, 1.0]) > 1e-2
-  # The command's way, from pixels to pixels, gives the same pictures.
+  # The editor of `gdistill edit`, which goes from pixels to pixels, draws the same pictures.
   edited = editor.editor(s.folder, s.frozen, 2)
   drawn = edited({**s.rows, 'w': np.full(2, 6.5, np.float32)}, {'num_steps': 4, 'start': 2})
   images = s.pipe(

@@ -28,7 +28,7 @@ def theirs():
 
 @pytest.fixture(scope='module', params=[(400, 64), (60, 64)], ids=['full', 'singular'])
 def features(request):
-  """Two sets of float32 features: positive, skewed and correlated, as pooled activations are."""
+  """Returns two sets of float32 features, skewed and correlated like the pooled activations."""
   count, size = request.param
   rng = np.random.default_rng(0)
   mix = rng.normal(size=(size, size)) / np.sqrt(size)
@@ -113,7 +113,7 @@ def test_the_row_of_two_sets_of_pictures_is_theirs(theirs):
   moments = [fid.fid_features_to_statistics(features) for features, _ in expected]
   fid = fid.fid_statistics_to_metric(*moments, False)['frechet_inception_distance']
   assert fid > 1
-  # Features agree to about 1e-6; the distance is a difference of their squares, so less exact.
+  # Features agree to about 1e-6. The distance is less exact: it is a difference of their squares.
   assert row['fd'] == pytest.approx(fid, rel=1e-4)
   score = theirs['isc'].isc_features_to_metric(expected[0][1], 1, shuffle=False)
   assert row['inception_score'] == pytest.approx(score['inception_score_mean'], rel=1e-4)

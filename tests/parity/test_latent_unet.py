@@ -95,7 +95,7 @@ def close(found, expected):
 
 
 def applied(net, params, *given):
-  """Returns the network's outputs; compiling unoptimised is faster and running is short."""
+  """Applies the network, compiled without optimisation: compiling takes longer than running."""
   with jax.default_matmul_precision('highest'):
     unoptimised = {'xla_backend_optimization_level': 0}
     return jax.jit(net.apply, compiler_options=unoptimised)({'params': params}, *given)
@@ -212,7 +212,7 @@ def test_published_sizes_have_the_published_counts(config, count, fields):
   ('layout', 'upsamplers'),
   [
     # An upsampler is the third entry of its block, or the second if there is no transformer.
-    # diffusers reads either, so the expected names are those of the published files.
+    # diffusers reads both names, so the expected names are those of the published files.
     ('sd1', {'output_blocks.2.1.conv', 'output_blocks.5.2.conv', 'output_blocks.8.2.conv'}),
     ('sd2', {'output_blocks.1.1.conv', 'output_blocks.3.2.conv', 'output_blocks.5.2.conv'}),
     ('inpainting', {'output_blocks.1.1.conv', 'output_blocks.3.2.conv', 'output_blocks.5.2.conv'}),

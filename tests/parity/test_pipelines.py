@@ -148,7 +148,7 @@ def test_an_exported_student_runs_in_the_stock_pipeline_and_comes_back_whole(tmp
   sampler = sampling.Sampler(folders.read_folder(mine), 'ddim', 2).with_prompts(PROMPTS)
   pipe = diffusers.StableDiffusionPipeline.from_pretrained(tmp_path / 'out', safety_checker=None)
   found = {}
-  for num_steps in (1, 2, 4, 8, 5, 10):  # numbers of steps of two ladders
+  for num_steps in (1, 2, 4, 8, 5, 10):  # the numbers of steps in two ladders
     for scale in (1.0, 3.7, 7.5):
       found[scale] = drawn(sampler, scale - 1.0, num_steps)
       expected = latents(pipe, networks.image_shape(settings), num_steps, scale)
@@ -206,8 +206,8 @@ def test_a_published_teacher_is_distilled_and_its_students_run_in_the_stock_pipe
       found[scale] = drawn(sampler, scale - 1.0, folder.num_steps)
       expected = latents(pipe, networks.image_shape(folder.settings), folder.num_steps, scale)
       assert distance(found[scale], expected) < 1e-3, scale
-    assert distance(found[1.0], found[7.5]) > 1e-5  # w matters, 30 times the tolerance above
-    assert earlier is None or distance(earlier, found[7.5]) > 1e-2  # the rounds differ
+    assert distance(found[1.0], found[7.5]) > 1e-5  # w matters
+    assert earlier is None or distance(earlier, found[7.5]) > 1e-2  # each round draws other latents
     earlier = found[7.5]
     run('import', f'--source={out}', f'--out={out}_again')
     again = folders.read_folder(f'{out}_again')
@@ -287,7 +287,7 @@ def test_an_exported_class_network_of_latents_draws_the_same_and_comes_back_whol
 
 
 class Callback:
-  """A class that published checkpoints hold besides weights, not installed where they are read."""
+  """A stand-in for a class in published checkpoints that is not installed where they are read."""
 
 
 def test_a_checkpoint_becomes_safetensors_without_what_is_not_a_tensor(

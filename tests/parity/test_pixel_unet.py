@@ -132,7 +132,7 @@ def test_a_row_of_its_own_for_no_label_is_taken_in():
   net = network()
   params, x = params_of(net), images()
   config, state = convert.state_from(params, settings())
-  state['class_embedding.weight'] += np.float32(0.3)  # as after training in diffusers
+  state['class_embedding.weight'] += np.float32(0.3)  # the null row is not zero, as after training
   level = convert.logsnr_at(jnp.asarray(TIMESTEPS))
   expected = said(theirs(config, state), x, TIMESTEPS, LABELS, WS)
   assert distance(ours(net, convert.params_from(config, state), x, level), expected) <= 1e-4
@@ -158,4 +158,4 @@ def test_timesteps_are_levels_of_the_cosine_schedule():
   np.testing.assert_allclose(phi, 0.5 * np.pi * (i + 1) / 1000, atol=1e-6)
   ours = schedule.angle(schedule.cosine()(jnp.asarray((i + 1) / 1000, jnp.float32)))
   np.testing.assert_allclose(phi, ours, atol=5e-5)
-  assert np.abs(phi - ours).max() > 4e-5  # the docstring's bound of 5e-5 is tight
+  assert np.abs(phi - ours).max() > 4e-5  # the docstring of logsnr_at promises 5e-5

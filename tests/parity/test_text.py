@@ -30,7 +30,7 @@ PROMPTS = [
 
 def randomised(net):
   torch.manual_seed(0)
-  for value in net.parameters():  # with the small initial parameters all outputs would be alike
+  for value in net.parameters():  # the initial parameters are so small that outputs are alike
     torch.nn.init.normal_(value, 0.0 if value.ndim > 1 else 0.5, 0.2)
   return net.eval()
 
@@ -159,7 +159,7 @@ def test_the_published_vocabulary_of_clip_has_the_tokens_of_transformers(style, 
   [where] = found.submodule_search_locations
   file = pathlib.Path(where) / 'bpe_simple_vocab_16e6.txt.gz'
   merges = gzip.decompress(file.read_bytes()).decode().split('\n')[1 : 49152 - 256 - 2 + 1]
-  # CLIP's order of the bytes: printable characters first.
+  # CLIP numbers the bytes of printable characters first.
   printable = [
     *range(ord('!'), ord('~') + 1),
     *range(ord('¡'), ord('¬') + 1),

@@ -33,7 +33,7 @@ def test_ddim_walks_like_the_stock_scheduler_with_trailing_timesteps(num_steps):
   scheduler.set_timesteps(num_steps)
   z = np.random.default_rng(0).normal(size=(2, 4, 4, 3)).astype(np.float32)
 
-  def v_of(z, cos):  # any function of both inputs that both sides can compute
+  def v_of(z, cos):  # any function serves that both sides can compute
     return 0.3 * z - 0.2 * cos
 
   theirs = torch.from_numpy(z)

@@ -32,7 +32,7 @@ def randomised(net):
     if name == 'quantize.embedding.weight':
       torch.nn.init.normal_(value)
     elif value.ndim > 1:
-      # some are so small that the epsilon of the next norm matters
+      # Some layers are so small that the epsilon of the next norm changes the output.
       small = 0.01 if name.endswith('resnets.0.conv1.weight') else 1.0
       torch.nn.init.normal_(value, 0.0, 1.5 * small / np.sqrt(value[0].numel()))
     else:
@@ -91,7 +91,7 @@ def test_kl_is_that_of_diffusers_both_ways(tmp_path, extra):
     mean, std = jax.jit(found.encode)(found.params, x)
     images = jax.jit(found.decode)(found.params, z)
   posterior = net.encode(torch_of(x)).latent_dist
-  # shift and scale as in diffusers' pipelines
+  # diffusers' pipelines shift and scale the latents outside the autoencoder.
   close(mean, (posterior.mean - 0.1) * 0.18215)
   close(std, posterior.std * 0.18215)
   close(images, net.decode(torch_of(z) / 0.18215 + 0.1).sample)
@@ -153,7 +153,7 @@ def by_name(state, prefix, x):
     elif prefix == 'encoder':
       h = conv(h, name, padding=1, stride=2)
     else:
-      assert layer == before + 2  # the upsampling has a number but no array
+      assert layer == before + 2  # the upsampling layer has a number but no array
       h = conv(functional.interpolate(h, scale_factor=2, mode='nearest'), name, padding=1)
     before = layer
   return h
@@ -169,7 +169,7 @@ def test_tiny_with_a_pool_is_what_its_files_names_say(tmp_path):
   )
   params = jax.tree.map(np.float32, params)
   for layer in (*params['encoder'].values(), *params['decoder'].values()):
-    if 'pool_0' in layer:  # so small that the epsilon of the next norm matters
+    if 'pool_0' in layer:  # so small that the next norm's epsilon changes the output
       layer['pool_0']['kernel'] *= 0.01
   state = {}
   for name, value in convert.state_from(net, params).items():
@@ -202,7 +202,7 @@ def test_what_is_written_loads_strictly_and_bit_for_bit(tmp_path, kind):
   assert not any(loading.values())
   for name, value in net.state_dict().items():
     assert torch.equal(back.state_dict()[name], value), name
-  # our config.json states these values, which diffusers' leaves to their defaults
+  # Our config.json states these values, which diffusers leaves to its defaults.
   spelt = {'kl': {'shift_factor': 0.0}, 'vq': {'vq_embed_dim': 3}, 'tiny': {}}[kind]
   plain = lambda config: {
     k: list(v) if isinstance(v, tuple) else v for k, v in config.items() if k[0] != '_'

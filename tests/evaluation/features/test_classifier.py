@@ -59,7 +59,7 @@ def test_the_digest_sees_every_name_shape_and_bit():
 def test_the_batch_size_and_the_other_rows_change_nothing():
   pixels, _ = digits()
   whole = extract(trained(), pixels[:23])
-  parts = extract(trained(), pixels[:23], batch=7)  # 23 is no multiple of 7: the last is padded
+  parts = extract(trained(), pixels[:23], batch=7)  # 23 = 3 * 7 + 2: the last batch is padded
   assert whole['features'].shape == (23, classifier.FEATURE_SIZE) and whole['logits'].shape == (
     23,
     10,

@@ -45,7 +45,7 @@ def test_figures_are_those_of_the_features(found, target):
   expected = b + np.trace(np.cov(a, rowvar=False) + moments.cov - 2 * root)
   assert got['fd'] == pytest.approx(expected, rel=1e-7)
   assert got['accuracy'] == pytest.approx(np.mean(found['l'].argmax(1) == labels))
-  shuffled = found['l'][np.random.RandomState(2020).permutation(TOTAL)]  # torch-fidelity's order
+  shuffled = found['l'][np.random.RandomState(2020).permutation(TOTAL)]  # as torch-fidelity
   mean, spread = inception_score.score(shuffled, splits=10)
   assert got['inception_score'] == pytest.approx(mean, rel=1e-12)
   assert got['inception_score_std'] == pytest.approx(spread, rel=1e-9)

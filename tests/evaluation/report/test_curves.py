@@ -1,4 +1,4 @@
-"""Curves keep one coordinate fixed, and leave out values without a place on a logarithmic axis."""
+"""Tests of curves: one coordinate fixed, and no values that a logarithmic axis cannot show."""
 
 import fake_run
 

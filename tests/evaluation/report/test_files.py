@@ -1,4 +1,4 @@
-"""Missing and damaged files of a run leave gaps."""
+"""Tests of reading a run's files for the report: missing and damaged files leave gaps."""
 
 import json
 

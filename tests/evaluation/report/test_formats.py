@@ -1,4 +1,4 @@
-"""Numbers are printed in three digits; a value that is not known is a dash."""
+"""Tests of printed numbers: three digits, and a dash for an unknown value."""
 
 import pytest
 

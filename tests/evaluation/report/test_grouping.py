@@ -1,4 +1,4 @@
-"""Labels of series: what tells two curves apart is named, and nothing else."""
+"""Tests of the labels of series: a label names what differs between series, and nothing else."""
 
 from gdistill.evaluation.report import grouping
 

@@ -1,4 +1,4 @@
-"""The page is one file, escapes all text from the run, and says in words what is missing."""
+"""Tests of the page: one file, with escaped text of the run, and a sentence for missing parts."""
 
 import re
 
@@ -35,8 +35,8 @@ def test_a_hostile_row_is_only_text(tmp_path):
   assert '<img' not in written and '<i>0' not in written
   assert '<b>' not in re.sub(r'<b>[\d.]+</b>', '', written)
   text = fake_run.text_of(written)
-  assert f'student after {evil}, {evil}' in text  # a label
-  assert f'"{evil}": "{evil}"' in text  # a card, whose JSON needs no escapes for this text
+  assert f'student after {evil}, {evil}' in text  # as the label of a series
+  assert f'"{evil}": "{evil}"' in text  # in a card; JSON needs no escapes for this text
   assert 'model: a&lt;<b>' in text and f'{evil} 3.0 s' in text and 'Card of r<i>0' in text
   assert any(r.get('surprise') == evil for r in fake_run.embedded(written)['rows'])
   table = tables.markdown(rows)
@@ -96,7 +96,7 @@ def test_parts_of_a_grid_are_enough(tmp_path, keep, words):
   folder = fake_run.workdir(storage.path(tmp_path), rows, pictures=False, rounds=False)
   written = page.write(folder).read_text()
   assert words in fake_run.text_of(written)
-  # the legend names the floor only where it is drawn
+  # The legend names the floor only if the floor is drawn.
   has_floor = len(rows) > 1 and any(r['model'] == 'data' for r in rows)
   assert ('training images against held-out' in written) == has_floor
 

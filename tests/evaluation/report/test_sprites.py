@@ -1,4 +1,4 @@
-"""Pictures in the page: the right ones, small enough, and only from the folder of cells."""
+"""Tests of the pictures in the page: of the right cell, small, only from the folder of cells."""
 
 import base64
 import io

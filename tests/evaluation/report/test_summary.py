@@ -1,4 +1,4 @@
-"""The sentences at the head of the page follow from the rows."""
+"""Tests of the sentences at the head of the page, which follow from the rows."""
 
 import fake_run
 

@@ -1,4 +1,4 @@
-"""The table holds each row at its own place, on the page and as Markdown."""
+"""Tests of the table: each row at its own place, on the page and as Markdown."""
 
 import re
 
@@ -16,7 +16,8 @@ def test_every_place_of_the_table_holds_its_own_row(small_page):
   names = {'student, DDIM': ('student', 'ddim'), 'teacher, DDIM': ('teacher', 'ddim'),
            'student after guidance, DDIM': ('student', 'ddim'),
            'teacher, DPM-Solver++': ('teacher', 'dpm_solver')}  # fmt: skip
-  # two lines of head; student; student after guidance; teacher by DDIM, also 256 steps; DPM-Solver
+  # 2 lines of head, 2 of the student, 1 of the student after guidance, 3 of the teacher by DDIM
+  # (also at 256 steps) and 2 of the teacher by DPM-Solver++
   assert len(lines) == 2 + 2 + 1 + 3 + 2
   for label, steps, calls, *cells in lines[2:]:
     fds = [fake_run.fd(*names[label], int(steps), w) for w in (0.0, 1.0, 4.0)]

@@ -1,4 +1,4 @@
-"""Losses and times of the rounds: numbers count, anything else in a card or a log is left out."""
+"""Tests of the losses and times of rounds: values that are not numbers are left out."""
 
 from gdistill.evaluation.report import training
 
