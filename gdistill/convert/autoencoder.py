@@ -227,7 +227,7 @@ def _read_folder(folder: pathlib.Path) -> Autoencoder:
     ) from e
   if name not in list(_KINDS):
     raise errors.ConfigError(
-      f'{file}: _class_name is {name!r}; it must be one of {list(_KINDS)}: choose such an autoencoder'
+      f'{file}: _class_name is {name!r}; it must be one of {list(_KINDS)}; use such an autoencoder'
     )
   kind = _KINDS[name]
   config = {key: value for key, value in config.items() if value is not None}

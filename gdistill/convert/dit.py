@@ -122,8 +122,8 @@ def state_from(
   """
   if 'w_proj' in params:
     raise errors.ConfigError(
-      "'w_proj', the layer for the guidance weight w, has no place in DiT's layout; export a network "
-      'that does not take w'
+      "'w_proj', the layer for the guidance weight w, has no place in DiT's layout; export a "
+      'network that does not take w'
     )
   original, state = layout == 'original', {}
   depth = sum(name.startswith('block') for name in params)

@@ -73,8 +73,8 @@ def check(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
   ]
   if lines:
     raise errors.ConfigError(
-      f'the weights are those of another network; {"; ".join(lines)}; use the weights of the network '
-      'that the settings describe'
+      f'the weights are those of another network; {"; ".join(lines)}; use the weights of the '
+      'network that the settings describe'
     )
 
 

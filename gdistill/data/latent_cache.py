@@ -189,8 +189,8 @@ class Job:
     for shard, description in found.items():
       if description is None:
         raise errors.DataError(
-          f'{os.path.join(self.settings.out, shard.name)} is missing; run `gdistill encode` again in '
-          'every process that shared the work, with one cache folder that all of them can read'
+          f'{os.path.join(self.settings.out, shard.name)} is missing; run `gdistill encode` again '
+          'in every process that shared the work, with one cache folder that all of them can read'
         )
     latents, texts = ({s: d for s, d in found.items() if s.kind == k} for k in ('latents', 'texts'))
 

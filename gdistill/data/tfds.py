@@ -56,7 +56,8 @@ def split(name: str, part: str, data_dir: str, shape: tuple[int, int, int]) -> s
     folder = f' --data_dir={data_dir}' if data_dir else ''
     raise errors.DataError(
       f'{where}, split {part!r}, cannot be read: {reason}; check the name of the split, or prepare '
-      f'the data set: pip install tensorflow && tfds build {name} --file_format=array_record{folder}'
+      f'the data set: pip install tensorflow && tfds build {name} '
+      f'--file_format=array_record{folder}'
     ) from e
   names = getattr(features['label'], 'names', None) if 'label' in features else None
   if not names or 'image' not in features:

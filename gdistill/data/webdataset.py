@@ -93,7 +93,7 @@ def shards(path: str) -> list[str]:
     )
   if len(found) > _MOST_SHARDS:
     raise errors.DataError(
-      f'{path} matches more than {_MOST_SHARDS:,} shards; set data.path to a pattern of fewer shards'
+      f'{path} matches more than {_MOST_SHARDS:,} shards; set data.path to a pattern with fewer'
     )
   missing = [n for n in found if not os.path.isfile(n)]
   if missing:
