@@ -100,9 +100,8 @@ def reader(
 ) -> Callable[[int], dict]:
   """Returns a function: read(step) = batch(data, seed, step, size, rows) for steps below `steps`.
 
-  When `read` is called with consecutive steps, later batches are read ahead. Each of the
-  `settings.workers` processes reads `settings.prefetch` batches ahead, in at most
-  `settings.threads` threads. With settings.workers=0 the threads run in this process.
+  Later batches are read ahead: each of `settings.workers` processes reads `settings.prefetch`
+  batches in at most `settings.threads` threads. With settings.workers=0 this process reads.
   """
   if data.in_memory:
     return lambda step: batch(data, seed, step, size, rows)
