@@ -205,8 +205,8 @@ def test_a_published_teacher_is_distilled_and_its_students_run_in_the_stock_pipe
     for scale in (1.0, 3.7, 7.5):
       found[scale] = drawn(sampler, scale - 1.0, folder.num_steps)
       expected = latents(pipe, networks.image_shape(folder.settings), folder.num_steps, scale)
-      assert distance(found[scale], expected) < 1e-3, scale
-    assert distance(found[1.0], found[7.5]) > 1e-5  # w matters
+      assert distance(found[scale], expected) < 1e-5, scale
+    assert distance(found[1.0], found[7.5]) > 1e-4  # w matters, 10 times the tolerance above
     assert earlier is None or distance(earlier, found[7.5]) > 1e-2  # each round draws other latents
     earlier = found[7.5]
     run('import', f'--source={out}', f'--out={out}_again')

@@ -12,8 +12,8 @@ import pytest
 import stand_in
 from PIL import Image
 
-from gdistill.cli import command
 from gdistill import errors
+from gdistill.cli import command
 from gdistill.cli import evaluate as evaluate_command
 from gdistill.cli import statistics as statistics_command
 from gdistill.drawing import sampling
