@@ -49,8 +49,8 @@ def params_from(
   of an attention block: 'new' is q of all heads, then k, then v; 'legacy' is q, k, v of the first
   head, then of the second, and so on (use_new_attention_order=False in guided-diffusion). The bias
   of k is left out, because softmax cancels it. If `state` is of an unconditional network, the label
-  layer is zero: ADM has no null class, and guides the class-conditional network by a second,
-  unconditional network. Raises ConfigError with a list of the arrays that are missing from `state`,
+  layer is zero. ADM has no null class: a second, unconditional network guides the class-conditional
+  network. Raises ConfigError with a list of the arrays that are missing from `state`,
   that `net` does not have, or whose shape differs from that in `net`.
   """
   wanted = {n: s for n, s in state_shapes(net, size).items() if n in state or n != LABELS}

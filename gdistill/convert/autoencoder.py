@@ -142,7 +142,7 @@ def state_from(net: nn.Module, params: Any) -> dict[str, np.ndarray]:
 def renamed(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   """Returns the autoencoder's arrays in `state`, with latent diffusion's names made diffusers'.
 
-  Arrays that have diffusers' names already keep their names; only the names that diffusers gave to
+  Arrays that already have diffusers' names are not renamed; only the names that diffusers gave to
   attention layers before 2023 ('query', 'proj_attn') become today's names ('to_q', 'to_out.0').
   Arrays of the autoencoder's training losses and of the diffusion model are left out.
   """

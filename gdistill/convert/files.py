@@ -103,7 +103,7 @@ def weights(file: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def parts(file: pathlib.Path) -> list[pathlib.Path]:
-  """Returns the path `file`, which `find` returned, followed by the paths of its shards if any.
+  """Returns the path `file`, which `find` returned, followed by the shards' paths if `file` is an index.
 
   Raises DataError if the index of the shards is damaged or a shard is missing.
   """
@@ -211,7 +211,7 @@ def _without_torch() -> errors.ConfigError:
 
 
 def _unreadable(file: pathlib.Path, e: Exception) -> errors.DataError:
-  # Only the cause is kept of torch's message, which also advises to load files that may run code.
+  # Only the cause is taken from torch's message, because the message also advises an unsafe load.
   reason = str(e).rpartition('WeightsUnpickler error: ')[2].partition('Check the documentation')[0]
   if refused := re.search(r'\bGLOBAL (\S+)', reason):
     return errors.DataError(
@@ -270,7 +270,7 @@ def _joined(index: pathlib.Path, load: Callable) -> dict[str, np.ndarray]:
 
 
 def _shards(index: pathlib.Path) -> dict[pathlib.Path, list[str]]:
-  """Returns {path of a shard: names of its arrays} from the index of the shards.
+  """Returns {path of a shard: names of the shard's arrays} from the index of the shards.
 
   Raises DataError if the index is damaged or a shard is missing.
   """

@@ -73,8 +73,8 @@ def check(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
   ]
   if lines:
     raise errors.ConfigError(
-      f'the weights are those of another network; {"; ".join(lines)}; use the weights of the '
-      'network that the settings describe'
+      'the weights are those of another network; use the weights of the network that the settings '
+      f'describe: {"; ".join(lines)}'
     )
 
 
@@ -116,7 +116,7 @@ def is_share(value: Any) -> bool:
 
 
 def refuse(field: str, value: Any, remedy: str) -> None:
-  """Raises ConfigError with the text '<field> is <value>: it must be <remedy>; ...'."""
+  """Raises ConfigError whose line names the field, the value found and `remedy`, what it must be."""
   raise errors.ConfigError(
     f'{field} is {value!r}: it must be {remedy}; choose another network, as this one cannot be '
     'converted'

@@ -15,7 +15,7 @@ from flax import traverse_util
 from gdistill.convert import folding
 from gdistill.models import latent_unet
 
-# Latent diffusion's name for the table of class embeddings. diffusers' network has no place for the
+# Latent diffusion's name for the table of class embeddings. diffusers' network has no array for the
 # table, so the exporter writes the table to a separate file.
 CLASSES = 'cond_stage_model.embedding.weight'
 _LDM, _LDM_EMA = 'model.diffusion_model.', 'model_ema.diffusion_model'
@@ -40,8 +40,8 @@ _NORM = _Stored('scale', np.asarray, np.asarray)
 _BIAS = _Stored('bias', np.asarray, np.asarray)
 _BARE = _Stored('', np.asarray, np.asarray)
 
-# Rows of layers: name in models.latent_unet, name in diffusers, name in latent diffusion, storage
-# of the weight.
+# Each row describes a layer: (name in models.latent_unet, name in diffusers, name in latent
+# diffusion, how the weight is stored).
 _ENDS = (
   ('conv_in', 'conv_in', 'input_blocks.0.0', _CONV),
   ('time0', 'time_embedding.linear_1', 'time_embed.0', _LINEAR),
@@ -60,8 +60,8 @@ _BLOCK = (
   ('shortcut', 'conv_shortcut', 'skip_connection', _POINT),
 )
 _RESAMPLE = (('', '', '', _CONV),)
-# Rows of a transformer's layers: name in models.latent_unet, name in diffusers and in latent
-# diffusion (the two names are equal), storage of the weight.
+# Each row describes a layer of a transformer: (name in models.latent_unet, name in diffusers and in
+# latent diffusion, how the weight is stored). diffusers and latent diffusion use the same name.
 _LAYER = (
   *((f'norm{i}', f'norm{i}', _NORM) for i in (1, 2, 3)),
   *((f'attn{i}/{name}', f'attn{i}.to_{name}', _LINEAR) for i in (1, 2) for name in 'qkv'),
@@ -178,7 +178,7 @@ def settings_from(config: Mapping[str, Any], num_classes: int = 0) -> dict[str, 
   """Returns the fields of a LatentUNet from `config`, the config.json of a UNet2DConditionModel.
 
   `num_classes` > 0 makes a network whose context is a row of a table of classes, and 0 a network
-  whose context is a text: config.json does not tell the two apart. Raises ConfigError with the name
+  whose context is a text: config.json does not say which of the two contexts the network has. Raises ConfigError with the name
   of the first field that LatentUNet does not support.
   """
   folding.refuse_others(config, _FIXED, (*_READ, *_WITHOUT_EFFECT))
@@ -244,8 +244,8 @@ def config_from(net: latent_unet.LatentUNet, sample_size: int) -> dict[str, Any]
 class _Row(NamedTuple):
   """One array of a network.
 
-  `path` is the array's path in the Flax parameters, `theirs` its name in diffusers, `ldm` its name
-  in latent diffusion, and `stored` how the array is stored.
+  `path` is the array's path in the Flax parameters, `theirs` is the array's name in diffusers, `ldm`
+  is the array's name in latent diffusion, and `stored` says how the array is stored.
   """
 
   path: str
@@ -310,7 +310,7 @@ def _places(net: latent_unet.LatentUNet) -> Iterator[tuple[tuple, str, str, str]
 
 
 def _transformer(net: latent_unet.LatentUNet) -> tuple:
-  """Returns the layers of one transformer block of `net`, as rows of three names and storage."""
+  """Returns the layers of one transformer block of `net`, one tuple a layer, as in _ENDS."""
   projection = _LINEAR if net.linear_projection else _POINT
   layers = tuple(
     (f'layer{i}/{ours}', *(f'transformer_blocks.{i}.{theirs}',) * 2, stored)
@@ -367,7 +367,7 @@ def _attention(config: Mapping[str, Any]) -> tuple[bool, ...]:
 def _heads(config: Mapping[str, Any]) -> tuple[int, ...]:
   """Returns the number of attention heads of each level.
 
-  Despite its name, `attention_head_dim` in diffusers' config.json holds these numbers of heads.
+  Despite the name, `attention_head_dim` in diffusers' config.json holds the numbers of heads.
   """
   channels, heads = config['block_out_channels'], config['attention_head_dim']
   heads = tuple(heads) if isinstance(heads, (list, tuple)) else (heads,) * len(channels)

@@ -1,4 +1,4 @@
-"""Reads frozen text encoders, CLIP or BERT with their tokenizers, from folders, and copies them.
+"""Reads frozen text encoders, CLIP or BERT with a tokenizer, from folders, and copies the files.
 
 CLIP's text tower is the text encoder of Stable Diffusion 1 and 2; MiniLM is a small BERT.
 """
@@ -61,7 +61,7 @@ class TextEncoder:
     CLIP's mask is True everywhere, because Stable Diffusion was trained to attend to padding too.
     """
     t, room = self.tokenizer, self.length - 2
-    # Python reads bytes that are not UTF-8 as lone surrogates; these become '?'.
+    # Python reads bytes that are not UTF-8 as lone surrogates; lone surrogates become '?'.
     texts = [text.encode('utf-8', 'replace').decode('utf-8') for text in texts]
     ids = np.full((len(texts), self.length), t.pad, np.int32)
     mask = np.full(ids.shape, self.kind == 'clip')

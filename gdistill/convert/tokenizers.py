@@ -12,7 +12,7 @@ _TOKENIZER = 'tokenizer.json'
 _SETTINGS = ('tokenizer_config.json', 'special_tokens_map.json')
 # Names of all files that belong to a tokenizer; a folder holds some of these files.
 FILES = (_TOKENIZER, 'vocab.json', 'merges.txt', 'vocab.txt', *_SETTINGS)
-# Default special tokens, for a tokenizer whose settings do not name them.
+# Default special tokens, for a tokenizer whose settings name no special tokens.
 _SPECIAL = {
   'clip': {
     'bos_token': '<|startoftext|>', 'eos_token': '<|endoftext|>', 'unk_token': '<|endoftext|>',
@@ -47,7 +47,7 @@ class Tokenizer:
 def settings(folder: pathlib.Path) -> dict[str, Any]:
   """Returns the fields of tokenizer_config.json and special_tokens_map.json as one dict.
 
-  For a token in the two files, special_tokens_map.json has priority, because this file has the
+  For a token in both files, the entry of special_tokens_map.json is used, because that file has the
   padding token that Stable Diffusion 2 was trained with. If tokenizer_config.json is of the newer
   kind, with 'added_tokens_decoder', then special_tokens_map.json is ignored.
   """

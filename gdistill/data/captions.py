@@ -51,12 +51,12 @@ def split(path: str, kind: Kind, size: int, name: str = '', data_dir: str = '') 
               columns file_name and text name the pictures and their captions.
   webdataset  A folder of WebDataset shards, or a pattern that `webdataset.index` describes.
   tfds        The name of a TensorFlow data set with the feature 'captions', 'caption' or 'text'.
-              If an example has several captions, the first caption is used. `data_dir` is the
+              Of several captions of an example, the first caption is used. `data_dir` is the
               folder where the data set was prepared. If `path` includes the version, such as
               'coco_captions/2014:1.1.0', TensorFlow need not be installed.
 
   `name` is a subfolder of `path`, or for TFDS the name of the split. The source's
-  `read.caption(i)` returns the caption of example i without decoding its picture. `read.notes`
+  `read.caption(i)` returns the caption of example i without decoding the picture of example i. `read.notes`
   holds messages for the user about examples that were left out. Raises DataError if a picture
   folder, shard or data set is missing or damaged.
   """

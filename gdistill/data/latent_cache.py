@@ -118,7 +118,7 @@ class Job:
 
   @property
   def finished(self) -> bool:
-    """Returns whether index.json exists and fits this job, and all shard files have their size."""
+    """Returns whether index.json fits this job and every shard file has the size written there."""
     index = _json(os.path.join(self.settings.out, records.INDEX))
     whole = index is not None and all(self._description(s) for s in self._shards)
     return whole and index.get('digest') == records.digest(index) == self._index()['digest']
@@ -276,7 +276,7 @@ class Job:
     return found if found['bytes'] == size else None
 
   def _intact(self, shard: _Shard) -> bool:
-    """Reads the whole shard file; returns whether its sha256 is the one in its JSON file."""
+    """Reads the whole shard file; returns whether the sha256 equals the one in the shard's JSON file."""
     found = self._description(shard)
     file = os.path.join(self.settings.out, shard.name)
     return bool(found) and found['sha256'] == files.sha256(file)

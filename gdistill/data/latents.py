@@ -38,7 +38,9 @@ class Latents:
   # text(number of a caption) -> (embedding, mask)
   text: Callable[[int], tuple[np.ndarray, np.ndarray]] | None
   in_memory: bool
-  heavy = False  # never copied to workers with its records: a cache in memory uses no workers
+  heavy = (
+    False  # workers read the cache's shards by path; a cache in memory is read without workers
+  )
 
   def __len__(self) -> int:
     return self.index['count']

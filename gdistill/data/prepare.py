@@ -1,6 +1,6 @@
 """Converts pictures of any size to records of one size: in parallel, shard by shard, resumable.
 
-After `gdistill prepare` was killed, the same command resumes the work: finished shards are kept,
+After `gdistill prepare` was killed, the same command resumes the work: finished shards stay on the disk,
 and the final bytes are those of an uninterrupted run.
 """
 
@@ -78,7 +78,7 @@ def work(
 ) -> dict[str, dict[str, Any]]:
   """Writes the missing shards and the index of each split; returns {split: index}.
 
-  Raises DataError that names the corrupt pictures, unless they are to be skipped. `update(done,
+  Raises DataError that names the corrupt pictures, unless --skip_corrupt is set. `update(done,
   pictures a second)` is called whenever more pictures are done. `poll()` is called several times a
   second and may raise to stop the work; finished shards are kept.
   """
@@ -177,7 +177,8 @@ def _one_thread_each() -> Iterator[None]:
 def _process(job: Job, taken: Any, stop: Any, counter: Any, pipe: connection.Connection) -> None:
   """Runs in a worker process: writes one shard after another until no shard is left.
 
-  `taken` counts the shards that all workers have begun; `stop` is the event that ends the work.
+  `taken` counts the shards that all workers have begun; `stop` is an event: once `stop` is set, the
+  worker ends before its next shard.
   `counter` counts the pictures of this worker, and `pipe` sends the result of each shard.
   """
   worker.start()
@@ -201,7 +202,7 @@ def _process(job: Job, taken: Any, stop: Any, counter: Any, pipe: connection.Con
 def _sources(
   settings: prepare_settings.Settings, poll: Callable[[], None]
 ) -> dict[str, source.Source]:
-  """Returns {name of the split: its source}.
+  """Returns {name of a split: source of the split's pictures}.
 
   The pictures of an archive are unpacked to one temporary file in the output folder.
   """

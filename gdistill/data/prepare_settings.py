@@ -1,4 +1,4 @@
-"""Checks the flags of `gdistill prepare`, and keeps them in the file prepare.json for a resume."""
+"""Checks the flags of `gdistill prepare`, and stores the flags in the file prepare.json for a resume."""
 
 import dataclasses
 import json
@@ -148,7 +148,7 @@ def begun(settings: Settings) -> dict[str, Any] | None:
 def _flags(settings: Settings) -> dict[str, Any]:
   """Returns the flags that must not change when the command is repeated.
 
-  A local source is represented by its name without the folder, so that it may be moved.
+  A local source is represented by its name without the folder, so that a user may move the source.
   """
   same = {k: getattr(settings, k) for k in ('size', 'channels', 'shard_size', 'split')}
   where = settings.source

@@ -1,8 +1,8 @@
 """Writes one shard of prepared pictures, the JSON file that describes it, and a split's index.
 
 A shard is written under a temporary name and renamed once its bytes are on the disk. Then the JSON
-file beside the shard is written, with the shard's sha256 and the fingerprint of its pictures. The
-index of a split is written after all of its shards.
+file beside the shard is written, with the shard's sha256 and the fingerprint of the shard's
+pictures. The index of a split is written after all shards of the split.
 """
 
 import contextlib
@@ -80,7 +80,7 @@ def description(out: str, shard: Shard) -> dict[str, Any] | None:
 def make(
   settings: prepare_settings.Settings, data: source.Source, shard: Shard, stop: Any, counter: Any
 ) -> list[str]:
-  """Writes a shard and returns one error line for each of its unreadable pictures.
+  """Writes a shard and returns one error line for each unreadable picture of the shard.
 
   A shard that is done is written again only if its sha256 is wrong. A shard with unreadable
   pictures is written only with --skip_corrupt. `stop` is an event; once `stop` is set, `make`

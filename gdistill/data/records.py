@@ -64,7 +64,7 @@ def parse(
 def sealed(header: struct.Struct, values: tuple[int, ...], body: np.ndarray) -> bytes:
   """Returns the bytes of a record: crc32, then `values` packed by `header`, then `body`.
 
-  The crc32 covers all bytes that follow it. The first two of `values` are the number of the shard
+  The crc32 covers all bytes of the record after the crc32. The first two of `values` are the number of the shard
   and the place in the shard.
   """
   rest = header.pack(0, *values)[4:] + np.ascontiguousarray(body).tobytes()
@@ -80,7 +80,7 @@ def opened(
   `shard` and `place`.
   """
   if len(data) != header.size + size:
-    raise ValueError(f'it has {len(data)} bytes, not {header.size + size}')
+    raise ValueError(f'the record has {len(data)} bytes, not {header.size + size}')
   if zlib.crc32(memoryview(data)[4:]) != int.from_bytes(data[:4], 'little'):
     raise ValueError('the checksum of the record is wrong')
   _, found, there, *rest = header.unpack_from(data)
@@ -110,7 +110,7 @@ def read_index(
   Raises DataError if the index is missing, damaged or of another version, or if a shard file is
   missing or has another size than the index says. `kind` is the expected format. `command` is the
   command that writes that format, and `check` names the settings that hold the folder's path: the
-  error lines show both `command` and `check`.
+  error lines show `command` and `check`.
   """
   name = os.path.join(folder, INDEX)
   try:
@@ -193,7 +193,7 @@ class Shards:
   """Reads records by their number in a split, from the shard files of a folder.
 
   `shards` lists (file name, number of records) of every shard file. A shard file is opened at its
-  first read. A pickled copy of this object opens its own files in another process. `command` is
+  first read. A pickled copy of this object opens the shard files again in another process. `command` is
   the command that wrote the shards, for error lines.
   """
 
@@ -206,7 +206,7 @@ class Shards:
     return Shards, (self.folder, self._shards, self._command)
 
   def read(self, i: int, parse: Callable[[bytes, int, int], Any]) -> Any:
-    """Returns parse(bytes of record i, its shard, its place in the shard).
+    """Returns parse(bytes of record i, number of the record's shard, place in that shard).
 
     Raises DataError if the record cannot be read, or if `parse` raises any exception.
     """

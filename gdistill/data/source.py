@@ -34,7 +34,7 @@ class Source:
     return self.count
 
   def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
-    """Returns (pixels, label) of example i; DataError if its shape or label is not the source's."""
+    """Returns (pixels, label) of example i; raises DataError for a wrong shape, dtype or label."""
     pixels, label = self.read(int(i))
     if pixels.dtype != np.uint8 or pixels.shape != self.shape:
       raise errors.DataError(
@@ -117,7 +117,7 @@ class _Subset:
   def caption(self) -> Callable[[int], str]:
     """Returns a function from an example's index to its caption.
 
-    Raises AttributeError if the reader `inner` has no captions.
+    Raises AttributeError if the reader `inner` has no method `caption`.
     """
     inner = self.inner.caption
     return lambda i: inner(int(self.index[i]))
@@ -142,7 +142,7 @@ class _Arrays:
 
 
 def ahead(read: Callable[[int], Any], count: int, size: int) -> Iterator[tuple[np.ndarray, list]]:
-  """Yields batches (index [b], [read(i), ...]) of at most `size`, for i from 0 to count - 1.
+  """Yields batches (index [b], [read(i), ...]) of at most `size` examples, for i from 0 to count - 1.
 
   Threads read the next batch while the caller uses the current batch.
   """

@@ -17,8 +17,8 @@ def load(
   """Returns two sources, (training, held out), of the data set data.dataset.
 
   The data set must have the features 'image' and 'label'. data.split and data.held_out_split may
-  name a part of a split, such as 'train[:90%]'. data.held_out suits small data sets only, because
-  the label of every example is then read at the start.
+  name a part of a split, such as 'train[:90%]'. With data.held_out, the label of every example is
+  read at the start, so data.held_out suits small data sets only.
   """
   train = split(settings.dataset, settings.split, settings.path, shape)
   if settings.held_out:

@@ -136,9 +136,9 @@ class Read:
     return found
 
   def name(self, i: int) -> str:
-    """Returns the shard and the tar member's name of sample i's picture, for error lines.
+    """Returns 'shard: name' of the picture of sample i, for error lines.
 
-    The name of the tar member is read from its header in the shard, because the index holds no
+    The name of the picture is read from its tar header in the shard, because the index holds no
     names.
     """
     number, offset = self.index.rows[i, :2]

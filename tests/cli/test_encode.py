@@ -170,7 +170,7 @@ def of_another(given, tmp_path):
 WRONG = {
   'no autoencoder': (PHOTOS, lambda *_: 'latents.autoencoder=', 2, 'latents.autoencoder is empty'),
   'autoencoder missing': (
-    PHOTOS, lambda *_: 'latents.autoencoder=nowhere', 3, 'nowhere holds no autoencoder; name',
+    PHOTOS, lambda *_: 'latents.autoencoder=nowhere', 3, 'nowhere holds no autoencoder; give',
   ),
   'autoencoder damaged': (PHOTOS, damaged, 3, 'safetensors holds no readable weights'),
   'text missing': (TEXT, lambda *_: 'latents.text=nowhere', 3, 'nowhere holds no text encoder'),
@@ -220,5 +220,5 @@ def test_a_plan_needs_neither_data_nor_networks_and_says_what_is_missing(
   lines = capsys.readouterr().out.splitlines()
   assert any(line.startswith('mesh: ') and line.endswith('= 8 devices') for line in lines)
   assert re.match('initial: .*data/sd is not a finished round yet; import or train it', lines[-2])
-  assert lines[-1].startswith('data: data/sd/autoencoder holds no autoencoder; name a folder')
+  assert lines[-1].startswith('data: data/sd/autoencoder holds no autoencoder; give a folder')
   assert not list(tmp_path.iterdir())

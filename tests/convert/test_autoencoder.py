@@ -178,7 +178,7 @@ def test_all_arrays_that_do_not_fit_are_listed_at_once(tmp_path):
                'quant_conv.weight is (8, 3, 1, 1) and should be (8, 8, 1, 1)'):  # fmt: skip
     assert part in str(e.value)
   state = {name: value for name, value in state.items() if not name.startswith('encoder')}
-  with pytest.raises(errors.ConfigError, match=r'is missing; and \d+ more$'):
+  with pytest.raises(errors.ConfigError, match=r'is missing; and \d+ more; download the weights'):
     convert.params_from(given.net, state)
 
 
@@ -215,7 +215,7 @@ def test_a_network_that_is_none_of_ours_is_refused_by_the_key(tmp_path, name, ke
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path):
-  with pytest.raises(errors.DataError, match='nothing holds no autoencoder; name a folder'):
+  with pytest.raises(errors.DataError, match='nothing holds no autoencoder; give a folder'):
     convert.read(tmp_path / 'nothing')
   with pytest.raises(errors.DataError, match='holds no autoencoder'):
     convert.read(tmp_path)

@@ -52,7 +52,7 @@ def test_what_is_missing_left_over_or_another_network_is_named():
   with pytest.raises(errors.ConfigError, match="'pos_embed' holds other positions"):
     convert.params_from({**state, 'pos_embed': state['pos_embed'][:, ::-1]})
   name = 'transformer_blocks.1.norm1.emb.class_embedder.embedding_table.weight'
-  with pytest.raises(errors.ConfigError, match='embedders of their own'):
+  with pytest.raises(errors.ConfigError, match='the same time and label embedders'):
     convert.params_from({**theirs, name: theirs[name] + 1.0})
   with pytest.raises(errors.ConfigError, match='no place in DiT'):
     convert.state_from({**params, 'w_proj': {}}, 'original', 4)

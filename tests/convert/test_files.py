@@ -79,12 +79,12 @@ def test_weights_are_found_under_their_usual_name_in_shards_or_as_the_one_varian
 @pytest.mark.parametrize(
   ('there', 'error', 'words'),
   [
-    ((), errors.DataError, rf'holds no \.safetensors file; put {USUAL} there, or name'),
+    ((), errors.DataError, rf'holds no \.safetensors file; put {USUAL} there, or give'),
     (('model.fp16.safetensors', 'model.ema.safetensors'), errors.DataError,
      rf'2 \.safetensors files \(model\.ema\.safetensors, model\.fp16\.safetensors\) and none is '
-     rf'called {USUAL}; rename the right one to {USUAL}, or name the file'),
+     rf'called {USUAL}; rename the file to be used to {USUAL}, or give the path of that file'),
     ((f'{USUAL}.index.fp16.json', f'{USUAL}.index.bf16.json'), errors.DataError,
-     rf'rename the right one to {USUAL}\.index\.json,'),
+     rf'rename the file to be used to {USUAL}\.index\.json,'),
     (('model-00002-of-00002.safetensors',), errors.DataError,
      rf'holds shards but not their index {USUAL}\.index\.json; download the'),
     (('a.pt', 'pytorch_model.fp16.bin', 'pytorch_model.bin', 'training_args.bin'),
@@ -98,7 +98,7 @@ def test_a_folder_without_weights_that_can_be_read_says_what_to_do(tmp_path, the
     (tmp_path / name).touch()
   with pytest.raises(error, match=words):
     files.find(tmp_path, USUAL)
-  with pytest.raises(errors.DataError, match='nowhere does not exist; name a file'):
+  with pytest.raises(errors.DataError, match='nowhere does not exist; give the path of a file'):
     files.find(tmp_path / 'nowhere', USUAL)
 
 
@@ -119,14 +119,15 @@ def test_shards_together_are_the_whole(tmp_path, variant):
   [
     ('{', 'index.json is damaged: Expecting'),
     ('[]', 'index.json is damaged: list indices'),
-    ('{}', "index.json is damaged: it has no 'weight_map'; download it again"),
+    ('{}', "index.json is damaged: it has no 'weight_map'; download the file again"),
     ('{"weight_map": []}', 'index.json is damaged'),
     ('{"weight_map": {}}', 'index.json is damaged: its weight_map is empty'),
     ('{"weight_map": {"b": 3}}', 'index.json is damaged'),
     ('{"weight_map": {"b": "../x.safetensors"}}', "'../x.safetensors' is not the name of a .safet"),
     ('{"weight_map": {"b": "x.bin"}}', "'x.bin' is not the name of a .safetensors file beside"),
     ('{"weight_map": {"b": "lost.safetensors"}}',
-     r'lost\.safetensors is missing, and model\.safetensors\.index\.json lists it; download it'),
+     r'lost\.safetensors is missing, and model\.safetensors\.index\.json lists it; '
+     r'download the shard'),
     ('{"weight_map": {"c": "x.safetensors"}}', r'x\.safetensors has no array c, which model\.'),
   ],
 )  # fmt: skip
@@ -301,10 +302,10 @@ def test_of_what_torch_says_of_a_file_the_cause_is_passed_on(tmp_path, torch):
   torch.save({'w': torch.ones(1)}, tmp_path / 'a.pt', pickle_protocol=4)
   with pytest.raises(errors.DataError) as e:
     files.checkpoint(tmp_path / 'a.pt')
-  words = 'holds no readable weights: Unsupported operand 149; download it again'
+  words = 'holds no readable weights: Unsupported operand 149; download the file again'
   assert str(e.value) == f'{tmp_path}/a.pt {words}'
   (tmp_path / 'cut.pt').write_bytes((tmp_path / 'a.pt').read_bytes()[:-40])
-  with pytest.raises(errors.DataError, match=r'no readable weights: .*; download it again$'):
+  with pytest.raises(errors.DataError, match=r'no readable weights: .*; download the file again$'):
     files.checkpoint(tmp_path / 'cut.pt')
 
 

@@ -23,7 +23,7 @@ def test_a_field_that_no_network_can_have_is_refused(tmp_path, changes, error, w
 
 
 @pytest.mark.parametrize('content, why', [
-  ('{', 'config.json cannot be read .*download it again'),
+  ('{', 'config.json cannot be read .*download the file again'),
   ('[1]', r'config.json must hold a JSON object and holds \[1\]'),
 ])  # fmt: skip
 def test_a_damaged_file_is_named(clip_copy, content, why):

@@ -262,12 +262,14 @@ def test_an_example_of_tfds_without_text_is_named(tmp_path):
 
 def test_captions_of_tfds_without_pictures_are_refused(tmp_path):
   name = write_tfds(tmp_path, {'text': TEXT()}, [{'text': 'x'}])
-  with pytest.raises(errors.DataError, match=r"has the features text; it needs 'image' and 'text'"):
+  with pytest.raises(
+    errors.DataError, match=r"has the features text; captioned pictures need 'image' and 'text'"
+  ):
     load(name, 'tfds', data_dir=str(tmp_path))
 
 
 def test_classes_of_tfds_are_no_captions(tfds_path):
-  words = r"^cifar10 has classes but no captions; set data\.name='tfds', and latents\.template"
+  words = r"^cifar10 has classes but no captions; set data\.name='tfds', and set latents\.template"
   with pytest.raises(errors.DataError, match=words):
     load('cifar10', 'tfds', name='validation', data_dir=str(tfds_path))
 

@@ -79,14 +79,15 @@ def test_a_dangling_link_is_named(tmp_path):
 
 @pytest.mark.parametrize('path', ['', '/does/not/exist'])
 def test_a_missing_folder_is_refused(path):
-  with pytest.raises(errors.DataError, match='is no folder or archive; name the one'):
+  with pytest.raises(errors.DataError, match='is no folder or archive; give the path of the'):
     load(path)
 
 
 def test_a_missing_split_is_refused_with_what_is_there(tmp_path):
   make(tmp_path, 'train/a/1.png', 'val/a/1.png')
   with pytest.raises(
-    errors.DataError, match=r'named validation/<class>/.*; it holds train, val; name the'
+    errors.DataError,
+    match=r'named validation/<class>/.*; it holds train, val; as the split, give the name',
   ):
     load(tmp_path)
   (tmp_path / 'empty').mkdir()
@@ -146,7 +147,7 @@ def test_an_archive_that_grows_too_much_is_refused(tmp_path):
     for i in range(3):
       z.writestr(f'train/a/{i}.png', bytes(2**25))
   assert path.stat().st_size < 2**18
-  with pytest.raises(errors.DataError, match='too much to keep in memory; unpack it'):
+  with pytest.raises(errors.DataError, match='too much to keep in memory; unpack the archive'):
     load(path)
 
 
@@ -164,7 +165,9 @@ def test_a_truncated_archive_is_refused(tmp_path, archives):
   for kind in ('tar', 'tar.xz', 'zip'):
     data = archives[kind].read_bytes()
     labelled.write(tmp_path / f'cut.{kind}', data[: len(data) * 2 // 3 + 100])
-    with pytest.raises(errors.DataError, match=f'cut.{kind} cannot be read.*copy it again'):
+    with pytest.raises(
+      errors.DataError, match=f'cut.{kind} cannot be read.*copy the archive again'
+    ):
       load(tmp_path / f'cut.{kind}')
 
 

@@ -18,7 +18,7 @@ ALL = {*(f'latents-0000{k}.array_record' for k in range(3)), 'texts-00000.array_
 def test_several_processes_end_with_the_digest_of_one(cache, tmp_path):
   jobs = [encoded.job(tmp_path, process=p, processes=3) for p in range(3)]
   for one in reversed(jobs):
-    with pytest.raises(errors.DataError, match=r'is missing; .* with one disk for all'):
+    with pytest.raises(errors.DataError, match=r'is missing; .* with one cache folder that all'):
       jobs[0].finish()
     assert not one.finished
     one.work(encoded.look, lambda done: None)
@@ -111,7 +111,7 @@ def test_a_missing_or_cut_shard_is_found_and_made_again(cache, tmp_path, name):
     (lambda f: f.write_bytes(f.read_bytes()[:-9]), 'bytes, not'), (os.unlink, 'cannot be read'),
   ):  # fmt: skip
     damage(tmp_path / name)
-    with pytest.raises(errors.DataError, match=rf'{name} (has|cannot).*copy it again') as e:
+    with pytest.raises(errors.DataError, match=rf'{name} (has|cannot).*copy the file again') as e:
       latents.load(str(tmp_path), encoded.SHAPE)
     assert words in str(e.value)
     one = encoded.job(tmp_path)
@@ -202,7 +202,9 @@ def test_latents_of_anything_else_are_refused_with_both_digests_and_left_alone(
     (tmp_path / 'latents-00000.array_record').unlink()
   before = {f: f.read_bytes() for f in tmp_path.iterdir()}
   given, words = OTHERS[kind]
-  with pytest.raises(errors.DataError, match=words + '.*; name another latents.cache, or remove'):
+  with pytest.raises(
+    errors.DataError, match=words + '.*; set latents.cache to another folder, or remove'
+  ):
     encoded.job(tmp_path, **given).check()
   assert {f: f.read_bytes() for f in tmp_path.iterdir()} == before
 
@@ -211,7 +213,7 @@ def test_a_folder_of_anything_else_is_refused(tmp_path):
   encoded.job(tmp_path / 'nothing').check()
   (tmp_path / 'a.png').write_bytes(b'')
   with pytest.raises(
-    errors.DataError, match=r'holds a\.png, which does not belong to a cache of latents; name'
+    errors.DataError, match=r'holds a\.png, which does not belong to a cache of latents; set'
   ):
     encoded.job(tmp_path).check()
   (tmp_path / 'a.png').rename(tmp_path / 'index.json')
@@ -220,7 +222,7 @@ def test_a_folder_of_anything_else_is_refused(tmp_path):
     encoded.job(tmp_path).check()
   with pytest.raises(errors.DataError, match=r'index\.json is damaged: .*gdistill-records'):
     latents.load(str(tmp_path), encoded.SHAPE)
-  with pytest.raises(errors.DataError, match=r'until it is done, and check latents\.cache'):
+  with pytest.raises(errors.DataError, match=r'to the end, and check latents\.cache'):
     latents.load(str(tmp_path / 'nothing'), encoded.SHAPE)
 
 

@@ -56,7 +56,9 @@ def test_masked_latents_are_those_of_their_picture_flip_and_number(tmp_path, mon
 
 def test_a_picture_that_cannot_be_read_stops_it_or_is_left_out_and_what_is_made_stays(tmp_path):
   bad = encoded.with_damage({5, 10})
-  words = r'^5\.png is truncated; .*; or set latents\.skip_corrupt=True .*: finished shards stay$'
+  words = (
+    r'^5\.png is truncated; .*; or set latents\.skip_corrupt=True .*; finished shards are kept$'
+  )
   with pytest.raises(errors.DataError, match=words):
     encoded.made(tmp_path, examples=bad)
   assert encoded.aged(tmp_path) == {'latents-00000.array_record'}
@@ -83,6 +85,8 @@ def test_latents_that_are_not_finite_are_refused_by_their_pictures(tmp_path, val
     mean[(pixels == encoded.PIXELS[8]).all((1, 2, 3))] = value
     return mean, std
 
-  with pytest.raises(errors.DataError, match='examples 8 to 10 are not finite; check the auto'):
+  with pytest.raises(
+    errors.DataError, match='examples 8 to 10 are not finite: the weights that latents'
+  ):
     encoded.made(tmp_path, encoder=dataclasses.replace(encoded.ENCODER, encode=encode))
   assert encoded.aged(tmp_path) == {'latents-00000.array_record', 'latents-00001.array_record'}

@@ -58,7 +58,9 @@ def equal(found, expected):
 
 def test_a_damaged_shard_is_named_when_read(damaged_cache, monkeypatch):
   words = r'record 1 of .*latents-00001\.array_record cannot be read: .*; copy the file again, or '
-  with pytest.raises(errors.DataError, match=words + 'remove it and repeat `gdistill encode`'):
+  with pytest.raises(
+    errors.DataError, match=words + 'remove the file and repeat `gdistill encode`'
+  ):
     latents.load(str(damaged_cache), encoded.SHAPE)
   monkeypatch.setattr(latents, '_IN_MEMORY', 0)
   found = latents.load(str(damaged_cache), encoded.SHAPE)
@@ -83,6 +85,8 @@ def test_a_damaged_embedding_and_a_shard_in_anothers_place_are_named(tmp_path):
 
 
 def test_latents_of_another_shape_are_refused_with_the_right_one(cache):
-  words = r'\[2, 3, 5\], the model samples \[8, 8, 4\]; set model\.image_size=2 .*image_channels=5'
+  words = (
+    r'\[2, 3, 5\], but the model takes \[8, 8, 4\]; set model\.image_size=2 .*image_channels=5'
+  )
   with pytest.raises(errors.DataError, match=words):
     latents.load(str(cache[0]), (8, 8, 4))

@@ -25,7 +25,9 @@ class Numbered:
 
   def __call__(self, i):
     if i == self.bad:
-      raise errors.DataError(f'train/cat/{i}.jpg is no readable picture; fix or remove it')
+      raise errors.DataError(
+        f'train/cat/{i}.jpg is no readable picture; fix or remove this picture'
+      )
     return np.full((2, 2, 1), i, np.uint8), i % 3
 
 

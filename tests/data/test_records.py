@@ -114,8 +114,8 @@ def test_a_missing_index_says_that_prepare_is_not_done(copy):
 @pytest.mark.parametrize('fields, why', [
   ({'version': 2}, 'format version 2, this gdistill reads 1; repeat `gdistill prepare`'),
   ({'format': 'tar'}, "is damaged: .*format is 'tar'"),
-  ({'count': 19}, 'count 19 is not what the shards hold'),
-  ({'count': lambda n: n, 'shards': lambda s: s[:1]}, 'not what the shards hold'),
+  ({'count': 19}, 'count 19 is not the number of records in'),
+  ({'count': lambda n: n, 'shards': lambda s: s[:1]}, 'not the number of records in the shards'),
   ({'shards': lambda s: [{**s[0], 'name': '../x'}, *s[1:]]}, 'damaged: .*shard'),
   ({'shape': [12, 12]}, 'damaged: .*its shape is'),
   ({'shape': [12, -12, 3]}, 'damaged: .*its shape is'),

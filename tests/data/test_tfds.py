@@ -49,7 +49,7 @@ def test_a_part_of_a_split_is_a_split(tfds_path):
 
 
 @pytest.mark.parametrize('more, why', [
-  ({'dataset': 'no_such_set'}, 'data.dataset=no_such_set is no set that .* knows or finds in'),
+  ({'dataset': 'no_such_set'}, 'data.dataset=no_such_set is no data set that .* knows or finds in'),
   ({'dataset': 'Bad Name!'}, 'cannot be read: Parsing'),
   ({'split': 'tes'}, "split 'tes', cannot be read: Unknown split 'tes'.*'train'"),
 ])  # fmt: skip
@@ -67,7 +67,7 @@ def test_a_set_that_is_not_prepared_is_refused_with_the_command(tmp_path, monkey
 
 
 def test_a_set_without_labels_is_refused():
-  refused = pytest.raises(errors.DataError, match="it needs 'image' and a class as 'label'")
+  refused = pytest.raises(errors.DataError, match="training needs 'image' and a class as 'label'")
   with tensorflow_datasets.testing.mock_data(num_examples=3), refused:
     load('', dataset='div2k')
 

@@ -147,7 +147,7 @@ def test_a_set_without_any_sample_is_refused(tmp_path):
 
 
 def test_a_key_that_comes_twice_is_refused(tmp_path):
-  with pytest.raises(errors.DataError, match=r'a.tar: x.png is there twice; pack it again'):
+  with pytest.raises(errors.DataError, match=r'a.tar: x.png is there twice; pack the shard again'):
     load(pack(tmp_path / 'a.tar', [*sample('x', 1), *sample('x', 2)]))
 
 
@@ -158,11 +158,11 @@ def test_the_same_key_in_two_shards_is_two_samples(tmp_path):
 
 
 @pytest.mark.parametrize('pattern, why', [
-  ('{00000..00004}.tar', r'00003.tar is missing, and 1 more; get the shard'),
-  ('00009.tar', r'00009.tar is missing; get the shard, or leave it out'),
-  ('no*.tar', r'matches no file; name the shards'),
-  ('{.,two}/*.tar', r'/two/\*\.tar matches no file; name the shards'),
-  ('{3..1}.tar', r'matches no file; name the shards'),
+  ('{00000..00004}.tar', r'00003.tar is missing, and 1 more; download the shard'),
+  ('00009.tar', r'00009.tar is missing; download the shard, or set data.path to a pattern without'),
+  ('no*.tar', r'matches no file; set data.path to the shards'),
+  ('{.,two}/*.tar', r'/two/\*\.tar matches no file; set data.path to the shards'),
+  ('{3..1}.tar', r'matches no file; set data.path to the shards'),
   ('{0..99999999999}.tar', r'matches more than 100,000 shards'),
 ])  # fmt: skip
 def test_a_missing_shard_is_named(folder, pattern, why):
@@ -178,7 +178,9 @@ def test_a_folder_without_shards_is_refused(tmp_path):
 def test_a_compressed_shard_is_refused(folder):
   shard = folder / '00001.tar'
   shard.write_bytes(gzip.compress(shard.read_bytes()))
-  with pytest.raises(errors.DataError, match=r'00001.tar is compressed, .* unpack it to a .tar'):
+  with pytest.raises(
+    errors.DataError, match=r'00001.tar is compressed, .* decompress the file to a .tar'
+  ):
     load(folder)
 
 
@@ -199,7 +201,7 @@ def header_of(data, name):
 def test_a_damaged_shard_is_named(folder, damage):
   shard = folder / '00001.tar'
   shard.write_bytes(damage(shard.read_bytes()))
-  with pytest.raises(errors.DataError, match=r'00001.tar is no whole tar: .*; get it again'):
+  with pytest.raises(errors.DataError, match=r'00001.tar is no whole tar: .*; copy the file again'):
     load(folder)
 
 

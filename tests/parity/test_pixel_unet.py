@@ -124,7 +124,8 @@ def test_there_and_back_is_bit_for_bit_but_for_what_was_rotated():
   short = {name: a for name, a in state.items() if name != 'mid_block.resnets.1.norm2.bias'}
   with pytest.raises(errors.ConfigError, match=r"norm2.bias' is missing"):
     convert.params_from(config, short)
-  with pytest.raises(errors.ConfigError, match="'surplus' is not an array of our pixel U-Net"):
+  words = "'surplus' is not an array of gdistill's pixel U-Net"
+  with pytest.raises(errors.ConfigError, match=words):
     convert.params_from(config, {**state, 'surplus': np.zeros(1)})
 
 

@@ -40,7 +40,7 @@ def with_damage(at):
 
   def read(i):
     if i in at:
-      raise errors.DataError(f'{i}.png is truncated; fix or remove it')
+      raise errors.DataError(f'{i}.png is truncated; fix or remove this picture')
     return PIXELS[i], int(LABELS[i])
 
   return source.Source(read, COUNT, PIXELS.shape[1:], ('ape', 'bee', 'cat'), 'some')
