@@ -48,7 +48,7 @@ def params_from(state: Mapping[str, np.ndarray], tower: str) -> dict:
 
 
 def text_params_from(state: Mapping[str, np.ndarray]) -> dict:
-  """Returns Flax parameters of a text encoder, which is the text tower without the projection layer.
+  """Returns Flax parameters of a text encoder, a text tower without the projection layer.
 
   The prefix 'text_model.' of array names is optional. Arrays with unknown names are kept under the
   names they have in `state`, so that the caller can report these names.

@@ -41,7 +41,7 @@ _SIZED_BY = {
   'patch': '(4 n, channels, patch, patch)', 'label': '(classes + 1, 4 n)',
   'final': '(patch * patch * channels, 4 n)',
 }  # fmt: skip
-# Fields of diffusers' config.json that must have these values, because models.dit supports no other values.
+# Fields of diffusers' config.json that must have these values: models.dit supports no other values.
 _FIXED = dict(
   norm_type='ada_norm_zero', activation_fn='gelu-approximate', norm_elementwise_affine=False,
   attention_bias=True, only_cross_attention=False, double_self_attention=False,

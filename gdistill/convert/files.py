@@ -103,7 +103,9 @@ def weights(file: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def parts(file: pathlib.Path) -> list[pathlib.Path]:
-  """Returns the path `file`, which `find` returned, followed by the shards' paths if `file` is an index.
+  """Returns [`file`] or, if `file` is an index of shards, [`file`, path of each shard].
+
+  `file` is a path that `find` returned.
 
   Raises DataError if the index of the shards is damaged or a shard is missing.
   """

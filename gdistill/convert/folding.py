@@ -116,7 +116,7 @@ def is_share(value: Any) -> bool:
 
 
 def refuse(field: str, value: Any, remedy: str) -> None:
-  """Raises ConfigError whose line names the field, the value found and `remedy`, what it must be."""
+  """Raises ConfigError, which says that `field` is `value` and must be `remedy`."""
   raise errors.ConfigError(
     f'{field} is {value!r}: it must be {remedy}; choose another network, as this one cannot be '
     'converted'

@@ -178,8 +178,8 @@ def settings_from(config: Mapping[str, Any], num_classes: int = 0) -> dict[str, 
   """Returns the fields of a LatentUNet from `config`, the config.json of a UNet2DConditionModel.
 
   `num_classes` > 0 makes a network whose context is a row of a table of classes, and 0 a network
-  whose context is a text: config.json does not say which of the two contexts the network has. Raises ConfigError with the name
-  of the first field that LatentUNet does not support.
+  whose context is a text: config.json does not say which of the two contexts the network has.
+  Raises ConfigError with the name of the first field that LatentUNet does not support.
   """
   folding.refuse_others(config, _FIXED, (*_READ, *_WITHOUT_EFFECT))
   read = {**_READ, **config}
@@ -244,8 +244,8 @@ def config_from(net: latent_unet.LatentUNet, sample_size: int) -> dict[str, Any]
 class _Row(NamedTuple):
   """One array of a network.
 
-  `path` is the array's path in the Flax parameters, `theirs` is the array's name in diffusers, `ldm`
-  is the array's name in latent diffusion, and `stored` says how the array is stored.
+  `path` is the array's path in the Flax parameters, `theirs` is the array's name in diffusers,
+  `ldm` is the array's name in latent diffusion, and `stored` says how the array is stored.
   """
 
   path: str

@@ -55,10 +55,10 @@ def split(path: str, kind: Kind, size: int, name: str = '', data_dir: str = '') 
               folder where the data set was prepared. If `path` includes the version, such as
               'coco_captions/2014:1.1.0', TensorFlow need not be installed.
 
-  `name` is a subfolder of `path`, or for TFDS the name of the split. The source's
-  `read.caption(i)` returns the caption of example i without decoding the picture of example i. `read.notes`
-  holds messages for the user about examples that were left out. Raises DataError if a picture
-  folder, shard or data set is missing or damaged.
+  `name` is a subfolder of `path`, or for TFDS the name of the split. The source's `read.caption(i)`
+  returns the caption of example i without decoding the picture of example i. `read.notes` holds
+  messages for the user about examples that were left out. Raises DataError if a picture folder,
+  shard or data set is missing or damaged.
   """
   if kind == 'tfds':
     return _tfds(path, name or 'train', data_dir, size)

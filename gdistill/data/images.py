@@ -119,7 +119,8 @@ def _load(path: str, flag: str, any_size: bool) -> Images:
 def files(path: str, flag: str) -> tuple[str, ...]:
   """Returns the sorted paths of a folder's pictures, at any depth.
 
-  Raises DataError if the folder holds no pictures; `flag` is the command-line flag that gave `path`, for error lines.
+  Raises DataError if the folder holds no pictures; `flag` is the command-line flag that gave
+  `path`, for error lines.
   """
 
   def unreadable(e):

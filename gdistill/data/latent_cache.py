@@ -276,7 +276,7 @@ class Job:
     return found if found['bytes'] == size else None
 
   def _intact(self, shard: _Shard) -> bool:
-    """Reads the whole shard file; returns whether the sha256 equals the one in the shard's JSON file."""
+    """Returns whether the sha256 of the shard file is the sha256 in the shard's JSON file."""
     found = self._description(shard)
     file = os.path.join(self.settings.out, shard.name)
     return bool(found) and found['sha256'] == files.sha256(file)

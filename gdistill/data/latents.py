@@ -38,9 +38,7 @@ class Latents:
   # text(number of a caption) -> (embedding, mask)
   text: Callable[[int], tuple[np.ndarray, np.ndarray]] | None
   in_memory: bool
-  heavy = (
-    False  # workers read the cache's shards by path; a cache in memory is read without workers
-  )
+  heavy = False  # workers read the cache by path; a cache in memory is read without workers
 
   def __len__(self) -> int:
     return self.index['count']

@@ -1,7 +1,7 @@
 """Converts pictures of any size to records of one size: in parallel, shard by shard, resumable.
 
-After `gdistill prepare` was killed, the same command resumes the work: finished shards stay on the disk,
-and the final bytes are those of an uninterrupted run.
+After `gdistill prepare` was killed, the same command resumes the work: finished shards stay on the
+disk, and the final bytes are those of an uninterrupted run.
 """
 
 import contextlib

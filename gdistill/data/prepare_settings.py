@@ -1,4 +1,4 @@
-"""Checks the flags of `gdistill prepare`, and stores the flags in the file prepare.json for a resume."""
+"""Checks the flags of `gdistill prepare`, and stores the flags in prepare.json for a resume."""
 
 import dataclasses
 import json

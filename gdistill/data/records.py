@@ -64,8 +64,8 @@ def parse(
 def sealed(header: struct.Struct, values: tuple[int, ...], body: np.ndarray) -> bytes:
   """Returns the bytes of a record: crc32, then `values` packed by `header`, then `body`.
 
-  The crc32 covers all bytes of the record after the crc32. The first two of `values` are the number of the shard
-  and the place in the shard.
+  The crc32 covers all bytes of the record after the crc32. The first two of `values` are the number
+  of the shard and the place in the shard.
   """
   rest = header.pack(0, *values)[4:] + np.ascontiguousarray(body).tobytes()
   return zlib.crc32(rest).to_bytes(4, 'little') + rest
@@ -193,8 +193,8 @@ class Shards:
   """Reads records by their number in a split, from the shard files of a folder.
 
   `shards` lists (file name, number of records) of every shard file. A shard file is opened at its
-  first read. A pickled copy of this object opens the shard files again in another process. `command` is
-  the command that wrote the shards, for error lines.
+  first read. A pickled copy of this object opens the shard files again in another process.
+  `command` is the command that wrote the shards, for error lines.
   """
 
   def __init__(self, folder: str, shards: tuple[tuple[str, int], ...], command: str):

@@ -142,7 +142,7 @@ class _Arrays:
 
 
 def ahead(read: Callable[[int], Any], count: int, size: int) -> Iterator[tuple[np.ndarray, list]]:
-  """Yields batches (index [b], [read(i), ...]) of at most `size` examples, for i from 0 to count - 1.
+  """Yields batches (index [b], [read(i), ...]) of at most `size` examples, for all i below `count`.
 
   Threads read the next batch while the caller uses the current batch.
   """
