@@ -86,7 +86,7 @@ def test_weights_are_found_under_their_usual_name_in_shards_or_as_the_one_varian
     ((f'{USUAL}.index.fp16.json', f'{USUAL}.index.bf16.json'), errors.DataError,
      rf'rename the file to be used to {USUAL}\.index\.json,'),
     (('model-00002-of-00002.safetensors',), errors.DataError,
-     rf'holds shards but not their index {USUAL}\.index\.json; download the'),
+     rf'holds shards but not their index {USUAL}\.index\.json; download {USUAL}'),
     (('a.pt', 'pytorch_model.fp16.bin', 'pytorch_model.bin', 'training_args.bin'),
      errors.ConfigError, rf"/pytorch_model\.bin is one of torch's .*--out=\S+/{USUAL}$"),
     (('optimizer.pt', 'pytorch_model-00001-of-00002.bin', 'pytorch_model.bin.index.json'),

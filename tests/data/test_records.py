@@ -148,8 +148,8 @@ def test_an_index_that_is_something_else_is_refused(copy, text):
 def test_another_size_says_what_to_set(copy):
   with pytest.raises(
     errors.DataError,
-    match=r'holds .* \[12, 12, 3\], .* draws \[8, 8, 1\]; set model.image_size=12 and '
-    r'model.image_channels=3, or repeat .* --size=8 --channels=1',
+    match=r'holds .* \[12, 12, 3\], .* takes \[8, 8, 1\]; set model.image_size=12 and '
+    r'model.image_channels=3, or run .*--size=8 --channels=1',
   ):
     load(copy, shape=(8, 8, 1))
 
