@@ -174,7 +174,7 @@ WRONG = {
   ),
   'autoencoder damaged': (PHOTOS, damaged, 3, 'safetensors holds no readable weights'),
   'text missing': (TEXT, lambda *_: 'latents.text=nowhere', 3, 'nowhere holds no text encoder'),
-  'text not named': (TEXT, lambda *_: 'latents.text=', 2, 'latents.text=\'\' must name the text'),
+  'text not named': (TEXT, lambda *_: 'latents.text=', 2, 'latents.text=\'\' must name the folder of the text'),
   'pictures missing': (PHOTOS, lambda *_: 'data.path=nowhere', 3, 'nowhere'),
   'cache of something else': (
     PHOTOS, of_something_else, 3, 'holds thesis.tex, which does not belong to a cache of latents',
@@ -182,7 +182,7 @@ WRONG = {
   'cache of another': (PHOTOS, of_another, 3, 'holds latents of another autoencoder (tiny-'),
   'size': (IMAGENET, wrong_size, 3, 'model.image_size=8: {0}/records holds pictures of'),
   'channels': (IMAGENET, lambda *_: 'model.image_channels=4', 2, 'set model.image_channels=3'),
-  'digits': (PHOTOS, lambda *_: ('data.name=digits', 'data.held_out=0.5'), 2, 'coloured'),
+  'digits': (PHOTOS, lambda *_: ('data.name=digits', 'data.held_out=0.5'), 2, 'grey pictures'),
   'bucket': (PHOTOS, lambda *_: 'latents.cache=gs://b/c', 2, 'latents.cache='),
 }  # fmt: skip
 
