@@ -174,7 +174,7 @@ WRONG = {
   ),
   'autoencoder damaged': (PHOTOS, damaged, 3, 'safetensors holds no readable weights'),
   'text missing': (TEXT, lambda *_: 'latents.text=nowhere', 3, 'nowhere holds no text encoder'),
-  'text not named': (TEXT, lambda *_: 'latents.text=', 2, 'latents.text=\'\' must name the folder of the text'),
+  'text not named': (TEXT, lambda *_: 'latents.text=', 2, 'latents.text=\'\' must name the folder'),
   'pictures missing': (PHOTOS, lambda *_: 'data.path=nowhere', 3, 'nowhere'),
   'cache of something else': (
     PHOTOS, of_something_else, 3, 'holds thesis.tex, which does not belong to a cache of latents',

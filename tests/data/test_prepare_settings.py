@@ -105,7 +105,7 @@ def test_wrong_flags_leave_with_2_and_touch_nothing(folder_path, tmp_path, capsy
   (['--source=/does/not/exist'], 3, '--source=/does/not/exist does not exist; give the path'),
   (['--source=gs://bucket/x'], 2, 'must be a local path'),
   (['--source=tfds:no_such_set'], 3, '--source=tfds:no_such_set is no data set that'),
-  (['--held_out_split=test'], 3, '--source=.* named test/<class>/.*holds train, validation; as the split, give'),
+  (['--held_out_split=test'], 3, '--source=.* named test/<class>/.*holds train, validation; as'),
 ])  # fmt: skip
 def test_wrong_sources_leave_nothing_behind(folder_path, tmp_path, capsys, flags, code, why):
   from gdistill.cli import command

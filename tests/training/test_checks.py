@@ -131,7 +131,8 @@ def test_a_teacher_of_other_frozen_networks_is_refused(latent_inputs):
   assert card['latents']['text_length'] == 9
   for name, value in (('autoencoder', 'kl-x-1-0'), ('text', 'y'), ('text_length', 77)):
     with pytest.raises(
-      errors.ConfigError, match=rf"latents\.{name} gives .* initial='sd' was trained with '?{value}'?;"
+      errors.ConfigError,
+      match=rf"latents\.{name} gives .* initial='sd' was trained with '?{value}'?;",
     ):
       changed = {**card, 'latents': {**card['latents'], name: value}}
       run_checks.initial(assemble.Run(recipe), changed)
