@@ -93,7 +93,7 @@ FLAGS = [
   (2, 'unknown argument --config.', '--config.'),
   (2, 'unrecognized arguments: --bogus', '--bogus'),
   (2, 'needs --num_processes and --process_id', '--coordinator=localhost:1'),
-  (2, 'must be from 0 to', '--coordinator=localhost:1', '--num_processes=2', '--process_id=2'),
+  (2, 'must be at least 0 and below', '--coordinator=localhost:1', '--num_processes=2', '--process_id=2'),
   (2, 'not a valid path: a name in it is longer than 255 bytes', '--workdir=' + 'a' * 300),
   (2, 'is not a folder', '--workdir=EMPTY/a.ckpt/run'),
   (2, '--devices=3 is only for --plan', '--devices=3'),
@@ -131,7 +131,7 @@ OTHERS = [
   # import, export, convert, encode, prepare
   (3, '/nowhere', 'import --source=/nowhere --out=OUT'),
   (2, '.ckpt', 'import --source=EMPTY/a.ckpt --out=OUT'),
-  (2, 'is not recognised', 'import --source=STRANGE --out=OUT'),
+  (2, 'tells the kind of network', 'import --source=STRANGE --out=OUT'),
   (2, 'is not empty', 'export --folder=STUDENT --out=EMPTY'),
   (4, 'does not exist', 'export --folder=/nowhere --out=OUT'),
   (2, 'latents.autoencoder', 'encode --config=CONFIG --out=OUT'),
