@@ -64,7 +64,7 @@ def test_a_process_can_be_kept_alone(monkeypatch):
   [
     (('localhost:1', None, None), 'needs --num_processes and --process_id'),
     ((None, 2, None), 'needs --coordinator and --process_id'),
-    (('localhost:1', 2, 2), 'must be from 0 to'),
+    (('localhost:1', 2, 2), 'must be at least 0 and below'),
     (('localhost', 2, 0), 'must be HOST:PORT'),
   ],
 )
