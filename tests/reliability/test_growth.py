@@ -11,7 +11,6 @@ import pytest
 SCRIPT = """
 import json, os, sys, threading
 import jax
-from gdistill import train
 from gdistill.cli import train as command
 from gdistill.training import loop
 
