@@ -8,7 +8,7 @@ _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def brief(e: BaseException, most: int = 300) -> str:
-  """Returns the message of an error in one line of about `most` characters, cut in the middle.
+  """Returns an error's message as one line; a message above `most` characters is cut in the middle.
 
   The message is cut because messages of other libraries may quote a whole file.
   """
@@ -18,7 +18,7 @@ def brief(e: BaseException, most: int = 300) -> str:
 
 
 def is_full(e: BaseException | None) -> bool:
-  """Returns whether the error, or an error that caused it, says that a disk or quota is full."""
+  """Returns whether `e`, or an error that caused `e`, says that a disk or quota is full."""
   return _is_one_of(e, _FULL)
 
 
@@ -33,8 +33,8 @@ def write_advice(e: BaseException) -> str:
 
 def _is_one_of(e: BaseException | None, numbers: tuple[int, ...]) -> bool:
   while e is not None:
-    # The text is searched too, because errors of other libraries may have no errno and only quote
-    # the message of the system.
+    # The error's text is searched too, because errors of other libraries may have no errno and only
+    # quote the operating system's message.
     if getattr(e, 'errno', None) in numbers or any(os.strerror(n) in str(e) for n in numbers):
       return True
     e = e.__cause__
@@ -42,28 +42,28 @@ def _is_one_of(e: BaseException | None, numbers: tuple[int, ...]) -> bool:
 
 
 class GdistillError(Exception):
-  """An error shown to the user as one line: the field or file, the value found, the remedy."""
+  """Base class of errors that users see as one line: the field or file, the value, the remedy."""
 
   exit_code = 1
 
   def __str__(self) -> str:
-    return ' '.join(super().__str__().split())  # a quoted message may hold line breaks
+    return ' '.join(super().__str__().split())  # joins the lines of messages
 
 
 class ConfigError(GdistillError, ValueError):
-  """A config, flag or argument that is not valid."""
+  """Raised for a config, flag or argument that is not valid."""
 
   exit_code = 2
 
 
 class DataError(GdistillError):
-  """A data set that is missing, too small or malformed."""
+  """Raised for a data set that is missing, too small or malformed."""
 
   exit_code = 3
 
 
 class ShapeError(DataError):
-  """Pictures whose (height, width, channels), `found`, differ from the expected shape."""
+  """Raised for pictures whose shape `found`, (height, width, channels), is not the expected one."""
 
   def __init__(self, found: tuple[int, int, int], line: str):
     super().__init__(line)
@@ -71,24 +71,24 @@ class ShapeError(DataError):
 
 
 class CheckpointError(GdistillError):
-  """A checkpoint, folder or file that cannot be read, restored or written."""
+  """Raised for a checkpoint, folder or file that cannot be read, restored or written."""
 
   exit_code = 4
 
 
 class NumericsError(GdistillError):
-  """Losses, gradients or features that are not finite."""
+  """Raised for losses, gradients or features that are not finite."""
 
   exit_code = 5
 
 
 class PeerError(GdistillError):
-  """Another process of the run failed or did not connect: a launcher may restart all processes."""
+  """Raised if another process failed or did not connect; a launcher may restart all processes."""
 
   exit_code = 134
 
 
 class Preempted(GdistillError):  # noqa: N818 - a requested stop, not an error
-  """A signal stopped the run; finished work is saved, and the same command resumes the run."""
+  """Raised after a signal stopped the run; work is saved, and the same command resumes the run."""
 
   exit_code = 42

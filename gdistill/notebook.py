@@ -1,4 +1,4 @@
-"""For notebooks: pictures of a finished round, a slider for w, tables with published figures."""
+"""For notebooks: samples of a finished round, a slider for w, and tables with published FDs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ from gdistill.workdir import storage
 
 
 class Gallery:
-  """A finished round that draws the same labels and seeds at any w, with one compiled program."""
+  """Samples a finished round for fixed labels and seeds at any w, with one compiled program."""
 
   def __init__(
     self,
@@ -36,11 +36,11 @@ class Gallery:
 
   @property
   def network_calls(self) -> int:
-    """The number of network calls for one picture."""
+    """The number of network calls that sampling one picture takes."""
     return self.num_steps * (2 if self.card['guided'] else 1)
 
   def pixels(self, w: float) -> np.ndarray:
-    """Returns the pictures at w, uint8 [seeds, labels, H, W, C]."""
+    """Returns the pictures sampled at guidance strength w, uint8 [seeds, labels, H, W, C]."""
     rows, columns = len(self._seeds), len(self._labels)
     seeds, labels = self._seeds.repeat(columns), np.tile(self._labels, rows)
     pixels = self._draw(seeds, labels, np.full(len(seeds), w), self.num_steps)
@@ -51,7 +51,9 @@ class Gallery:
     return sheets.picture(sheets.sheet(self.pixels(w), scale))
 
   def dial(self, scale: int = 6, step: float = 0.25) -> Any:
-    """Returns a slider over the w that the round was trained for, with the pictures below."""
+    """Returns a slider for w, with the pictures sampled at this w below; w runs over the range that
+    the round was trained for, or over 0 to 4 if the round is guided.
+    """
     import ipywidgets
     from IPython import display
 
@@ -65,10 +67,11 @@ class Gallery:
 
 
 def rounds(folder: Any) -> dict[str, Any]:
-  """Returns {name: folder} of the finished rounds of a run in order, without encoders.
+  """Returns {name: folder} of a run's finished rounds, sorted by name, without rounds that train
+  encoders (networks from picture to noise).
 
-  `folder` may also be the folder of one round. Raises ConfigError if `folder`
-  holds no finished round.
+  `folder` is the workdir of a run, or the folder of one round. Raises ConfigError if `folder` holds
+  no finished round.
   """
   folder = storage.path(folder)
   if finished_rounds.is_finished(folder):
@@ -84,11 +87,12 @@ def rounds(folder: Any) -> dict[str, Any]:
 
 
 def published_table(rows: Sequence[Mapping[str, Any]], preset: str) -> str:
-  """Returns a Markdown table of a preset's published metrics and of `rows`, at the same N and w.
+  """Returns a Markdown table that compares a preset's published FD with the FD of `rows` at the
+  same number of steps N and the same w.
 
   Only rows of students that were measured by the preset's protocol are compared: the same feature
-  network, image counts and size. If no row was measured by this protocol, a line below the table
-  names the difference.
+  network, image counts and size. If no student was measured by the preset's protocol, a line below
+  the table describes both protocols.
   """
   about = presets.get(preset)
   lines = ['| N | w | published | ours | source |', '|---:|---:|---:|---:|---|']

@@ -37,7 +37,7 @@ def parse(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
 
 
 def add_process_flags(parser: Parser) -> None:
-  """Adds --coordinator, --num_processes and --process_id, the flags of runs of many processes."""
+  """Adds --coordinator, --num_processes and --process_id, for runs of several processes."""
   parser.add_argument(
     '--coordinator',
     help='HOST:PORT of process 0, in a run of several processes; not needed on TPU pods or under '

@@ -16,11 +16,11 @@ from gdistill import errors
 def load(spec: str, overrides: Sequence[str]) -> dict:
   """Returns the config `spec` as a plain dict with the overrides applied.
 
-  `spec` is file.py, file.py:variant or a JSON file.
-  A .py config is executed as code; a JSON config, such as config.json of a workdir, is only parsed.
-  `from configs import common` in a .py config reads the common.py of that config's own folder.
-  An override is '--config.section.key=value', whose value is a Python literal or else a string.
-  Raises ConfigError with the config's file, line or key that is wrong.
+  `spec` is file.py, file.py:variant or a JSON file. A .py config is executed as code; a JSON
+  config, such as config.json of a workdir, is only parsed. `from configs import common` in a .py
+  config reads the common.py of that config's own folder. An override is
+  '--config.section.key=value', whose value is a Python literal or else a string. Raises ConfigError
+  that names the wrong file, line or key of the config.
   """
   path, _, argument = spec.partition(':') if '.py:' in spec else (spec, '', '')
   if not os.path.isfile(path):
@@ -70,7 +70,7 @@ def _python_config(path: str, argument: str) -> dict:
     imported = e.filename is not None and e.filename != path
     at = f'{path} imports {e.filename},' if imported else path
     raise errors.ConfigError(f'--config={at} line {e.lineno}: {e.msg}; correct the file') from e
-  except ValueError as e:  # a config raises ValueError for a variant that it does not have
+  except ValueError as e:  # a config raises ValueError for a variant that the config does not have
     raise errors.ConfigError(f'--config={path}: {e}') from e
   except Exception as e:  # get_config is the user's code and may raise any exception
     if file := _missing(e):
@@ -87,7 +87,8 @@ def _python_config(path: str, argument: str) -> dict:
 def _as_configs(folder: str) -> Iterator[None]:
   """Makes `from configs import ...` read the files of `folder` until the context ends.
 
-  sys.modules is restored at the end, so the next config finds the files of its own folder.
+  When the context ends, sys.modules is restored, so that the next config can import the files of
+  the next config's own folder.
   """
 
   def imported():
@@ -107,11 +108,12 @@ def _as_configs(folder: str) -> Iterator[None]:
 
 
 def _missing(e: Exception) -> str:
-  """Returns the file, such as common.py, that an import from `configs` did not find, or ''."""
+  """Returns the file, such as common.py, that a failed import from `configs` lacks, else ''."""
   if isinstance(e, ModuleNotFoundError) and (e.name or '').startswith('configs.'):
-    return e.name.removeprefix('configs.') + '.py'  # raised by `import configs.common`
-  if isinstance(e, ImportError) and e.name == 'configs':  # raised by `from configs import common`
-    # Before Python 3.12, the module's name is only in the message of the ImportError.
+    return e.name.removeprefix('configs.') + '.py'  # `import configs.common` raised `e`
+  if isinstance(e, ImportError) and e.name == 'configs':
+    # `from configs import common` raised `e`; before Python 3.12, only the message of `e` names the
+    # missing module.
     return str(e).split("'")[1] + '.py'
   return ''
 
@@ -139,5 +141,5 @@ def _override(config: dict, override: str) -> None:
     )
   try:
     here[last] = ast.literal_eval(text)
-  except Exception:  # a value that is no Python literal is kept as a string
+  except Exception:  # `text` is no Python literal, so the value is a string
     here[last] = text

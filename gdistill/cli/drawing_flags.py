@@ -43,8 +43,8 @@ def add_negative(parser: command_line.Parser) -> None:
 def drawing(args, card: dict) -> Drawing:
   """Returns the sampler, number of steps, w and seeds that the flags in `args` ask for.
 
-  `card` is the content of the round's card.json. Raises ConfigError if the round cannot sample with
-  the number of steps, sampler or w that the flags ask for.
+  `card` is the content of card.json of the finished round in --folder. Raises ConfigError if that
+  round cannot sample with the number of steps, sampler or w that the flags ask for.
   """
   from gdistill.drawing import sampling
 
@@ -107,7 +107,7 @@ def check_strength(folder: str, card: dict, flag: str, w: float) -> None:
   """Raises ConfigError if the round in `folder` cannot sample with guidance strength `w`.
 
   Prints a warning if `w` is outside the range that a student was trained for. `card` is the content
-  of the round's card.json; `flag` is '--w' or '--source_w', for error lines.
+  of card.json in `folder`; `flag`, '--w' or '--source_w', is the flag that error lines name.
   """
   from gdistill.process import progress
 
@@ -132,7 +132,8 @@ def negative(args, card) -> str | None:
   """Returns the negative prompt, or None if --negative_prompt is missing.
 
   For a student of guidance distillation, which cannot use a negative prompt, returns None and
-  prints a warning. Raises ConfigError if the round is not conditioned on text.
+  prints a warning. Raises ConfigError if --negative_prompt is given for a round that is not
+  conditioned on text.
   """
   from gdistill.process import progress
 

@@ -40,9 +40,9 @@ def parser() -> command_line.Parser:
 
 
 def _add_grid_flags(p: command_line.Parser) -> None:
-  """Adds the flags that choose the size of the grid, and the cells of the grid to sample again.
+  """Adds --grid, the size of the evaluation grid, and --model, --sampler, --num_steps and --w.
 
-  A cell of the grid is one model, sampler, number of steps and w.
+  --model, --sampler, --num_steps and --w choose which pictures of the grid are sampled again.
   """
   p.add_argument(
     '--grid', choices=('quick', 'full'),
@@ -161,7 +161,7 @@ def _of_preset(args) -> dict:
 
 
 def _grid(args, overrides) -> int:
-  """Evaluates the grid of the run in --workdir and writes the report."""
+  """Evaluates the finished run in --workdir over its grid of w and steps, and writes the report."""
   import jax
 
   from gdistill.devices import mesh as meshes

@@ -42,7 +42,7 @@ def add_flags(p: command_line.Parser) -> None:
 
 
 def run(args) -> int:
-  """Measures the pictures of --images against --reference and prints a row of metrics."""
+  """Measures the pictures of --images against --reference and prints the metrics as JSON."""
   from gdistill import errors
   from gdistill.data import images as data
   from gdistill.devices import mesh as meshes
@@ -55,7 +55,8 @@ def run(args) -> int:
   preset = presets.get(args.preset) if args.preset else None
   captions = _captions_folder(args, preset)
   images = data.load(args.images, size=preset.size if preset else 0)
-  if not os.path.exists(args.reference):  # checked before large weights are read
+  # A missing --reference is reported before the large weights of the feature network are read.
+  if not os.path.exists(args.reference):
     raise errors.DataError(
       f'--reference={args.reference} does not exist; make the file with gdistill statistics, or '
       'give a folder of pictures'
@@ -97,7 +98,8 @@ def _check_reference_and_out(args) -> None:
 def _captions_folder(args, preset) -> str | None:
   """Returns the folder of the captions for the CLIP score, or None if there are no captions.
 
-  If --captions is missing and the preset samples prompts, the folder is that of --reference.
+  If --captions is missing and --preset is a protocol for text-to-image networks, the returned
+  folder is --reference.
   """
   from gdistill import errors
 
@@ -121,7 +123,8 @@ def _captions_folder(args, preset) -> str | None:
 def _print_row(row: dict, out: str | None, few: str) -> None:
   """Prints the metrics `row` as JSON, and writes the JSON to the file `out` unless `out` is None.
 
-  `few` is the warning for a small number of pictures, or ''. Warnings are printed on stderr.
+  `few` is a warning that the number of pictures is small, or ''; all warnings are printed on
+  stderr.
   """
   from gdistill.workdir import storage
 

@@ -14,7 +14,7 @@ from gdistill.process import interrupt
 def call(command: Callable[[], int], debug: bool) -> int:
   """Runs a command and returns its exit code; a GdistillError becomes one line on stderr.
 
-  With `debug`, the traceback of a GdistillError is printed too.
+  If `debug` is True, the traceback of a GdistillError is printed on stderr too.
   """
   try:
     return command()
@@ -23,7 +23,8 @@ def call(command: Callable[[], int], debug: bool) -> int:
       traceback.print_exc()
     print(f'gdistill: {e}', file=sys.stderr)
     if isinstance(e, errors.PeerError):
-      # Not _exit_from_group: its call of jax.process_count() would wait for the missing processes.
+      # _exit_now is called directly: _exit_from_group calls jax.process_count(), which would wait
+      # for processes that have died.
       _exit_now(e.exit_code)
     _exit_from_group(e.exit_code)
     return e.exit_code
@@ -39,8 +40,8 @@ def call(command: Callable[[], int], debug: bool) -> int:
   except KeyboardInterrupt:
     print('gdistill: interrupted before there was anything to save', file=sys.stderr)
     jax = sys.modules.get('jax')
-    # Not _exit_from_group: is_initialized() is already true while this process connects to the
-    # other processes, and jax.process_count() would wait for the other processes.
+    # _exit_now is called directly: this process may still be connecting to the other processes, and
+    # _exit_from_group calls jax.process_count(), which would wait for the other processes.
     if jax is not None and jax.distributed.is_initialized():
       _exit_now(130)
     return 130
@@ -50,14 +51,16 @@ def _exit_from_group(code: int) -> None:
   """Exits immediately with `code` if the run has several processes; otherwise does nothing.
 
   A normal exit of one process waits inside JAX for the other processes, which wait for this process
-  inside a training step. Waiting processes abort after minutes without an error that says why.
+  inside a training step. The waiting processes would abort after some minutes, with no error that
+  tells why this process exited.
   """
   jax = sys.modules.get('jax')
   if jax is None or not jax.distributed.is_initialized() or jax.process_count() == 1:
     return
   if jax.process_index() == 0:
-    # Process 0 hosts JAX's coordination service, and the exit of process 0 aborts the others. The
-    # pause lets processes that failed for the same reason exit with their own code first.
+    # Process 0 hosts JAX's coordination service, and the exit of process 0 aborts all other
+    # processes. The pause lets processes that failed for the same reason exit with their own code
+    # first.
     time.sleep(5)
   _exit_now(code)
 
@@ -65,7 +68,7 @@ def _exit_from_group(code: int) -> None:
 def exit_process(code: int) -> None:
   """Exits the program with `code`, skipping Python's shutdown if a thread is still compiling.
 
-  A compile takes minutes, and Python's shutdown would destroy objects that the compile uses.
+  Python's shutdown would destroy objects that a compile, which takes minutes, still uses.
   """
   if any(t.name == interrupt.COMPILING for t in threading.enumerate()):
     _exit_now(code)

@@ -7,7 +7,10 @@ from gdistill.cli import command_line
 
 
 def add(parser: command_line.Parser, default_of_run: str = '') -> None:
-  """Adds --extractor, --weights and --resize; `default_of_run` extends the default in the help."""
+  """Adds the flags --extractor, --weights and --resize.
+
+  The help text of --extractor has `default_of_run` after the name of the default network.
+  """
   parser.add_argument(
     '--extractor', choices=('inception', 'lite0', 'clip_b32', 'clip_l14'),
     help=f'feature network of the figures (default: inception, the network of FID{default_of_run})',

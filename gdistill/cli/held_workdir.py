@@ -17,8 +17,9 @@ def hold(workdir: Any, seconds: Any, stall_seconds: float) -> Iterator[Any]:
   """Holds the lock of a workdir for all processes of a run; yields an interrupt.Interrupt.
 
   The yielded Interrupt records the signals that ask this process to stop. A watchdog ends the
-  process after `stall_seconds` without a training step. When the context ends, `seconds`, the time
-  spent on each kind of work, is added to WORKDIR/time.json.
+  process if work such as a training step stalls for `stall_seconds` or, if steps are slow, longer.
+  When the context ends, `seconds`, the time spent on each kind of work, is added to
+  WORKDIR/time.json.
   """
   import jax
 
@@ -41,8 +42,8 @@ def hold(workdir: Any, seconds: Any, stall_seconds: float) -> Iterator[Any]:
     finally:
       if seconds.spent and writer and not lock.lost:
         _account(workdir, seconds)
-    # A signal does not end the wait at this barrier. Process 0 gets the same signal, stops the
-    # evaluation and ends all processes.
+    # A signal does not end the wait at this barrier, and need not: process 0 gets the same signal,
+    # stops the evaluation and ends all processes.
     processes.barrier('the report is written', hours=48)
 
 
@@ -61,7 +62,7 @@ def _account(workdir, seconds) -> None:
 
 
 def _check_shared(workdir, token: str) -> None:
-  """Raises ConfigError in all processes unless every process sees the lock of process 0."""
+  """Raises ConfigError in all processes unless each process can read process 0's lock."""
   from gdistill.devices import processes
   from gdistill.workdir import ledger
 

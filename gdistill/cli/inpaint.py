@@ -63,7 +63,7 @@ def _run(args) -> int:
 class Masks:
   """The mask of each source picture: one mask for all pictures, or one mask file for each name.
 
-  `trained` says that the network takes the mask as an input, at the resolution of the latents.
+  `trained` is True if the network takes the mask as an input, at the resolution of the latents.
   """
 
   def __init__(

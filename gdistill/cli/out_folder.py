@@ -36,8 +36,8 @@ def check_new_local(out: str) -> None:
 def atomic(out: pathlib.Path) -> Iterator[pathlib.Path]:
   """Yields a temporary folder, which is renamed to `out` at the end, or deleted after an error.
 
-  Raises CheckpointError if the temporary folder or `out` cannot be written. Raises DataError if
-  the `with` block cannot read some other file.
+  Raises CheckpointError if the temporary folder or `out` cannot be written. Raises DataError if the
+  `with` block fails to read a file outside the temporary folder and `out`.
   """
   out = out.resolve()  # `out` may be a symbolic link; rmdir and rename need the folder itself
   temporary = out.parent / f'.tmp-{out.name}-{secrets.token_hex(4)}'
@@ -45,7 +45,7 @@ def atomic(out: pathlib.Path) -> Iterator[pathlib.Path]:
     temporary.mkdir(parents=True)
     yield temporary
     if out.exists():
-      out.rmdir()  # the folder is empty: check_new was called before
+      out.rmdir()  # check_new has checked that `out` is empty
     temporary.rename(out)
   except OSError as e:
     named = str(e.filename or temporary)

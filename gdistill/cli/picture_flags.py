@@ -14,7 +14,7 @@ NONE = 'none'  # the value of --label for the null condition
 
 
 def parser(name: str, description: str) -> command_line.Parser:
-  """Returns the parser of the command `name`, with the flags that all picture commands share."""
+  """Returns the parser of the command `name`, with the flags of edit, inpaint and transfer."""
   p = command_line.Parser(prog=f'gdistill {name}', description=description)
   p.add_argument('--folder', required=True, help='folder of a finished round: WORKDIR/<round>')
   p.add_argument(
@@ -78,16 +78,17 @@ def add_source(p: command_line.Parser, when: str = '') -> None:
 class Condition:
   """The condition to sample under: a class label, or the prompt of a text-conditioned network.
 
-  `label` is -1 for the null condition, and 0 if there is a prompt.
+  `label` is the number of the class, -1 for the null condition, or 0 if `prompt` is given.
   """
 
   label: int
   prompt: str | None = None
 
   def row(self, frozen: Any, whose: str = '') -> dict[str, Any]:
-    """Returns the condition as arrays of one row, by the names that drawing.editor reads.
+    """Returns the condition as arrays of one row, under the names that drawing.editor reads.
 
-    `whose` begins each name: '' for the pictures to sample, 'from_' for the source pictures.
+    `whose` is the prefix of each array's name: '' for the condition of the pictures to sample,
+    'from_' for the condition of the source pictures.
     """
     import numpy as np
 
@@ -109,7 +110,7 @@ class Encoder:
 
 @dataclasses.dataclass(frozen=True)
 class Checked:
-  """The flags that edit, inpaint and transfer share, checked as far as possible without parameters.
+  """The flags of edit, inpaint and transfer, after all checks that need no network weights.
 
   `card` is the content of card.json, the record of the finished round in --folder.
   """
@@ -143,7 +144,10 @@ def check(args) -> Checked:
 
 
 def encoder(args, checked: Checked) -> Encoder:
-  """Returns the Encoder of --encoder or --folder; ConfigError if the round cannot invert."""
+  """Returns the Encoder for the round in --encoder, or in --folder if --encoder is missing.
+
+  Raises ConfigError if the round of the Encoder cannot invert pictures.
+  """
   from gdistill.drawing import editor
   from gdistill.workdir import finished as finished_rounds
 
@@ -180,7 +184,8 @@ def encoder(args, checked: Checked) -> Encoder:
 def _encode_steps(args, card: dict, where: str) -> int:
   """Returns the number of steps of the inversion.
 
-  Raises ConfigError if the encoder in the folder `where` was distilled for another number of steps.
+  Raises ConfigError if the encoder in the folder `where` was distilled for another number of steps
+  than --encode_steps.
   """
   steps = args.encode_steps if args.encode_steps is not None else card['num_steps'] or 64
   if card['num_steps'] and steps != card['num_steps']:
@@ -198,9 +203,9 @@ def condition(
 ) -> Condition:
   """Returns the condition that --label or --prompt names, for the round in the folder `where`.
 
-  Raises ConfigError if the round does not know the class, gets a label but is conditioned on text,
-  or gets a prompt but is conditioned on classes. `flag` is '' or, for --source_label and
-  --source_prompt, 'source_'.
+  Raises ConfigError if the round has no such class, gets a label but is conditioned on text, or
+  gets a prompt but is conditioned on classes. `flag` is the prefix of the flag names in error
+  lines: 'source_' for --source_label and --source_prompt, '' for --label and --prompt.
   """
   from gdistill.rounds import folder as folders
 
@@ -231,8 +236,8 @@ def condition(
     return Condition(names.index(label))
   if label.isascii() and label.isdigit() and int(label) < classes:
     return Condition(int(label))
-  # No class is suggested for a number: classes with similar numbers, such as 2 and 12, are
-  # unrelated.
+  # If `label` is a number, the error suggests no similar class, because classes with similar
+  # numbers, such as 2 and 12, are unrelated.
   number = label.lstrip('+-').isdigit()
   near = [] if number else difflib.get_close_matches(label, names, 1)
   raise errors.ConfigError(
@@ -242,7 +247,7 @@ def condition(
 
 
 def working_size(text: str | None, settings: Any, frozen: Any) -> tuple[int, int]:
-  """Returns (height, width) in pixels of the pictures that the network works at.
+  """Returns (height, width) in pixels of the pictures that the network samples.
 
   `text` is the value of --size, or None for the size that the network was trained at. Raises
   ConfigError if the network cannot work at the size `text`.

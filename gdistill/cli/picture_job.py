@@ -19,9 +19,10 @@ class Job:
   """The pictures to sample: one result for every source picture and every seed.
 
   `row` holds the inputs of the network that are the same for all results, as arrays of one row.
-  `counts` holds the numbers of steps, by name. `make(batch_size)` returns the drawing.editor.Editor
-  that samples the results. `mask(i)` [H, W, 1] is 1 where source picture i is to be painted; `mask`
-  is None for commands without masks.
+  `counts` is {'num_steps': number of sampling steps, ...}, with all numbers of steps that the
+  Editor needs. `make(batch_size)` returns the drawing.editor.Editor that samples the results.
+  `mask(i)` [H, W, 1] is 1 where source picture i is to be painted; `mask` is None for commands
+  without masks.
   """
 
   title: str
@@ -57,8 +58,9 @@ def run(
   """Reads the networks, samples all results into the folder --out and returns the exit code.
 
   `make(folder, frozen, encoder_folder, batch_size)` returns the drawing.editor.Editor that samples
-  the results. `counts` holds the numbers of steps that the Editor is called with, by name.
-  `mask(i, shape, factor)` returns the mask of source picture i. `masks` names the mask files.
+  the results. `counts` is {'num_steps': number of sampling steps, ...}, an input of the Editor.
+  `masks` holds the paths of the mask files, and `mask(i, shape, factor)` returns the mask of source
+  picture i; both are None for commands without masks.
   """
   import numpy as np
 
@@ -97,7 +99,11 @@ def _request(
   encoder: picture_flags.Encoder | None,
   masks: source_pictures.Sources | None,
 ) -> dict[str, Any]:
-  """Returns all inputs that the results depend on: flags, parameters and picture files."""
+  """Returns the flags and inputs that the results depend on.
+
+  Network parameters are listed as digests, and picture files as [path, size in bytes, time of last
+  change in ns].
+  """
   from gdistill.workdir import finished as finished_rounds
 
   paths = [args.folder] + ([encoder.path] if encoder else [])
@@ -109,9 +115,9 @@ def _request(
 
 
 def _check_out(out: str, request: Mapping[str, Any]) -> None:
-  """Raises ConfigError unless the folder `out` is new, is empty, or has results of this request.
+  """Raises ConfigError unless `out` is new, is empty or has results of an equal `request`.
 
-  `request` is compared with request.json in `out`, which an earlier command wrote.
+  The request.json that an earlier command wrote to `out` must have the same content as `request`.
   """
   from gdistill.workdir import storage
 
@@ -193,7 +199,7 @@ def _summarise(job: Job, out: Any, scale: int, stop: Any) -> None:
     source = job.source(i)
     resized += job.sources.read(i, job.shape[2]).shape != source.shape
     tiles = [source]
-    if job.mask:  # a tile with the picture as an inpainting network sees it: the mask is grey
+    if job.mask:  # this tile shows the known part, with the part to paint in grey
       tiles.append(np.where(job.mask(i) > 0, np.uint8(128), source))
     for seed in job.seeds:
       name = job.name(i, seed)
@@ -220,10 +226,10 @@ def _summarise(job: Job, out: Any, scale: int, stop: Any) -> None:
 
 
 def _batch(shape: Sequence[int], most: int) -> int:
-  """Returns the batch size: `most` results rounded up to a power of two, within a limit.
+  """Returns the batch size: `most` rounded up to a power of two, but not more than a limit.
 
-  The limit keeps a batch in the memory of the devices: 64 pictures of 64 x 64 pixels for each
-  device, or one picture of 512 x 512.
+  `most` is the number of results. The limit keeps a batch in the memory of the devices: 64 pictures
+  of 64 x 64 pixels for each device, or one picture of 512 x 512.
   """
   import jax
 

@@ -1,4 +1,4 @@
-"""gdistill plan: prints what a run of a config would do, and starts nothing."""
+"""gdistill plan: prints what a run of a config would do, without starting the run."""
 
 from collections.abc import Sequence
 

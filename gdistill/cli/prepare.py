@@ -95,7 +95,8 @@ def _run(args) -> int:
   finally:
     if new:
       with contextlib.suppress(OSError):
-        # The lock created the folder; os.rmdir fails, and keeps the folder, if it has files.
+        # The lock created the folder, so an empty folder is removed; os.rmdir fails if the folder
+        # has files.
         os.rmdir(settings.out)
   for split, index in indices.items():
     skipped = len(index['made']['skipped'])

@@ -110,8 +110,8 @@ def _run(args) -> int:
 def _decoder(name: str, folder) -> str:
   """Returns the path of the autoencoder that --decoder=`name` asks for.
 
-  Returns '' if --decoder is missing: the network's own autoencoder is used. Raises ConfigError if
-  the round in `folder` samples pixels, or has no tiny autoencoder for --decoder=tiny.
+  Returns '', which means the network's own autoencoder, if --decoder is missing. Raises ConfigError
+  if the round in `folder` samples pixels, or has no tiny autoencoder for --decoder=tiny.
   """
   from gdistill.frozen import networks as frozen_networks
   from gdistill.published import importing

@@ -18,7 +18,7 @@ class Sources:
   """The picture files that a flag names: one file, or all picture files of a folder.
 
   `stems` are the files' paths relative to the folder, without suffixes. `names` are the names of
-  the results: the stem, or the stem with the suffix if two files have the same stem.
+  the results: a file's stem or, if that stem is not unique, the stem with the file's suffix.
   """
 
   def __init__(self, path: str, flag: str):
@@ -88,9 +88,9 @@ def inside(out: str, folder: str) -> bool:
 
 
 def stamps(*sources: Sources) -> list[list[Any]]:
-  """Returns [path, bytes, time of last change in ns] of every file of the sources.
+  """Returns [path, size in bytes, time of last change in ns] of every file of the sources.
 
-  If two calls return equal lists, the files have not changed; no pixels are read.
+  Two calls return equal lists if no file has changed between the calls; no file is read.
   """
   files = [(file, os.stat(file)) for some in sources for file in some.files]
   return [[file, found.st_size, found.st_mtime_ns] for file, found in files]

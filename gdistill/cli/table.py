@@ -1,4 +1,4 @@
-"""gdistill table: prints the metrics in several files as one table, if the protocols agree."""
+"""gdistill table: prints metrics of several files as one table, if all have the same protocol."""
 
 import json
 import pathlib

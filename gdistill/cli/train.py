@@ -1,4 +1,4 @@
-"""gdistill train, also python -m gdistill.main: runs a config from the data to the report."""
+"""gdistill train, also python -m gdistill.main: trains and evaluates all rounds of a config."""
 
 import os
 import sys
@@ -58,7 +58,8 @@ def _run(args, overrides, plan: bool) -> int:
   _check_devices(args, plan)
   initial = config.get('initial') if isinstance(config, dict) else None
   if isinstance(initial, str) and initial and '://' not in initial:
-    # `initial` becomes an absolute path, so that the run can be resumed in another current folder.
+    # `initial` becomes an absolute path, so that the run can be resumed from another current
+    # folder.
     config['initial'] = os.path.abspath(initial)
   recipe = reading.from_config(config)
   if not args.workdir and not plan:
@@ -79,7 +80,7 @@ def _run(args, overrides, plan: bool) -> int:
   with held_workdir.hold(run.workdir, seconds, run.loop.stall_seconds) as stop:
     training_run.train(run, stop, seconds)
     workdir = run.workdir
-    del run  # frees the examples and frozen networks before the evaluation reads them again
+    del run  # frees data and frozen networks, because the evaluation reads both again
     _evaluate(workdir, stop, seconds)
   return 0
 
@@ -155,7 +156,8 @@ def _plan(run, devices: int | None) -> str:
 def _evaluate(workdir, stop, seconds) -> None:
   """Evaluates the quick grid on all processes and writes the report.
 
-  Does nothing if no cell of the grid (model, sampler, number of steps, w) and no report is missing.
+  Does nothing if this command trained nothing, the report exists, and each combination of model,
+  sampler, number of steps and w in the grid was measured before.
   """
   import jax
 

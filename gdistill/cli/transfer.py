@@ -1,4 +1,4 @@
-"""gdistill transfer: inverts pictures to noise and samples from it under another condition."""
+"""gdistill transfer: inverts pictures to noise and samples the noise under a new condition."""
 
 from collections.abc import Sequence
 

@@ -1,6 +1,7 @@
 """Converts published weights of guided-diffusion (ADM) to Flax parameters of models.unet.
 
-Source of names and settings: Dhariwal & Nichol, 2105.05233, and openai/guided-diffusion.
+Source of array names and settings: Dhariwal & Nichol, arXiv 2105.05233, and the GitHub repository
+openai/guided-diffusion.
 """
 
 import functools
@@ -14,7 +15,8 @@ from jax import numpy as jnp
 from gdistill.convert import folding
 from gdistill.models import unet
 
-LABELS = 'label_emb.weight'  # a file of an unconditional network has no array of this name
+LABELS = 'label_emb.weight'  # array name of the label table; absent in unconditional networks
+
 # Name of a layer in models.unet -> name of the layer in guided-diffusion.
 _ENDS = {
   'time0': 'time_embed.0', 'time1': 'time_embed.2', 'norm_out': 'out.0', 'conv_out': 'out.2',
@@ -48,10 +50,11 @@ def params_from(
   `size` is the side of the images in pixels. `order` is the order of q, k and v in the joint layer
   of an attention block: 'new' is q of all heads, then k, then v; 'legacy' is q, k, v of the first
   head, then of the second, and so on (use_new_attention_order=False in guided-diffusion). The bias
-  of k is left out, because softmax cancels it. If `state` is of an unconditional network, the label
-  layer is zero. ADM has no null class: a second, unconditional network guides the class-conditional
-  network. Raises ConfigError with a list of the arrays that are missing from `state`,
-  that `net` does not have, or whose shape differs from that in `net`.
+  of k is left out, because the softmax of attention cancels the bias. If `state` holds an
+  unconditional network, the returned label layer is zero. ADM has no null class: a second,
+  unconditional network guides the class-conditional network. Raises ConfigError with a list of the
+  arrays that are missing from `state`, that `net` does not have, or whose shape differs from that
+  in `net`.
   """
   wanted = {n: s for n, s in state_shapes(net, size).items() if n in state or n != LABELS}
   folding.check({name: _without_ones(np.shape(a)) for name, a in state.items()}, wanted)
@@ -72,8 +75,8 @@ def params_from(
 def state_shapes(net: unet.UNet, size: int) -> dict[str, tuple[int, ...]]:
   """Returns {ADM's name: shape} of the arrays of `net`, with [O, I] for a 1x1 convolution.
 
-  The returned dict is cached, because tracing the network is slow. Callers must not change
-  the dict.
+  The returned dict is cached, because tracing the network is slow, so callers must not change the
+  dict.
   """
   z, one, cond = jnp.zeros((1, size, size, 3)), jnp.ones(1), {'label': jnp.zeros(1, jnp.int32)}
   params = jax.eval_shape(lambda: net.init(jax.random.key(0), z, one, cond, one))['params']
@@ -94,7 +97,7 @@ def state_shapes(net: unet.UNet, size: int) -> dict[str, tuple[int, ...]]:
 
 
 def blocks(net: unet.UNet, size: int) -> Iterator[tuple[str, str, int]]:
-  """Yields (models.unet's name, ADM's name, output channels) of residual and attention blocks."""
+  """Yields (models.unet's name, ADM's name, output channels) of each block and resampling."""
   place, last = 1, len(net.multipliers) - 1
   for level, multiplier in enumerate(net.multipliers):
     channels, attends = net.channels * multiplier, size >> level in net.attention_resolutions
@@ -116,7 +119,7 @@ def blocks(net: unet.UNet, size: int) -> Iterator[tuple[str, str, int]]:
       yield f'up{level}_block{i}', f'output_blocks.{place}.0', channels
       if attends:
         yield f'up{level}_attn{i}', f'output_blocks.{place}.1', channels
-      if level and i == net.num_blocks:  # ADM puts upsampling into the list of the last block
+      if level and i == net.num_blocks:  # ADM lists upsampling in the level's last block
         yield f'up{level}_resample', f'output_blocks.{place}.{1 + attends}', channels
       place += 1
 

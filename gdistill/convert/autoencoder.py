@@ -27,7 +27,7 @@ class Autoencoder:
   The diffusion model works on (z - shift) * scale, where z are the autoencoder's own latents.
   """
 
-  kind: str  # 'kl', 'vq' or 'tiny'
+  kind: str  # kind of autoencoder: 'kl' (Gaussian), 'vq' (with a codebook) or 'tiny' (TAESD)
   net: nn.Module
   params: Any
   scale: float
@@ -52,7 +52,7 @@ class Autoencoder:
     return found.hexdigest()[:16]
 
   def encode(self, params: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Encodes images `x` in [-1, 1]: returns mean and std of latents, shifted and scaled."""
+    """Encodes images `x` in [-1, 1]: returns shifted, scaled mean and scaled std of the latents."""
     mean, std = self.net.apply({'params': params}, x, method='encode')
     return (mean - self.shift) * self.scale, std * self.scale
 
@@ -65,16 +65,18 @@ def read(path: str | pathlib.Path) -> Autoencoder:
   """Reads an autoencoder from a folder, from one file, or from a pair of files.
 
   - A folder of diffusers holds config.json and the weights that `files.find` finds.
-  - A .safetensors file with latent diffusion's array names may hold the whole Stable Diffusion.
-    The sizes of the autoencoder follow from the shapes of the arrays. The scale of the latents is
-    the file's 'scale_factor'; without 'scale_factor' the scale is 0.18215 for a Gaussian
+  - A .safetensors file with latent diffusion's array names may hold only the autoencoder or all
+    networks of Stable Diffusion. If the file is of latent diffusion, the sizes of the autoencoder
+    are read from the shapes of the arrays. The scale of the latents is the array 'scale_factor' in
+    a file of latent diffusion; without 'scale_factor' the scale is 0.18215 for a Gaussian
     autoencoder (KL) and 1 for an autoencoder with a codebook (VQ).
   - TAESD's pair of files is <path>_encoder.safetensors and <path>_decoder.safetensors, or the only
     pair with such names in the folder `path`.
 
-  Raises DataError if `path` holds no autoencoder of these three kinds, or if a file is unreadable.
-  Raises ConfigError if a file is a pickle of torch (.pt, .ckpt), or if models.vae has no network
-  with the arrays of the file; the error lists the arrays that do not fit.
+  Raises DataError if `path` is neither a folder of diffusers, a file of latent diffusion nor a pair
+  of TAESD, or if a file is unreadable. Raises ConfigError if a file is a pickle of torch (.pt,
+  .ckpt), or if models.vae has no network with the arrays of the file; the error lists the arrays
+  that do not fit.
   """
   path = pathlib.Path(path)
   if path.is_file():
@@ -94,8 +96,8 @@ def read(path: str | pathlib.Path) -> Autoencoder:
 def write(folder: str | pathlib.Path, autoencoder: Autoencoder) -> None:
   """Writes config.json and diffusion_pytorch_model.safetensors to `folder`, in diffusers' format.
 
-  diffusers has no class for a vae.Tiny with `pool`: for a vae.Tiny with `pool`, config.json names
-  the class AutoencoderTinyPool, which only this module's `read` knows.
+  diffusers has no class for a vae.Tiny with `pool`, so config.json of such an autoencoder names the
+  class AutoencoderTinyPool, which only `read` in this module supports.
   """
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
@@ -140,7 +142,7 @@ def state_from(net: nn.Module, params: Any) -> dict[str, np.ndarray]:
 
 
 def renamed(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Returns the autoencoder's arrays in `state`, with latent diffusion's names made diffusers'.
+  """Returns the autoencoder's arrays in `state`, with diffusers' names for latent diffusion's.
 
   Arrays that already have diffusers' names are not renamed; only the names that diffusers gave to
   attention layers before 2023 ('query', 'proj_attn') become today's names ('to_q', 'to_out.0').
@@ -154,11 +156,12 @@ def renamed(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   for name, value in state.items():
     if name.startswith('loss.'):
       continue
-    # latent diffusion numbers the decoder's levels from the pixels, diffusers from the latents
+    # Level 0 of the decoder is next to the pixels in latent diffusion, but next to the latents in
+    # diffusers.
     name = up.sub(lambda found: str(last - int(found[0])), name)
     for pattern, replacement in _NAMES:
       name = re.sub(pattern, replacement, name)
-    # latent diffusion stores the matrices of attention layers as 1x1 convolutions
+    # latent diffusion stores the matrices of attention layers as 1x1 convolutions, [O, I, 1, 1]
     pixelwise = '.attentions.' in name and value.ndim == 4
     result[name] = value[:, :, 0, 0] if pixelwise else value
   return result
@@ -211,8 +214,9 @@ _COUNTS = ('layers_per_block', 'norm_num_groups', 'latent_channels', 'num_vq_emb
 # Default scale of the latents for each kind of autoencoder. diffusers' default is 0.18215 for 'vq'
 # too, but latent diffusion does not scale the latents of its autoencoders with a codebook.
 _SCALES = {'kl': 0.18215, 'vq': 1.0, 'tiny': 1.0}
-# Scale of the latents of vae.Tiny with `pool`. Measured on 1,000 photographs of 64x64 pixels, these
-# latents have a standard deviation of 0.89 overall and of 0.83 around each channel's mean.
+# Scale of the latents of vae.Tiny with `pool`. The scale gives latents a standard deviation of
+# about 1: on 1,000 photographs of 64x64 pixels, the unscaled latents had a standard deviation of
+# 0.89 overall and of 0.83 around each channel's mean.
 _POOL_SCALE = 1 / 0.85
 
 
@@ -246,7 +250,8 @@ def _read_pair(stem: str) -> Autoencoder:
   state = {f'encoder.layers.{name}': value for name, value in encoder.items()}
   for name, value in decoder.items():
     layer, _, rest = name.partition('.')
-    # TAESD's decoder file counts a tanh without weights as layer 0; vae.Tiny does not count it
+    # TAESD's decoder file counts a tanh without weights as layer 0; vae.Tiny does not count the
+    # tanh.
     state[f'decoder.layers.{int(layer) - 1 if layer.isdecimal() else layer}.{rest}'] = value
   pool = any('.pool.' in name for name in state)
   first = state.get('decoder.layers.0.weight')
@@ -361,7 +366,8 @@ def _table(net: nn.Module) -> dict[str, tuple[tuple[str, ...], tuple[int, ...]]]
     module = re.sub(r'_(\d+)(?=\.|$)', r'.\1', '.'.join(path[:-1]))
     shape = leaf.shape
     if path[-1] == 'kernel':
-      shape = (*shape[:-3:-1], *shape[:-2])  # [H, W, I, O] -> [O, I, H, W], [I, O] -> [O, I]
+      # Flax's shape -> torch's shape: [H, W, I, O] -> [O, I, H, W], [I, O] -> [O, I].
+      shape = (*shape[:-3:-1], *shape[:-2])
     table[f'{module}.{_LEAVES[path[-1]]}'] = (path, shape)
   return table
 

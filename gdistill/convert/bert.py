@@ -4,12 +4,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-# Prefixes of arrays in published files of BERT that do not influence the hidden states.
+# Prefixes of published array names: the hidden states of BERT do not depend on arrays with these
+# prefixes.
 _ASIDE = ('pooler.', 'cls.')
 
 
 def params_from(state: Mapping[str, np.ndarray]) -> dict:
-  """Returns Flax parameters from {'encoder.layer.0.output.dense.weight': [O, I], ...}.
+  """Returns Flax parameters of BERT from {'encoder.layer.0.output.dense.weight': [O, I], ...}.
 
   The prefix 'bert.' of array names is optional. The output heads (pooler, cls) and stored position
   ids are left out. Arrays with unknown names are kept, so that the caller can report their names.

@@ -14,10 +14,10 @@ _TABLES = ('token_embedding', 'position_embedding')
 
 
 def params_from(state: Mapping[str, np.ndarray], tower: str) -> dict:
-  """Returns Flax parameters of a tower from {'text_model.encoder.layers.0.mlp.fc1.weight': ...}.
+  """Returns Flax parameters of one tower from {'text_model.encoder.layers.0.mlp.fc1.bias': ...}.
 
   `tower` is 'text' or 'image'. Only arrays of the tower `tower` are returned; the logit scale and
-  stored position ids are left out. Raises ConfigError if `state` has no array of the tower.
+  stored position ids are left out. Raises ConfigError if `state` has no array of the tower `tower`.
   """
   prefixes, params = _TOWERS[tower], {}
   for name, value in state.items():
@@ -27,7 +27,7 @@ def params_from(state: Mapping[str, np.ndarray], tower: str) -> dict:
     value = np.asarray(value, np.float32)
     *module, kind = name.split('.')
     module = '_'.join(module)
-    if not module:  # class_embedding is an array of its own, without a module
+    if not module:  # the array class_embedding belongs to no module
       params[kind] = value
     elif module in _TABLES:
       params[module] = value
@@ -48,15 +48,15 @@ def params_from(state: Mapping[str, np.ndarray], tower: str) -> dict:
 
 
 def text_params_from(state: Mapping[str, np.ndarray]) -> dict:
-  """Returns Flax parameters of a text encoder, a text tower without the projection layer.
+  """Returns Flax parameters of a text encoder: CLIP's text tower without projection layer.
 
   The prefix 'text_model.' of array names is optional. Arrays with unknown names are kept under the
   names they have in `state`, so that the caller can report these names.
   """
-  prefix = 'text_model.'  # some versions of transformers write names without it
+  prefix = 'text_model.'  # some versions of transformers write no such prefix
   if not any(name.startswith(prefix) for name in state):
     state = {prefix + name: value for name, value in state.items()}
-  # The projection is left out: the hidden states of the text tower do not depend on it.
+  # The projection layer is left out, because it comes after the hidden states of the text tower.
   aside = ('text_projection.weight', f'{prefix}text_projection.weight')
   odd = {n: np.asarray(v) for n, v in state.items() if not n.startswith(prefix) and n not in aside}
   known = {n: v for n, v in state.items() if n not in aside and n not in odd}

@@ -37,6 +37,7 @@ _IN_BLOCK = {
 }
 
 # Layer -> axes of its weight, for the three layers whose shapes give the sizes of the network.
+# '4 n' is any multiple of 4.
 _SIZED_BY = {
   'patch': '(4 n, channels, patch, patch)', 'label': '(classes + 1, 4 n)',
   'final': '(patch * patch * channels, 4 n)',
@@ -117,8 +118,9 @@ def state_from(
 ) -> dict[str, np.ndarray]:
   """Returns {name: array} of a DiT in torch's shapes, with the array names of `layout`.
 
-  `side` is the number of patches along a side of the input. The bias of k is written as zero.
-  Raises ConfigError for a network that takes w, because the published DiT has no layer for w.
+  `side` is the number of patches along a side of the input. The bias of k is written as zero,
+  because `params` has no bias of k. Raises ConfigError for a network that takes w, because the
+  published DiT has no layer for w.
   """
   if 'w_proj' in params:
     raise errors.ConfigError(
@@ -141,9 +143,10 @@ def state_from(
 
 
 def _names(depth: int, original: bool) -> dict[tuple[str, str], list[str]]:
-  """Returns {(block or '', layer): published names of the layer, without .weight and .bias}.
+  """Returns {(block, layer): published names of the layer, without .weight and .bias}.
 
-  `original` selects the names of the authors' code, otherwise the names are those of diffusers.
+  The block is '' for a layer outside all blocks. The published names are those of the authors' code
+  if `original` is True, otherwise those of diffusers.
   """
   which = 0 if original else 1
   names = {('', layer): [theirs[which]] for layer, theirs in _ENDS.items()}
@@ -162,9 +165,9 @@ def _state_shapes(
   """Returns {name: expected shape} of all arrays of the DiT that `shapes` describes.
 
   The sizes of the DiT are read from three arrays in `shapes`, those of the layers in _SIZED_BY. If
-  one of these three arrays is missing or malformed, the expected shape of that array is a text with
-  its axes, and every other array is expected in the shape found, so that an error does not name
-  arrays that may be right.
+  an array of a layer in _SIZED_BY is missing or malformed, the expected shape of that array is the
+  text in _SIZED_BY; every other array is expected in the shape found, so that an error does not
+  name arrays that may be right.
   """
   names = _names(depth, original)
   sized_by = {f'{names["", layer][0]}.weight': axes for layer, axes in _SIZED_BY.items()}
@@ -192,7 +195,7 @@ def _state_shapes(
 
 
 def _has_axes(shape: tuple[int, ...], axes: str) -> bool:
-  """Returns whether `shape` has the axes in `axes`, no size of 0, and a multiple of 4 for '4 n'."""
+  """Returns whether `shape` has the axes in `axes`, none of size 0, '4 n' a multiple of 4."""
   sizes = dict(zip(axes.strip('()').split(', '), shape, strict=False))
   return len(shape) == len(axes.split(', ')) and all(shape) and sizes['4 n'] % 4 == 0
 

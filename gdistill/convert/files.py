@@ -1,4 +1,4 @@
-"""Reads files of published weights as {name: array}: safetensors, or torch's files to convert."""
+"""Reads published weights as {name: array} from .safetensors files and from torch's pickles."""
 
 import importlib.util
 import json
@@ -41,10 +41,10 @@ def of_package(network: str) -> pathlib.Path:
 
 
 def find(path: pathlib.Path, usual: str) -> pathlib.Path:
-  """Returns the path of the .safetensors file of weights at `path`, or of the index of its shards.
+  """Returns the path of the .safetensors weights at `path`, or of the index if there are shards.
 
-  `path` is a file or a folder. `usual` is the usual name of the weights. In a folder, the first of
-  these that exists is returned:
+  `path` is a file or a folder. `usual` is the usual file name of the weights, such as
+  model.safetensors. In a folder, the first existing file of this list is returned:
 
   1. the file `usual`
   2. the index of the shards of `usual`
@@ -77,7 +77,8 @@ def find(path: pathlib.Path, usual: str) -> pathlib.Path:
     )
   of_torch = [p for p in there if _is_torchs(p) and not _SHARD.search(p.name)]
   if of_torch and not found:
-    # pytorch_model.bin comes before its variants (.fp16.bin) and before other files of training
+    # The error names pytorch_model.bin rather than a variant (.fp16.bin), and a variant rather than
+    # any other file, such as optimizer.bin.
     first = min(of_torch, key=lambda p: ('pytorch_model' not in p.name, len(p.name), p.name))
     raise _of_torch(first, path / usual)
   if not found:
@@ -126,22 +127,23 @@ def read(file: pathlib.Path) -> dict[str, np.ndarray]:
     import torch
 
     state = torch.load(file, map_location='cpu', weights_only=True)
-    # .contiguous(), because tensors in old files may not be stored in row-major order
+    # .contiguous() is called because tensors in old files may not be in row-major order.
     return {name: value.contiguous().numpy() for name, value in state.items()}
   except ImportError:
     raise _without_torch() from None
-  except Exception as e:  # safetensors, pickle, zipfile and torch each have their own errors
+  except Exception as e:  # safetensors, pickle, zipfile and torch raise different errors
     raise _unreadable(file, e) from e
 
 
 def checkpoint(file: pathlib.Path) -> dict[str, np.ndarray]:
   """Returns {name: array} of the tensors in a training checkpoint of torch.
 
-  Everything in the checkpoint that is not a tensor is left out. If the checkpoint is nested, only
-  the tensors under 'ema' (DiT) or 'state_dict' (Lightning) are returned. If `file` is an index of
-  shards (.bin.index.json), the tensors of all shards are returned. bfloat16 tensors become float32,
-  because numpy has no bfloat16; tensors of other types keep their type. Raises ConfigError if torch
-  is not installed. Raises DataError if `file` is unreadable or holds no tensors.
+  Everything in the checkpoint that is not a tensor is left out. If the checkpoint has a dict 'ema'
+  (DiT) or 'state_dict' (Lightning), only tensors of that dict are returned. If `file` is an index
+  of shards (.bin.index.json), the tensors of all shards are returned. Tensors of type bfloat16
+  become float32, because numpy has no bfloat16; tensors of other types keep their type. Raises
+  ConfigError if torch is not installed. Raises DataError if `file` is unreadable or holds no
+  tensors.
   """
   if _is_index(file):
     return _joined(file, checkpoint)
@@ -154,11 +156,11 @@ def checkpoint(file: pathlib.Path) -> dict[str, np.ndarray]:
     found = next((found[k] for k in ('ema', 'state_dict') if isinstance(found.get(k), dict)), found)
     tensors = {name: a for name, a in found.items() if isinstance(a, torch.Tensor)}
     tensors = {n: a.float() if a.dtype == torch.bfloat16 else a for n, a in tensors.items()}
-    # .contiguous(), because tensors in old files may not be stored in row-major order
+    # .contiguous() is called because tensors in old files may not be in row-major order.
     arrays = {name: a.detach().contiguous().numpy() for name, a in tensors.items()}
   except ImportError:
     raise _without_torch() from None
-  except Exception as e:  # pickle, zipfile and torch each have their own errors
+  except Exception as e:  # pickle, zipfile and torch raise different errors
     raise _unreadable(file, e) from e
   if not arrays:
     raise errors.DataError(f'{file} holds no tensors; give a checkpoint that holds network weights')
@@ -166,7 +168,7 @@ def checkpoint(file: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 class _Inert:
-  """A placeholder that torch.load creates for each object of a checkpoint that is not a tensor."""
+  """A placeholder that torch.load creates for each object of a class in _ASIDE."""
 
   def __init__(self, *given):
     del given
@@ -179,8 +181,9 @@ _NUMBERS = (
   *(f'{kind}{bits}' for kind in ('Int', 'UInt') for bits in (8, 16, 32, 64)),
   'Float16', 'Float32', 'Float64', 'Complex64', 'Complex128', 'Bool',
 )  # fmt: skip
-# Classes of objects in published checkpoints (Stable Diffusion, latent diffusion, DiT) that are not
-# weights but settings or numbers. Classes of numbers have the names of numpy 1 and of numpy 2.
+# Names of the classes of settings and single numbers in published checkpoints (Stable Diffusion,
+# latent diffusion, DiT). numpy 1 and numpy 2 name the classes of numbers differently, so the names
+# of both versions are listed.
 _ASIDE = (
   'pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint', 'argparse.Namespace',
   *(f'numpy.{core}.multiarray.{name}' for core in ('core', '_core')
@@ -201,7 +204,7 @@ def names(file: pathlib.Path) -> list[str]:
   try:
     with safetensors.safe_open(file, 'np') as found:
       return list(found.keys())
-  except Exception as e:  # safetensors has its own class of errors
+  except Exception as e:  # safetensors raises errors of its own class
     raise _unreadable(file, e) from e
 
 
@@ -225,8 +228,8 @@ def _unreadable(file: pathlib.Path, e: Exception) -> errors.DataError:
 
 
 _TORCH = ('.ckpt', '.pt', '.pth', '.bin')
-# File names of indices and shards as transformers and diffusers write them. The name of a variant
-# (.fp16) may come before or after a shard's numbers.
+# Patterns of the file names that transformers and diffusers give to indices and shards. The name of
+# a variant (.fp16) may come before or after a shard's numbers.
 _INDEX = re.compile(r'(\.safetensors|\.bin)\.index(\.[\w-]+)?\.json$')
 _SHARD = re.compile(r'-\d{5}-of-\d{5}\.')
 
@@ -307,7 +310,7 @@ def write(out: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     safetensors.numpy.save_file(dict(arrays), temporary, metadata={'format': 'pt'})
     temporary.replace(out)
-  except Exception as e:  # OSError, or an error of safetensors
+  except Exception as e:  # `e` is an OSError or an error of safetensors
     temporary.unlink(missing_ok=True)
     raise errors.CheckpointError(
       f'{out} cannot be written: {errors.brief(e)}; {errors.write_advice(e)}'

@@ -1,4 +1,4 @@
-"""Helpers of all converters: fold batch norms into convolutions, check arrays and settings."""
+"""Helpers of the converters: fold batch norms into convolutions, check arrays and settings."""
 
 from collections.abc import Collection, Mapping, MutableMapping
 from typing import Any
@@ -13,9 +13,10 @@ def conv(
 ) -> dict:
   """Returns {'kernel', 'bias'} of a convolution without bias, with its batch norm folded in.
 
-  The folded layer computes gamma (y - mean) / sqrt(var + epsilon) + beta for y = conv(h). Folding
-  is done in float64. The arrays of the convolution and of the batch norm are removed from `state`.
-  Torch's kernels are [O, I, H, W], Flax's kernels [H, W, I, O]. `of` names the network in errors.
+  The folded layer computes gamma (y - mean) / sqrt(var + epsilon) + beta for the layer's input h
+  and y = conv(h). Folding is computed in float64, and the returned arrays are float32. The arrays
+  of the convolution and of the batch norm are removed from `state`. The kernel is [O, I, H, W] in
+  `state` (torch), and [H, W, I, O] in the returned dict (Flax). `of` names the network in errors.
   """
   kernel = taken(state, f'{conv}.weight', of)
   gamma, beta, mean, var = (
@@ -49,7 +50,8 @@ def stored(layer: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
   shapes = {name: tuple(a.shape) for name, a in layer.items()}
   if 'kernel' in shapes:
     kernel = shapes['kernel']
-    shapes['kernel'] = (*kernel[:-3:-1], *kernel[:-2])  # [H, W, I, O] -> [O, I, H, W]
+    # Flax's shape -> torch's shape: [H, W, I, O] -> [O, I, H, W], [I, O] -> [O, I].
+    shapes['kernel'] = (*kernel[:-3:-1], *kernel[:-2])
   return {'bias' if name == 'bias' else 'weight': shape for name, shape in shapes.items()}
 
 
@@ -81,7 +83,7 @@ def check(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
 def refuse_others(
   config: Mapping[str, Any], fixed: Mapping[str, Any], aside: Collection[str]
 ) -> None:
-  """Raises ConfigError for the first field of config.json that is not supported.
+  """Raises ConfigError for the first field of config.json with an unsupported value.
 
   Fields in `fixed` must have the value in `fixed`; false and null count as equal. Fields in `aside`
   may have any value. Fields that are neither in `fixed` nor in `aside` must be false or null.

@@ -1,21 +1,23 @@
 """Converts the pixel U-Net (models.unet) to a UNet2DConditionModel of diffusers, and back.
 
-A caller of the exported network passes:
+A caller passes four inputs to the exported network: `timestep`, `class_labels`, `timestep_cond` and
+`encoder_hidden_states`.
 
-- `timestep` i, a number from 0 to 999, whole or not: timestep i stands for the angle
+- `timestep` is a number i from 0 to 999, whole or not, and stands for the angle
   phi = (pi/2) (i + 1) / 1000, that is for the noise level `logsnr_at(i)`. models.unet embeds i + 1
-  where diffusers embeds i. The two embeddings differ by a rotation of each sine with its cosine.
-  The rotation is folded into the first layer of the time MLP and into the projection of w, because
-  the projected w is added to the time embedding before the time MLP.
-- `class_labels`: the label, or `num_classes` for the null class, whose row of the table is zero.
-- `timestep_cond`: embeddings.w_features(w, w_features, 1000), for a network that takes w.
-- `encoder_hidden_states`: [B, 0, 1], no text tokens. The only blocks of diffusers that combine
-  attention with residual resampling attend to text tokens and pixels; without text tokens, these
-  blocks compute self-attention.
+  where diffusers embeds i. A rotation of each pair of sine and cosine turns the embedding of i into
+  the embedding of i + 1. This rotation of embeddings is folded into the first layer of the time MLP
+  and into the projection of w, because the projected w is added to the time embedding before the
+  time MLP.
+- `class_labels` is the label, or `num_classes` for the null class, whose embedding is zero.
+- `timestep_cond` is embeddings.w_features(w, w_features, 1000), if the network takes w.
+- `encoder_hidden_states` is an array [B, 0, 1], which holds no text tokens. The only blocks of
+  diffusers that combine attention with residual resampling attend to text tokens and pixels;
+  without text tokens, these blocks compute self-attention.
 
 The export is exact except for the epsilon of the norms in attention blocks, which diffusers cannot
-configure: the epsilon is 1e-5 in diffusers and by default 1e-6 in models.unet. The other epsilon
-changes the input of attention by a relative 5e-6 / variance.
+configure: the epsilon is 1e-5 in diffusers and by default 1e-6 in models.unet. An epsilon of 1e-5
+instead of 1e-6 changes the input of attention by a relative 5e-6 / variance.
 """
 
 from collections.abc import Iterator, Mapping
@@ -34,6 +36,7 @@ _OF = "gdistill's pixel U-Net in diffusers"
 _DOWN = ('ResnetDownsampleBlock2D', 'SimpleCrossAttnDownBlock2D')
 _UP = ('ResnetUpsampleBlock2D', 'SimpleCrossAttnUpBlock2D')
 _W_SCALE = 1000.0  # factor by which diffusers multiplies w before the embedding of w
+
 # Name of a layer in models.unet -> name of the layer in diffusers.
 _ENDS = {
   'conv_in': 'conv_in',
@@ -103,12 +106,13 @@ def params_from(config: Mapping[str, Any], state: Mapping[str, np.ndarray]) -> d
 def logsnr_at(index: types.PerExample) -> types.PerExample:
   """-2 log tan(phi), phi = (pi/2) (i + 1) / 1000: the logsnr at timestep i of an exported network.
 
-  At i = 1000 t - 1 the value equals core.schedule.cosine at time t, with an error in phi of 5e-5
-  from the schedule's limits of +-20 in logsnr. A scheduler of diffusers with
-  abar_i = cos(phi)^2 therefore calls the exported network at the scheduler's own noise levels.
+  logsnr_at(1000 t - 1) equals core.schedule.cosine at time t, except for an error of 5e-5 in phi,
+  because core.schedule limits logsnr to +-20. A scheduler of diffusers with abar_i = cos(phi)^2 has
+  the same noise level at timestep i as the exported network.
   """
   phi = 0.5 * jnp.pi * (index + 1.0) / 1000.0
-  rest = 0.5 * jnp.pi * (999.0 - index) / 1000.0  # pi/2 - phi, without cancellation near pi/2
+  # `rest` is pi/2 - phi; this form has no cancellation near phi = pi/2.
+  rest = 0.5 * jnp.pi * (999.0 - index) / 1000.0
   return -2.0 * (jnp.log(jnp.sin(phi)) - jnp.log(jnp.sin(rest)))
 
 
@@ -157,8 +161,9 @@ def _config(settings: recipes.Model, takes_w: bool) -> dict[str, Any]:
 def _head_dims(settings: recipes.Model, attends: list[bool]) -> list[int]:
   """Returns diffusers' attention_head_dim: the channels of an attention head, one entry a level.
 
-  diffusers reads entry i of the list twice: for level i of the down path, and for the i-th block of
-  the up path, which is level (last - i). Raises ConfigError if an entry would need two values.
+  diffusers reads entry i of attention_head_dim twice: for level i of the down path, and for the
+  i-th block of the up path, which is level (last - i). Raises ConfigError if an entry would need
+  two values.
   """
   last, wanted = len(attends) - 1, {}
   for level, attention in enumerate(attends):
@@ -203,9 +208,10 @@ def _blocks(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _turn(dim: int) -> np.ndarray:
-  """Returns the orthogonal M [dim, dim] in float64 with features(i + 1) = features(i) @ M.
+  """Returns the rotation M of timestep embeddings: features(i + 1) = features(i) @ M.
 
-  features(i) is the embedding of timestep i: dim/2 sines, then dim/2 cosines.
+  M is orthogonal, [dim, dim] float64. features(i) is the embedding of timestep i: dim/2 sines, then
+  dim/2 cosines.
   """
   half = dim // 2
   f = np.exp(-np.log(10_000.0) / (half - 1) * np.arange(half))

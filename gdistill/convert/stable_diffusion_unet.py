@@ -1,7 +1,7 @@
 """Converts Stable Diffusion's U-Net (diffusers, latent diffusion) to models.latent_unet and back.
 
-diffusers' config.json of the U-Net is converted too. The file also serves latent diffusion's
-ImageNet network, whose layers are those of Stable Diffusion's U-Net.
+diffusers' config.json of the U-Net is converted too. Latent diffusion's ImageNet network, which has
+the same layers as Stable Diffusion's U-Net, is converted by the same functions.
 """
 
 import functools
@@ -22,7 +22,7 @@ _LDM, _LDM_EMA = 'model.diffusion_model.', 'model_ema.diffusion_model'
 
 
 class _Stored(NamedTuple):
-  """How a kind of weight is stored.
+  """How one kind of weight, such as a convolution, is stored in Flax and in torch.
 
   `name` is the weight's name in Flax, `ours` converts a torch array to Flax, and `theirs` converts
   a Flax array to torch.
@@ -46,7 +46,7 @@ _ENDS = (
   ('conv_in', 'conv_in', 'input_blocks.0.0', _CONV),
   ('time0', 'time_embedding.linear_1', 'time_embed.0', _LINEAR),
   ('time1', 'time_embedding.linear_2', 'time_embed.2', _LINEAR),
-  # latent diffusion has no layer w_proj: the name in latent diffusion is made up
+  # latent diffusion has no layer w_proj, so the third name in this row is made up
   ('w_proj', 'time_embedding.cond_proj', 'time_embed.cond_proj', _LINEAR),
   ('norm_out', 'conv_norm_out', 'out.0', _NORM),
   ('conv_out', 'conv_out', 'out.2', _CONV),
@@ -60,8 +60,8 @@ _BLOCK = (
   ('shortcut', 'conv_shortcut', 'skip_connection', _POINT),
 )
 _RESAMPLE = (('', '', '', _CONV),)
-# Each row describes a layer of a transformer: (name in models.latent_unet, name in diffusers and in
-# latent diffusion, how the weight is stored). diffusers and latent diffusion use the same name.
+# Each row describes a layer of a transformer: (name in models.latent_unet, the common name in
+# diffusers and latent diffusion, how the weight is stored).
 _LAYER = (
   *((f'norm{i}', f'norm{i}', _NORM) for i in (1, 2, 3)),
   *((f'attn{i}/{name}', f'attn{i}.to_{name}', _LINEAR) for i in (1, 2) for name in 'qkv'),
@@ -120,8 +120,9 @@ def params_from(state: Mapping[str, np.ndarray], net: latent_unet.LatentUNet) ->
 def state_from(params: Mapping, net: latent_unet.LatentUNet) -> dict[str, np.ndarray]:
   """Returns {diffusers' name: array} of the parameters for a UNet2DConditionModel.
 
-  If `params` has a table of classes, the table is added under the name `CLASSES`. The parameter
-  `null_text` is left out; `params_from` restores all other parameters from the returned arrays.
+  If `params` has a table of class embeddings, the table is returned under the name in the constant
+  CLASSES. The parameter `null_text` is left out; `params_from` restores all other parameters from
+  the returned arrays.
   """
   flat = traverse_util.flatten_dict(params, sep='/')
   return {
@@ -242,10 +243,11 @@ def config_from(net: latent_unet.LatentUNet, sample_size: int) -> dict[str, Any]
 
 
 class _Row(NamedTuple):
-  """One array of a network.
+  """One array of the U-Net: its path, its published names and how it is stored.
 
   `path` is the array's path in the Flax parameters, `theirs` is the array's name in diffusers,
-  `ldm` is the array's name in latent diffusion, and `stored` says how the array is stored.
+  `ldm` is the array's name in latent diffusion, and `stored` converts the array between Flax and
+  torch.
   """
 
   path: str
@@ -280,7 +282,7 @@ def _layers(net: latent_unet.LatentUNet) -> Iterator[tuple[str, str, str, _Store
 
 
 def _places(net: latent_unet.LatentUNet) -> Iterator[tuple[tuple, str, str, str]]:
-  """Yields (rows of layers, models.latent_unet's name, diffusers', latent diffusion's) of blocks.
+  """Yields (layers, name in models.latent_unet, in diffusers, in latent diffusion) of each block.
 
   diffusers numbers the blocks within a level, latent diffusion numbers them through all levels.
   """
@@ -310,7 +312,7 @@ def _places(net: latent_unet.LatentUNet) -> Iterator[tuple[tuple, str, str, str]
 
 
 def _transformer(net: latent_unet.LatentUNet) -> tuple:
-  """Returns the layers of one transformer block of `net`, one tuple a layer, as in _ENDS."""
+  """Returns the layers of one transformer of `net`: a tuple like those in _ENDS for each layer."""
   projection = _LINEAR if net.linear_projection else _POINT
   layers = tuple(
     (f'layer{i}/{ours}', *(f'transformer_blocks.{i}.{theirs}',) * 2, stored)
@@ -378,7 +380,7 @@ def _heads(config: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def _kind(cross: bool, way: str) -> str:
-  """Returns the name of diffusers' class for a level of the U-Net, as 'CrossAttnDownBlock2D'.
+  """Returns the name of diffusers' class for a level of the U-Net, such as 'CrossAttnDownBlock2D'.
 
   `way` is 'Down' or 'Up'; `cross` says whether the level has cross-attention.
   """
@@ -386,7 +388,7 @@ def _kind(cross: bool, way: str) -> str:
 
 
 def _published(net: latent_unet.LatentUNet) -> None:
-  """Raises ConfigError for a network that neither diffusers nor latent diffusion has."""
+  """Raises ConfigError if `net` has no cross-attention or no given number of output channels."""
   if net.context == 'none':
     folding.refuse('context', net.context, "'text' or 'class': diffusers has cross-attention only")
   if not net.out_channels:

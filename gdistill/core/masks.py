@@ -6,30 +6,30 @@ from jax import numpy as jnp
 from gdistill.core import types
 
 RECTANGLES = 3  # largest number of rectangles in a mask
-ALL, INVERTED = 0.1, 0.25  # probabilities of an all-1 mask and of an inverted mask
+ALL, INVERTED = 0.1, 0.25  # probability of a mask that is 1 everywhere, and of an inverted mask
 
 
 def condition(mask: jax.Array, left: types.Images) -> types.Images:
-  """Returns cond['extra'] of an inpainting network, [B, H, W, 1 + C]: the mask, then `left`.
+  """Returns cond['extra'] [B, H, W, 1 + C], an inpainting network's input: the mask, then `left`.
 
-  `left` is the known part of the picture: x (1 - mask) in pixel space, the encoding of the masked
-  picture in latent space. Masking the latents instead would leak hidden pixels, because a latent
-  also depends on pixels around the position of the latent. Stable Diffusion's inpainting network
-  has the same order of channels: the mask first.
+  `left` is the known part of the picture: x (1 - mask) in pixel space, or the latent of the masked
+  picture in latent space. Masking the latent and not the picture would leak hidden pixels, because
+  a latent also depends on pixels around the position of the latent. The mask is the first channel,
+  as in Stable Diffusion's inpainting network.
   """
   return jnp.concatenate([mask, left], axis=-1)
 
 
 def smaller(mask: jax.Array, factor: int) -> jax.Array:
-  """Returns [B, H / factor, W / factor, 1]: the pixels (factor i, factor j) of `mask`.
+  """Returns every `factor`-th row and column of `mask`, [B, H / factor, W / factor, 1].
 
-  Torch's nearest interpolation, which diffusers uses for masks, takes the same pixels.
+  Torch's nearest interpolation, which diffusers uses for masks, also takes every `factor`-th pixel.
   """
   return mask[:, ::factor, ::factor]
 
 
 def covering(mask: jax.Array, factor: int) -> jax.Array:
-  """Returns [B, H / factor, W / factor, 1]: 1 if any pixel of a factor x factor block is 1."""
+  """Returns [B, H / factor, W / factor, 1]: the maximum of each factor x factor block of `mask`."""
   count, height, width, _ = mask.shape
   blocks = mask.reshape(count, height // factor, factor, width // factor, factor, 1)
   return blocks.max(axis=(2, 4))
@@ -38,9 +38,10 @@ def covering(mask: jax.Array, factor: int) -> jax.Array:
 def random(keys: types.Keys, height: int, width: int) -> jax.Array:
   """Returns masks [B, height, width, 1] of 0 and 1; each mask depends only on the key of that mask.
 
-  A mask is the union of 1 to 3 rectangles, placed uniformly within the picture, with sides uniform
-  between a quarter and the whole of the picture's side. One mask in four is inverted. One mask in
-  ten is 1 everywhere, so that the network also learns to draw whole pictures. No mask is 0
+  A mask is the union of 1 to 3 rectangles, placed uniformly within the picture. The height of a
+  rectangle is uniform between a quarter of the picture's height and the full height, and the width
+  likewise. One mask in four is inverted, so that the rectangles are the known part. One mask in ten
+  is 1 everywhere, so that the network also learns to draw a picture from nothing. No mask is 0
   everywhere.
   """
   return jax.vmap(lambda key: _random(key, height, width))(keys)
@@ -54,7 +55,8 @@ def _random(key, height, width):
   at = jnp.floor(jax.random.uniform(key_at, (RECTANGLES, 2)) * (size - sides + 1))
   count = jax.random.randint(key_count, (), 1, RECTANGLES + 1)
 
-  def within(length, axis):  # [RECTANGLES, length]: True where the rectangle covers the axis
+  # Returns [RECTANGLES, length] bool: True at the positions along the axis that a rectangle covers.
+  def within(length, axis):
     i = jnp.arange(length, dtype=jnp.float32)[None]
     return (i >= at[:, axis, None]) & (i < (at + sides)[:, axis, None])
 

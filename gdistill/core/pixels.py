@@ -7,10 +7,10 @@ from gdistill.core import types
 
 
 def to_images(pixels: jax.Array) -> types.Images:
-  """pixels / 127.5 - 1, float32."""
+  """Returns pixels / 127.5 - 1 as float32."""
   return pixels.astype(jnp.float32) / 127.5 - 1.0
 
 
 def from_images(images: types.Images) -> jax.Array:
-  """round(127.5 (x + 1)) of x clipped to [-1, 1], uint8."""
+  """Returns round(127.5 (x + 1)) as uint8, where x is `images` clipped to [-1, 1]."""
   return jnp.round((jnp.clip(images, -1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8)

@@ -11,8 +11,8 @@ Network = Callable[[types.Images, types.PerExample, types.Cond, types.PerExample
 def as_v(network: Network, predict: str, noise: schedule.Schedule) -> types.VFn:
   """Returns the v_fn (z, logsnr, cond, w) -> v_hat of a network that predicts 'x', 'eps' or 'v'.
 
-  A network that predicts x gives v = (alpha z - x) / sigma, undefined at sigma = 0.
-  A network that predicts eps gives v = (eps - sigma z) / alpha, undefined at alpha = 0.
+  If the network predicts x, v = (alpha z - x) / sigma, which is undefined at sigma = 0. If the
+  network predicts eps, v = (eps - sigma z) / alpha, which is undefined at alpha = 0.
   The returned v_fn first clips logsnr to the schedule's logsnr_min and logsnr_max, so that neither
   alpha nor sigma is 0.
   """
@@ -29,12 +29,12 @@ def as_v(network: Network, predict: str, noise: schedule.Schedule) -> types.VFn:
 
 
 def flow_as_v(network: Network) -> types.VFn:
-  """v = ((alpha - sigma) z - u) / (alpha + sigma), where u = network(z / (alpha + sigma)).
+  """Returns the v_fn of a flow-matching network, v = ((alpha - sigma) z - u) / (alpha + sigma).
 
-  A network of the linear path y = t x + (1 - t) eps estimates u = dy/dt = x - eps. With
-  t = alpha / (alpha + sigma), y is z / (alpha + sigma); x_hat = y + (1 - t) u and
-  eps_hat = y - t u, and v = alpha eps_hat - sigma x_hat. The formula for v has no singularity at
-  any noise level. Source: Ma et al., 2401.08740.
+  A network trained on the linear path y = t x + (1 - t) eps estimates u = dy/dt = x - eps. With
+  t = alpha / (alpha + sigma), y is z / (alpha + sigma), x_hat is y + (1 - t) u, and eps_hat is
+  y - t u, which gives v = alpha eps_hat - sigma x_hat. The formula for v never divides by zero,
+  because alpha + sigma is at least 1. Source: Ma et al., arXiv 2401.08740.
   """
 
   def v_fn(z, logsnr, cond, w):

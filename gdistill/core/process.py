@@ -1,4 +1,4 @@
-"""The diffusion process with v as the prediction: noising, DDIM steps and the posterior."""
+"""The diffusion process for networks that predict v: noising, DDIM steps and the posterior."""
 
 import jax
 from jax import numpy as jnp
@@ -8,25 +8,25 @@ from gdistill.core import types
 
 
 def diffuse(x: types.Images, eps: types.Images, logsnr: types.PerExample) -> types.Images:
-  """z_t = alpha x + sigma eps."""
+  """Returns the noisy z_t = alpha x + sigma eps."""
   alpha, sigma = _alpha_sigma(logsnr, x)
   return alpha * x + sigma * eps
 
 
 def v_from(x: types.Images, eps: types.Images, logsnr: types.PerExample) -> types.Images:
-  """v = alpha eps - sigma x."""
+  """Returns v = alpha eps - sigma x."""
   alpha, sigma = _alpha_sigma(logsnr, x)
   return alpha * eps - sigma * x
 
 
 def x_from_v(z: types.Images, v_hat: types.Images, logsnr: types.PerExample) -> types.Images:
-  """x_hat = alpha z - sigma v_hat."""
+  """Returns x_hat = alpha z - sigma v_hat."""
   alpha, sigma = _alpha_sigma(logsnr, z)
   return alpha * z - sigma * v_hat
 
 
 def eps_from_v(z: types.Images, v_hat: types.Images, logsnr: types.PerExample) -> types.Images:
-  """eps_hat = sigma z + alpha v_hat."""
+  """Returns eps_hat = sigma z + alpha v_hat."""
   alpha, sigma = _alpha_sigma(logsnr, z)
   return sigma * z + alpha * v_hat
 
@@ -34,7 +34,10 @@ def eps_from_v(z: types.Images, v_hat: types.Images, logsnr: types.PerExample) -
 def ddim(
   z_t: types.Images, v_hat: types.Images, logsnr_t: types.PerExample, logsnr_s: types.PerExample
 ) -> types.Images:
-  """z_s = cos(d) z_t - sin(d) v_hat, d = phi_t - phi_s: a rotation; d < 0 goes towards noise."""
+  """Returns z_s = cos(d) z_t - sin(d) v_hat, a DDIM step: a rotation by the angle d.
+
+  d = phi_t - phi_s, so a step with d < 0 goes towards noise.
+  """
   d = types.expand_like(schedule.angle(logsnr_t) - schedule.angle(logsnr_s), z_t)
   return jnp.cos(d) * z_t - jnp.sin(d) * v_hat
 
@@ -42,10 +45,10 @@ def ddim(
 def ddim_projected(
   z_t: types.Images, x_hat: types.Images, logsnr_t: types.PerExample, logsnr_s: types.PerExample
 ) -> types.Images:
-  """z_s = (sin phi_s / sin phi_t) z_t + (sin(phi_t - phi_s) / sin phi_t) x_hat.
+  """Returns z_s after a DDIM step with a given x_hat, for example a clipped x_hat.
 
-  The formula is the DDIM step for a given x_hat, for example a clipped x_hat. phi_t must be above
-  0, which means that z_t holds some noise, because the formula divides by sin phi_t.
+  z_s = (sin phi_s / sin phi_t) z_t + (sin(phi_t - phi_s) / sin phi_t) x_hat. phi_t must be above 0,
+  which means that z_t holds some noise, because the formula for z_s divides by sin phi_t.
   """
   phi_t, phi_s = schedule.angle(logsnr_t), schedule.angle(logsnr_s)
   keep = types.expand_like(jnp.sin(phi_s) / jnp.sin(phi_t), z_t)
@@ -60,7 +63,7 @@ def step(
   logsnr_s: types.PerExample,
   project: types.Project | None,
 ) -> types.Images:
-  """Returns z_s after one DDIM step t -> s: `ddim`, or `ddim_projected` if `project` is given."""
+  """Returns z_s after a DDIM step from t to s, by `ddim_projected` if `project` is given."""
   if project is None:
     return ddim(z_t, v_hat, logsnr_t, logsnr_s)
   return ddim_projected(z_t, project(x_from_v(z_t, v_hat, logsnr_t)), logsnr_t, logsnr_s)
@@ -69,10 +72,10 @@ def step(
 def project_v(
   z: types.Images, v_hat: types.Images, logsnr: types.PerExample, project: types.Project
 ) -> types.Images:
-  """Returns the v of project(x_hat): v_hat + (x_hat - project(x_hat)) / sin(phi).
+  """Returns the v that gives project(x_hat): v_hat + (x_hat - project(x_hat)) / sin(phi).
 
   `ddim` with the returned v equals `step` with `project`. At phi = 0, x_hat equals z for every v,
-  and v_hat is returned unchanged.
+  so v_hat is returned unchanged.
   """
   x_hat = x_from_v(z, v_hat, logsnr)
   sin = jnp.sin(types.expand_like(schedule.angle(logsnr), z))
@@ -85,7 +88,7 @@ def renoise(
 ) -> types.Images:
   """Adds noise from time k to a noisier time s: z_s = (alpha_s/alpha_k) z_k + sigma_{s|k} eps.
 
-  sigma_{s|k}^2 = (1 - exp(logsnr_s - logsnr_k)) sigma_s^2.
+  The variance of the added noise is sigma_{s|k}^2 = (1 - exp(logsnr_s - logsnr_k)) sigma_s^2.
   """
   alpha_k, _ = _alpha_sigma(logsnr_k, z_k)
   alpha_s, sigma_s = _alpha_sigma(logsnr_s, z_k)
@@ -98,8 +101,8 @@ def posterior(
 ) -> tuple[types.Images, jax.Array]:
   """Returns mean and variance of q(z_s | z_t, x) for s < t; the variance is [B, 1, 1, 1].
 
-  With r = exp(logsnr_t - logsnr_s): mean = r (alpha_s/alpha_t) z_t + (1 - r) alpha_s x,
-  variance = (1 - r) sigma_s^2. Source: Ho et al. 2006.11239, in the notation of Salimans & Ho.
+  With r = exp(logsnr_t - logsnr_s), the mean is r (alpha_s/alpha_t) z_t + (1 - r) alpha_s x and the
+  variance is (1 - r) sigma_s^2. Source: arXiv 2006.11239, in the notation of arXiv 2202.00512.
   """
   alpha_t, _ = _alpha_sigma(logsnr_t, z_t)
   alpha_s, sigma_s = _alpha_sigma(logsnr_s, z_t)

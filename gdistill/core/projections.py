@@ -8,7 +8,7 @@ from gdistill.core import types
 def clip(x_hat: types.Images) -> types.Images:
   """Clips x_hat to [-1, 1], the range of pixels.
 
-  Never clip latents, because latents have no fixed range.
+  `clip` must not be used on latents, because latents have no fixed range.
   """
   return jnp.clip(x_hat, -1.0, 1.0)
 
@@ -16,8 +16,8 @@ def clip(x_hat: types.Images) -> types.Images:
 def dynamic_threshold(percentile: float = 0.995) -> types.Project:
   """Returns a projection that clips x_hat to [-s, s] and divides the result by s.
 
-  s = max(1, q) for each image, where q is the quantile of |x_hat| at `percentile` in [0, 1].
-  Source: Saharia et al., 2205.11487.
+  For each image, s = max(1, q), where q is the quantile of |x_hat| at `percentile`, a fraction in
+  [0, 1]. Source: Saharia et al., arXiv 2205.11487.
   """
 
   def project(x_hat):

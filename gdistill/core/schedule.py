@@ -15,11 +15,11 @@ class Schedule:
   """A noise schedule logsnr(t) = log(alpha_t^2 / sigma_t^2), which decreases in t.
 
   `logsnr_min` and `logsnr_max` are the limits of the logsnr that a network gets as input.
-  logsnr(0) is +inf, so that the last step of a sampler returns x_hat with no special case. DDIM
-  inversion calls the network at t = 0, and the network gets `logsnr_max` in place of +inf.
+  logsnr(0) is +inf, so that the last step of a sampler returns x_hat with no special case. When
+  DDIM inversion calls the network at t = 0, the network gets `logsnr_max` in place of +inf.
   """
 
-  inside: Callable[[types.PerExample], types.PerExample]  # t -> logsnr for t > 0
+  inside: Callable[[types.PerExample], types.PerExample]  # function t -> logsnr, for t > 0
   logsnr_min: float
   logsnr_max: float
 
@@ -32,15 +32,18 @@ class Schedule:
 
 
 def cosine(logsnr_min: float = -20.0, logsnr_max: float = 20.0) -> Schedule:
-  """logsnr(t) = -2 log tan(a t + b), b = arctan(e^(-max/2)), a = arctan(e^(-min/2)) - b.
+  """Returns the cosine schedule logsnr(t) = -2 log tan(a t + b): phi = a t + b is linear in t.
 
-  The angle phi = a t + b is linear in t. Source: Salimans & Ho, 2202.00512.
+  b = arctan(exp(-logsnr_max / 2)) and a = arctan(exp(-logsnr_min / 2)) - b, so that logsnr(t)
+  goes from logsnr_max to logsnr_min. Source: Salimans & Ho, arXiv 2202.00512.
   """
-  # float64, because a + b is within 5e-5 of pi/2: float32 would lose digits of pi/2 - (a + b).
+  # a and b are computed in float64, because a + b may be within 5e-5 of pi/2, so that float32 would
+  # lose digits of pi/2 - (a + b).
   b = float(np.arctan(np.exp(-0.5 * logsnr_max)))
   a = float(np.arctan(np.exp(-0.5 * logsnr_min))) - b
-  # c is phi at t = 1. tan(phi) is sin(phi) / sin(rest) with rest = pi/2 - phi; `rest` is formed
-  # from the small angle pi/2 - c, because pi/2 - phi in float32 has few correct digits.
+  # tan(phi) is computed as sin(phi) / sin(rest), where rest = pi/2 - phi. `rest` is formed from the
+  # small angle pi/2 - c, where c is phi at t = 1, because pi/2 - phi in float32 would have few
+  # correct digits.
   c = a + b
 
   def inside(t: types.PerExample) -> types.PerExample:
@@ -51,12 +54,12 @@ def cosine(logsnr_min: float = -20.0, logsnr_max: float = 20.0) -> Schedule:
 
 
 def discrete(betas: np.ndarray) -> Schedule:
-  """Returns the Schedule of T betas: logsnr(t) is the logsnr at index T t - 1 of the betas.
+  """Returns the Schedule of T discrete `betas`: logsnr(t) is the logsnr at index T t - 1.
 
-  logsnr at index i is log(abar_i / (1 - abar_i)), where abar is the cumulative product of
-  1 - beta. Between two whole indices, logsnr is linear. For 0 < t < 1/T, logsnr stays at the value
-  of index 0. At t = 1, logsnr is the value of the last index, so the terminal SNR may be above
-  zero.
+  The logsnr at index i of the betas is log(abar_i / (1 - abar_i)), where abar is the cumulative
+  product of 1 - beta. Between two whole indices, logsnr is interpolated linearly. For 0 < t < 1/T,
+  logsnr stays at the value of index 0. At t = 1, logsnr is the value of the last index, so the
+  terminal SNR may be above zero.
   """
   table = _logsnrs(betas)
   count = len(table)
@@ -75,26 +78,26 @@ def _logsnrs(betas: np.ndarray) -> np.ndarray:
 
 
 def index(logsnr: types.PerExample, betas: np.ndarray) -> types.PerExample:
-  """Returns the index at which a beta schedule has this logsnr: the inverse of `discrete`.
+  """Returns the index into `betas` at which the schedule `discrete(betas)` has this logsnr.
 
-  The index is T t - 1 in a schedule of T betas. Between the logsnrs of two betas, the index is
-  linear in logsnr. At the logsnr of a beta, the index is exactly a whole number. Outside the range
-  of the betas' logsnrs, the index is constant.
+  The index may be fractional: between the logsnrs of two betas, the index is linear in logsnr. An
+  index within 0.001 of a whole number is rounded, because float32 is inexact. For a logsnr outside
+  the range of the betas' logsnrs, the index is the first or the last index.
   """
-  table = _logsnrs(betas)[::-1].copy()  # jnp.interp needs increasing values
+  table = _logsnrs(betas)[::-1].copy()  # reversed, because jnp.interp needs increasing values
   places = jnp.arange(len(table) - 1, -1, -1, dtype=logsnr.dtype)
   found = jnp.interp(logsnr, jnp.asarray(table, logsnr.dtype), places)
   whole = jnp.round(found)
-  return jnp.where(jnp.abs(found - whole) < 1e-3, whole, found)  # removes float32 rounding error
+  return jnp.where(jnp.abs(found - whole) < 1e-3, whole, found)
 
 
 def linear_betas(start: float, end: float, count: int = 1000) -> np.ndarray:
-  """Returns `count` betas, linear from start to end; Ho et al., 2006.11239, use 1e-4 to 0.02."""
+  """Returns `count` betas, linear from start to end; Ho et al. (DDPM) use 1e-4 to 0.02."""
   return np.linspace(start, end, count, dtype=np.float64)
 
 
 def scaled_linear_betas(start: float, end: float, count: int = 1000) -> np.ndarray:
-  """Returns betas whose square roots are linear from start to end (Rombach et al., 2112.10752).
+  """Returns betas whose square roots are linear from start to end (arXiv 2112.10752).
 
   Stable Diffusion uses start = 0.00085 and end = 0.012.
   """
@@ -102,16 +105,16 @@ def scaled_linear_betas(start: float, end: float, count: int = 1000) -> np.ndarr
 
 
 def squared_cosine_betas(count: int = 1000) -> np.ndarray:
-  """Returns the betas of abar(t) = cos^2(((t + 0.008) / 1.008) pi/2), limited to 0.999.
+  """Returns the betas, at most 0.999, of abar(t) = cos^2(((t + 0.008) / 1.008) pi/2).
 
-  Source: Nichol & Dhariwal 2021.
+  Source: Nichol & Dhariwal, arXiv 2102.09672.
   """
   abar = np.cos((np.arange(count + 1) / count + 0.008) / 1.008 * np.pi / 2) ** 2
   return np.minimum(1.0 - abar[1:] / abar[:-1], 0.999)
 
 
 def angle(logsnr: types.PerExample) -> types.PerExample:
-  """phi = arctan(sigma / alpha): 0 for clean data, pi/2 for pure noise."""
+  """Returns phi = arctan(sigma / alpha), which is 0 for clean data and pi/2 for pure noise."""
   return jnp.arctan(jnp.exp(-0.5 * logsnr))
 
 

@@ -1,4 +1,4 @@
-"""Type names shared by the whole package: array shapes, and the signature of a model."""
+"""Type aliases for all of gdistill: array shapes, and the signature of a model."""
 
 from collections.abc import Callable, Mapping
 
@@ -7,10 +7,12 @@ from jax import numpy as jnp
 
 Images = jax.Array  # [B, H, W, C] float, images or latents, clean or noisy
 PerExample = jax.Array  # [B] float: one number per example
-Keys = jax.Array  # [B] typed random keys, one per example
-Cond = Mapping[str, jax.Array]  # 'label' [B] int32, and e.g. 'text', 'extra'
-VFn = Callable[[Images, PerExample, Cond, PerExample], Images]  # (z, logsnr, cond, w) -> v_hat
-Project = Callable[[Images], Images]  # x_hat -> projected x_hat, e.g. clipping
+Keys = jax.Array  # [B] typed JAX random keys, one per example
+# Conditioning inputs by name: 'label' is int32 [B]; some networks also take 'text' or 'extra'.
+Cond = Mapping[str, jax.Array]
+# A model as a function of noisy images: (z, logsnr, cond, w) -> v_hat.
+VFn = Callable[[Images, PerExample, Cond, PerExample], Images]
+Project = Callable[[Images], Images]  # a function x_hat -> projected x_hat, e.g. clipping
 
 
 def expand_like(per_example: PerExample, images: Images) -> jax.Array:

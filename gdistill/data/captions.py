@@ -18,7 +18,7 @@ from gdistill.data import webdataset
 from gdistill.recipe import settings as recipes
 
 Kind = Literal['folder', 'webdataset', 'tfds']
-CLASS_NAMES = ('pictures',)  # captioned pictures have no labels, so all get this one class
+CLASS_NAMES = ('pictures',)  # the one class of all captioned pictures, which have no labels
 _TABLES = ('metadata.jsonl', 'metadata.csv', 'captions.csv')
 _FEATURES = ('captions', 'caption', 'text')
 
@@ -26,7 +26,7 @@ _FEATURES = ('captions', 'caption', 'text')
 def load(
   settings: recipes.Data, shape: tuple[int, int, int]
 ) -> tuple[source.Source, source.Source]:
-  """Returns two sources of captioned pictures, (training, held out), each made by `split`."""
+  """Returns (training, held out), the two sources of captioned pictures of the recipe's `data`."""
   kind = {'captions': 'folder', 'tfds_captions': 'tfds'}.get(settings.name, settings.name)
   path = settings.dataset or settings.path if kind == 'tfds' else settings.path
   data_dir = settings.path if kind == 'tfds' else ''
@@ -42,23 +42,23 @@ def _has(path: str, split: str) -> bool:
 
 
 def split(path: str, kind: Kind, size: int, name: str = '', data_dir: str = '') -> source.Source:
-  """Returns captioned pictures, cropped and resized by pictures.square to `size` pixels a side.
+  """Returns a source of captioned pictures, cropped and resized to `size` pixels a side.
 
   `kind` says how the pictures and captions are stored at `path`:
 
-  folder      A folder of <name>.png files, each with its caption in <name>.txt, at any depth; or a
-              folder with the table metadata.jsonl, metadata.csv or captions.csv at its top, whose
-              columns file_name and text name the pictures and their captions.
+  folder      A folder of pictures <name>.png (at any depth), each with its caption in <name>.txt;
+              or a folder of pictures and a table metadata.jsonl, metadata.csv or captions.csv,
+              whose column file_name has the picture's path and whose column text the caption.
   webdataset  A folder of WebDataset shards, or a pattern that `webdataset.index` describes.
   tfds        The name of a TensorFlow data set with the feature 'captions', 'caption' or 'text'.
-              Of several captions of an example, the first caption is used. `data_dir` is the
-              folder where the data set was prepared. If `path` includes the version, such as
+              If an example has several captions, the first caption is used. `data_dir` is the
+              folder where TFDS prepared the data set. If `path` includes the version, such as
               'coco_captions/2014:1.1.0', TensorFlow need not be installed.
 
   `name` is a subfolder of `path`, or for TFDS the name of the split. The source's `read.caption(i)`
-  returns the caption of example i without decoding the picture of example i. `read.notes` holds
-  messages for the user about examples that were left out. Raises DataError if a picture folder,
-  shard or data set is missing or damaged.
+  returns the caption of example i without decoding the picture of example i. The source's
+  `read.notes` holds messages for the user about examples that were left out. Raises DataError if a
+  picture folder, shard or data set is missing or damaged.
   """
   if kind == 'tfds':
     return _tfds(path, name or 'train', data_dir, size)
@@ -79,9 +79,9 @@ def _source(read: Any, count: int, size: int, fingerprint: str) -> source.Source
 
 
 def of_source(data: source.Source, template: str) -> list[str]:
-  """Returns every example's stored caption or, without stored captions, one from `template`.
+  """Returns one caption per example: the stored caption, or else one made from `template`.
 
-  The caption from `template` has the name of the example's class in the place of {}.
+  A caption made from `template` has the name of the example's class in the place of {}.
   """
   if hasattr(data.read, 'caption'):
     return [data.read.caption(i) for i in range(len(data))]
@@ -109,7 +109,7 @@ def of_names(class_names: Sequence[str], template: str) -> list[str]:
 
 
 def in_words(class_name: str) -> str:
-  """Returns the first synonym, as words: 'great_white_shark, shark' -> 'great white shark'."""
+  """Returns a class name's first synonym: 'great_white_shark, shark' -> 'great white shark'."""
   return ' '.join(class_name.partition(',')[0].replace('_', ' ').split())
 
 
@@ -118,7 +118,7 @@ class _Files:
   """Reads example i from a picture file; the captions of all examples are kept in memory."""
 
   path: str
-  names: list[str]  # picture files, relative to `path`
+  names: list[str]  # paths of the picture files, relative to `path`
   captions: list[str]
   size: int
   notes: tuple[str, ...]
@@ -145,7 +145,7 @@ class _Files:
 
 
 def _folder(path: str, size: int) -> source.Source:
-  """Returns the pictures of a folder that have a caption.
+  """Returns the source of those pictures in the folder `path` that have a caption.
 
   A file_name in the table of captions is only compared with the names of the pictures found in the
   folder: a path from the table is never opened.
@@ -225,7 +225,7 @@ def _table(file: str) -> dict[str, str]:
 
 
 def _tfds(name: str, split: str, data_dir: str, size: int) -> source.Source:
-  import tensorflow_datasets  # imported here: TensorFlow Datasets loads slowly
+  import tensorflow_datasets  # imported only here, because TensorFlow Datasets loads slowly
 
   shape = (size, size, 3)
   try:
@@ -258,7 +258,7 @@ class _Tfds:
   """Reads example i of a TensorFlow data set whose captions are in the feature named `feature`."""
 
   data: Any
-  where: str  # the data set and its split, as error lines name them
+  where: str  # name of the data set and its split, for error lines
   feature: str
   size: int
   notes = ()
@@ -269,7 +269,7 @@ class _Tfds:
 
   def __call__(self, i: int) -> tuple[np.ndarray, int]:
     example = self._example(i)
-    self._caption(i, example)  # raises DataError for an example without a caption
+    self._caption(i, example)  # raises DataError if example i has no caption
     image = example['image']
     if isinstance(image, bytes):
       pixels = pictures.decode(image, self.name(i))
@@ -295,7 +295,8 @@ class _Tfds:
   def _example(self, i: int) -> dict[str, Any]:
     try:
       return self.data[i]
-    except Exception as e:  # array_record and protobuf each raise their own exceptions
+    # All exceptions are caught, because array_record and protobuf raise exceptions of their own.
+    except Exception as e:
       reason = errors.brief(e)
       raise errors.DataError(
         f'{self.name(i)} cannot be read: {reason}; prepare the data set again with `tfds build`'

@@ -11,12 +11,12 @@ CLASS_NAMES = tuple('0123456789')
 def load(
   settings: recipes.Data, shape: tuple[int, int, int]
 ) -> tuple[source.Source, source.Source]:
-  """Returns two sources, (training, held out).
+  """Returns (training, held out), two sources of handwritten digits.
 
-  The grey levels 0 to 16 of scikit-learn become round(255 level / 16).
+  A grey level of scikit-learn, 0 to 16, becomes the pixel value round(255 level / 16).
   """
   del shape  # the digits are always 8x8 and grey, so `shape` is not needed
-  from sklearn import datasets  # imported here: scikit-learn loads slowly
+  from sklearn import datasets  # imported only here, because scikit-learn loads slowly
 
   digits = datasets.load_digits()
   pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]

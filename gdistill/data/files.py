@@ -1,4 +1,4 @@
-"""Writes the files of prepared pictures and encoded latents by atomic rename; computes sha256."""
+"""Writes files of prepared pictures and of latents by atomic rename; hashes files with sha256."""
 
 import contextlib
 import hashlib
@@ -9,8 +9,9 @@ from typing import Any
 
 from gdistill import errors
 
-# Prefix of the temporary files of prepared and encoded data: longer than the prefix '.tmp-' of
-# storage.py, because temporary files of storage.py may belong to the lock of the folder.
+# Prefix of the temporary files of prepared pictures and latents. Files with this prefix are removed
+# after a crash, so the prefix differs from the prefix '.tmp-' of storage.py, whose temporary files
+# may belong to the lock of the folder.
 TEMPORARY = '.tmp-prepare-'
 
 
@@ -39,14 +40,14 @@ def write(file: str, data: bytes) -> None:
 
 
 def publish(temporary: str, file: str) -> None:
-  """Renames the file `temporary` to `file`, after its bytes have been flushed to the disk."""
+  """Flushes the bytes of the file `temporary` to the disk, then renames `temporary` to `file`."""
   _fsync(temporary)
   os.replace(temporary, file)
   _fsync(os.path.dirname(file))
 
 
 def unwritable(path: str, e: Exception) -> errors.DataError:
-  """Returns the DataError for a path that cannot be written, with advice for the cause."""
+  """Returns the DataError for an unwritable `path`, with advice that fits the exception `e`."""
   reason = getattr(e, 'strerror', None) or errors.brief(e)
   return errors.DataError(f'{path} cannot be written: {reason}; {errors.write_advice(e)}')
 

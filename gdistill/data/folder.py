@@ -15,10 +15,10 @@ from gdistill.data import source
 from gdistill.recipe import settings as recipes
 
 _ARCHIVES = ('.zip', '.tar', '.tar.gz', '.tgz', '.tar.bz2', '.tar.xz', '.txz')
-_MOST_MEMBERS = 2_000_000  # most pictures that one archive may hold
-_MOST_BYTES = 16 * 2**30  # most bytes of an archive's pictures that are kept in memory
-_LARGEST = 2**28  # most bytes that one picture file may have
-_MOST_RATIO = 200  # largest allowed ratio: unpacked bytes / bytes of the archive
+_MOST_MEMBERS = 2_000_000  # largest number of pictures in one archive
+_MOST_BYTES = 16 * 2**30  # largest number of bytes of an archive's pictures in memory
+_LARGEST = 2**28  # largest number of bytes of one picture file
+_MOST_RATIO = 200  # largest ratio of the pictures' unpacked bytes to the archive's bytes
 
 
 def load(
@@ -26,10 +26,10 @@ def load(
 ) -> tuple[source.Source, source.Source]:
   """Returns (training, held out), two sources of the pictures at data.path.
 
-  The two sources are the splits data.split and data.held_out_split. If data.held_out is set, both
-  sources come from data.split, of which that share of every class is held out. If the name of a
-  split is '', the class folders lie directly in data.path. The class names are the sorted names of
-  the class folders. Pictures of another size are cropped and resized by pictures.square.
+  The two sources are the splits data.split and data.held_out_split. If data.held_out is set, the
+  pictures of data.split are divided, and the share data.held_out of every class is held out. If the
+  name of a split is '', the class folders lie directly in data.path. The class names are the sorted
+  names of the class folders. Pictures whose size is not `shape` are cropped and resized.
   """
   found = listing(settings.path)
   train = split(found, settings.split, shape)
@@ -45,10 +45,10 @@ def load(
 class Listing:
   """The pictures of a folder or an archive, with their sizes in bytes: {'train/cat/1.jpg': 4711}.
 
-  The pictures of an archive are unpacked once, because archives cannot be read at random places.
-  Without a `spool`, the bytes of an archive's pictures are kept in memory as `contents`. With a
-  `spool`, the bytes of an archive's pictures lie one after another in the file `spool`, and
-  `offsets` holds the byte where each picture begins.
+  All pictures of an archive are unpacked at the start, because a compressed archive cannot be read
+  in random order. If `spool` is '', `contents` holds the bytes of an archive's pictures in memory.
+  If `spool` is the path of a file, this file holds the bytes of an archive's pictures one after
+  another, and `offsets` holds the position in the file where each picture begins.
   """
 
   path: str
@@ -61,9 +61,8 @@ class Listing:
 def listing(path: str, spool: str = '', poll: Callable[[], None] = lambda: None) -> Listing:
   """Lists the pictures of a folder or an archive; unpacks an archive to the file `spool`.
 
-  If `spool` is '', the pictures of an archive are unpacked to memory.
-
-  `poll()` is called between the pictures of an archive and may raise to stop the unpacking.
+  If `spool` is '', the pictures of an archive are unpacked to memory. `poll()` is called between
+  the pictures of an archive and may raise an exception to stop the unpacking.
   """
   if not os.path.isfile(path):
     return Listing(path, _folder(path))
@@ -90,7 +89,7 @@ def split(listed: Listing, name: str, shape: tuple[int, int, int]) -> source.Sou
   names = [n for n in listed.sizes if n.startswith(prefix) and n.count('/') == bool(name) + 1]
   if not names:
     raise errors.DataError(_nothing(listed, prefix))
-  names.sort(key=lambda n: n.split('/'))  # sorts by class and then by name
+  names.sort(key=lambda n: n.split('/'))  # sorts by class, then by file name
   classes = [n.removeprefix(prefix).partition('/')[0] for n in names]
   class_names = tuple(sorted(set(classes)))
   numbers = {c: k for k, c in enumerate(class_names)}
@@ -113,7 +112,7 @@ class _Read:
   """
 
   path: str
-  names: list[str]  # such as 'train/cat/1.jpg'
+  names: list[str]  # paths of the pictures, such as 'train/cat/1.jpg'
   sizes: np.ndarray
   labels: np.ndarray
   shape: tuple[int, int, int]
@@ -191,10 +190,11 @@ def _folder(path: str) -> dict[str, int]:
 
 
 def _archive(path: str, most_bytes: int, too_much: str) -> Iterator[tuple[str, bytes]]:
-  """Yields (name, contents) of every picture of the archive `path`; unpacks nothing to the disk.
+  """Yields (name, bytes) of every picture in the archive `path`, without writing to the disk.
 
-  Raises DataError if the archive is damaged, or if its pictures have more than `most_bytes` bytes
-  in all. `too_much` is the verb in the error line about the size: 'unpack' or 'keep in memory'.
+  Raises DataError if the archive is damaged or too large; the pictures of the archive may have at
+  most `most_bytes` bytes together. `too_much` is the verb in the error line about the size:
+  'unpack' or 'keep in memory'.
   """
   if not path.lower().endswith(_ARCHIVES):
     raise errors.DataError(
@@ -213,7 +213,8 @@ def _archive(path: str, most_bytes: int, too_much: str) -> Iterator[tuple[str, b
         f'{most / 2**30:.3g} GiB or a picture of over {_LARGEST / 2**30:g} GiB, which is too much '
         f'to {too_much}; unpack the archive yourself and give the path of the folder'
       )
-    data = read(size + 1)  # reads one byte more, to notice a picture longer than its header says
+    # One byte more than `size` is read, to notice a picture that is longer than the header says.
+    data = read(size + 1)
     if len(data) != size:
       raise errors.DataError(
         f'{path}: {name} has another length than the archive says; pack the archive again'
@@ -234,7 +235,8 @@ def _archive(path: str, most_bytes: int, too_much: str) -> Iterator[tuple[str, b
             yield checked(member.name, member.size, t.extractfile(member).read)
   except (errors.DataError, GeneratorExit):
     raise
-  except Exception as e:  # tarfile, zipfile, lzma and zlib each raise their own exceptions
+  # All exceptions are caught, because tarfile, zipfile, lzma and zlib raise their own exceptions.
+  except Exception as e:
     reason = errors.brief(e)
     raise errors.DataError(
       f'data.path={path} cannot be read: {reason}; copy the archive again'
@@ -242,7 +244,7 @@ def _archive(path: str, most_bytes: int, too_much: str) -> Iterator[tuple[str, b
 
 
 class _Member(tarfile.TarInfo):
-  """A tar header that raises ReadError if it is damaged.
+  """The header of a file in a tar archive; a damaged header raises ReadError.
 
   The class tarfile.TarInfo would take a damaged header for the end of the archive, so the pictures
   after a damaged header would be missing without an error.
@@ -269,7 +271,11 @@ def _is_picture(name: str) -> bool:
 
 
 def _without_one_top(found: dict) -> dict:
-  """Removes the top folder from all names if every name begins with the same top folder."""
+  """Removes the top folder from all names if all names begin with the same top folder.
+
+  The top folder is removed only if every name also has a split, a class and a file name below the
+  top folder.
+  """
   tops = {n.partition('/')[0] for n in found}
   if len(tops) == 1 and all(n.count('/') > 2 for n in found):
     return {n.partition('/')[2]: v for n, v in found.items()}

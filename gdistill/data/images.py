@@ -49,17 +49,18 @@ class Images:
       yield index, np.stack(found)
 
   def digest(self) -> Any:
-    """Returns a sha256 object; the caller adds the pixels of all pictures in order."""
+    """Returns a sha256 object, to which the caller adds the pixels of all pictures in order."""
     return hashlib.sha256(f'{self.count} {self.shape}\n'.encode())
 
 
 def load(path: str, flag: str = '--images', size: int = 0) -> Images:
-  """Returns the pictures of an .npz file, or of a folder at any depth, sorted by name.
+  """Returns the pictures of an .npz file, or of a folder and its subfolders, sorted by path.
 
-  With `size`, each picture is cropped to its centre square and resized by area to `size` pixels a
-  side. Without `size`, all pictures must have the size of the first picture. Raises DataError for a
-  picture or file that is missing, damaged or of another size. `flag` is the command-line flag of
-  `path`, for error lines.
+  If `size` is above 0, each picture is cropped to the centre square and resized by area to `size`
+  pixels a side. If `size` is 0, all pictures must have the size of the first picture. Raises
+  DataError if `path` holds no readable pictures; a picture that is damaged or has a wrong size
+  raises DataError when the picture is read. `flag` is the command-line flag that gave `path`, for
+  error lines.
   """
   found = _load(path, flag, bool(size))
   if not size:
@@ -70,7 +71,7 @@ def load(path: str, flag: str = '--images', size: int = 0) -> Images:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Square:
-  """Reads picture i as a square of `size` pixels a side; `changed` holds the resized indices."""
+  """Reads picture i as a square of `size` pixels a side; `changed` holds every resized i."""
 
   inner: Callable[[int], np.ndarray]
   size: int
@@ -117,7 +118,7 @@ def _load(path: str, flag: str, any_size: bool) -> Images:
 
 
 def files(path: str, flag: str) -> tuple[str, ...]:
-  """Returns the sorted paths of a folder's pictures, at any depth.
+  """Returns the sorted paths of all pictures in a folder and its subfolders.
 
   Raises DataError if the folder holds no pictures; `flag` is the command-line flag that gave
   `path`, for error lines.
@@ -130,7 +131,7 @@ def files(path: str, flag: str) -> tuple[str, ...]:
 
   names, seen = [], set()
   for folder, folders, found in os.walk(path, onerror=unreadable, followlinks=True):
-    if os.path.realpath(folder) in seen:  # visited: a symbolic link may lead back up
+    if os.path.realpath(folder) in seen:  # stops loops: a symbolic link may lead to a parent
       folders.clear()
       continue
     seen.add(os.path.realpath(folder))
@@ -148,7 +149,7 @@ def files(path: str, flag: str) -> tuple[str, ...]:
 
 
 def decoded(file: str, *how: Any) -> np.ndarray:
-  """Returns the pixels of a picture file; `how` are further arguments of pictures.decode."""
+  """Returns the pixels of a picture file; `how` holds further arguments for pictures.decode."""
   try:
     with open(file, 'rb') as f:
       data = f.read()
@@ -180,7 +181,8 @@ def _npz(path: str, flag: str) -> Images:
       found = [n for n in _ARRAYS if n in stored.files]
       pixels = stored[found[0]] if found else None
       has = ', '.join(stored.files)
-  except Exception as e:  # zipfile, zlib and numpy each raise their own exceptions
+  # All exceptions are caught, because zipfile, zlib and numpy raise exceptions of their own.
+  except Exception as e:
     raise errors.DataError(
       f'{flag}={path} is not readable ({errors.brief(e)}); copy the file again'
     ) from e

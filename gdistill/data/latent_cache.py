@@ -1,14 +1,12 @@
-"""Writes the cache of latents: pictures and captions, encoded once into shards for training.
+"""Writes the cache of latents: encodes pictures and captions once, into shards for training.
 
-A cache folder holds:
+The shards are ArrayRecord files: some hold the latents of every picture and of the picture's mirror
+image in bfloat16, others hold the embeddings of the distinct captions. A JSON file beside every
+shard says what the shard was made from. The last file written is index.json, which lists the shards
+and has the hashes of the encoders.
 
-- ArrayRecord files of latents in bfloat16, of every picture and its mirror image;
-- ArrayRecord files of the embeddings of the distinct captions;
-- a JSON file beside every shard, which says what the shard was made from;
-- index.json, which is written last and names the encoders.
-
-Several processes can divide the shards among them. An interrupted job resumes with the shards that
-are missing. data/latent_encoding.py makes the records, and data/latents.py reads the cache.
+Several processes can each write a part of the shards. An interrupted job resumes with the shards
+that are missing. data/latent_encoding.py makes the records, and data/latents.py reads the cache.
 """
 
 import contextlib
@@ -27,11 +25,11 @@ from gdistill.data import latents as stored
 from gdistill.data import records
 from gdistill.data import source
 
-# Files that a cache folder may hold: shards, index, the writer's lock, hidden and system files.
+# Names that a cache folder may hold: shards, index, the writer's lock, hidden and system files.
 _KNOWN = re.compile(
   rf'(latents|texts)-\d{{5,}}\.(array_record|json)|{records.INDEX}|lock\.json|\..*|lost\+found'
 )
-# Words with which an error line says which field of the cache differs from this run's.
+# Maps a field of the cache to words for the error line if the field differs from this run's.
 _DIFFERENCES = {
   'examples': 'other pictures',
   'size': 'pictures of another size',
@@ -46,28 +44,28 @@ _DIFFERENCES = {
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """How the latents of a split are encoded.
+  """Settings for encoding a split into a cache of latents.
 
-  This process is number `process` of the `processes` that divide the shards among them.
+  `processes` processes divide the shards among themselves; `process` is the number of this process.
   """
 
-  out: str  # the cache folder
+  out: str  # path of the cache folder
   batch_size: int = 64
   shard_size: int = 1024
-  skip_corrupt: bool = False  # leave unreadable pictures out instead of raising DataError
+  skip_corrupt: bool = False  # True: unreadable pictures are left out; False: DataError
   process: int = 0
   processes: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
 class _Shard:
-  """A shard file, which holds pictures or distinct captions number `first` to `last` - 1."""
+  """A shard file with the pictures or the distinct captions number `first` to `last` - 1."""
 
-  kind: str  # 'latents' or 'texts'
+  kind: str  # kind of the shard: 'latents' or 'texts'
   number: int
   first: int
   last: int
-  key: str  # fingerprint of the examples, encoders and settings behind the shard
+  key: str  # fingerprint of the examples, encoders and settings that the shard is made from
 
   @property
   def name(self) -> str:
@@ -77,7 +75,8 @@ class _Shard:
 class Job:
   """The job of encoding a split: `work` writes this process's shards, `finish` writes the index.
 
-  `captions` has one caption for every example. Equal captions are embedded only once.
+  `captions` has one caption for every example, or is empty if `texts` is None. Equal captions are
+  embedded only once.
   """
 
   def __init__(
@@ -100,7 +99,8 @@ class Job:
       'text_encoder': texts.digest if texts else '',
       'captions': source.fingerprint(captions) if texts else '',
       'shard_size': settings.shard_size,
-      # The field `masks` is left out without masks, so that older caches stay valid.
+      # If the encoder makes no masks, the field `masks` is left out, so that caches from before
+      # that field existed stay valid.
       **({'masks': encoder.masks} if encoder.masks else {}),
     }
     self._shards = self._plan()
@@ -118,15 +118,16 @@ class Job:
 
   @property
   def finished(self) -> bool:
-    """Returns whether index.json fits this job and every shard file has the size written there."""
+    """Returns whether index.json is of this job and every shard has the size in its JSON file."""
     index = _json(os.path.join(self.settings.out, records.INDEX))
     whole = index is not None and all(self._description(s) for s in self._shards)
     return whole and index.get('digest') == records.digest(index) == self._index()['digest']
 
   def check(self) -> None:
-    """Raises DataError if the cache folder holds foreign files or latents of another job.
+    """Raises DataError if the folder holds latents of another job, or files of no latent cache.
 
-    Latents are of another job if their pictures, captions, encoders or shard sizes differ.
+    Latents are of another job if the pictures, captions, encoders, shapes, shard size or number of
+    masks in a JSON file of the folder differ from this job's.
     """
     out = self.settings.out
     for name in sorted(os.listdir(out)) if os.path.isdir(out) else ():
@@ -138,7 +139,7 @@ class Job:
         )
       found = _json(file) if name.endswith('.json') and name != 'lock.json' else None
       if found is None:
-        continue  # a damaged JSON file is no error here: `work` and `finish` write it again
+        continue  # a damaged JSON file is allowed, because `work` and `finish` replace it
       if name == records.INDEX and found.get('format') != stored.FORMAT:
         raise errors.DataError(
           f'{file} is of format {str(found.get("format"))[:40]!r} and not {stored.FORMAT!r}: the '
@@ -154,22 +155,26 @@ class Job:
           )
 
   def clean(self) -> None:
-    """Removes temporary files of killed processes; call it while no process writes to the cache."""
+    """Removes temporary files of killed processes; must run while no process writes."""
     for name in os.listdir(self.settings.out):
       if name.startswith(files.TEMPORARY):
         os.unlink(os.path.join(self.settings.out, name))
 
   def work(self, poll: Callable[[], None], update: Callable[[int], None]) -> tuple[int, int]:
-    """Writes the missing shards of this process; returns (shards written, pictures encoded).
+    """Writes this process's missing or damaged shards; returns (shards, pictures) written.
 
-    `poll()` is called between batches and may raise to stop the job; finished shards are kept.
-    `update(done)` is called after each shard with the number of finished pictures and captions.
+    The returned numbers count the written shards and the pictures of the written shards, unreadable
+    pictures included. `poll()` is called between batches and may raise an exception to stop the
+    job; finished shards are kept. `update(done)` is called after each shard with the number of
+    finished pictures and captions of this process.
     """
     os.makedirs(self.settings.out, exist_ok=True)
     missing = [s for s in self._mine if not self._intact(s)]
     done, encoded = self.total - sum(s.last - s.first for s in missing), 0
     for shard in missing:
-      with contextlib.suppress(FileNotFoundError):  # an index lists intact shards only
+      # index.json is removed before a shard is written, because index.json lists only intact
+      # shards.
+      with contextlib.suppress(FileNotFoundError):
         os.unlink(os.path.join(self.settings.out, records.INDEX))
       encode = self._encoding.latents if shard.kind == 'latents' else self._encoding.embeddings
       self._write(shard, encode(shard.number, shard.first, shard.last, poll))
@@ -179,7 +184,10 @@ class Job:
     return len(missing), encoded
 
   def finish(self) -> dict[str, Any]:
-    """Writes index.json and returns its contents; raises DataError if a shard is missing."""
+    """Writes index.json and returns the contents of index.json.
+
+    Raises DataError if a shard is missing, or if no shard holds a picture.
+    """
     index = self._index()
     files.write(os.path.join(self.settings.out, records.INDEX), files.dumps(index))
     return index
@@ -232,7 +240,7 @@ class Job:
 
   def _write(self, shard: _Shard, made: Iterator[bytes]) -> None:
     """Writes a shard file, then the JSON file that describes the shard, each by atomic rename."""
-    from array_record.python import array_record_module  # imported here: array_record loads slowly
+    from array_record.python import array_record_module  # lazy import: array_record loads slowly
 
     out = self.settings.out
     temporary = os.path.join(out, f'{files.TEMPORARY}{secrets.token_hex(8)}')
@@ -240,7 +248,9 @@ class Job:
     try:
       with _writing(out):
         writer = array_record_module.ArrayRecordWriter(temporary, records.WRITER)
-      for data in made:  # not inside `_writing`: encoders run here, whose errors are no disk errors
+      # The encoders run in the iterator `made`. Iterating is outside `_writing`, because `_writing`
+      # would report an error of an encoder as an error of the disk.
+      for data in made:
         with _writing(out):
           writer.write(data)
         count += 1
@@ -263,8 +273,8 @@ class Job:
   def _description(self, shard: _Shard) -> dict[str, Any] | None:
     """Returns the contents of the JSON file beside a shard.
 
-    Returns None if the JSON file is missing, damaged or of another job, or if the shard file is
-    missing or has another size than the JSON file says.
+    Returns None if the JSON file is missing, damaged or written by another job, or if the shard
+    file is missing or has another size than the JSON file says.
     """
     found = _json(self._json_of(shard)) or {}
     if found.get('key') != shard.key or found.get('digest') != records.digest(found):

@@ -16,13 +16,14 @@ from gdistill.data import source
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Encoder:
-  """An autoencoder: `encode(pixels [B, H, W, 3] uint8)` returns (mean, deviation) [B, h, w, c].
+  """An autoencoder: `encode(pixels [B, H, W, 3] uint8)` returns the mean and deviation of latents.
 
-  If `posterior` is False, the deviation is zero and is not stored. `digest` is a hash of the
-  autoencoder's parameters and of the scale of its latents. `masks` is the number of inpainting
-  masks that are stored with each picture and with its mirror image; 0 means no inpainting.
-  `masked(pixels, numbers [B])` returns [B, h, w, 1 + c]: the mask that is drawn from each number as
-  seed, and the latent of the picture without the pixels under that mask.
+  The mean and the standard deviation are each [B, h, w, c]. If `posterior` is False, the standard
+  deviation is zero and is not stored. `digest` is a hash of the autoencoder's parameters and of the
+  scale of its latents. `masks` is the number of inpainting masks that are stored with each picture
+  and with its mirror image; 0 means no inpainting. `masked(pixels, numbers [B])` returns
+  [B, h, w, 1 + c]: for picture i a random mask, drawn with numbers[i] as seed, and the latent of
+  the picture without the pixels under the mask.
   """
 
   encode: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -72,9 +73,10 @@ class Encoding:
   def latents(self, shard: int, first: int, last: int, poll: Callable[[], None]) -> Iterator[bytes]:
     """Yields, in order, the records of the readable pictures number `first` to `last` - 1.
 
-    A record holds the latents [flip, mean and deviation, h, w, c] and then the masked latents
-    [flip, masks, h, w, 1 + c], in bfloat16. `poll()` is called between batches and may raise to
-    stop the job.
+    A record holds bfloat16 numbers: first the latents [2, 1 or 2, h, w, c] of a picture and its
+    mirror image (mean, and standard deviation if stored), then the masks and masked latents
+    [2, masks, h, w, 1 + c] of the picture and its mirror image. `poll()` is called between batches
+    and may raise an exception to stop the job.
     """
     written = 0
     for index, pixels, labels in self._pictures(first, last):
@@ -95,7 +97,7 @@ class Encoding:
     """Yields, in order, the records of the distinct captions number `first` to `last` - 1.
 
     A record holds the token mask [length] as bytes, then the embedding [length, width] in bfloat16.
-    `poll()` is called between batches and may raise to stop the job.
+    `poll()` is called between batches and may raise an exception to stop the job.
     """
     for start in range(first, last, self._batch_size):
       poll()
@@ -107,9 +109,10 @@ class Encoding:
         yield records.sealed(stored.TEXT_HEADER, (shard, start - first + i), body)
 
   def _pictures(self, first: int, last: int) -> Iterator[tuple[tuple, np.ndarray, tuple]]:
-    """Yields batches (index, pixels [b, H, W, 3], labels) of the readable pictures in a range.
+    """Yields batches (numbers of the pictures, pixels [b, H, W, 3], labels) of readable pictures.
 
-    Threads read the pictures of the next batch ahead.
+    The pictures are number `first` to `last` - 1. Threads read the next batch while the caller
+    works on the current batch.
     """
 
     def read(i):
@@ -129,14 +132,14 @@ class Encoding:
         yield index, np.stack(pixels), labels
 
   def _encode(self, pixels: np.ndarray) -> np.ndarray:
-    """Returns the latents of pixels, [B, 1 or 2, h, w, c]: the mean, and any stored deviation."""
+    """Returns latents [B, 1 or 2, h, w, c]: mean, and standard deviation if that is stored."""
     full = np.resize(pixels, (self._batch_size, *pixels.shape[1:]))
     mean, std = self._encoder.encode(full)
     parts = (mean, std) if self._encoder.posterior else (mean,)
     return np.stack([np.asarray(a) for a in parts], axis=1)[: len(pixels)]
 
   def _masked(self, index: tuple, pixels: np.ndarray) -> np.ndarray:
-    """Returns the masks and masked latents of a batch, [B, flip, masks, h, w, 1 + c] bfloat16."""
+    """Returns masks and masked latents [B, 2, masks, h, w, 1 + c] of pictures and mirror images."""
     count, (h, w, c) = self._encoder.masks, self._encoder.shape
     out = np.zeros((len(pixels), 2, count, h, w, 1 + c), stored.DTYPE)
     if not count:

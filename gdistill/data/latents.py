@@ -17,28 +17,33 @@ from gdistill.data import records
 FORMAT = 'gdistill-latents'
 COMMAND = 'gdistill encode'
 DTYPE = ml_dtypes.bfloat16
-# Headers of records: records.sealed writes the crc32 and these integers before the values.
-HEADER = struct.Struct('<IIIII')  # crc32, shard, place in the shard, label, number of the caption
-TEXT_HEADER = struct.Struct('<III')  # crc32, shard, place in the shard
-_IN_MEMORY = 2**29  # a cache of at most this many bytes is read once and kept in memory
+# Header of a picture's record, before the latents: crc32, number of the shard, place of the record
+# in the shard, label, number of the caption.
+HEADER = struct.Struct('<IIIII')
+# Header of a caption's record: crc32, number of the shard, place of the record in the shard.
+TEXT_HEADER = struct.Struct('<III')
+_IN_MEMORY = 2**29  # largest size in bytes of a cache that is read once and kept in memory
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Latents:
-  """The encoded examples of a split, with the methods of source.Source that make batches.
+  """The encoded examples of a split, with `gather` and `fields` as in source.Source.
 
-  `shape` is the shape of one latent, [h, w, c]. An example without a posterior has 2 latents: the
-  mean for the picture and for its mirror image. An example with a posterior has 4 latents: a mean
-  and a standard deviation for the picture and for its mirror image.
+  `shape` is the shape of one latent, [h, w, c]. If the cache stores only means, an example has 2
+  latents: the mean for the picture and for its mirror image. If the cache stores the autoencoder's
+  posterior, an example has 4 latents: a mean and a standard deviation for the picture and for its
+  mirror image.
   """
 
   index: dict[str, Any]
-  # read(example) -> (latents, masked latents, label, number of the caption)
+  # `read(i)` returns (latents, masked latents, label, number of the caption) of example i.
   read: Callable[[int], tuple[np.ndarray, np.ndarray, int, int]]
-  # text(number of a caption) -> (embedding, mask)
+  # `text(k)` returns (embedding, token mask) of the caption with number k.
   text: Callable[[int], tuple[np.ndarray, np.ndarray]] | None
   in_memory: bool
-  heavy = False  # workers read the cache by path; a cache in memory is read without workers
+  # Never heavy: only the paths of the cache are copied to worker processes, and a cache in memory
+  # is read without worker processes.
+  heavy = False
 
   def __len__(self) -> int:
     return self.index['count']
@@ -53,7 +58,11 @@ class Latents:
 
   @property
   def views(self) -> tuple[int, int]:
-    """Returns (2, parts): 2 flips, with 1 part (mean) or 2 parts (mean and standard deviation)."""
+    """Returns (number of views of an example, number of arrays of a view).
+
+    The 2 views of an example are the picture and its mirror image. A view has 1 array, the mean, or
+    2 arrays if the cache stores standard deviations too.
+    """
     return 2, 1 + self.index['posterior']
 
   @property
@@ -72,11 +81,12 @@ class Latents:
     return self.index['digest'][:16]
 
   def gather(self, index: Any) -> dict[str, np.ndarray]:
-    """Returns {'latents': [B, flips, parts, h, w, c] bfloat16, 'label': [B] int32}.
+    """Returns the batch {'latents': [B, 2, 1 or 2, h, w, c] bfloat16, 'label': [B] int32}.
 
-    If the cache has captions, the batch also has 'text' [B, length, width] bfloat16 and 'text_mask'
-    [B, length] bool. If the cache has inpainting masks, the batch also has 'masked' [B, flips,
-    masks, h, w, 1 + c] bfloat16.
+    The batch holds the examples whose numbers are in `index`. If the cache has captions, the batch
+    also has 'text' [B, length, width] bfloat16 and 'text_mask' [B, length] bool. If the cache has
+    inpainting masks, the batch also has 'masked' [B, 2, masks, h, w, 1 + c] bfloat16, where the
+    axis of size 2 has the picture and its mirror image.
     """
     latents, masked, labels, captions = zip(*(self.read(int(i)) for i in index), strict=True)
     out = {'latents': np.stack(latents), 'label': np.array(labels, np.int32)}
@@ -89,9 +99,9 @@ class Latents:
 
 
 def load(folder: str, shape: tuple[int, int, int]) -> Latents:
-  """Returns the latents of the cache folder `folder`, whose shape must be `shape`, [h, w, c].
+  """Returns the Latents in the cache folder `folder`; a latent must have the shape `shape`.
 
-  Raises DataError if the cache is incomplete or damaged, or if its latents have another shape.
+  Raises DataError if the cache is incomplete or damaged, or if a latent's shape is not `shape`.
   """
   index = records.read_index(folder, FORMAT, COMMAND, 'latents.cache')
   found = tuple(index['shape'])
@@ -125,7 +135,7 @@ def _shards(folder: str, listed: Sequence[dict[str, Any]]) -> records.Shards:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Kept:
-  """Returns value i of a list in memory, when called with i."""
+  """Reads value i from a list in memory, in place of _Examples or _Texts, which read files."""
 
   values: list
 
@@ -135,7 +145,7 @@ class _Kept:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Examples:
-  """Reads example i from its shard.
+  """Reads example i from the shard file that holds example i.
 
   The reader is a class, not a closure, because worker processes unpickle the reader.
   """

@@ -1,4 +1,4 @@
-"""Decodes picture files to uint8 pixels, crops them to the centre and resizes them by area."""
+"""Decodes picture files to uint8 pixels; crops pictures to the centre, resizes pictures by area."""
 
 import functools
 import io
@@ -10,11 +10,11 @@ from gdistill import errors
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp')
 _MODES = {1: 'L', 3: 'RGB'}
-# Most pixels of a picture, because a small file can claim a size that fills the memory. Pillow
-# itself warns above 89 million pixels.
+# Largest number of pixels that a picture may have, because a small file can claim a size that fills
+# the memory. Pillow itself warns above 89 million pixels.
 _MOST_PIXELS = 89_000_000
 _PNG = b'\x89PNG\r\n\x1a\n'
-_BLOCK = 512  # rows of a picture that are converted to floats together
+_BLOCK = 512  # number of picture rows that are converted to floats at a time, to save memory
 
 
 def decode(
@@ -22,15 +22,15 @@ def decode(
 ) -> np.ndarray:
   """Returns the pixels of a JPEG, PNG or WebP file, [H, W, channels] uint8.
 
-  `name` is the file's name, for error lines; the format is found from the content of `data`, not
-  from the suffix of `name`. Grey and CMYK pictures are converted to `channels` channels.
-  Transparent pixels are blended with the colour `under`. Grey values of 16 bits lose their lower 8
-  bits. An animation is decoded to its first picture. EXIF orientation is ignored, as in
-  TensorFlow's decoders, unless `upright` is True. Raises DataError for a picture that cannot be
-  decoded. Some damage to the pixels of JPEG and WebP files goes unnoticed, because these two
-  formats have no checksums.
+  `name` is the file's name and is used only in error lines; the format is found from the content of
+  `data`, not from the suffix of `name`. Grey and CMYK pictures are converted to `channels`
+  channels. Transparent pixels are blended with the colour `under`. Of a 16-bit grey value, only the
+  upper 8 bits are returned. Of an animation, only the first frame is decoded. EXIF orientation is
+  ignored, as in TensorFlow's decoders, unless `upright` is True. Raises DataError for a picture
+  that cannot be decoded. Some damage to the pixels of JPEG and WebP files goes unnoticed, because
+  these two formats have no checksums.
   """
-  import PIL  # imported here: Pillow loads slowly
+  import PIL  # imported inside the function, because Pillow loads slowly
   from PIL import Image
   from PIL import ImageOps
 
@@ -42,7 +42,8 @@ def decode(
         raise ValueError(f'it claims {picture.width} x {picture.height} pixels, too many to decode')
       if upright:
         picture = ImageOps.exif_transpose(picture)
-      if picture.mode.startswith('I;16'):  # Pillow's conversion to 8 bits would clip the values
+      # 16-bit grey is shifted to 8 bits here, because Pillow would clip the values at 255.
+      if picture.mode.startswith('I;16'):
         picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
       if picture.mode in ('RGBA', 'LA', 'PA') or 'transparency' in picture.info:
         picture = picture.convert('RGBA')
@@ -53,7 +54,7 @@ def decode(
     raise errors.DataError(
       f'{name} is no readable picture: {reason}; fix or remove this picture'
     ) from None
-  except Exception as e:  # Pillow raises OSError, SyntaxError, struct.error and others
+  except Exception as e:  # Pillow raises OSError, SyntaxError, struct.error and many others
     reason = errors.brief(e)
     raise errors.DataError(
       f'{name} is no readable picture: {reason}; fix or remove this picture'
@@ -82,7 +83,8 @@ def convert(pixels: np.ndarray, name: str, channels: int) -> np.ndarray:
 def _check_png(data: bytes) -> None:
   """Raises ValueError if a PNG file is truncated or one of its checksums is wrong.
 
-  Pillow does not check the checksums of the pixels.
+  This check is needed because Pillow does not verify the checksums of the PNG chunks that hold the
+  pixels.
   """
   start, kind = len(_PNG), b''
   while kind != b'IEND':
@@ -92,7 +94,7 @@ def _check_png(data: bytes) -> None:
     end = start + 8 + length
     if end + 4 > len(data):
       raise ValueError('it is truncated')
-    critical = kind[:1].isupper()  # PNG chunks named in lower case do not affect the pixels
+    critical = kind[:1].isupper()  # an upper-case first letter marks a PNG chunk as critical
     if critical and zlib.crc32(data[start + 4 : end]) != int.from_bytes(data[end : end + 4], 'big'):
       raise ValueError(f'the checksum of its {kind.decode("latin-1")} part is wrong')
     start = end + 4
@@ -101,7 +103,7 @@ def _check_png(data: bytes) -> None:
 def square(pixels: np.ndarray, size: int) -> np.ndarray:
   """Returns the centre square of a picture, resized by area to [size, size, C] uint8.
 
-  ImageNet 64 is cropped and resized in this way in Salimans & Ho, 2202.00512.
+  Salimans & Ho, arXiv 2202.00512, crop and resize ImageNet 64 as `square` does.
   """
   return fitted(pixels, size, size)
 
@@ -109,9 +111,9 @@ def square(pixels: np.ndarray, size: int) -> np.ndarray:
 def fitted(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
   """Returns the largest centre crop with the aspect height : width, resized to [height, width, C].
 
-  Each output pixel, uint8, is the mean of the input area that the pixel covers, rounded to nearest.
-  All sums are sums of integers that floating point holds exactly, so the output bytes are the same
-  on every machine.
+  Each output pixel, uint8, is the mean of the input area that the output pixel covers, rounded to
+  the nearest integer. The means are computed from sums of integers that floating point holds
+  exactly, so the output bytes are the same on every machine.
   """
   rows, columns = pixels.shape[:2]
   if rows * width > columns * height:
@@ -123,20 +125,22 @@ def fitted(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
   if (tall, wide) == (height, width):
     return np.ascontiguousarray(pixels)
   down, across = _area(tall, height), _area(wide, width)
-  # A sum over rows is a whole number of at most 255 * tall, below 2^24, so float32 is exact.
+  # Each entry of `sums` is a whole number of at most 255 * tall < 2^24, so float32 is exact.
   sums = np.zeros((height, wide, pixels.shape[2]), np.float32)
   for k in range(0, tall, _BLOCK):
     sums += np.tensordot(down[:, k : k + _BLOCK], pixels[k : k + _BLOCK].astype(np.float32), 1)
-  both = np.tensordot(sums.astype(np.float64), across.astype(np.float64), (1, 1))  # [i, C, o]
-  total = both.transpose(0, 2, 1).astype(np.int64)  # the mean, times tall * wide
+  both = np.tensordot(sums.astype(np.float64), across.astype(np.float64), (1, 1))
+  # Each entry of `total` is tall * wide times the mean of an output pixel's area.
+  total = both.transpose(0, 2, 1).astype(np.int64)
   return ((2 * total + tall * wide) // (2 * tall * wide)).astype(np.uint8)
 
 
 @functools.lru_cache(maxsize=64)
 def _area(side: int, size: int) -> np.ndarray:
-  """Returns the overlap of output pixel i and input pixel j along one axis, [size, side] float32.
+  """Returns [size, side] float32: entry [i, j] is the overlap of output pixel i and input pixel j.
 
-  Overlaps are counted in units of 1 / size of an input pixel, so every overlap is a whole number.
+  Overlaps are lengths along one axis, in units of 1 / size of an input pixel, so every overlap is a
+  whole number.
   """
   edges = np.arange(size + 1) * side
   low = np.maximum(edges[:-1, None], np.arange(side)[None] * size)

@@ -18,7 +18,8 @@ from gdistill.data import tfds
 from gdistill.data import worker
 from gdistill.recipe import settings as recipes
 
-# The recipe's data.name -> function load(settings, picture shape) -> (training, held out).
+# Maps a recipe's data.name to a function: load(settings, picture shape) returns (training, held
+# out).
 _LOAD = {
   'digits': digits.load,
   'folder': folder.load,
@@ -34,9 +35,9 @@ _LOAD = {
 def load(
   settings: recipes.Data, shape: tuple[int, int, int]
 ) -> tuple[source.Source, source.Source]:
-  """Returns the recipe's two sources of pictures, (training, held out).
+  """Returns the two data sets of the recipe as `source.Source`: (training, held out).
 
-  `load` reads no pictures, except the digits and the pictures of an archive, which are kept in
+  `load` reads pictures only of the data set 'digits' or of an archive: these pictures are kept in
   memory.
   """
   return _LOAD[settings.name](settings, shape)
@@ -45,12 +46,12 @@ def load(
 def batch(
   data: source.Source, seed: tuple[int, ...], step: int, size: int, rows: np.ndarray | None = None
 ) -> dict:
-  """Returns the batch of training step `step`: data.gather of its examples, and their rows as 'id'.
+  """Returns the batch of step `step`: the arrays of `data.gather`, and 'id', the row numbers.
 
-  `rows` selects rows of the batch, because every host reads only its own rows; None selects all.
-  With n examples, row r of step k has the position p = k size + r in an endless sequence of random
-  permutations of the examples: entry p mod n of permutation p div n. So all examples are seen
-  equally often.
+  `rows` selects rows of the batch, because every host reads only its own rows; None selects all
+  rows. With n examples, row r of step k has the position p = k size + r in an endless sequence of
+  random permutations of the examples: entry p mod n of permutation p div n, so that all examples
+  are seen equally often.
   """
   n = len(data)
   if n < size:
@@ -74,7 +75,7 @@ def _permutation(n: int, seed: tuple[int, ...], epoch: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Batches:
-  """A sequence of the batches of steps `first` to `last` - 1, which Grain reads in parallel."""
+  """A sequence of the batches of steps `first` to `last` - 1; Grain reads the items in parallel."""
 
   data: source.Source
   seed: tuple[int, ...]
@@ -98,18 +99,18 @@ def reader(
   steps: int,
   settings: recipes.Data,
 ) -> Callable[[int], dict]:
-  """Returns a function: read(step) = batch(data, seed, step, size, rows) for steps below `steps`.
+  """Returns a function read(step), which returns the `batch` of any step below `steps`.
 
-  Later batches are read ahead: each of `settings.workers` processes reads `settings.prefetch`
-  batches in at most `settings.threads` threads. With settings.workers=0 this process reads.
+  Each of `settings.workers` processes reads `settings.prefetch` batches ahead, in at most
+  `settings.threads` threads. With settings.workers=0, threads of the main process read ahead.
   """
   if data.in_memory:
     return lambda step: batch(data, seed, step, size, rows)
-  import grain  # imported here: Grain loads slowly, and data in memory does not need Grain
+  import grain  # imported only here: Grain loads slowly, and data in memory needs no Grain
   from absl import flags
 
   if not flags.FLAGS.is_parsed():
-    flags.FLAGS.mark_as_parsed()  # Grain reads absl flags, which only absl.app would parse
+    flags.FLAGS.mark_as_parsed()  # absl flags, which Grain reads, raise an error if not parsed
 
   def start(step):
     threads = grain.ReadOptions(min(settings.threads, settings.prefetch), settings.prefetch)
@@ -147,7 +148,7 @@ def reader(
         'data.workers, or data.workers=0 to read in threads of the main process'
       ) from e
 
-  # finalize also runs at exit: Grain's iterator must close before Python unloads its modules.
+  # finalize also runs at exit, so Grain's iterator is closed before Python unloads its modules.
   weakref.finalize(read, close)
   return read
 

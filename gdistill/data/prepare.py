@@ -1,4 +1,4 @@
-"""Converts pictures of any size to records of one size: in parallel, shard by shard, resumable.
+"""Converts pictures of any size to records of one size, shard by shard in parallel processes.
 
 After `gdistill prepare` was killed, the same command resumes the work: finished shards stay on the
 disk, and the final bytes are those of an uninterrupted run.
@@ -25,8 +25,10 @@ from gdistill.data import source
 from gdistill.data import tfds
 from gdistill.data import worker
 
-CORRUPT = 'corrupt.txt'  # file in the output folder that lists all unusable pictures
-_SPOOL = f'{files.TEMPORARY}pictures'  # temporary file in the output folder: an archive's pictures
+# File in the output folder that lists all unusable pictures.
+CORRUPT = 'corrupt.txt'
+# Temporary file in the output folder, to which the pictures of an archive are unpacked.
+_SPOOL = f'{files.TEMPORARY}pictures'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Job:
 
   @property
   def done(self) -> int:
-    """Returns how many pictures lie in shards that earlier starts of the command wrote."""
+    """Returns how many pictures lie in shards that earlier runs of `gdistill prepare` wrote."""
     return sum(s.last - s.first for s in self.shards if s.done)
 
 
@@ -78,9 +80,10 @@ def work(
 ) -> dict[str, dict[str, Any]]:
   """Writes the missing shards and the index of each split; returns {split: index}.
 
-  Raises DataError that names the corrupt pictures, unless --skip_corrupt is set. `update(done,
-  pictures a second)` is called whenever more pictures are done. `poll()` is called several times a
-  second and may raise to stop the work; finished shards are kept.
+  Raises DataError that names the corrupt pictures, unless --skip_corrupt is set. `update(n, speed)`
+  is called whenever more pictures are done: `n` is the number of pictures done, `speed` the number
+  of pictures per second. `poll()` is called several times a second and may raise to stop the work;
+  finished shards stay on the disk.
   """
   settings = job.settings
   for split in settings.splits if job.done < job.total else ():
@@ -116,7 +119,7 @@ def work(
 def _results(
   job: Job, poll: Callable[[], None], update: Callable[[int, float], None]
 ) -> Iterator[dict[str, Any]]:
-  """Runs worker processes; yields {'corrupt': [line]} or {'error': line} for each shard."""
+  """Runs worker processes; yields {'corrupt': [error lines]} or {'error': line} for each shard."""
   context = multiprocessing.get_context('spawn')
   taken, stop = context.Value('q', 0), context.Event()
   made = [context.Value('q', 0, lock=False) for _ in range(job.settings.workers)]
@@ -160,7 +163,7 @@ def _results(
 
 @contextlib.contextmanager
 def _one_thread_each() -> Iterator[None]:
-  """Limits OpenBLAS to one thread in each process that starts in this context.
+  """Limits OpenBLAS to one thread in each process that starts inside the `with` block.
 
   More threads of OpenBLAS would only compete for the cores that the worker processes already use.
   """
@@ -178,8 +181,8 @@ def _process(job: Job, taken: Any, stop: Any, counter: Any, pipe: connection.Con
   """Runs in a worker process: writes one shard after another until no shard is left.
 
   `taken` counts the shards that all workers have begun; `stop` is an event: once `stop` is set, the
-  worker ends before its next shard.
-  `counter` counts the pictures of this worker, and `pipe` sends the result of each shard.
+  worker ends before its next shard. `counter` counts the pictures that this worker has read, and
+  `pipe` sends the result of each shard to the main process.
   """
   worker.start()
   with pipe:
@@ -212,7 +215,8 @@ def _sources(
       return {s: tfds.split(name, s, settings.data_dir, settings.shape) for s in settings.splits}
     found = folder.listing(settings.source, os.path.join(settings.out, _SPOOL), poll)
     return {s: folder.split(found, s, settings.shape) for s in settings.splits}
-  except errors.DataError as e:  # the error line names recipe fields; `prepare` has flags
+  except errors.DataError as e:
+    # Error lines name recipe fields, so the fields are replaced by the flags of `prepare`.
     text = str(e).replace('data.path=', '--source=').replace('data.dataset=', '--source=tfds:')
     raise errors.DataError(text) from e
 
@@ -220,8 +224,8 @@ def _sources(
 def _clean(settings: prepare_settings.Settings) -> None:
   """Removes the temporary files that killed processes left in the output folder.
 
-  Temporary files of a lock are removed only when they are a minute old, because younger files may
-  belong to the lock that this process holds.
+  Temporary files of the lock file are removed only if they are more than a minute old, because
+  younger files may belong to the lock that this process holds.
   """
   for at in {settings.out, *(os.path.join(settings.out, s) for s in settings.splits)}:
     with contextlib.suppress(FileNotFoundError):

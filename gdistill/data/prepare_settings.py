@@ -1,4 +1,4 @@
-"""Checks the flags of `gdistill prepare`, and stores the flags in prepare.json for a resume."""
+"""Checks the flags of `gdistill prepare`, and stores the flags in prepare.json for later runs."""
 
 import dataclasses
 import json
@@ -12,8 +12,8 @@ from gdistill.data import files
 from gdistill.data import records
 from gdistill.data import source
 
-IMAGENET = 1_281_167  # pictures in ImageNet's training set
-FILE = 'prepare.json'  # file with the flags that the output folder was begun with
+IMAGENET = 1_281_167  # number of pictures in ImageNet's training set
+FILE = 'prepare.json'  # file in the output folder with the flags of `gdistill prepare`
 _WNID = re.compile(r'n\d{8}')  # WordNet's identifier of an ImageNet class, such as n01440764
 _SPLIT = re.compile(r'[A-Za-z0-9][A-Za-z0-9._-]{0,63}')
 
@@ -27,8 +27,8 @@ class Settings:
   size: int = 64
   channels: int = 3
   split: str = 'train'
-  held_out_split: str = 'validation'  # '' prepares no held-out split
-  data_dir: str = ''  # folder of TensorFlow Datasets; '' is that library's default
+  held_out_split: str = 'validation'  # if '', no held-out split is prepared
+  data_dir: str = ''  # folder of prepared TensorFlow Datasets; '' is that library's default
   shard_size: int = 4096
   workers: int = 1
   skip_corrupt: bool = False
@@ -105,7 +105,8 @@ def check_imagenet(settings: Settings, class_names: Sequence[str], count: int) -
 def begin(settings: Settings, class_names: Sequence[str]) -> None:
   """Writes the flags to prepare.json in a new output folder.
 
-  Raises ConfigError if the output folder was begun with other flags or other class names.
+  Raises ConfigError if an earlier run began the output folder with other flags or other class
+  names.
   """
   classes, before = source.fingerprint(class_names), begun(settings)
   if before is None:
@@ -121,7 +122,8 @@ def begin(settings: Settings, class_names: Sequence[str]) -> None:
 def begun(settings: Settings) -> dict[str, Any] | None:
   """Returns the flags in the prepare.json of the output folder, or None for a new folder.
 
-  Raises ConfigError if the output folder was begun with other flags or another format version.
+  Raises ConfigError if an earlier run began the output folder with other flags or another format
+  version.
   """
   file = os.path.join(settings.out, FILE)
   try:
@@ -148,7 +150,7 @@ def begun(settings: Settings) -> dict[str, Any] | None:
 def _flags(settings: Settings) -> dict[str, Any]:
   """Returns the flags that must not change when the command is repeated.
 
-  A local source is represented by its name without the folder, so that a user may move the source.
+  A local source is represented by the last part of its path, so that a user may move the source.
   """
   same = {k: getattr(settings, k) for k in ('size', 'channels', 'shard_size', 'split')}
   where = settings.source

@@ -1,8 +1,8 @@
-"""Writes one shard of prepared pictures, the JSON file that describes it, and a split's index.
+"""Writes shards of prepared pictures, a JSON file beside each shard, and the index of each split.
 
-A shard is written under a temporary name and renamed once its bytes are on the disk. Then the JSON
-file beside the shard is written, with the shard's sha256 and the fingerprint of the shard's
-pictures. The index of a split is written after all shards of the split.
+A shard is written under a temporary name and renamed once its bytes are on the disk. After the
+shard is renamed, the JSON file beside the shard is written, with the shard's sha256 and the
+fingerprint of the shard's pictures. The index of a split is written after all shards of the split.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ class Shard:
   first: int
   last: int
   key: str  # fingerprint of the pictures that the shard is made from
-  done: bool  # an earlier start wrote the shard, whose sha256 is not yet checked
+  done: bool  # True if an earlier run wrote the shard; `make` then checks the sha256
 
   @property
   def name(self) -> str:
@@ -49,7 +49,8 @@ def plan(
 ) -> Shard:
   """Returns shard `number` of a split.
 
-  The shard is marked as done if an earlier start of the command wrote it from the same pictures.
+  The shard is marked as done if an earlier run of `gdistill prepare` wrote the shard from the same
+  pictures.
   """
   first = number * settings.shard_size
   last = min(first + settings.shard_size, len(data))
@@ -84,14 +85,15 @@ def make(
 
   A shard that is done is written again only if its sha256 is wrong. A shard with unreadable
   pictures is written only with --skip_corrupt. `stop` is an event; once `stop` is set, `make`
-  returns and writes no shard. `counter` counts the pictures of shards that were not done.
+  returns and writes no shard. `counter` counts the pictures read for the shard, unless the shard is
+  marked as done.
   """
   folder = os.path.join(settings.out, shard.split)
   if shard.done:
     expected = description(settings.out, shard)['sha256']
     if files.sha256(os.path.join(folder, shard.name)) == expected:
       return []
-  from array_record.python import array_record_module  # imported here: array_record loads slowly
+  from array_record.python import array_record_module  # imported late, as the import is slow
 
   temporary = os.path.join(folder, f'{files.TEMPORARY}{secrets.token_hex(8)}')
   corrupt, skipped, labels = [], [], []
@@ -142,7 +144,7 @@ def index(
   kept = {s.name for s in shards} | {s.json for s in shards}
   for name in os.listdir(folder):
     if re.fullmatch(r'\d{5}\.(array_record|json)', name) and name not in kept:
-      os.unlink(os.path.join(folder, name))  # left from a source that had more pictures
+      os.unlink(os.path.join(folder, name))  # a shard left from a source that had more pictures
   labels = np.concatenate([np.array(d['labels'], '<i4') for d in found]).tobytes()
   if not labels:
     raise errors.DataError(

@@ -26,14 +26,14 @@ WRITER = 'group_size:1,uncompressed'
 # width, channels.
 _HEADER = struct.Struct('<IIIIHHH')
 _NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9._-]{0,63}')
-_MOST_OPEN = 512  # most shard files that are open at the same time
-_LARGEST_INDEX = 2**28  # most bytes that are read of an index.json
+_MOST_OPEN = 512  # largest number of shard files open at the same time
+_LARGEST_INDEX = 2**28  # largest number of bytes read from an index.json
 
 
 def load(
   settings: recipes.Data, shape: tuple[int, int, int]
 ) -> tuple[source.Source, source.Source]:
-  """Returns two sources, (training, held out), of what `gdistill prepare` wrote to data.path."""
+  """Returns (training, held out), the two data sets that `gdistill prepare` wrote to data.path."""
   train = _split(settings, settings.split, shape)
   if settings.held_out:
     return source.held_out(train, settings.held_out)
@@ -44,14 +44,14 @@ def load(
 
 
 def record(pixels: np.ndarray, label: int, shard: int, place: int) -> bytes:
-  """Returns the record of a picture [H, W, C] uint8 and its label, for place `place` of a shard."""
+  """Returns the record of pixels uint8 [H, W, C] and a label, for position `place` of a shard."""
   return sealed(_HEADER, (shard, place, label, *pixels.shape), pixels)
 
 
 def parse(
   data: bytes, shard: int, place: int, shape: tuple[int, int, int]
 ) -> tuple[np.ndarray, int]:
-  """Returns (pixels, label) of the record at place `place` of shard `shard`.
+  """Returns (pixels, label) of the record at position `place` of shard number `shard`.
 
   Raises ValueError if the record is damaged, misplaced or has another shape than `shape`.
   """
@@ -65,7 +65,7 @@ def sealed(header: struct.Struct, values: tuple[int, ...], body: np.ndarray) -> 
   """Returns the bytes of a record: crc32, then `values` packed by `header`, then `body`.
 
   The crc32 covers all bytes of the record after the crc32. The first two of `values` are the number
-  of the shard and the place in the shard.
+  of the shard and the record's position in the shard.
   """
   rest = header.pack(0, *values)[4:] + np.ascontiguousarray(body).tobytes()
   return zlib.crc32(rest).to_bytes(4, 'little') + rest
@@ -74,10 +74,10 @@ def sealed(header: struct.Struct, values: tuple[int, ...], body: np.ndarray) -> 
 def opened(
   header: struct.Struct, data: bytes, shard: int, place: int, size: int
 ) -> tuple[int, ...]:
-  """Checks a record whose body has `size` bytes; returns the header's values after the place.
+  """Checks a record whose body has `size` bytes; returns the header's values after shard and place.
 
-  Raises ValueError if the record is damaged, or if its header names another shard or place than
-  `shard` and `place`.
+  Raises ValueError if the record is damaged, or if the record's header holds another shard number
+  or position than `shard` and `place`.
   """
   if len(data) != header.size + size:
     raise ValueError(f'the record has {len(data)} bytes, not {header.size + size}')
@@ -108,9 +108,9 @@ def read_index(
   """Returns the contents of the index.json in a folder of shards, after checking the shard files.
 
   Raises DataError if the index is missing, damaged or of another version, or if a shard file is
-  missing or has another size than the index says. `kind` is the expected format. `command` is the
-  command that writes that format, and `check` names the settings that hold the folder's path: the
-  error lines show `command` and `check`.
+  missing or has another size than the index says. `kind` is the expected value of the index's field
+  'format'. Error lines advise to repeat `command`, the command that writes shards of format `kind`,
+  and to check `check`, the names of the settings that hold the folder's path.
   """
   name = os.path.join(folder, INDEX)
   try:
@@ -214,7 +214,7 @@ class Shards:
     place = int(i - self._first[shard])
     try:
       return parse(self._reader(shard).read([place])[0], shard, place)
-    except Exception as e:  # array_record raises RuntimeError or IndexError
+    except Exception as e:  # array_record and `parse` raise many kinds of exceptions
       name = os.path.join(self.folder, self._shards[shard][0])
       reason = errors.brief(e)
       raise errors.DataError(
@@ -224,13 +224,13 @@ class Shards:
 
   def _reader(self, shard: int) -> Any:
     found = self._readers.get(shard)
-    if found is None:  # if two threads open the same file, the last reader is kept
-      from array_record.python import array_record_module  # this import is slow
+    if found is None:  # two threads may open the same file; the last reader is kept
+      from array_record.python import array_record_module  # imported late, as the import is slow
 
       name, count = self._shards[shard]
       found = array_record_module.ArrayRecordReader(
         os.path.join(self.folder, name),
-        'readahead_buffer_size:0,max_parallelism:0',  # records are read at random places
+        'readahead_buffer_size:0,max_parallelism:0',  # no read-ahead: reads are in random order
         file_reader_buffer_size=2**15,
       )
       if not found.ok():
@@ -238,7 +238,7 @@ class Shards:
       if found.num_records() != count:
         raise ValueError(f'the file has {found.num_records()} records, not {count}')
       for old in list(self._readers)[: max(0, len(self._readers) + 1 - _MOST_OPEN)]:
-        self._readers.pop(old, None)  # a dropped reader closes its file once no thread uses it
+        self._readers.pop(old, None)  # the reader closes its file once no thread uses the reader
       self._readers[shard] = found
     return found
 
@@ -247,7 +247,8 @@ class Shards:
 class _Read:
   """Reads example i as (pixels, label).
 
-  The reader is a class, not a closure, because worker processes unpickle the reader.
+  The reader is a class, not a closure, because worker processes get the reader by pickle, and
+  closures cannot be pickled.
   """
 
   shards: Shards

@@ -27,8 +27,8 @@ class Source:
   shape: tuple[int, int, int]
   class_names: tuple[str, ...]
   fingerprint: str
-  in_memory: bool = False  # examples are in memory, so reading ahead brings no gain
-  heavy: bool = False  # `read` holds too many bytes to copy it into worker processes
+  in_memory: bool = False  # whether examples are in memory; then reading ahead has no gain
+  heavy: bool = False  # whether `read` holds too many bytes to be copied to worker processes
 
   def __len__(self) -> int:
     return self.count
@@ -55,14 +55,16 @@ class Source:
 
   def gather(self, index: Iterable[int]) -> dict[str, np.ndarray]:
     """Returns {'pixels': [B, H, W, C] uint8, 'label': [B] int32} of the examples in `index`."""
-    if isinstance(self.read, _Arrays):  # a Python call per example costs 4 % of a digits update
+    # Arrays are indexed in one call, because a Python call per example costs 4 % of the time of a
+    # training step on the data set 'digits'.
+    if isinstance(self.read, _Arrays):
       index = np.asarray(index)
       return {'pixels': self.read.pixels[index], 'label': self.read.labels[index]}
     pixels, labels = zip(*(self[i] for i in index), strict=True)
     return {'pixels': np.stack(pixels), 'label': np.array(labels, np.int32)}
 
   def batches(self, size: int) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-    """Yields (index [b], gather(index)) of all examples in order; threads read the next batch."""
+    """Yields (index [b], gather(index)) for consecutive batches of all examples, read ahead."""
     if self.in_memory:
       for first in range(0, self.count, size):
         index = np.arange(first, min(first + size, self.count))
@@ -73,12 +75,12 @@ class Source:
       yield index, {'pixels': np.stack(pixels), 'label': np.array(labels, np.int32)}
 
   def some(self, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (pixels, labels) of at most `most` examples, a fixed random choice."""
+    """Returns (pixels, labels) of at most `most` examples, chosen at random with a fixed seed."""
     found = self.gather(self.indices(most))
     return found['pixels'], found['label']
 
   def indices(self, most: int) -> np.ndarray:
-    """Returns the sorted indices of at most `most` examples, a fixed random choice."""
+    """Returns the sorted indices of at most `most` examples, chosen at random with a fixed seed."""
     if self.count <= most:
       return np.arange(self.count)
     return np.sort(np.random.default_rng(0).permutation(self.count)[:most])
@@ -102,9 +104,10 @@ class Source:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Subset:
-  """Reads example index[i] of the reader `inner`.
+  """Reads example i of a subset: example index[i] of the reader `inner`.
 
-  The reader is a class, not a closure, because worker processes unpickle the reader.
+  The reader is a class, not a closure, because worker processes get the reader by pickle, and
+  closures cannot be pickled.
   """
 
   inner: Callable[[int], tuple[np.ndarray, int]]
@@ -142,7 +145,7 @@ class _Arrays:
 
 
 def ahead(read: Callable[[int], Any], count: int, size: int) -> Iterator[tuple[np.ndarray, list]]:
-  """Yields batches (index [b], [read(i), ...]) of at most `size` examples, for all i below `count`.
+  """Yields (index [b], [read(i) for i in index]) in batches of at most `size`, for all i < `count`.
 
   Threads read the next batch while the caller uses the current batch.
   """
@@ -159,9 +162,9 @@ def ahead(read: Callable[[int], Any], count: int, size: int) -> Iterator[tuple[n
 
 
 def in_memory(pixels: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]) -> Source:
-  """Returns a source of pixels [n, H, W, C] uint8 and labels [n] that are in memory.
+  """Returns a Source of pixels [n, H, W, C] uint8 and labels [n] that are in memory.
 
-  Raises DataError if the pixels are not uint8 or if a label is not a class.
+  Raises DataError if the pixels are not uint8 or if a label is not the number of a class.
   """
   parts = [hashlib.sha256(np.ascontiguousarray(a).tobytes()).hexdigest() for a in (pixels, labels)]
   found = Source(
@@ -175,9 +178,10 @@ def in_memory(pixels: np.ndarray, labels: np.ndarray, class_names: tuple[str, ..
 
 
 def labels(found: Source) -> np.ndarray:
-  """Returns the labels of all examples, [count] int32.
+  """Returns the labels of all examples of the data set `found`, int32 [count].
 
-  Pictures are decoded only if `read` has neither an array `labels` nor a method `label(i)`.
+  Pictures are decoded only if the reader `found.read` has neither an array `labels` nor a method
+  `label(i)`.
   """
   read, index = found.read, np.arange(len(found))
   while isinstance(read, _Subset):
@@ -190,7 +194,7 @@ def labels(found: Source) -> np.ndarray:
 
 
 def fingerprint(parts: Iterable[str]) -> str:
-  """Returns sixteen hex digits of a sha256 over the strings `parts`, with any characters."""
+  """Returns sixteen hex digits of a sha256 over the strings `parts`."""
   h = hashlib.sha256()
   for part in parts:
     data = part.encode('utf-8', 'surrogateescape')
@@ -199,10 +203,11 @@ def fingerprint(parts: Iterable[str]) -> str:
 
 
 def held_out(source: Source, share: float) -> tuple[Source, Source]:
-  """Returns two sources, (training, held out); a fixed `share` of every class is held out."""
+  """Splits a Source into (training, held out); a fixed `share` of every class is held out."""
   known, kept, held = labels(source), [], []
   for c in range(len(source.class_names)):
-    # The seed is the class, not the run's seed, so that every run holds out the same examples.
+    # The random seed is the number of the class, not the run's seed, so that every run holds out
+    # the same examples.
     index = np.random.default_rng(c).permutation(np.flatnonzero(known == c))
     cut = round(share * len(index))
     held.append(index[:cut])

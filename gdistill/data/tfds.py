@@ -1,4 +1,4 @@
-"""Reads a prepared data set of TensorFlow Datasets, without TensorFlow, by tfds.data_source."""
+"""Reads a prepared data set of TensorFlow Datasets by tfds.data_source, without TensorFlow."""
 
 import dataclasses
 from typing import Any
@@ -14,11 +14,11 @@ from gdistill.recipe import settings as recipes
 def load(
   settings: recipes.Data, shape: tuple[int, int, int]
 ) -> tuple[source.Source, source.Source]:
-  """Returns two sources, (training, held out), of the data set data.dataset.
+  """Returns (training, held out): two parts of the TensorFlow data set that data.dataset names.
 
   The data set must have the features 'image' and 'label'. data.split and data.held_out_split may
-  name a part of a split, such as 'train[:90%]'. With data.held_out, the label of every example is
-  read at the start, so data.held_out suits small data sets only.
+  name a part of a split, such as 'train[:90%]'. If data.held_out is above 0, `load` reads the label
+  of every example, so data.held_out suits small data sets only.
   """
   train = split(settings.dataset, settings.split, settings.path, shape)
   if settings.held_out:
@@ -30,12 +30,12 @@ def load(
 
 
 def split(name: str, part: str, data_dir: str, shape: tuple[int, int, int]) -> source.Source:
-  """Returns the source of split `part` of the prepared TensorFlow data set `name`.
+  """Returns a Source of split `part` of the data set `name` of TensorFlow Datasets.
 
-  The pictures are cropped and resized by pictures.square. `data_dir` is the folder of the prepared
-  data sets, or '' for the default folder of TensorFlow Datasets.
+  `pictures.square` crops and resizes the pictures. `data_dir` is the folder of the prepared data
+  sets, or '' for the default folder of TensorFlow Datasets.
   """
-  import tensorflow_datasets  # imported here: TensorFlow Datasets loads slowly
+  import tensorflow_datasets  # imported inside the function, because the import is slow
 
   where = f'data.dataset={name}'
   try:
@@ -65,7 +65,8 @@ def split(name: str, part: str, data_dir: str, shape: tuple[int, int, int]) -> s
       f'{where} has the features {", ".join(features)}; class-conditional training needs '
       "'image' and a class as 'label': choose another data set"
     )
-  # Skips the library's decoder, because pictures.decode refuses damage and converts CMYK.
+  # The decoder of TensorFlow Datasets is skipped, because pictures.decode raises an error for a
+  # damaged picture and converts CMYK.
   data.decoders = {'image': tensorflow_datasets.decode.SkipDecoding()}
   parts = [str(info.full_name), part, str(count), *names]
   return source.Source(
@@ -78,11 +79,12 @@ def split(name: str, part: str, data_dir: str, shape: tuple[int, int, int]) -> s
 class _Read:
   """Reads example i as (pixels, label).
 
-  The reader is a class, not a closure, because worker processes unpickle the reader.
+  The reader is a class, not a closure, because worker processes get the reader by pickle, and
+  closures cannot be pickled.
   """
 
   data: Any
-  where: str  # the data set and its split, as error lines name them
+  where: str  # name of the data set and of the split, for error lines
   shape: tuple[int, int, int]
 
   def __call__(self, i: int) -> tuple[np.ndarray, int]:
@@ -101,7 +103,7 @@ class _Read:
     return f'example {i} of {self.where}'
 
   def part(self, i: int) -> str:
-    """Returns the name of example i, to be hashed into a fingerprint."""
+    """Returns the name of example i, from which a fingerprint of examples is computed."""
     return self.name(i)
 
   def _example(self, i: int) -> dict[str, Any]:

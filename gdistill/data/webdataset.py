@@ -1,6 +1,6 @@
 """Reads WebDataset shards, plain tar files of `key.jpg` and `key.txt`, at random through an index.
 
-The shards are not unpacked, and no file is created under the name of a tar member.
+The shards are not unpacked, so a tar member cannot overwrite a file.
 """
 
 import array
@@ -20,12 +20,14 @@ from gdistill import errors
 from gdistill.data import pictures
 from gdistill.data import source
 
-_TEXTS = ('txt', 'caption', 'json')  # suffixes of caption files; the first file with words is used
-_FIELDS = ('caption', 'text')  # fields of a .json file that may hold the caption
-# The first bytes of compressed files.
-_COMPRESSED = (b'\x1f\x8b', b'BZh', b'\xfd7zXZ', b'\x28\xb5\x2f\xfd')  # gzip, bzip2, xz, zstd
-_LARGEST = 2**28  # most bytes that one member of a tar may have
-_MOST_SHARDS = 100_000  # most shards that one pattern may match
+# Suffixes of caption files, in order of preference: the first file that is not empty is used.
+_TEXTS = ('txt', 'caption', 'json')
+# Names of the fields of a .json file that may hold the caption.
+_FIELDS = ('caption', 'text')
+# First bytes of files compressed by gzip, bzip2, xz and zstd.
+_COMPRESSED = (b'\x1f\x8b', b'BZh', b'\xfd7zXZ', b'\x28\xb5\x2f\xfd')
+_LARGEST = 2**28  # largest size of one member of a tar, in bytes
+_MOST_SHARDS = 100_000  # largest number of shards that one pattern may match
 _BLOCK = 512  # bytes of a tar block; the header of a tar member is one block
 
 
@@ -35,21 +37,21 @@ class Index:
 
   `rows[i, 0]` is the number of the shard that holds sample i. `rows[i, 1:3]` is the (offset, size
   in bytes) of the picture of sample i. `rows[i, 3:5]` is the (offset, size in bytes) of the caption
-  of sample i. `rows[i, 5]` is the kind of the caption's file, an index into _TEXTS. `notes` has a
-  message for the user if samples were left out.
+  of sample i. `rows[i, 5]` is the suffix of the caption's file, as an index into _TEXTS. `notes`
+  has a message for the user if samples without a picture or a caption were left out.
   """
 
   shards: tuple[str, ...]
-  rows: np.ndarray  # [n, 6] int64
+  rows: np.ndarray  # int64 [number of samples, 6]
   fingerprint: str
   notes: tuple[str, ...] = ()
 
 
 def index(path: str) -> Index:
-  """Returns the index of a folder of .tar files, or of a pattern of shards.
+  """Returns the index of all shards in a folder, or of the shards that a pattern matches.
 
-  A pattern is 'at/{00000..00331}.tar' or 'at/*.tar'. `index` reads all tar headers and captions,
-  but no pictures. Raises DataError if a shard is missing or damaged.
+  A pattern has braces or a wildcard, such as 'at/{00000..00331}.tar' or 'at/*.tar'. `index` reads
+  all tar headers and captions, but no pictures. Raises DataError if a shard is missing or damaged.
   """
   names, rows, out = tuple(shards(path)), array.array('q'), _LeftOut()
 
@@ -82,7 +84,7 @@ def shards(path: str) -> list[str]:
     return [os.path.join(path, n) for n in found]
   found, empty = [], ''
   for name in itertools.islice(_expanded(path), _MOST_SHARDS + 1):
-    # Every name from braces must exist; a wildcard must match at least one file.
+    # Every file name that braces expand to must exist; a wildcard must match at least one file.
     wild = glob.has_magic(name) and not os.path.isfile(name)
     there = sorted(glob.glob(name)) if wild else [name]
     found += there
@@ -106,9 +108,10 @@ def shards(path: str) -> list[str]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Read:
-  """Reads sample i as (pixels [size, size, 3], label 0), and the caption of sample i.
+  """Reads sample i: a call returns (pixels [size, size, 3], label 0), `caption(i)` the caption.
 
-  The reader is a class, not a closure, because worker processes unpickle the reader.
+  The reader is a class, not a closure, because worker processes get the reader by pickle, and
+  closures cannot be pickled.
   """
 
   index: Index
@@ -124,7 +127,7 @@ class Read:
 
   def __call__(self, i: int) -> tuple[np.ndarray, int]:
     pixels = pictures.decode(self._data(i, slice(1, 3)), self.name(i))
-    self.caption(i)  # raises DataError if the shard changed since the run began
+    self.caption(i)  # raises DataError if the caption can no longer be read
     return pictures.square(pixels, self.size), 0
 
   def caption(self, i: int) -> str:
@@ -136,10 +139,10 @@ class Read:
     return found
 
   def name(self, i: int) -> str:
-    """Returns 'shard: name' of the picture of sample i, for error lines.
+    """Returns 'SHARD: NAME', the shard's path and the picture's name in the tar, for error lines.
 
-    The name of the picture is read from its tar header in the shard, because the index holds no
-    names.
+    The name of the picture is read from the tar header before the picture, because the index holds
+    no names.
     """
     number, offset = self.index.rows[i, :2]
     shard = self.index.shards[number]
@@ -183,9 +186,9 @@ class _LeftOut:
 def _samples(shard: str, out: _LeftOut) -> Iterator[tuple]:
   """Yields (key, picture, caption, kind, words) of each sample with a picture and a caption.
 
-  `picture` and `caption` are (offset, size in bytes) in the shard. `kind` is the kind of the
-  caption's file, an index into _TEXTS, and `words` is the caption as text. `out` counts the samples
-  that lack a picture or a caption.
+  `picture` and `caption` are the (offset, size in bytes) of the two files in the shard. `kind` is
+  the suffix of the caption's file, as an index into _TEXTS, and `words` is the caption as text.
+  `out` counts the samples that lack a picture or a caption.
   """
   try:
     with open(shard, 'rb') as f:
@@ -208,9 +211,10 @@ def _samples(shard: str, out: _LeftOut) -> Iterator[tuple]:
 
 
 def _members(f: BinaryIO, shard: str) -> dict[str, dict[str, tuple[int, int]]]:
-  """Returns {key: {'jpg': (offset, size in bytes)}} of the tar members of a shard.
+  """Returns {key: {suffix: (offset, size in bytes)}} of the pictures and captions in a shard.
 
-  A key is the name of a tar member up to the last dot. Raises DataError for a damaged shard.
+  A key is a tar member's name up to the last dot, and its suffix, such as 'jpg', follows the dot.
+  Raises DataError for a damaged shard.
   """
   found = {}
   if f.read(6).startswith(_COMPRESSED):
@@ -255,7 +259,8 @@ def _is_of_a_sample(key: str, kind: str) -> bool:
 def _check_end(f: BinaryIO, offset: int) -> None:
   """Raises ValueError unless the tar file holds only zeros from byte `offset` to its end.
 
-  The check is needed because tarfile takes a damaged header for the end of the tar.
+  Damage would go unnoticed without `_check_end`, because tarfile treats a damaged header as the end
+  of the tar.
   """
   f.seek(offset)
   block = f.read(_BLOCK)
@@ -268,7 +273,7 @@ def _check_end(f: BinaryIO, offset: int) -> None:
 
 
 def _words(data: bytes, kind: int) -> str:
-  """Returns the caption in the bytes of a tar member, or '' if no caption can be read from them."""
+  """Returns the caption in `data`, the bytes of a caption file, or '' if `data` has no caption."""
   try:
     found = data.decode('utf-8-sig')
     if _TEXTS[kind] == 'json':

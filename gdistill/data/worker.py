@@ -1,4 +1,4 @@
-"""Makes worker processes that read data ignore signals, and exit when their parent process ends."""
+"""Blocks signals in worker processes that read data, and ends workers when their parent ends."""
 
 import contextlib
 import os
@@ -12,13 +12,15 @@ from multiprocessing import resource_tracker
 
 @contextlib.contextmanager
 def unsignalled() -> Iterator[None]:
-  """Blocks SIGTERM and SIGINT for the processes that start in this context.
+  """Blocks SIGTERM and SIGINT for the processes that start inside the `with` block.
 
-  A terminal and the command `timeout` send a signal to the whole process group. A worker process
-  that died of SIGTERM or SIGINT would fail the training step that its parent is about to finish.
-  The parent process receives its own pending signals when the context ends.
+  Worker processes would receive SIGTERM and SIGINT too, because a terminal and the command
+  `timeout` send a signal to the whole process group. A worker process that died of SIGTERM or
+  SIGINT would fail the training step that its parent is about to finish. The parent process
+  receives its own pending signals when the `with` block ends.
   """
-  # Starts Python's resource tracker first: its start, with the first process, unblocks the signals.
+  # Python's resource tracker is started before the signals are blocked, because the start of the
+  # resource tracker unblocks SIGTERM and SIGINT.
   resource_tracker.ensure_running()
   before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
   try:

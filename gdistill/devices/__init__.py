@@ -2,5 +2,5 @@
 
 `mesh` arranges the devices in a mesh, `sharding` places batches, parameters and optimiser state on
 the mesh, and `processes` connects the processes of a run, compares values between processes and
-waits for all processes. May import, of gdistill, only errors.
+waits for all processes. The only module of gdistill that `devices` may import is `errors`.
 """

@@ -1,4 +1,4 @@
-"""The mesh of devices with axes and checks, CPU devices, and the cache of compiled programs."""
+"""Builds the mesh of devices; sets up simulated CPU devices and the cache of compiled programs."""
 
 import contextlib
 import math
@@ -13,12 +13,14 @@ from gdistill import errors
 
 
 def make_cpu_devices(count: int) -> None:
-  """Makes JAX show the CPU as `count` devices; must be called before JAX creates its devices.
+  """Makes JAX split the CPU into `count` devices; must be called before JAX creates its devices.
 
-  XLA runs a small convolution on one core, so two cores need two devices. `count` comes from the
-  run's config and not from the machine, because `count` changes the last bits of every result.
+  XLA runs a small convolution on one core of a device, so the use of two cores takes two devices.
+  `count` comes from the run's config and not from the machine, because `count` changes the last
+  bits of every result.
   """
-  with contextlib.suppress(RuntimeError):  # JAX already has devices: the number of devices stays
+  # If JAX already has devices, JAX raises RuntimeError, and the number of devices stays unchanged.
+  with contextlib.suppress(RuntimeError):
     jax.config.update('jax_num_cpu_devices', count)
 
 
@@ -33,9 +35,9 @@ def use_compile_cache() -> None:
     return
   base = os.environ.get('XDG_CACHE_HOME') or os.path.join(os.path.expanduser('~'), '.cache')
   folder = os.path.join(base, 'gdistill', 'xla')
-  with contextlib.suppress(OSError):  # the folder cannot be written: run without a cache
+  with contextlib.suppress(OSError):  # without a writable folder, there is no cache
     if not os.path.isabs(folder):
-      return  # there is no home folder, so expanduser returned '~' unchanged
+      return  # without a home folder, expanduser returns '~' unchanged
     os.makedirs(folder, mode=0o700, exist_ok=True)
     if os.stat(folder).st_uid == os.getuid() and os.access(folder, os.W_OK):
       jax.config.update('jax_compilation_cache_dir', folder)
@@ -43,7 +45,7 @@ def use_compile_cache() -> None:
 
 
 def check_compile_cache() -> None:
-  """Raises ConfigError if every user may write to the compile cache, whose programs JAX runs."""
+  """Raises ConfigError if everyone can write to the compile cache, from which JAX runs programs."""
   folder = os.environ.get('JAX_COMPILATION_CACHE_DIR') or jax.config.jax_compilation_cache_dir
   if folder and '://' not in folder and os.path.isdir(folder):
     mode = os.stat(folder).st_mode
@@ -53,17 +55,18 @@ def check_compile_cache() -> None:
       )
 
 
-AXES = ('slice', 'data', 'fsdp')  # the axes of every mesh, the slowest connection first
+AXES = ('slice', 'data', 'fsdp')  # axes of every mesh, from the slowest connection to the fastest
 
 
 def make_mesh(
   data: int, fsdp: int, slices: int = 1, devices: int | None = None
 ) -> Mesh | AbstractMesh:
-  """Returns the mesh (slice, data, fsdp) over all devices; a size of -1 fills up a slice.
+  """Returns the mesh (slice, data, fsdp) of all devices; size -1 takes a slice's remaining devices.
 
-  Slices of a pod are connected by the slow data-centre network; only the axis 'slice' crosses that
-  network. With `devices`, returns an abstract mesh of that many devices, which need not exist,
-  for plans. ConfigError if the sizes do not multiply to the number of devices.
+  Slices of a pod are connected only by the slow data-centre network, which only the mesh axis
+  'slice' crosses. If `devices` is given, `make_mesh` returns an abstract mesh of `devices` devices,
+  so that a run can be planned without the devices. Raises ConfigError unless the product of the
+  sizes is the number of devices.
   """
   count = jax.device_count() if devices is None else devices
   if count % slices:
@@ -88,7 +91,8 @@ def make_mesh(
   found = jax.devices()
   there = len({getattr(d, 'slice_index', 0) for d in found})
   try:
-    # Physical axes may be split, because an axis of 2 on a 4x4 torus takes a part of one ring.
+    # Physical axes may be split, because a mesh axis of size 2 on a 4x4 torus takes only half of a
+    # physical axis.
     if slices > 1 and there == slices:
       grid = mesh_utils.create_hybrid_device_mesh(
         (1, *shape[1:]), (slices, 1, 1), found, allow_split_physical_axes=True
@@ -113,10 +117,10 @@ def check_batch(name: str, batch_size: int, accumulation: int, mesh: Mesh) -> No
 
 
 def over_local_devices(batch_size: int) -> tuple[NamedSharding, NamedSharding]:
-  """Returns (whole, rows): shardings for parameters and batches on this process's devices.
+  """Returns shardings on this process's devices: `whole` for parameters and `rows` for batches.
 
-  Both shardings use gcd(batch_size, number of devices) devices: `whole` puts a copy on each device
-  used, and `rows` splits a batch evenly over the devices used.
+  The shardings `whole` and `rows` use gcd(batch_size, number of this process's devices) devices:
+  `whole` puts a copy on each of these devices, and `rows` splits a batch evenly over these devices.
   """
   devices = jax.local_devices()
   count = math.gcd(batch_size, len(devices))

@@ -1,4 +1,4 @@
-"""Connects the processes of one run, compares values between processes, waits for all processes."""
+"""Connects the processes of a run, compares values between processes, and waits for processes."""
 
 import glob
 import importlib.util
@@ -14,11 +14,11 @@ from gdistill import errors
 
 
 def start(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-  """Connects this process to the other processes of the run, as the flags or the cluster say.
+  """Connects this process to the other processes of the run, found by the flags or by `cluster`.
 
-  Without flags, the process starts alone if `cluster` finds no cluster. With --num_processes=1 and
-  no other flag, the process always starts alone. Raises ConfigError if flags are missing or wrong;
-  PeerError if the processes cannot be joined.
+  If no flag is given and `cluster` finds no cluster, the run has this process alone. With
+  --num_processes=1 and no other flag, the run always has this process alone. Raises ConfigError if
+  flags are missing or wrong, and PeerError if the processes cannot be connected.
   """
   given = {'coordinator': coordinator, 'num_processes': num_processes, 'process_id': process_id}
   missing = [name for name, value in given.items() if value is None]
@@ -48,15 +48,15 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
     'cluster_detection_method': 'deactivate',
   }  # fmt: skip
   if host in ('localhost', '127.0.0.1', '[::1]'):
-    flags['coordinator_bind_address'] = coordinator  # listen on this machine alone
+    flags['coordinator_bind_address'] = coordinator  # process 0 accepts only local connections
   _join(f'--coordinator={coordinator!r}', flags)
 
 
 def cluster(env: Mapping[str, str]) -> str | None:
-  """Returns the cluster that started this process as one of several, or None, from `env`.
+  """Returns the name of the cluster that the environment `env` shows, or None if there is none.
 
-  In a cluster that is returned, jax.distributed.initialize needs no arguments to find the other
-  processes. Raises ConfigError if the processes of a cluster could not find each other.
+  In a cluster whose name is returned, jax.distributed.initialize finds the other processes without
+  arguments. Raises ConfigError if `env` shows a cluster in which processes cannot find each other.
   """
 
   def count(name):
@@ -68,7 +68,8 @@ def cluster(env: Mapping[str, str]) -> str | None:
     return 'the TPU (TPU_WORKER_HOSTNAMES)'
   if 'tpu' in platforms and chips and importlib.util.find_spec('libtpu'):
     return 'the TPU (its metadata)'
-  # srun sets the node list. A batch script outside srun also sees SLURM_NTASKS, but is one process.
+  # SLURM_NTASKS alone does not show several processes, because a batch script outside srun also
+  # sees SLURM_NTASKS, but is one process. Only srun sets SLURM_STEP_NODELIST.
   if count('SLURM_NTASKS') > 1 and {'SLURM_STEP_NODELIST', 'SLURM_PROCID'} <= env.keys():
     return 'Slurm (SLURM_NTASKS)'
   by_hand = (
@@ -101,7 +102,7 @@ def _join(what: str, flags: Mapping[str, Any]) -> None:
     jax.distributed.initialize(
       heartbeat_timeout_seconds=HEARTBEAT, initialization_timeout=_STARTING, **flags
     )
-  except Exception as e:  # grpc and JAX raise different classes
+  except Exception as e:  # grpc and JAX raise exceptions of many classes
     reason = errors.brief(e)
     raise errors.PeerError(
       f'{what} could not be joined: {reason}; start all processes again, within {_STARTING} s of '
@@ -126,7 +127,7 @@ def agree(name: str, value: str) -> None:
 
 
 def from_first(values: np.ndarray) -> np.ndarray:
-  """Returns process 0's array; all processes must call `from_first`, with one shape and dtype."""
+  """Returns process 0's array; all processes must call `from_first` with equal shape and dtype."""
   if jax.process_count() == 1:
     return values
   from jax.experimental import multihost_utils
@@ -141,7 +142,7 @@ def of_first(value: str) -> str:
 
 
 def from_everyone(flag: bool) -> np.ndarray:
-  """Returns [processes], every process's flag; every process must call `from_everyone`."""
+  """Returns bool [processes], the flag of each process; every process must call `from_everyone`."""
   if jax.process_count() == 1:
     return np.array([flag])
   from jax.experimental import multihost_utils
@@ -158,8 +159,8 @@ def barrier(name: str, hours: float | None = None) -> None:
   """Waits until every process has called `barrier` with this name.
 
   With `hours`, waits at most `hours` hours, then raises PeerError that names the missing processes;
-  a name can be used only once with `hours`. A barrier with `hours` uses no collective of the
-  devices, because collectives on CPU give up after half an hour.
+  each `name` can be used only once with `hours`. A barrier with `hours` uses no collective
+  operation of the devices, because collective operations on CPU give up after half an hour.
   """
   if jax.process_count() > 1 and hours is None:
     from jax.experimental import multihost_utils
@@ -171,8 +172,9 @@ def barrier(name: str, hours: float | None = None) -> None:
     everyone = set(range(jax.process_count()))
     try:
       ocp.multihost.sync_global_processes(name, timeout=int(3600 * hours), processes=everyone)
-    except Exception as e:  # an error of jaxlib, whose message lists the missing processes
-      # One line per process: '/job:jax_worker/replica:0/task:1', or '1' in other jaxlib versions.
+    except Exception as e:
+      # The message of jaxlib's error lists the missing processes, one on each line, such as
+      # '/job:jax_worker/replica:0/task:1', or '1' in other versions of jaxlib.
       late = '\n'.join(str(e).partition('timed out task names:')[2].split())
       missing = sorted({int(n) for n in re.findall(r'(?:^|task:)(\d+)$', late, re.MULTILINE)})
       limit = f'within {hours:g} h of process {jax.process_index()}'

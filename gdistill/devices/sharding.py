@@ -10,28 +10,30 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from gdistill import errors
 from gdistill.devices import mesh as meshes
 
-# Leaves with fewer elements than this are not split, because each split leaf costs a message.
+# Leaves (arrays of a tree) with fewer elements than _SMALL are not split, because each split leaf
+# costs a message between devices.
 _SMALL = 2**16
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """Returns the sharding that puts a copy of an array on every device."""
+  """Returns the sharding that puts a copy of an array on every device of the mesh."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def batches_sharding(mesh: Mesh) -> NamedSharding:
-  """Returns the sharding of batches [updates, rows, ...]: rows are split over all devices."""
+  """Returns the sharding of batches [updates, rows, ...]: the rows are split over all devices."""
   return NamedSharding(mesh, PartitionSpec(None, meshes.AXES))
 
 
 def leaf_sharding(
   mesh: Mesh, shape: tuple[int, ...], axes: tuple[str, ...] = ('fsdp',)
 ) -> NamedSharding:
-  """Returns the sharding of a leaf: each axis in turn splits the largest divisible dimension.
+  """Returns the sharding of an array: each mesh axis in `axes` splits the largest dimension it can.
 
-  A dimension that an earlier axis has split counts with the size of one shard. Leaves of fewer than
-  2^16 elements stay whole. Parameters are split over fsdp; the optimiser's moments and the EMA are
-  split over fsdp and then data: `held_sharding`.
+  A mesh axis can split a dimension that is divisible by the size of the mesh axis; a dimension that
+  an earlier mesh axis has split counts with the size of one shard. Arrays of fewer than 2^16
+  elements are not split. Parameters are split over fsdp; the optimiser's moments and the EMA are
+  split over fsdp and then data (see `held_sharding`).
   """
   split: list[tuple[str, ...]] = [() for _ in shape]
   left = list(shape)
@@ -49,7 +51,7 @@ def leaf_sharding(
 
 
 def held_sharding(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
-  """Returns the sharding of a leaf of optimiser moments or EMA: split over fsdp and then data."""
+  """Returns the sharding of an array of optimiser moments or EMA: split over fsdp and then data."""
   return leaf_sharding(mesh, shape, ('fsdp', 'data'))
 
 
@@ -59,7 +61,7 @@ def tree_shardings(mesh: Mesh, tree: Any) -> Any:
 
 
 def gather(leaf: jax.Array, spec: PartitionSpec) -> jax.Array:
-  """Returns the whole leaf from the shards of `leaf_sharding`; call inside shard_map.
+  """Returns the unsplit array of which `leaf` is one shard; call inside shard_map.
 
   The gradient of `gather` is summed over fsdp and scattered to the shards.
   """
@@ -87,7 +89,7 @@ def mean_gradient(
 
 
 def squares_of_split(mesh: Mesh, tree: Any, specs: Any) -> jax.Array:
-  """Returns [leaves], the sum of squares of each leaf of a tree split by `specs`.
+  """Returns [leaves], the sum of squares of each leaf (array) of a tree that is split by `specs`.
 
   Call inside shard_map.
   """
@@ -97,13 +99,14 @@ def squares_of_split(mesh: Mesh, tree: Any, specs: Any) -> jax.Array:
     split.append(any(spec))
     if any(spec):
       holders = np.prod([mesh.shape[axis] for axis in meshes.AXES if _splits(spec, axis)])
-      # The psum below counts each part once for every device that holds a copy of the part.
+      # The psum below adds each shard once for every device that holds a copy of the shard, so the
+      # sum of squares is divided by the number of copies.
       square *= holders / mesh.size
     found.append(square)
   own = jnp.stack(found)
   if not any(split):
     return own
-  # One reduction for all leaves; a leaf that every device holds whole needs no reduction.
+  # One psum serves all leaves; the result of the psum is ignored for a leaf that is not split.
   return jnp.where(np.array(split), jax.lax.psum(own, meshes.AXES), own)
 
 
@@ -116,7 +119,7 @@ def _splits(spec: PartitionSpec, axis: str) -> bool:
 
 
 def check_fsdp(mesh: Mesh, params: Any) -> None:
-  """Raises ConfigError if mesh.fsdp divides no dimension of any large leaf, so splits no leaf."""
+  """Raises ConfigError if mesh.fsdp divides no dimension of a large array, and thus splits none."""
   size = mesh.shape['fsdp']
   shapes = [leaf.shape for leaf in jax.tree.leaves(params) if leaf.size >= _SMALL]
   if size > 1 and not any(d % size == 0 for shape in shapes for d in shape):
@@ -127,13 +130,13 @@ def check_fsdp(mesh: Mesh, params: Any) -> None:
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
-  """Returns the rows of a batch that this process's devices hold, in ascending order."""
+  """Returns the numbers of the batch rows that this process's devices hold, in ascending order."""
   places = batches_sharding(mesh).addressable_devices_indices_map((1, batch_size))
   return np.unique(np.concatenate([np.arange(batch_size)[rows] for _, rows in places.values()]))
 
 
 def put_batches(mesh: Mesh, batch_size: int, batches: Any) -> Any:
-  """Returns this process's rows [updates, rows, ...] as arrays with rows split over the mesh."""
+  """Makes arrays [updates, batch_size, ...], split over the mesh, from each process's own rows."""
   sharding = batches_sharding(mesh)
   if jax.process_count() == 1:
     return jax.device_put(batches, sharding)
@@ -150,7 +153,7 @@ def put_batches(mesh: Mesh, batch_size: int, batches: Any) -> Any:
 
 
 def put_like(shardings: Any, tree: Any) -> Any:
-  """Returns copies of the arrays of a tree, from host or devices, placed on the given shardings."""
+  """Returns copies of a tree's arrays, from host or devices, placed according to `shardings`."""
   if jax.process_count() == 1:
     return jax.device_put(tree, shardings, may_alias=False)
   return jax.tree.map(

@@ -13,7 +13,7 @@ from gdistill.samplers import stochastic as stochastic_sampler
 
 
 def on_grid(strength: float, num_steps: int) -> tuple[int, bool]:
-  """Returns (start, exact): the grid point start/N nearest to `strength`, exact if both are equal.
+  """Returns (start, exact): start/N is nearest to `strength`; `exact` says if it equals `strength`.
 
   `start` is a whole number from 1 to N = `num_steps`.
   """
@@ -21,7 +21,7 @@ def on_grid(strength: float, num_steps: int) -> tuple[int, bool]:
     raise ValueError(f'{strength=} must be above 0 and at most 1')
   wanted = strength * num_steps
   start = max(1, math.floor(wanted + 0.5))
-  return start, math.isclose(wanted, start, abs_tol=1e-6)  # 0.29 * 100 is not exactly 29.0
+  return start, math.isclose(wanted, start, abs_tol=1e-6)  # rounding error: 0.29 * 100 != 29
 
 
 def same_time(start: int, num_steps: int, encode_steps: int) -> int | None:
@@ -44,8 +44,8 @@ def edit(
 ) -> types.Images:
   """Adds noise to x, z_t = alpha x + sigma eps at t = start/N, and samples from z_t under `cond`.
 
-  eps is the image's own z_1, a function of the image's key. v_fn is called `start` times. Source:
-  SDEdit, Meng et al., 2108.01073.
+  The noise eps depends only on the image's key and equals the noise z_1 from which sampling with
+  that key starts. v_fn is called `start` times. Source: SDEdit, Meng et al., arXiv 2108.01073.
   """
   eps = image_noise.start(keys, x.shape[1:])
   z = process.diffuse(x, eps, noise(ddim.grid_time(start, num_steps, x)))

@@ -1,4 +1,4 @@
-"""Compiled editors: a finished round edits, inpaints or transfers any number of pictures."""
+"""Compiled functions with which a finished round edits, inpaints or style-transfers pictures."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,10 +20,11 @@ from gdistill.rounds import folder as folders
 from gdistill.rounds import network as networks
 from gdistill.samplers import noise as image_noise
 
-# Name -> array with one row for each of n pictures. 'pixels' [n, H, W, C] uint8 are the source
-# pictures, 'seeds' [n] are the seeds. 'labels', 'w' and, if the network reads text, 'prompts' (ids,
-# mask) are the conditions of the pictures to draw; 'from_labels', 'from_w' and 'from_prompts' are
-# the conditions of the source pictures. 'mask' [n, H, W, 1] is 1 where a picture is painted.
+# Arrays by name, with one row for each of n pictures. 'pixels' [n, H, W, C] uint8 are the source
+# pictures, 'seeds' [n] are the seeds. 'labels', 'w' and, if the network reads text, 'prompts'
+# (token ids, token mask) are the conditions of the pictures to draw; 'from_labels', 'from_w' and
+# 'from_prompts' are the conditions of the source pictures. 'mask' [n, H, W, 1] is 1 where a picture
+# is to be painted.
 Rows = Mapping[str, Any]
 Draw = Callable[[tuple, Rows, Mapping[str, jax.Array]], jax.Array]
 
@@ -31,9 +32,10 @@ Draw = Callable[[tuple, Rows, Mapping[str, jax.Array]], jax.Array]
 class Editor:
   """A compiled function (rows, counts) -> pixels [n, H, W, C] uint8, for any number of rows.
 
-  `counts` holds numbers of steps by name. `draw(params, rows, counts)` is compiled once for every
-  size of picture; `params` are all parameters that `draw` needs. Rows are drawn in batches, which
-  are split over this process's devices; the picture of a row depends on that row alone.
+  `counts` holds numbers of steps by name, such as 'num_steps'. The function `draw(params, rows,
+  counts)` is compiled once for every size of picture; `params` are all parameters that `draw`
+  needs. Rows are drawn in batches, which are split over this process's devices; the picture of a
+  row depends on that row alone.
   """
 
   def __init__(self, draw: Draw, params: Any, batch_size: int):
@@ -80,10 +82,11 @@ def editor(
 ) -> Editor:
   """Returns an Editor that edits pictures by sampling from z_t at t = start / num_steps.
 
-  The editor's counts are 'num_steps' and 'start'. Without an `encoder`, z_t is the picture with
-  noise from the picture's seed. With an `encoder`, z_t is the picture inverted under the source's
-  condition, by the first 'encode_stop' of 'encode_steps' steps; inversion up to t = 1 is style
-  transfer. `negative` is a negative prompt.
+  The editor takes the counts 'num_steps' and 'start', and with an `encoder` also 'encode_steps' and
+  'encode_stop'. Without an `encoder`, z_t is the picture with noise from the picture's seed. With
+  an `encoder`, z_t is the picture inverted under the condition of the source picture, by the first
+  'encode_stop' of 'encode_steps' steps; inversion up to t = 1 is style transfer. `negative` is a
+  negative prompt, away from which guidance leads.
   """
   of = _Networks(folder, frozen, encoder, negative)
 
@@ -113,11 +116,12 @@ def painter(
   exact: bool,
   negative: str | None = None,
 ) -> Editor:
-  """Returns an Editor that paints pictures where 'mask' is 1; the editor's count is 'num_steps'.
+  """Returns an Editor that paints pictures where 'mask' is 1; its only count is 'num_steps'.
 
   A network with extra input channels gets the mask and the masked picture; with any other network,
-  x_hat is replaced by the known picture at each step. With `exact`, known pixels are returned
-  unchanged. `negative` is a negative prompt.
+  the estimate x_hat is replaced by the source picture at each step where 'mask' is 0. With `exact`,
+  the pixels where 'mask' is 0 are returned unchanged. `negative` is a negative prompt, away from
+  which guidance leads.
   """
   of = _Networks(folder, frozen, None, negative)
 
@@ -131,7 +135,8 @@ def painter(
       cond['extra'] = masks.condition(masks.smaller(mask, of.factor), left)
       z = inpaint.inpaint(of.v_fn(params), x, cond, *rest, stochastic=of.stochastic)
     else:
-      # A latent is known only if no pixel in the latent's block is to be painted.
+      # A latent counts as known only if no pixel in the block of pixels that the latent encodes is
+      # to be painted.
       small = masks.covering(mask, of.factor)
       z = inpaint.constrained(of.v_fn(params), x, small, cond, *rest, stochastic=of.stochastic)
     drawn = of.pixels(params, z)
@@ -141,7 +146,7 @@ def painter(
 
 
 class _Networks:
-  """The networks that `draw` calls inside jit: a decoder's round and perhaps an encoder's round."""
+  """The networks that `draw` calls inside jit: of the drawing round and of an encoder's round."""
 
   def __init__(self, folder, frozen, encoder, negative):
     self._folder, self._frozen, self._encoder = folder, frozen, encoder
@@ -183,7 +188,10 @@ class _Networks:
 
 
 def check_pair(card: Mapping[str, Any], encoder: Mapping[str, Any], where: str) -> None:
-  """Raises ConfigError if the encoder round at `where` does not fit the decoder round of `card`."""
+  """Raises ConfigError if the encoder round in `where` does not fit the round that draws.
+
+  `card` and `encoder` are the contents of the card.json of the two rounds.
+  """
   about = [_of_process(c) for c in (card, encoder)]
   for what, ours in about[0].items():
     if about[1][what] != ours:
@@ -194,7 +202,7 @@ def check_pair(card: Mapping[str, Any], encoder: Mapping[str, Any], where: str) 
 
 
 def _of_process(card):
-  """Returns the properties in which an encoder's and a decoder's round must agree."""
+  """Returns the properties in which an encoder's round and the round that draws must agree."""
   settings, noise = folders.settings_of(card)
   latents = card.get('latents') or {}
   return {

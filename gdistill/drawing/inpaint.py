@@ -25,7 +25,7 @@ def inpaint(
   """Samples from noise with an inpainting network, which gets the known region in cond['extra'].
 
   Only the shape of x is used, because an inpainting network draws the known region too. v_fn is
-  called N times.
+  called `num_steps` times.
   """
   z = image_noise.start(keys, x.shape[1:])
   return edit.walk_on(v_fn, z, cond, w, num_steps, num_steps, noise, keys, project, stochastic)
@@ -45,11 +45,12 @@ def constrained(
 ) -> types.Images:
   """Samples with any network, replacing x_hat by x at each step where `mask` [B, H, W, 1] is 0.
 
-  The known region starts at alpha_1 x + sigma_1 eps. A step with x_hat = x keeps eps, and renoising
-  replaces a part of eps. So with DDIM and with the stochastic sampler, the known region is alpha_t
-  x plus noise of deviation sigma_t at every t, and x at the end. The painted region gets
-  information about the known region from z_t alone; if N = 1, z_t is almost pure noise and holds
-  almost no information. v_fn is called N times.
+  Sampling starts from the noised picture alpha_1 x + sigma_1 eps in the known region, where `mask`
+  is 0. In the known region, a DDIM step keeps the noise eps, because x_hat = x, and the stochastic
+  sampler replaces a part of eps by new noise. With either sampler, the known region is therefore
+  alpha_t x plus noise of standard deviation sigma_t at every t, and exactly x at the end. The
+  painted region gets information about the known region from z_t alone; with a single step, z_t is
+  almost pure noise and holds almost no information. v_fn is called `num_steps` times.
   """
   painted = mask > 0
 

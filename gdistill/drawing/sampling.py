@@ -32,11 +32,12 @@ SAMPLERS = ('ddim', 'stochastic', 'ancestral', 'dpm_solver')
 class Sampler:
   """A compiled function (seeds [B], labels [B], w [B], num_steps) -> pixels [B, H, W, C] uint8.
 
-  Each image is a function of the image's seed, label and w, and of the number of steps. In pixel
-  space x_hat is clipped to [-1, 1] in every step. If the network reads text, `labels` are indices
-  into the prompts, which are the prompts of the classes by default. The program is compiled once,
-  for one batch size, from token ids to pixels; the number of steps, the tokens and the parameters
-  are arguments of the program. A batch is split over this process's devices.
+  Each image is a function of the image's seed, label and w, and of the number of steps. If the
+  round has no autoencoder, the estimate x_hat of the image is clipped to [-1, 1] in every step. If
+  the network reads text, `labels` are indices into the sampler's prompts, by default the prompts in
+  the round's card.json. The program is compiled once, for one batch size, from token ids to pixels;
+  the number of steps, the tokens and the parameters are arguments of the program. A batch is split
+  over this process's devices.
   """
 
   def __init__(
@@ -76,7 +77,7 @@ class Sampler:
     )
     empty = self._arguments(np.zeros(1), np.zeros(1), np.zeros(1), 1)
     self._draw = jitted.lower(self._params, *empty).compile()
-    self._draw(self._params, *empty)  # warm-up: the first call takes longer than later calls
+    self._draw(self._params, *empty)  # warm-up, because the first call takes longest
 
   def _arguments(self, seeds, labels, w, num_steps) -> tuple:
     """Returns a batch's arrays on the devices, filled up to `batch_size` with repeated rows."""
@@ -93,31 +94,31 @@ class Sampler:
   def draw(self, seeds, labels, w, num_steps: int) -> jax.Array:
     """Returns the pixels of one batch, [batch_size, H, W, C] on the devices.
 
-    A batch of fewer images is filled up with repeated images.
+    A batch of fewer than `batch_size` images is filled up with repeated images.
     """
     return self.draw_both(seeds, labels, w, num_steps)[0]
 
   def draw_both(self, seeds, labels, w, num_steps: int) -> tuple[jax.Array, jax.Array]:
-    """Returns (pixels, x) of one batch; x are the samples before decoding: latents or images."""
+    """Returns (pixels, x) of a batch; x is the network's output: latents, or images in [-1, 1]."""
     return self._draw(self._params, *self._arguments(seeds, labels, w, num_steps))
 
   @property
   def num_prompts(self) -> int:
-    """The number of prompts; 0 if the network reads no text."""
+    """Returns the number of the sampler's prompts, or 0 if the network reads no text."""
     return 0 if self._prompts is None else len(self._prompts[0])
 
   def with_prompts(self, prompts: Sequence[str]) -> 'Sampler':
-    """Returns a sampler that shares the compiled program, with other prompts."""
+    """Returns a copy of this sampler with other prompts; the copy shares the compiled program."""
     other = copy.copy(self)
     other._prompts = self._frozen.tokens(prompts)
     return other
 
   def serves(self, folder: folders.Folder, sampler: str) -> bool:
-    """Returns whether the compiled program can draw from the round `folder` with `sampler`."""
+    """Returns whether the compiled program can draw from the round in `folder` with `sampler`."""
     return self._program == _program(folder, sampler)
 
   def with_params(self, folder: folders.Folder) -> 'Sampler':
-    """Returns a sampler that shares the compiled program, with another round's parameters."""
+    """Returns a copy of this sampler with the parameters of the round `folder`, not recompiled."""
     other = copy.copy(self)
     other._params = jax.device_put(arguments(folder, self._frozen), self._whole)
     return other
@@ -154,10 +155,10 @@ def _program(folder: folders.Folder, sampler: str) -> tuple:
 
 
 def arguments(folder: folders.Folder, frozen: frozen_networks.Frozen) -> tuple[Any, dict[str, Any]]:
-  """Returns (parameters of the round's network, parameters of further networks) for `as_v_fn`.
+  """Returns (the network's parameters, {name: parameters} of further networks) for `as_v_fn`.
 
-  The further networks are the frozen networks and, under the name 'null', the unconditional network
-  if the round has an unconditional network.
+  The further networks are the frozen networks (such as an autoencoder) and, under the name 'null',
+  the unconditional network if the round has an unconditional network.
   """
   null = {} if folder.null_params is None else {'null': folder.null_params}
   return folder.params, frozen.params | null
@@ -169,11 +170,11 @@ def as_v_fn(
   params: tuple[Any, dict[str, Any]],
   negative: Any,
 ) -> types.VFn:
-  """Returns the v_fn of a round; `params` is the result of `arguments`. Call inside jit.
+  """Returns the velocity function v_fn of a round; call inside jit with `params` from `arguments`.
 
-  If the round needs guidance when it is sampled, v_fn is guided by w, away from the prompt
-  `negative`, or away from the null condition if `negative` is None. A round with an unconditional
-  network of its own is guided by that network.
+  If the round needs guidance when the round is sampled, v_fn is guided with strength w, away from
+  the prompt `negative`, or away from the null condition if `negative` is None. If the round has a
+  separate unconditional network, guidance leads away from the output of the unconditional network.
   """
   params, around = params
   schedule = networks.noise(folder.noise)
@@ -191,9 +192,10 @@ def as_v_fn(
 def nothing_known(
   frozen: frozen_networks.Frozen, params: dict[str, Any], shape: tuple[int, ...]
 ) -> types.Images:
-  """Returns the cond['extra'] of an inpainting network for painting whole pictures.
+  """Returns the cond['extra'] with which an inpainting network paints every pixel of a picture.
 
-  The mask is 1 everywhere, and the known picture is grey. Call this function inside jit.
+  In cond['extra'], the mask is 1 everywhere and the masked picture is grey. Call `nothing_known`
+  inside jit.
   """
   factor = frozen.autoencoder.factor if frozen.autoencoder else 1
   channels = 3 if frozen.autoencoder else shape[3]
@@ -203,7 +205,7 @@ def nothing_known(
 
 
 def _walk(sampler: str, project: types.Project | None) -> Callable:
-  """Returns the sampler as a function that takes keys, also if the sampler draws no noise."""
+  """Returns the sampler as a function that takes keys; a sampler without noise ignores the keys."""
   if sampler in ('ddim', 'dpm_solver'):
     sample = {'ddim': ddim, 'dpm_solver': dpm_solver}[sampler].sample
     return lambda v_fn, z, cond, w, n, noise, keys: sample(v_fn, z, cond, w, n, noise, project)
@@ -217,7 +219,7 @@ def own_sampler(card: dict) -> str:
 
 
 def check_draws(folder: Any, card: dict) -> None:
-  """Raises ConfigError for an encoder's round, which turns pictures into noise."""
+  """Raises ConfigError if the round is an encoder, which turns pictures into noise."""
   if card['stage'] == 'encoder':
     raise errors.ConfigError(
       f'{folder} is an encoder of N = {card["num_steps"]}, which turns pictures into noise and '

@@ -1,4 +1,4 @@
-"""Pixels as PNG files: one picture, or a sheet of many pictures with grey lines between them."""
+"""Turns pixels into the bytes of PNG files, and arranges many pictures in a grid on one sheet."""
 
 import io
 from typing import Any
@@ -9,9 +9,9 @@ _GREY = 128
 
 
 def sheet(tiles: np.ndarray, scale: int) -> np.ndarray:
-  """Returns one picture of the tiles, uint8 [rows, columns, H, W, C].
+  """Returns one picture, in which `tiles`, uint8 [rows, columns, H, W, C], form a grid.
 
-  Grey lines surround each tile. Every pixel becomes `scale` x `scale` pixels.
+  Grey lines surround each tile. Every pixel is enlarged to `scale` x `scale` pixels.
   """
   gap = max(1, tiles.shape[2] // 16)
   padded = np.pad(tiles, [(0, 0), (0, 0), (gap, 0), (gap, 0), (0, 0)], constant_values=_GREY)
@@ -22,14 +22,14 @@ def sheet(tiles: np.ndarray, scale: int) -> np.ndarray:
 
 
 def picture(pixels: np.ndarray) -> Any:
-  """Returns pixels, uint8 [H, W, C], as a PIL image, greyscale if C = 1."""
+  """Returns a PIL image of `pixels`, uint8 [H, W, C]: greyscale if C = 1, else in colour."""
   from PIL import Image
 
   return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
 
 def png(pixels: np.ndarray) -> bytes:
-  """Returns the bytes of a PNG file of pixels, uint8 [H, W, C]."""
+  """Returns the bytes of a PNG file that shows `pixels`, uint8 [H, W, C]."""
   buffer = io.BytesIO()
   picture(pixels).save(buffer, 'PNG')
   return buffer.getvalue()

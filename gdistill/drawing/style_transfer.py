@@ -22,13 +22,14 @@ def transfer(
   stop: jax.Array | int | None = None,
   start: jax.Array | int | None = None,
 ) -> types.Images:
-  """Inverts x to z_1 with `encode` under A, and samples x' from z_1 with `decode` under B.
+  """Inverts x to z_1 with `encode` under `cond_a`, then samples with `decode` under `cond_b`.
 
-  With `stop` and `start` the inversion ends at t = stop / encode_steps = start / decode_steps (see
-  `edit.same_time`), and sampling starts at this t: an edit that keeps the picture's own noise.
-  `encode` is called `stop` times and `decode` `start` times. One undistilled network may serve as
+  If `stop` and `start` are given, inversion ends and sampling starts at the time t = stop /
+  encode_steps = start / decode_steps (see `edit.same_time`): the result is an edit of x that keeps
+  the noise found by inversion. `encode` is called `stop` times (default `encode_steps`), and
+  `decode` is called `start` times (default `decode_steps`). One undistilled network may serve as
   `encode` and as `decode`; a distilled network works in one direction, with one number of steps.
-  Source: dual diffusion implicit bridges, Su et al., 2203.08382.
+  Source: dual diffusion implicit bridges, Su et al., arXiv 2203.08382.
   """
   z = ddim.invert(encode, x, cond_a, w_a, encode_steps, noise, project, stop)
   return ddim.sample(decode, z, cond_b, w_b, decode_steps, noise, project, start)

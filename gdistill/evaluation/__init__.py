@@ -1,8 +1,8 @@
-"""How generated images are measured, and the page that shows the figures.
+"""Measures generated images by metrics such as FID, and writes the HTML page of the metrics.
 
-`features/` turns pictures into features, `figures/` computes metrics such as FID from features,
-`grid/` samples and measures every cell (a model, a sampler, N steps and a w), and `report/` writes
-the HTML page of a run. `protocol` records how a metric was measured, `presets` has the protocols of
-published tables, `reference` statistics of real pictures; `samples` measures folders of pictures.
-May use every package except `published`, `notebook` and `cli`.
+`features/` turns pictures into features, `figures/` computes metrics from features, `grid/` samples
+and measures every combination of model, sampler, N steps and w, and `report/` writes the HTML page
+of a run. `protocol` records how a metric was measured, `presets` has the protocols of published
+tables, `reference` holds statistics of real pictures, and `samples` measures folders of pictures.
+Of gdistill, the package `evaluation` may import all but `published`, `notebook` and `cli`.
 """

@@ -14,8 +14,8 @@ class Preset:
   name: str
   table: str
   images: int
-  size: int  # side, in pixels, of the samples and of the reference pictures when measured
-  reference: str  # the reference pictures, in words, and where to get them
+  size: int  # side, in pixels, of the square samples and reference pictures when measured
+  reference: str  # what the reference pictures are and where to get them, in words
   resize: str  # how the reference pictures are resized to `size`, in words
   metrics: tuple[str, ...]
   ws: tuple[float, ...]
@@ -23,7 +23,7 @@ class Preset:
   prompts: bool = False
   extractor: str = 'inception'
   clip: str = ''
-  reference_images: int = 0  # number of reference pictures; 0 if the source does not say
+  reference_images: int = 0  # number of reference pictures; 0 if not stated in the paper
   published: tuple[dict, ...] = ()
 
 
@@ -91,7 +91,7 @@ ALL = {p.name: p for p in _ALL}
 
 
 def get(name: str) -> Preset:
-  """Returns the preset called `name`; raises ConfigError, listing all names, if none has it."""
+  """Returns the preset `name`; raises ConfigError, listing all names, for an unknown name."""
   if name not in ALL:
     raise errors.ConfigError(f'--preset={name!r} must be one of {", ".join(ALL)}')
   return ALL[name]
@@ -100,7 +100,7 @@ def get(name: str) -> Preset:
 def departures(preset: Preset, row: Mapping[str, Any], brought: int, clip: str = '') -> list[str]:
   """Returns, in words, each way in which a row of metrics departs from the preset's protocol.
 
-  `brought` is the number of pictures that had another size than the preset's and were resized.
+  `brought` is the number of pictures that were resized because of a size other than `preset.size`.
   `clip` is the name of the CLIP network that scored the captions, or '' without a CLIP score.
   """
   size, found = preset.size, []

@@ -1,4 +1,4 @@
-"""The protocol of a row of metrics: how pictures were measured; equal for all rows of a table."""
+"""The protocol of a row of metrics: how pictures were measured; must be equal within a table."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ SHARED = (
   'resize',
   'normalisation',
   'images',
-  'bank',  # number of pictures whose features are kept for precision, recall and KID
+  'bank',  # number of pictures whose features precision, recall and KID use
   'reference_set',
   'reference_split',
   'reference_digest',
@@ -24,8 +24,9 @@ SHARED = (
   'reference_bank',
   'reference_size',
 )
-# Keys of the protocol that must be equal in all rows that have a value for the key. For pictures
-# that another program made, some values are unknown; without captions, the CLIP keys are unknown.
+# Keys of the protocol that must be equal in all rows that have a value for the key. A row may lack
+# some of these values, because they are unknown for pictures that another program made, and the
+# CLIP keys have no value without captions.
 WHERE_KNOWN = (
   'rounding',
   'labels',
@@ -51,7 +52,7 @@ def versions_in_words() -> str:
 def differences(rows: Iterable[Mapping[str, Any]]) -> dict[str, list]:
   """Returns {key: the different values} for every key of the protocol in which the rows differ.
 
-  A row without an 'extractor' has no protocol, and so counts as different from every other row.
+  If a row has no 'extractor', its protocol is unknown, so the result then has the key 'extractor'.
   """
   rows, out = list(rows), {}
   for key in (*SHARED, *WHERE_KNOWN):

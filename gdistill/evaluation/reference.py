@@ -1,4 +1,4 @@
-"""Reference statistics: measurements of real pictures, in one file, to compare samples with."""
+"""Reference statistics: one file of measurements of real pictures, to compare samples with."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FORMAT = 1
 class Reference:
   """The measurements of a set of reference pictures, and how they were measured.
 
-  `protocol` names the feature extractor, the data set and the split.
+  `protocol` is {key: value}, with the feature extractor, the data set and the split.
   """
 
   measured: measure.Measured
@@ -31,7 +31,7 @@ class Reference:
 
   @functools.cached_property
   def support(self) -> precision_recall.Support | None:
-    """The support of the features in the bank, for precision and recall; None for a small bank."""
+    """Balls around the features in the bank, for precision and recall; None for a small bank."""
     if len(self.measured.bank) <= measure.NEIGHBOURS:
       return None
     return precision_recall.Support.of(self.measured.ordered_bank, measure.NEIGHBOURS)
@@ -55,10 +55,10 @@ def describe(
 ) -> dict[str, Any]:
   """Returns how reference statistics were measured, as {key: value} for the rows of metrics.
 
-  `images` is the number of pictures, or None if unknown.
-  `digest` is the hash of the pictures.
-  `bank` is the number of pictures whose features are kept, or None if unknown.
-  `shape` is the shape [H, W, C] of every picture, or None if unknown.
+  `images` is the number of reference pictures, or None if unknown.
+  `digest` is a hash of the reference pictures.
+  `bank` is the number of features stored for precision, recall and KID, or None if unknown.
+  `shape` is the shape [H, W, C] of every reference picture, or None if unknown.
   """
   return {
     'extractor': extractor.name,
@@ -80,9 +80,9 @@ def read(
 ) -> Reference:
   """Returns the reference statistics in a file that `Reference.to_bytes` made.
 
-  Raises ConfigError if another extractor than `extractor` made the statistics. Raises
-  CheckpointError if the file is damaged or holds features of another size. `remedy` is the
-  advice at the end of the error line.
+  Raises ConfigError if the statistics were made by an extractor other than `extractor`. Raises
+  CheckpointError if the file is damaged or its features do not have the size `extractor.size`.
+  `remedy` is the advice with which an error line about a damaged file ends.
   """
   try:
     with np.load(io.BytesIO(storage.read_bytes(file)), allow_pickle=False) as stored:

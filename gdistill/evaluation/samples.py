@@ -1,4 +1,4 @@
-"""Measures pictures on disk: metrics of samples by any program, and reference statistics."""
+"""Measures pictures on disk: metrics of samples that any program made, and reference statistics."""
 
 import os
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from gdistill.evaluation.figures import measure
 from gdistill.evaluation.figures import statistics
 from gdistill.workdir import storage
 
-BANK = 10_000  # number of pictures whose features are kept for precision, recall and KID
+BANK = 10_000  # largest number of pictures whose features enter precision, recall and KID
 Tick = Callable[[int], None]  # progress callback, called with the number of pictures measured
 
 
@@ -30,15 +30,17 @@ def evaluate(
   preset: presets.Preset | None = None,
   clip: str = '',
 ) -> dict[str, Any]:
-  """Returns a row of metrics (FD, KID, ...) of pictures, with the protocol of the measurement.
+  """Returns a row of metrics (FD, KID, ...) of `images`, with the protocol of the measurement.
 
   `against` is the path of a file of reference statistics, or of reference pictures to measure.
   `tick` is called with the number of pictures measured so far.
-  `preset` is the protocol of a published table; the row then lists the departures from the preset.
+  If `preset`, the protocol of a published table, is given, the row lists each departure from it.
   With a preset, `images` must have been loaded at the preset's size; reference pictures are
   resized to that size.
-  `clip` is the name of the network of the CLIP score, used only to name departures.
-  In the row, 'rounding', 'labels' and 'clipping' are None: unknown for pictures on disk.
+  `clip` is the name of the CLIP network that scored the captions; the name is only compared with
+  the preset's CLIP network.
+  The row says None for 'rounding', 'labels' and 'clipping', because these three settings are
+  unknown for pictures on disk.
   """
   if len(images) < 2:
     raise errors.ConfigError(
@@ -108,7 +110,9 @@ def clip_score(
 
 
 def few(images: int, extractor: extractors.Extractor) -> str:
-  """Returns a warning if `images` is below 2,048 and the Fréchet distance mostly bias, or ''."""
+  """Returns a warning that the Fréchet distance is biased if `images`, the number of pictures, is
+  below 2,048; otherwise returns ''.
+  """
   if images >= 2_048:
     return ''
   singular = f'; the covariance of {extractor.size} features is singular for so few pictures'
@@ -208,14 +212,14 @@ def _reference(
 
 
 def _arrays(file: str, wanted: tuple[str, ...]) -> dict[str, np.ndarray | None]:
-  """Returns {name: array} of an .npz file, with None for arrays whose name is not in `wanted`.
+  """Returns {name: array} of an .npz file; arrays whose name is not in `wanted` are None, not read.
 
   Raises DataError if the .npz file is damaged.
   """
   try:
     with np.load(file, allow_pickle=False) as stored:
       return {name: stored[name] if name in wanted else None for name in stored.files}
-  except Exception as e:  # a damaged file makes zipfile, zlib or numpy raise different errors
+  except Exception as e:  # all errors: a damaged file makes zipfile, zlib or numpy raise
     raise errors.DataError(
       f'--reference={file} is not readable as an .npz file ({errors.brief(e)}); copy or download '
       'the file again'
@@ -223,11 +227,12 @@ def _arrays(file: str, wanted: tuple[str, ...]) -> dict[str, np.ndarray | None]:
 
 
 def _of_mu_and_sigma(file: str, extractor: extractors.Extractor) -> reference.Reference:
-  """Returns the reference statistics in a published file of FID: mu [d], sigma [d, d].
+  """Returns the reference statistics in a published FID file: mean mu [d], covariance sigma [d, d].
 
-  For sFID the published file also holds the mean mu_s and the covariance sigma_s of the spatial
-  features. A published file holds neither the number of pictures nor the protocol.
-  `Moments.given` assumes the smallest number of pictures whose covariance may have full rank.
+  A published file for sFID also holds the mean mu_s and the covariance sigma_s of the spatial
+  features. Published FID files give neither the number of pictures nor the protocol of the
+  measurement. Because the number of pictures is unknown, `Moments.given` assumes d + 1 pictures,
+  the smallest number for which a d x d covariance may have full rank.
   """
   arrays = _arrays(file, ('mu', 'sigma', 'mu_s', 'sigma_s'))
   size = extractor.size

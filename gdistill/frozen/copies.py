@@ -1,4 +1,4 @@
-"""Copies of the frozen networks in the workdir, so that sampling needs only the workdir."""
+"""Copies autoencoder and text encoder into the workdir, so that sampling needs only the workdir."""
 
 import dataclasses
 import os
@@ -10,7 +10,8 @@ from gdistill.frozen import networks as frozen_networks
 from gdistill.recipe import settings as recipes
 from gdistill.workdir import storage
 
-# This file is written last, so that it exists only if all copies are complete.
+# config.json of the autoencoder is written last, so config.json exists only if all copies are
+# complete.
 _LAST = f'{frozen_networks.AUTOENCODER}/config.json'
 
 
@@ -27,7 +28,9 @@ def keep(frozen: frozen_networks.Frozen, workdir: storage.epath.Path) -> None:
 
 
 def own_paths(latents: recipes.Latents, workdir: storage.epath.Path) -> recipes.Latents:
-  """Returns the settings with the paths of the copies in the workdir, if the workdir has copies."""
+  """Returns the settings `latents`; if the workdir has copies of the frozen networks, the paths in
+  these settings are replaced by the paths of the copies.
+  """
   if not latents.autoencoder or not _kept(workdir):
     return latents
   paths = {'autoencoder': os.fspath(workdir / frozen_networks.AUTOENCODER)}

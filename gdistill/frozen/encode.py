@@ -33,7 +33,9 @@ from gdistill.workdir import storage
 
 
 def cache_folder(settings: recipes.Latents, workdir: storage.epath.Path) -> str:
-  """Returns the folder of a run's latents; ConfigError if no local folder is named."""
+  """Returns the folder of a run's latents; raises ConfigError if `settings.cache` is empty and the
+  workdir is not on a disk.
+  """
   if not settings.cache and not storage.is_local(workdir):
     raise errors.ConfigError(
       f"latents.cache='' means --workdir={workdir}/latents, which is not on a disk; set "
@@ -44,7 +46,10 @@ def cache_folder(settings: recipes.Latents, workdir: storage.epath.Path) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Done:
-  """The result of `run`: the latents' index ({} except in process 0) and this process's counts."""
+  """The result of `run`: the content of the latents' index.json, and the numbers of shards and
+  pictures that this process encoded. If shards had to be encoded or verified, `index` is {} in all
+  processes except process 0.
+  """
 
   index: dict[str, Any]
   shards: int = 0
@@ -61,11 +66,12 @@ def run(
   stop: interrupt.Interrupt,
   verify: bool = False,
 ) -> Done:
-  """Encodes the training pictures whose latents `folder` lacks; each process encodes a share.
+  """Encodes the training pictures whose latents are missing in `folder`; each process encodes a
+  share.
 
-  Finished shards are checked by file size, or with `verify` by checksum. With `inpainting`, masked
-  pictures are encoded too. Raises DataError if the folder holds the latents of other networks or of
-  other pictures.
+  Shards that exist are checked by file size, or with `verify` by checksum. With `inpainting`, each
+  picture is also encoded under random masks. Raises DataError if the folder holds the latents of
+  other networks or of other pictures.
   """
   counter = _Texts(frozen.text) if frozen.text else None
   for line in getattr(train.read, 'notes', ()):
@@ -92,7 +98,8 @@ def run(
 
 
 def _work(job: latent_cache.Job, lock: ledger.Lock | None, stop: interrupt.Interrupt) -> Done:
-  """Encodes this process's shards; the process with the lock also cleans up and writes the index.
+  """Encodes this process's shards; the process that holds `lock` also removes temporary files and
+  writes index.json.
 
   Every process must call `_work`, because all processes wait for each other at the start and at the
   end.
@@ -121,7 +128,7 @@ def _work(job: latent_cache.Job, lock: ledger.Lock | None, stop: interrupt.Inter
 
 
 def _all_or_none(failed: errors.GdistillError | None) -> None:
-  """Waits until every process has encoded its share; raises everywhere if one process failed."""
+  """Waits until every process has encoded its share; if one process failed, all processes raise."""
   processes.barrier('every process has encoded its share, or stopped', hours=48)
   kinds = errors.DataError, errors.Preempted
   broken, stopped = (processes.any_process(isinstance(failed, kind)) for kind in kinds)
@@ -144,7 +151,7 @@ def _encoder(
   settings: recipes.Latents,
   inpainting: bool,
 ) -> latent_encoding.Encoder:
-  """Returns the encoder for pictures of `shape`, running on all devices of this process."""
+  """Returns an encoder for pictures of `shape`; the encoder runs on all devices of this process."""
   whole, rows = meshes.over_local_devices(settings.batch_size)
   params = jax.device_put(autoencoder.params, whole)
 
@@ -172,7 +179,9 @@ def _encoder(
 
 
 class _Texts:
-  """A text encoder in the form that latent_cache.Job calls; `cut` counts captions that were cut."""
+  """A text encoder; `described` is the form that latent_cache.Job takes, and `cut` counts the
+  captions that were cut because they were longer than the text encoder reads.
+  """
 
   def __init__(self, found: texts.TextEncoder):
     self.cut = 0
@@ -190,7 +199,9 @@ class _Texts:
 def autoencoded(
   autoencoder: autoencoders.Autoencoder, batch_size: int
 ) -> Callable[[np.ndarray], np.ndarray]:
-  """Returns a function that encodes and decodes any number of pictures [B, H, W, 3] uint8."""
+  """Returns a function that encodes pictures [B, H, W, 3] uint8 as latents and decodes the latents
+  to pictures of the same shape, for any B.
+  """
 
   @jax.jit
   def back(params, batch):

@@ -1,4 +1,4 @@
-"""The frozen networks around a latent network: autoencoder and text encoder."""
+"""Reads and calls the frozen networks of latent diffusion: the autoencoder and the text encoder."""
 
 import atexit
 import dataclasses
@@ -21,23 +21,26 @@ from gdistill.rounds import folder as folders
 from gdistill.workdir import storage
 
 AUTOENCODER = 'autoencoder'  # name of the autoencoder's folder in a workdir or a round's folder
-_MOST_SAID = 5  # largest number of warnings about prompts that are cut
+_MOST_SAID = 5  # most warnings printed about prompts that are too long
 
 
 @functools.lru_cache(maxsize=2)
 def autoencoder(path: str) -> autoencoders.Autoencoder:
-  """Reads an autoencoder; the last two autoencoders read stay in memory."""
+  """Reads the autoencoder at `path`; the two autoencoders used last are cached in memory."""
   return autoencoders.read(_on_disk(path))
 
 
 @functools.lru_cache(maxsize=2)
 def text_encoder(path: str, length: int) -> texts.TextEncoder:
-  """Reads a text encoder for up to `length` tokens; the last two encoders read stay in memory."""
+  """Reads the text encoder at `path` for texts of up to `length` tokens; the two text encoders used
+  last are cached in memory.
+  """
   return texts.read(_on_disk(path, ('text_encoder', 'tokenizer')), length)
 
 
 def _on_disk(path: str, parts: tuple[str, ...] = ('',)) -> str:
-  """Returns a local path; copies `parts` to a temporary folder if `path` is in an object store.
+  """Returns a local `path` unchanged; if `path` is in an object store, copies the subfolders
+  `parts` to a temporary folder and returns the temporary folder.
 
   The temporary folder is removed when this process exits.
   """
@@ -54,10 +57,10 @@ def _on_disk(path: str, parts: tuple[str, ...] = ('',)) -> str:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Frozen:
-  """The networks around a latent network: text encoder before it, autoencoder after it.
+  """The frozen networks beside a trained latent network: the autoencoder and the text encoder.
 
-  In pixel space `autoencoder` and `text` are None. `params` holds the parameters of the networks
-  that are not None.
+  For a network in pixel space, `autoencoder` and `text` are None. `params` is {'autoencoder':
+  parameters, 'text': parameters}, without the networks that are None.
   """
 
   autoencoder: autoencoders.Autoencoder | None = None
@@ -72,13 +75,15 @@ class Frozen:
     }
 
   def picture_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Returns the shape [H, W, C] of pictures; `shape` is that of the trained network's input."""
+    """Returns the shape [H, W, C] of pictures, given the `shape` of the trained network's input."""
     if self.autoencoder is None:
       return shape
     return (shape[0] * self.autoencoder.factor, shape[1] * self.autoencoder.factor, 3)
 
   def names(self) -> dict[str, Any]:
-    """Returns the entries of card.json that identify autoencoder and text encoder by digests."""
+    """Returns the entries of card.json, the record of a round, that identify the autoencoder and
+    the text encoder by digests.
+    """
     return {
       'autoencoder': encoder_digest(self.autoencoder),
       'text': self.text.digest if self.text else '',
@@ -88,9 +93,10 @@ class Frozen:
   def tokens(
     self, prompts: Sequence[str], warn: bool = True
   ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Returns (ids [n, length], mask [n, length]) of prompts; None without a text encoder.
+    """Returns (token ids [n, length], mask [n, length]) of the prompts, or None without a text
+    encoder.
 
-    With `warn`, a line on the terminal names each prompt that is cut, up to five.
+    With `warn`, prints a warning for each of the first five prompts that are too long and are cut.
     """
     if self.text is None:
       return None
@@ -103,9 +109,11 @@ class Frozen:
     return ids, mask
 
   def text_of(self, params: dict[str, Any], tokens: Any) -> dict[str, jax.Array]:
-    """Returns {'text', 'text_mask'} for a batch's cond, or {} without tokens; call inside jit.
+    """Returns the entries 'text' and 'text_mask' of a batch's cond, or {} if `tokens` is None; call
+    inside jit.
 
-    Networks conditioned on CLIP get no mask, because CLIP attends to padding tokens.
+    With CLIP as text encoder there is no 'text_mask', because networks conditioned on CLIP also
+    attend to padding tokens.
     """
     if tokens is None:
       return {}
@@ -113,16 +121,22 @@ class Frozen:
     return {'text': hidden} | ({} if self.text.kind == 'clip' else {'text_mask': tokens[1]})
 
   def encode(self, params: dict[str, Any], x: jax.Array) -> jax.Array:
-    """Casts images to network input: mean of the latents, or the images; call inside jit."""
+    """Returns the trained network's input for images x: the mean of the latents of x, or x itself
+    in pixel space; call inside jit.
+    """
     return self.autoencoder.encode(params['autoencoder'], x)[0] if self.autoencoder else x
 
   def decode(self, params: dict[str, Any], x: jax.Array) -> jax.Array:
-    """Casts network output to images, without clipping; call inside jit."""
+    """Returns images, not clipped, from the trained network's output x: the decoded latents, or x
+    itself in pixel space; call inside jit.
+    """
     return self.autoencoder.decode(params['autoencoder'], x) if self.autoencoder else x
 
 
 def of_settings(latents: recipes.Latents) -> Frozen:
-  """Reads the networks that a recipe's section `latents` names; Frozen() in pixel space."""
+  """Reads the frozen networks at the paths in a recipe's section `latents`; returns an empty
+  Frozen() if the section has no path of an autoencoder.
+  """
   if not latents.autoencoder:
     return Frozen()
   text = text_encoder(latents.text, latents.text_length) if latents.text else None
@@ -130,7 +144,9 @@ def of_settings(latents: recipes.Latents) -> Frozen:
 
 
 def check_fits(frozen: Frozen, latents: recipes.Latents, model: recipes.Model) -> None:
-  """Raises ConfigError if the trained network does not fit what the frozen networks compute."""
+  """Raises ConfigError if the trained network's input sizes differ from the output sizes of the
+  frozen networks.
+  """
   if frozen.autoencoder is None:
     return
   wanted = {'image_channels': frozen.autoencoder.latent_channels}
@@ -146,10 +162,12 @@ def check_fits(frozen: Frozen, latents: recipes.Latents, model: recipes.Model) -
 
 
 def read_frozen(folder: folders.Folder, decoder: str = '') -> Frozen:
-  """Reads the frozen networks of a finished round, from the round's folder or the folder above.
+  """Reads the frozen networks of a finished round, from the round's folder or from its parent
+  folder.
 
-  `decoder` is the path of another autoencoder for decoding. Raises CheckpointError if the round was
-  trained with other networks than the networks found.
+  `decoder` is the path of an autoencoder that decodes instead of the round's own autoencoder.
+  Raises CheckpointError if the networks found are not the networks that the round was trained with,
+  according to the digests in the round's card.json.
   """
   about = folder.card.get('latents')
   if not about:
@@ -180,7 +198,9 @@ def read_frozen(folder: folders.Folder, decoder: str = '') -> Frozen:
 
 
 def beside(folder: folders.Folder, name: str) -> str:
-  """Returns the path of the subfolder `name` of a round's folder, or of the folder above."""
+  """Returns the path of subfolder `name` of a round's folder or, if absent there, of the parent
+  folder.
+  """
   look = name or 'text_encoder'
   for at in (folder.path, folder.path.parent):
     if storage.exists(at / look / 'config.json'):
@@ -192,5 +212,7 @@ def beside(folder: folders.Folder, name: str) -> str:
 
 
 def encoder_digest(found: autoencoders.Autoencoder) -> str:
-  """Returns a name for an autoencoder: kind, digest of the parameters, scale and shift."""
+  """Returns a text that identifies an autoencoder: kind, digest of the parameters, and the scale
+  and shift of the latents.
+  """
   return f'{found.kind}-{found.digest}-{found.scale:.6g}-{found.shift:.6g}'

@@ -1,7 +1,8 @@
 """BERT, for example MiniLM: encodes short prompts for text-conditional networks.
 
 A layer of BERT is post-norm: h = norm(h + attention(h)), then h = norm(h + mlp(h)). Flax modules
-have the names of the published weights, with '_' in place of '.'. Source: Devlin et al. 1810.04805.
+have the names of the published weights, with '_' in place of '.'. Source: Devlin et al., arXiv
+1810.04805.
 """
 
 import dataclasses
@@ -14,7 +15,9 @@ from gdistill.models import clip
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-  """Sizes of BERT's transformer and of the embeddings of words, positions and sentences."""
+  """Sizes of a BERT network: its layers, and its tables of word, position and token-type
+  embeddings.
+  """
 
   width: int
   layers: int
@@ -33,7 +36,7 @@ MINILM_L6 = Sizes(384, 6, 12, 1536)
 class Bert(nn.Module):
   """BERT: tokens [B, L], mask [B, L] bool -> hidden [B, L, width].
 
-  No token attends to tokens whose mask is False; rows of `hidden` where the mask is False are
+  No token attends to tokens whose mask is False; outputs at tokens whose mask is False are
   meaningless. All tokens get the token-type embedding of the first sentence.
   """
 

@@ -1,7 +1,7 @@
 """CLIP's text tower and image tower; the text tower is also Stable Diffusion's text encoder.
 
 Each tower is a pre-norm transformer: h + attention(norm(h)), then h + mlp(norm(h)). Flax modules
-have the names of the published weights, with '_' in place of '.'. Source: Radford et al.
+have the names of the published weights, with '_' in place of '.'. Source: Radford et al., arXiv
 2103.00020.
 """
 
@@ -40,7 +40,9 @@ class Tower:
 
 @dataclasses.dataclass(frozen=True)
 class Words:
-  """Input of the text tower: size of the vocabulary, tokens in a text, and id of the end token."""
+  """Sizes of the text tower's input: size of the vocabulary, number of tokens in a text, and id of
+  the end token.
+  """
 
   vocabulary: int = 49408
   length: int = 77
@@ -97,7 +99,7 @@ class Image(nn.Module):
     h = jnp.concatenate([jnp.broadcast_to(first, (len(h), 1, tower.width)), h], axis=1)
     count = (self.size // self.patch) ** 2 + 1
     places = self.param('position_embedding', normal, (count, tower.width))
-    # 'pre_layrnorm' is the spelling in the published weights.
+    # 'pre_layrnorm' is misspelt because the published weights misspell this name.
     h = nn.LayerNorm(tower.epsilon, name='pre_layrnorm')(h + places[None])
     h = _transformer(tower, h, causal=False)
     h = nn.LayerNorm(tower.epsilon, name='post_layernorm')(h[:, 0])
@@ -107,9 +109,9 @@ class Image(nn.Module):
 def prepared(pixels: jax.Array, size: int = SIZE) -> jax.Array:
   """Returns pixels [B, H, W, 3] in 0..255 as the image tower's input [B, size, size, 3].
 
-  The shorter side is resized to `size`, cubic and antialiased; the longer side is cropped to its
-  middle. The published preprocessing rounds pixels to whole numbers after resizing; this function
-  does not round pixels.
+  Antialiased cubic resizing gives the shorter side `size` pixels; of the longer side, only the
+  middle `size` pixels remain. The published preprocessing rounds pixels to whole numbers after
+  resizing; this function does not round pixels.
   """
   b, height, width, _ = pixels.shape
   # The length of the longer side is rounded down, as in the published preprocessing.

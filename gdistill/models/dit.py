@@ -18,14 +18,16 @@ SINUSOIDS = 256
 class DiT(nn.Module):
   """(z [B, H, W, C], logsnr [B], cond, w [B]) -> [B, H, W, C] in float32.
 
-  `time` maps logsnr to the number whose sinusoids are embedded: the timestep index for networks of
-  a discrete schedule, or SiT's own t. cond['label'] = -1 is the null class, the last row of the
-  label table. With `learned_sigma` the network computes 2C output channels and returns the first C.
-  `w_features` > 0 makes a network that takes w: the Fourier features of w enter through a bias-free
-  projection, which starts at zero, and are added to the sinusoids of time. All denoisers take
-  `ids`; DiT ignores `ids`, because DiT has no dropout. `remat` stores only the input of each block,
-  and the backward pass recomputes the block. `freq_shift` is 0 in the published DiTs and 1 in
-  diffusers' implementation of DiT. Source: Peebles & Xie, 2212.09748; Ma et al., 2401.08740.
+  `time` maps logsnr to the network's time input, whose sinusoids are embedded: the timestep index
+  for networks of a discrete schedule, or t for SiT. Label -1 in cond['label'] is the null class,
+  the last row of the label table. With `learned_sigma` the network computes 2C output channels and
+  returns the first C. `w_features` > 0 makes a network that takes w: the Fourier features of w
+  enter through a bias-free projection, which starts at zero, and are added to the sinusoids of
+  time. DiT ignores the argument `ids`, which other denoisers use for dropout, because DiT has no
+  dropout. `remat` stores only the input of each block, and the backward pass recomputes the block.
+  `freq_shift`, a parameter of the sinusoids of time, is 0 in the published DiTs and 1 in diffusers'
+  implementation of DiT. Sources: Peebles & Xie, arXiv 2212.09748 (DiT); Ma et al., arXiv 2401.08740
+  (SiT).
   """
 
   width: int
@@ -87,7 +89,7 @@ class Block(nn.Module):
   """h + g_a attention(m_a(h)), then h + g_m mlp(m_m(h)); m(h) = (1 + scale) norm(h) + shift.
 
   Shifts, scales and gates g are linear in `emb` [B, width] and start at zero, so a freshly
-  initialised block is the identity. h is [B, patches, width].
+  initialised block is the identity. `h` is [B, patches, width].
   """
 
   heads: int
@@ -119,7 +121,7 @@ class Block(nn.Module):
 def normed(h: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
   """(1 + scale) (h - mean) / sqrt(var + 1e-6) + shift over the last axis, in float32.
 
-  h is [B, patches, width]; scale and shift are [B, width].
+  `h` is [B, patches, width]; `scale` and `shift` are [B, width].
   """
   h = h.astype(jnp.float32)
   h -= h.mean(-1, keepdims=True)
@@ -130,7 +132,8 @@ def normed(h: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
 def positions(rows: int, columns: int, dim: int) -> np.ndarray:
   """Returns [rows * columns, dim], position embeddings: sinusoids of the column, then of the row.
 
-  Sines come before cosines. The frequencies are 10000^(-k / (dim/4)), k < dim/4.
+  The sinusoids of a coordinate are dim/4 sines, then dim/4 cosines, at the frequencies 10000^(-k /
+  (dim/4)), k < dim/4.
   """
   f = 10_000.0 ** (-np.arange(dim // 4) / (dim / 4))
   row, column = np.meshgrid(np.arange(rows), np.arange(columns), indexing='ij')
@@ -141,7 +144,8 @@ def positions(rows: int, columns: int, dim: int) -> np.ndarray:
 def as_teacher(params: Any, dtype: Any) -> Any:
   """Casts to `dtype` the parameters of layers that compute in `dtype`; outputs stay bit-identical.
 
-  Embedding and output layers stay float32, because these layers compute in float32.
+  Parameters of the embedding and output layers stay float32, because these layers compute in
+  float32.
   """
   kept = ('time0', 'time1', 'label', 'w_proj', 'final_modulation', 'final')
   cast = {k: v for k, v in params.items() if k not in kept}

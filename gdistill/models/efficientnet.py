@@ -1,9 +1,9 @@
 """EfficientNet-Lite0, an ImageNet classifier whose weights are installable as a Python package.
 
-The network has inverted residuals without squeeze-and-excitation and ReLU6 throughout; batch norms
-are folded into the convolutions (convert.folding). A Fréchet distance of EfficientNet-Lite0's
-features is called FD-lite0, never FID.
-Source: Tan and Le 1905.11946, and the Lite variants by the authors of EfficientNet.
+The network has inverted residuals without squeeze-and-excitation, and ReLU6 activations; batch
+norms are folded into the convolutions (convert.folding). A Fréchet distance of EfficientNet-Lite0's
+features is called FD-lite0, never FID. Source: Tan and Le, arXiv 1905.11946; the Lite variants are
+by the authors of EfficientNet.
 """
 
 import jax
@@ -14,7 +14,8 @@ SIZE = 224
 FEATURE_SIZE, NUM_CLASSES = 1280, 1000
 BATCH_NORM_EPSILON = 1e-3
 MEAN, STD = 127.0, 128.0  # the Lite variants were trained on (pixels - MEAN) / STD, pixels 0..255
-# One row per stage: (repeats, kernel, stride of the first repeat, expansion, output channels).
+
+# Stages of the network: (repeats, kernel, stride of the first repeat, expansion, output channels).
 _STAGES = (
   (1, 3, 1, 1, 16),
   (2, 3, 2, 6, 24),
@@ -38,10 +39,11 @@ def prepared(pixels: jax.Array, size: int = SIZE) -> jax.Array:
 
 
 class Depthwise(nn.Module):
-  """Depthwise convolution with TensorFlow's SAME padding, as a sum of shifted products.
+  """Depthwise convolution with TensorFlow's SAME padding, computed as a sum over the kernel's
+  positions of shifted inputs times weights.
 
-  XLA has no fast grouped convolution on CPUs: with this layer, EfficientNet-Lite0 runs four times
-  as fast on a CPU.
+  On a CPU, EfficientNet-Lite0 runs four times as fast with this layer as with XLA's grouped
+  convolution, which is slow on CPUs.
   """
 
   size: int
@@ -66,7 +68,7 @@ class Depthwise(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-  """[B, H, W, 3] -> {'features': [B, 1280], means over pixels, 'logits': [B, 1000] of ImageNet}."""
+  """Images [B, H, W, 3] -> {'features': pixel means [B, 1280], 'logits': of ImageNet [B, 1000]}."""
 
   precision: str = 'highest'
 

@@ -5,16 +5,18 @@ from jax import numpy as jnp
 
 
 def phi_index(logsnr: jax.Array) -> jax.Array:
-  """1000 phi / (pi/2), phi = arctan(exp(-logsnr/2)).
+  """Returns the time index 1000 phi / (pi/2), where phi = arctan(exp(-logsnr/2)).
 
   phi runs over [0, pi/2], so the result is the time index at which a cosine schedule of 1,000 steps
-  has this logsnr. Source: Salimans & Ho, 2202.00512 (the time input 'inv_cos').
+  has this logsnr. Source: Salimans & Ho, arXiv 2202.00512 (the time input 'inv_cos').
   """
   return 1000.0 * jnp.arctan(jnp.exp(-0.5 * logsnr)) / (0.5 * jnp.pi)
 
 
 def linear_time(logsnr: jax.Array) -> jax.Array:
-  """t = alpha / (alpha + sigma) on the path t x + (1 - t) eps; t = 0 is noise, t = 1 is data."""
+  """Returns t = alpha / (alpha + sigma) on the path t x + (1 - t) eps; t = 0 is noise, t = 1 is
+  data.
+  """
   return jax.nn.sigmoid(0.5 * logsnr)
 
 

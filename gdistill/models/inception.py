@@ -12,7 +12,7 @@ from flax import linen as nn
 from jax import numpy as jnp
 
 SIZE = 299
-# Name of a feature vector -> number of channels. Each channel is averaged over the pixels.
+# {name of a feature vector: its number of channels}. A feature is a channel's mean over the pixels.
 TAPS = {'64': 64, '192': 192, '768': 768, '2048': 2048}
 NUM_CLASSES = 1008
 BATCH_NORM_EPSILON = 1e-3  # epsilon of the batch norms of the published weights
@@ -23,10 +23,10 @@ def prepared(pixels: jax.Array, resize: str = 'tf1') -> jax.Array:
   """Returns pixels [B, H, W, 3] in 0..255 as the network's input [B, 299, 299, 3].
 
   `resize` is one of two bilinear resizes, whose FIDs must not be compared with each other:
-    'tf1'         TensorFlow 1, the original FID: output pixel i lies at i * H / 299, then
-                  (x - 128) / 128.
-    'half_pixel'  pytorch-fid: output pixel i lies at (i + 0.5) * H / 299 - 0.5, then
-                  2 x / 255 - 1.
+    'tf1'         is the resize of TensorFlow 1 and of the original FID: output pixel i lies at
+                  input position i * H / 299, and a resized value x becomes (x - 128) / 128.
+    'half_pixel'  is the resize of pytorch-fid: output pixel i lies at input position
+                  (i + 0.5) * H / 299 - 0.5, and a resized value x becomes 2 x / 255 - 1.
   """
   if resize not in RESIZES:
     raise ValueError(f'{resize=} must be one of {", ".join(RESIZES)}')
@@ -34,18 +34,20 @@ def prepared(pixels: jax.Array, resize: str = 'tf1') -> jax.Array:
   x = pixels.astype(jnp.float32)
   for axis, size in ((1, height), (2, width)):
     x = jnp.moveaxis(x, axis, -1)
-    # A matrix product, although a row of _bilinear has only two nonzero weights: a gather is no
-    # faster on an accelerator.
+    # The resize is a matrix product, although a row of _bilinear has only two nonzero weights,
+    # because a gather is no faster on an accelerator.
     x = jnp.einsum('...i,oi->...o', x, _bilinear(size, resize), precision='highest')
     x = jnp.moveaxis(x, -1, axis)
   return (x - 128.0) / 128.0 if resize == 'tf1' else 2.0 * x / 255.0 - 1.0
 
 
 def _bilinear(size: int, resize: str) -> np.ndarray:
-  """Returns [299, size]: the weight of each input pixel in each output pixel."""
+  """Returns the resize of one axis as a matrix [299, size]: the weight of each input pixel in each
+  output pixel.
+  """
   shift = 0.5 if resize == 'half_pixel' else 0.0
-  # Positions are float32 as in TensorFlow 1: for 256 input pixels, float32's rounding moves the
-  # resized values by 1e-5 of their range.
+  # Positions are float32 because TensorFlow 1 computes positions in float32, whose rounding moves
+  # the resized values by 1e-5 of the range of the values for 256 input pixels.
   scale, index = np.float32(size / SIZE), np.arange(SIZE, dtype=np.float32)
   place = np.maximum((index + np.float32(shift)) * scale - np.float32(shift), 0.0)
   lower = np.minimum(place.astype(np.int64), size - 1)
@@ -132,7 +134,7 @@ class Inception(nn.Module):
     ], -1)  # fmt: skip
 
   def _mixed_6(self, h, block, channels):
-    """Returns (the output of the 1x1 branch, the outputs of all branches concatenated)."""
+    """Returns (the output of the block's 1x1 branch, the outputs of all branches concatenated)."""
     one = self._chain(h, block, ('branch1x1', 192, (1, 1)))
     return one, jnp.concatenate([
       one,

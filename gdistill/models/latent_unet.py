@@ -13,7 +13,7 @@ from gdistill.models import blocks
 from gdistill.models import embeddings
 
 # Fields of LatentUNet for Stable Diffusion 1.x. The inpainting network of Stable Diffusion 1.x also
-# has extra_channels=5: a mask, and the latents of the masked image.
+# has extra_channels=5: one for a mask, and four for the latents of the masked image.
 SD1 = dict(
   channels=(320, 640, 1280, 1280), num_blocks=2, attention=(True, True, True, False),
   heads=(8, 8, 8, 8), context='text', context_dim=768, out_channels=4,
@@ -34,20 +34,21 @@ class LatentUNet(nn.Module):
   `channels`, `attention` and `heads` have an entry for each resolution, the finest first; H and W
   are multiples of 2^(resolutions - 1). `context` says what the transformers attend to beside the
   pixels:
-    'text'   cond['text'] [B, L, context_dim]. If there is a cond['text_mask'] [B, L], only tokens
-             with text_mask True are attended to. For examples with label -1, the parameter
-             `null_text` [context_length, context_dim] replaces cond['text']. `null_text` is set to
-             the embedding of '' and is not trained.
-    'class'  one token, the row cond['label'] of the class table; label -1 is the last row.
-    'none'   the pixels alone. If `num_classes` > 0, the class is added to the time embedding as a
-             one-hot vector, which is zero for label -1.
-  cond['extra'] [B, H, W, extra_channels] is concatenated to z. `time` maps logsnr to the number
-  whose sinusoids are embedded. `out_channels` 0 means as many output channels as z has.
-  `emb_channels` 0 means a time embedding of 4 channels[0] features. `w_features`, `ids` and `remat`
-  mean the same as in unet.UNet. `linear_projection` changes nothing in this network: it says how
-  published weights store the transformers' first and last layers.
+    'text'   means the tokens cond['text'] [B, L, context_dim]. If cond has a 'text_mask' [B, L],
+             only tokens with text_mask True are attended to. For examples with label -1, the
+             parameter `null_text` [context_length, context_dim] replaces cond['text']. The
+             parameter `null_text` is set to the embedding of the empty prompt and is not trained.
+    'class'  means one token: row cond['label'] of the class table, or the last row for label -1.
+    'none'   means that the transformers attend to the pixels alone. With `context` 'none' and
+             `num_classes` > 0, the class is added to the time embedding as a one-hot vector, which
+             is zero for label -1.
+  The channels of cond['extra'] [B, H, W, extra_channels] are appended to the channels of z. `time`
+  maps logsnr to the network's time input, whose sinusoids are embedded. `out_channels` 0 means as
+  many output channels as z has. `emb_channels` 0 means a time embedding of 4 channels[0] features.
+  `w_features`, `ids` and `remat` mean the same as in unet.UNet. `linear_projection` does not change
+  this network: the field says how published weights store the transformers' first and last layers.
 
-  Sources: Rombach et al. 2112.10752; layers and parameter counts are those of diffusers'
+  Source: Rombach et al., arXiv 2112.10752. Layers and parameter counts agree with diffusers'
   UNet2DConditionModel (859.5 M parameters for Stable Diffusion 1.x).
   """
 
@@ -65,7 +66,7 @@ class LatentUNet(nn.Module):
   extra_channels: int = 0
   emb_channels: int = 0
   groups: int = 32
-  epsilon: float = 1e-5  # of the group norms outside the transformers; inside, epsilon is 1e-6
+  epsilon: float = 1e-5  # group norms inside the transformers have epsilon 1e-6 instead
   dropout: float = 0.0
   time: Callable[[jax.Array], jax.Array] = embeddings.phi_index
   w_features: int = 0
@@ -95,7 +96,7 @@ class LatentUNet(nn.Module):
         h = self._attend(h, context, level, f'down{level}_attn{i}')
         skips.append(h)
       if level != last:
-        # padding=1 pads both ends of an axis, as torch does; 'SAME' with stride 2 pads one end.
+        # padding=1 pads both ends of an axis, as torch does; 'SAME' would pad one end at stride 2.
         h = self._conv(channels, f'down{level}_resample', strides=2, padding=1)(h)
         skips.append(h)
 
@@ -135,8 +136,8 @@ class LatentUNet(nn.Module):
   def _context(self, cond):
     """Returns (tokens [B, L, context_dim], counts [B, L]) for cross-attention.
 
-    `tokens` is None if `context` is 'none'. `counts` is True for the tokens that are attended to;
-    `counts` None means that all tokens are attended to.
+    `tokens` is None if the network's `context` is 'none'. `counts` is True for the tokens that are
+    attended to; `counts` None means that all tokens are attended to.
     """
     if self.context == 'none':
       return None, None
@@ -198,8 +199,8 @@ class ResBlock(nn.Module):
 class Transformer(nn.Module):
   """h + proj_out(layers(proj_in(norm(h)))) over the pixels of one image; proj_out starts at zero.
 
-  The layers attend to the pixels and to `context` [B, L, D], which may be None. `counts` [B, L] is
-  True for the tokens of `context` that are attended to; `counts` None means all tokens.
+  The layers attend to the pixels and, unless `context` [B, L, D] is None, to `context`. `counts`
+  [B, L] is True for the tokens of `context` that are attended to; `counts` None means all tokens.
   """
 
   heads: int
@@ -223,7 +224,7 @@ class Transformer(nn.Module):
 class Layer(nn.Module):
   """Adds self-attention, then cross-attention if `context` is given, then a GEGLU MLP to h.
 
-  Self-attention, cross-attention and the MLP each have a layer norm of h as input.
+  Self-attention, cross-attention and the MLP each read a layer norm of h.
   """
 
   heads: int
@@ -284,8 +285,8 @@ def example(net: LatentUNet, size: int, channels: int, count: int = 1) -> tuple:
 def as_teacher(params: Any, dtype: Any) -> Any:
   """Casts to `dtype` the parameters of layers that compute in `dtype`; outputs stay bit-identical.
 
-  bfloat16 halves the memory of the parameters. Norms, the embeddings' layers, class_table,
-  null_text and the output layer stay float32.
+  A `dtype` of bfloat16 halves the memory of the parameters. Parameters of norms, embedding layers,
+  class_table, null_text and the output layer stay float32.
   """
   kept = (
     'time0', 'time1', 'label', 'w_proj', 'class_table', 'null_text', 'norm_out', 'conv_out',

@@ -1,4 +1,4 @@
-"""The paper's U-Net for pixels: residual blocks, attention at chosen resolutions, w as an input."""
+"""The U-Net for pixels: residual blocks, attention at chosen resolutions, and w as an input."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,15 +18,16 @@ class UNet(nn.Module):
   `w_features` = 0 makes a network that ignores w, such as a teacher. With `w_features` > 0, the
   Fourier features of w enter through a bias-free projection, which starts at zero, and are added to
   the time features before the time MLP: a student that starts from its teacher's parameters
-  returns, before the first update, the same values as the teacher. cond['label'] = -1 is the null
-  class: a zero one-hot vector. Layers and parameter counts follow Salimans & Ho, 2202.00512 (60.0 M
-  and 295.9 M parameters for CIFAR-10 and ImageNet 64, without the layers for w and labels). `ids`
-  [B] are the examples' ids, on which the dropout masks depend; `ids` None turns dropout off.
-  `remat` stores only the input of each block, and the backward pass recomputes the block.
-  cond['extra'] [B, H, W, extra_channels] is concatenated to z. `time` maps logsnr to the number
-  whose sinusoids are embedded. With `freq_shift`, `cos_first`, `epsilon` of the norms and
-  `learned_sigma` (2C channels are computed, the first C returned), this module is also the network
-  of Dhariwal & Nichol, 2105.05233; see convert/adm.py.
+  returns, before the first update, the same values as the teacher. Label -1 in cond['label'] is the
+  null class: a zero one-hot vector. Layers and parameter counts follow Salimans & Ho, arXiv
+  2202.00512 (60.0 M and 295.9 M parameters for CIFAR-10 and ImageNet 64, without the layers for w
+  and labels). `ids` [B] are the examples' ids, on which the dropout masks depend; `ids` None turns
+  dropout off. `remat` stores only the input of each block, and the backward pass recomputes the
+  block. The channels of cond['extra'] [B, H, W, extra_channels] are appended to the channels of z.
+  `time` maps logsnr to the network's time input, whose sinusoids are embedded. The fields
+  `freq_shift`, `cos_first`, `epsilon` (of the norms) and `learned_sigma` (2C channels are computed,
+  the first C returned) make this module equal to the network of Dhariwal & Nichol, arXiv
+  2105.05233; convert/adm.py sets these fields.
   """
 
   channels: int
@@ -36,7 +37,7 @@ class UNet(nn.Module):
   num_classes: int
   emb_channels: int
   heads: int | None = 1
-  head_dim: int | None = None  # if not None, an attention has channels / head_dim heads
+  head_dim: int | None = None  # if not None, attention layers have channels / head_dim heads
   groups: int = 32
   dropout: float = 0.0
   w_features: int = 0
@@ -120,8 +121,8 @@ class UNet(nn.Module):
 def as_teacher(params: Any, dtype: Any) -> Any:
   """Casts to `dtype` the parameters of layers that compute in `dtype`; outputs stay bit-identical.
 
-  bfloat16 halves the memory of the parameters. Norms, the embeddings' layers and the output layer
-  stay float32.
+  A `dtype` of bfloat16 halves the memory of the parameters. Parameters of norms, embedding layers
+  and the output layer stay float32.
   """
   kept = ('time0', 'time1', 'label', 'w_proj', 'norm_out', 'conv_out')
 

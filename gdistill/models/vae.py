@@ -1,9 +1,9 @@
 """Autoencoders of latent diffusion: the networks between images [B, H, W, 3] and latents.
 
 Every autoencoder has `encode(x) -> (mean, std)` of the posterior, and `decode(z) -> x`, where x is
-not clipped. Images are in [-1, 1]. The shift and scale that diffusion applies to latents are in
-convert.autoencoder. Flax modules have the names of the layers in diffusers' weight files, with '_3'
-in place of '.3'.
+not clipped. Images are in [-1, 1]. Latents in this file are unscaled; convert.autoencoder applies
+the shift and scale that a diffusion model expects. Flax modules have the names of the layers in
+diffusers' weight files, with '_3' in place of '.3'.
 """
 
 import jax
@@ -85,7 +85,7 @@ class TinyDecoder(nn.Module):
   @nn.compact
   def __call__(self, z: jax.Array) -> jax.Array:
     h = nn.relu(_conv(self.width, 'layers_0')(3.0 * jnp.tanh(z / 3.0)))
-    layer = 2  # the published layer numbers also count the ReLU and each upsampling
+    layer = 2  # not 1, because the published layer numbers count ReLU and upsampling as layers
     for level, count in enumerate(self.num_blocks):
       for i in range(count):
         h = TinyBlock(self.pool and level == 0, name=f'layers_{layer + i}')(h)
@@ -123,7 +123,7 @@ class KL(nn.Module):
 
   `widths` are the channels of each resolution, starting at the pixels; each next resolution halves
   the sides of the image. A resolution has `layers` residual blocks in the encoder and `layers` + 1
-  in the decoder. Source: Rombach et al. 2112.10752.
+  in the decoder. Source: Rombach et al., arXiv 2112.10752.
   """
 
   latent_channels: int = 4
@@ -149,7 +149,7 @@ class KL(nn.Module):
       self.from_latents = nn.Conv(self.latent_channels, (1, 1), name='post_quant_conv')
 
   def encode(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns mean and standard deviation of the posterior, [B, H/f, W/f, latent_channels]."""
+    """Returns mean and std of the posterior, each [B, H/f, W/f, latent_channels], f = `factor`."""
     h = self.encoder(x)
     mean, logvar = jnp.split(self.to_moments(h) if self.quant_conv else h, 2, axis=-1)
     return mean, jnp.exp(0.5 * jnp.clip(logvar, -30.0, 20.0))
@@ -166,8 +166,8 @@ class VQ(nn.Module):
   """The autoencoder of latent diffusion on ImageNet, with a codebook in front of the decoder.
 
   Diffusion works on the encoder's latents; `decode` first replaces each latent by the nearest entry
-  of the codebook. Fields that class KL also has mean the same as in KL. Source: Rombach et al.
-  2112.10752.
+  of the codebook. Fields that class KL also has mean the same as in KL. Source: Rombach et al.,
+  arXiv 2112.10752.
   """
 
   latent_channels: int = 3
@@ -196,7 +196,7 @@ class VQ(nn.Module):
     return z, jnp.zeros_like(z)
 
   def quantise(self, z: jax.Array) -> jax.Array:
-    """Returns each latent's nearest entry of the codebook."""
+    """Returns, for each latent in z, the nearest entry of the codebook."""
     table = self.codebook.embedding.T[:, None, None, None]
     # The distances are summed channel by channel, so that XLA fuses the sum into argmin and stores
     # no array of [pixels, entries].
@@ -212,7 +212,7 @@ class VQ(nn.Module):
 
 
 class Encoder(nn.Module):
-  """Encoder of KL and VQ: images -> [B, H/f, W/f, out_channels], f = 2^(resolutions - 1)."""
+  """Encoder of KL and VQ: images -> [B, H/f, W/f, out_channels], f = 2^(len(widths) - 1)."""
 
   out_channels: int
   widths: tuple[int, ...]
@@ -268,7 +268,7 @@ class Level(nn.Module):
 
 
 class Resample(nn.Module):
-  """Halves or doubles the sides of h, as `how` says.
+  """Halves (`how` 'down') or doubles (`how` 'up') the height and the width of h.
 
   'down' is a 3x3 convolution of stride 2, padded only on the right and below.
   'up' repeats each pixel 2x2 and then applies a 3x3 convolution.

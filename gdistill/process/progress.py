@@ -26,7 +26,9 @@ class Progress:
       self._bar.close()
 
   def update(self, done: int, **numbers: float) -> None:
-    """Shows that `done` of the total units of work are done, and `numbers` beside the count."""
+    """Shows that `done` of `total` units of work are finished, with `numbers` such as the loss
+    beside the count.
+    """
     text = ' '.join(f'{k}={v:.4g}' for k, v in numbers.items())
     if self._bar is not None:
       if text:
@@ -39,7 +41,9 @@ class Progress:
     self._done = done
 
   def _left(self, done: int) -> str:
-    """Returns '1:02:03 left', estimated from the speed so far, or '' before and after the work."""
+    """Returns the remaining time as '1:02:03 left', estimated from the speed so far; returns ''
+    before the first and after the last unit of work.
+    """
     if not self._start < done < self._total:
       return ''
     elapsed = time.monotonic() - self._began

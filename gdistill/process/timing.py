@@ -11,13 +11,15 @@ from gdistill.workdir import storage
 
 @dataclasses.dataclass
 class Seconds:
-  """A clock for kinds of work: `with seconds('save'): ...` adds to `spent['save']`."""
+  """A clock for each kind of work: `with seconds('save'): ...` adds the time of a save to
+  `spent['save']`.
+  """
 
   spent: dict[str, float] = dataclasses.field(default_factory=dict)
 
   @contextlib.contextmanager
   def __call__(self, name: str) -> Iterator[None]:
-    """Adds the time of the block to spent[name], also if the block raises."""
+    """Adds the time of the `with` block to spent[name], also if the block raises."""
     start = time.monotonic()
     try:
       yield
@@ -26,7 +28,9 @@ class Seconds:
 
 
 def account(workdir: storage.epath.Path, seconds: Seconds, write: bool) -> None:
-  """Prints this process's seconds; with `write`, adds them to WORKDIR/time.json."""
+  """Prints the seconds that this process spent on each kind of work; with `write`, also adds the
+  seconds to WORKDIR/time.json.
+  """
   file = storage.path(workdir) / 'time.json'
   if write:
     before = storage.read_json(file) if storage.exists(file) else {}

@@ -14,26 +14,27 @@ from collections.abc import Callable, Iterator
 from gdistill.workdir import storage
 
 _TIMES = 30  # a step that takes longer than this many times the median step counts as stuck
-_SLOW = 6  # a compile or a save may take this many times the argument `seconds`
-_MEMORY, _KNOWN = 50, 5  # the median step time is over the last 50 steps, and needs 5 steps
-_WRITING = 10.0  # seconds to wait for writing the stacks, because the disk may be what hangs
+_SLOW = 6  # a compile or a save may take this many times the `seconds` of Watchdog
+_MEMORY, _KNOWN = 50, 5  # the median step time is of the last 50 steps, and needs 5 steps
+_WRITING = 10.0  # longest wait, in seconds, for writing the stacks: the disk may hang
 EXIT_CODE = 134
 
 
 class Watchdog:
-  """A thread that ends the process after too long a time without a call of `moved`.
+  """A thread that ends the process if `moved` is not called for longer than a time limit.
 
-  Use: `with Watchdog(folder, seconds) as dog:`, and call `dog.moved()` wherever work was done. In
+  Enter `with Watchdog(folder, seconds) as dog:`, and call `dog.moved()` wherever work was done. In
   the context `steady()` each call of `moved` is one training step, and the time limit is `seconds`
-  or 30 times the median step, whichever is longer. In the context `patient()`, and before five
-  steps are known, the limit is six times `seconds`. Outside these two contexts, and with seconds=0,
-  there is no limit. Time in which the process was suspended does not count.
+  or 30 times the median step, whichever is longer. In the context `patient()`, and in `steady()`
+  before five steps were timed, the time limit is six times `seconds`. Outside `steady()` and
+  `patient()`, and with seconds=0, there is no time limit. Time in which the process was suspended
+  does not count towards the limit.
 
   The watchdog writes the stacks of all threads to folder/stacks-<process>.txt before it ends the
   process, and waits at most ten seconds for the disk. The stacks are first written after `early`
-  seconds, because another process of the run may end this process first; the file of stacks is
-  removed when work continues. The exit code is 134. The watchdog cannot act while C code holds
-  Python's global interpreter lock.
+  seconds without progress, because another process of the run may end this process before the time
+  limit; the file of stacks is removed when work continues. A process that the watchdog ends has
+  exit code 134. The watchdog cannot act while C code holds Python's global interpreter lock.
   """
 
   def __init__(
@@ -49,7 +50,7 @@ class Watchdog:
 
   def __enter__(self) -> 'Watchdog':
     if self._seconds:
-      self._forgive()  # removes the stacks of an earlier run
+      self._forgive()  # removes the file of stacks that an earlier run left
       self._thread.start()
     return self
 
@@ -70,7 +71,9 @@ class Watchdog:
     return self._within(self._of_steps)
 
   def patient(self) -> contextlib.AbstractContextManager[None]:
-    """Returns a context for slow work, such as a compile or a save."""
+    """Returns a context for slow work, such as a compile or a save, with a time limit of six times
+    `seconds`.
+    """
     return self._within(lambda: _SLOW * self._seconds)
 
   @contextlib.contextmanager
@@ -90,7 +93,7 @@ class Watchdog:
 
   def _of_steps(self) -> float:
     steps = list(self._steps)
-    if len(steps) < _KNOWN:  # the first steps are not typical: cold disks, no wait for the devices
+    if len(steps) < _KNOWN:  # the first steps are not typical, for example because disks are cold
       return _SLOW * self._seconds
     return max(self._seconds, _TIMES * statistics.median(steps))
 
@@ -99,7 +102,7 @@ class Watchdog:
     written, last = -1, time.monotonic()
     while not self._end.wait(tick):
       now = time.monotonic()
-      # After a gap longer than two ticks the process was suspended; suspended time does not count.
+      # A gap longer than two ticks means a suspended process; only two ticks of the gap count.
       passed, last = min(now - last, 2 * tick), now
       with self._lock:
         self._still += passed
@@ -128,13 +131,13 @@ class Watchdog:
     if not _in_time(lambda: self._write(still)):
       where = 'above'
       faulthandler.dump_traceback(2, all_threads=True)
-    if self._moves != moves:  # work continued while the stacks were written
+    if self._moves != moves:  # work continued while the stacks were written: do not exit
       return
     line = (
       f'gdistill: no progress for {still:.0f} s, so this process ends; the stacks of all threads '
       f'are {where}; repeat the command, and read the stacks if this happens again\n'
     )
-    os.write(2, line.encode())  # not print: a print may be what hangs
+    os.write(2, line.encode())  # os.write, because print may hang
     os._exit(EXIT_CODE)
 
 
@@ -143,7 +146,7 @@ def _forever() -> float:
 
 
 def _stacks() -> str:
-  memory = getattr(os, 'memfd_create', None)  # in memory, because the disk may hang or be full
+  memory = getattr(os, 'memfd_create', None)  # the stacks go to memory: a disk may hang or be full
   with os.fdopen(memory('stacks'), 'w+b') if memory else tempfile.TemporaryFile() as file:
     faulthandler.dump_traceback(file, all_threads=True)
     file.seek(0)

@@ -14,11 +14,11 @@ from gdistill.recipe import settings as recipes
 
 
 class Release(NamedTuple):
-  """Settings of a released ADM network that the file of the network's weights lacks."""
+  """Settings of one ADM network that OpenAI released; the weights file does not hold settings."""
 
-  fields: Mapping[str, Any]  # fields of unet.UNet
+  fields: Mapping[str, Any]  # keys of the section `model` of a recipe, and the values
   image_size: int
-  order: Literal['new', 'legacy']  # order of q, k, v in attention; see convert/adm.py
+  order: Literal['new', 'legacy']  # order of the weights of q, k and v; see convert/adm.py
   noise: recipes.Noise
 
 
@@ -34,7 +34,8 @@ def read(
 ) -> teacher.Teacher:
   """Returns the class-conditional network at `path`, guided by the network in the file `null`.
 
-  If `null` is '', the returned teacher cannot be guided. `autoencoder` and `text` are not used.
+  If `null` is '', the returned teacher cannot be guided. `autoencoder` and `text` are not used,
+  because ADM works on pixels and takes no text.
   """
   release = RELEASES[kind]
   settings = recipes.Model(
@@ -60,7 +61,7 @@ def read(
 def _read_network(
   path: pathlib.Path, release: Release, settings: recipes.Model, has_labels: bool
 ) -> tuple[dict, str]:
-  """Returns (parameters, digest) of the ADM network at `path`.
+  """Returns (parameters, sha256 digest of the weights) of the ADM network at `path`.
 
   Raises ConfigError if `has_labels` is True and the network at `path` is unconditional, or if
   `has_labels` is False and the network is class-conditional.

@@ -18,7 +18,7 @@ from gdistill.published import teacher
 from gdistill.recipe import settings as recipes
 
 NOISE = recipes.Noise('scaled_linear', beta_start=0.0015, beta_end=0.0195)
-_IMAGE_SIZE = 64  # side of the latents of cin256-v2
+_IMAGE_SIZE = 64  # height and width of the latents of cin256-v2
 _AUTOENCODER_FOLDERS = ('vqvae', 'vae', 'autoencoder')
 _Network = tuple[recipes.Model, recipes.Noise, dict[str, np.ndarray], dict]
 
@@ -28,8 +28,9 @@ def read(
 ) -> teacher.Teacher:
   """Returns the class-conditional ImageNet network at `path` as a teacher.
 
-  `path` is a folder of diffusers with unet/, or a .safetensors file with latent diffusion's names.
-  If `autoencoder` is '', the autoencoder is read from `path` too. `null` and `text` are not used.
+  `path` is a diffusers folder with unet/, or a .safetensors file whose arrays have the names of the
+  latent diffusion code. If `autoencoder` is '', the autoencoder is read from `path` too. `null` and
+  `text` are not used, because the network has a null condition of its own and takes no text.
   """
   if path.is_dir() and (path / 'unet').is_dir():
     settings, noise, state, params = _read_folder(path)
@@ -49,9 +50,10 @@ def read(
 
 
 def _read_folder(path: pathlib.Path) -> _Network:
-  """Returns (settings, noise, {diffusers' name: array}, parameters) of a folder of diffusers.
+  """Returns (settings, noise schedule, {array name: array}, parameters) from a diffusers folder.
 
-  If unet/ holds no table of class embeddings, the table is the first array in class_embedder/.
+  If the weights in unet/ lack the table of class embeddings, the first array of the weights file in
+  class_embedder/ is the table.
   """
   config, state = source_files.read_component(path / 'unet')
   table_file = path / 'class_embedder' / source_files.WEIGHTS_NAME
@@ -70,11 +72,10 @@ def _read_folder(path: pathlib.Path) -> _Network:
 
 
 def _read_file(path: pathlib.Path) -> _Network:
-  """Returns (settings, noise, {authors' name: array}, parameters) of a latent diffusion file.
+  """Returns (settings, noise schedule, {array name: array}, parameters) from the authors' file.
 
-  A latent diffusion file also holds arrays of the autoencoder and of the training. Raises DataError
-  if an array of the network has a NaN or an infinity; arrays of the autoencoder and of the training
-  are not checked.
+  Raises DataError if an array of the network has a NaN or an infinity; the file also holds arrays
+  of the autoencoder and of the training, and these arrays are not checked.
   """
   file = source_files.weights_file(path)
   state = files.weights(file)
@@ -93,8 +94,8 @@ def _read_file(path: pathlib.Path) -> _Network:
 def _num_classes(state: Mapping[str, np.ndarray], path: pathlib.Path) -> int:
   """Returns the number of classes: the rows of the table of class embeddings, minus one.
 
-  The last row of the table is the null condition. Raises ConfigError if `state` has no table of
-  class embeddings.
+  The last row of the table of class embeddings is the null condition. Raises ConfigError if the
+  arrays `state` do not contain a table of class embeddings with at least two rows.
   """
   if unet2d.CLASSES not in state:
     raise errors.ConfigError(

@@ -16,8 +16,8 @@ from gdistill.published import source_files
 from gdistill.published import teacher
 from gdistill.recipe import settings as recipes
 
-_XL_WIDTH, _XL_HEADS = 1152, 16  # DiT-XL: 16 heads of 72 channels
-_HEAD_DIM = 64  # channels of an attention head in DiTs smaller than XL
+_XL_WIDTH, _XL_HEADS = 1152, 16  # DiT-XL has 16 attention heads of 72 channels
+_HEAD_DIM = 64  # channels of each attention head in DiTs smaller than DiT-XL
 
 
 def read(
@@ -25,9 +25,10 @@ def read(
 ) -> teacher.Teacher:
   """Returns the DiT or SiT at `path` as a teacher.
 
-  The sizes of the network follow from the shapes of its arrays. `kind` is 'dit' or 'sit'. If
-  `autoencoder` is '', the autoencoder is read from the folder vae/ beside the network. `null` and
-  `text` are not used. Raises ConfigError if there is no autoencoder.
+  The width and the depth of the network follow from the arrays of the network. `kind` is 'dit' or
+  'sit'. If `autoencoder` is '', the autoencoder is read from the subfolder vae/ of the diffusers
+  folder. `null` and `text` are not used, because DiT and SiT have a null condition of their own and
+  take no text. Raises ConfigError if `autoencoder` is '' and no subfolder vae/ is found.
   """
   component = path / 'transformer'
   file = source_files.weights_file(component if component.is_dir() else path)
@@ -66,10 +67,10 @@ def _image_size_and_heads(
 ) -> tuple[int, int]:
   """Returns (side of the latents, number of attention heads) of a DiT or SiT.
 
-  The side follows from the position embeddings in `state`; if `state` has no position embeddings,
-  config.json beside `file` gives the side. If the arrays have the authors' names, the number of
-  heads follows from the width of the network. If the arrays have diffusers' names, config.json
-  gives the number of heads.
+  The side of the latents follows from the number of position embeddings in the arrays `state`; if
+  `state` has no position embeddings, sample_size in config.json beside `file` is the side. If the
+  arrays have the authors' names, the number of heads follows from the width of the network. If the
+  arrays have diffusers' names, config.json gives the number of heads.
   """
   patch, _, _, width = params['patch']['kernel'].shape
   heads = _XL_HEADS if width == _XL_WIDTH else width // _HEAD_DIM
@@ -87,11 +88,13 @@ def _image_size_and_heads(
 
 
 def _noise(pipeline: pathlib.Path, parts: Collection[str], kind: str) -> tuple[recipes.Noise, str]:
-  """Returns (noise schedule, model.predict) of the network.
+  """Returns (noise schedule, what the network predicts) of the DiT or SiT in a diffusers folder.
 
-  The folder scheduler/ in `pipeline` gives the noise schedule. If `pipeline` has no scheduler/, the
-  noise schedule is that of the paper of DiT or SiT. `parts` are the names of the folders in
-  `pipeline`. Raises ConfigError for a SiT with a folder scheduler/.
+  The noise schedule is read from the subfolder scheduler/ of the diffusers folder `pipeline`.
+  Without a subfolder scheduler/, a DiT gets DDPM's linear betas and the prediction 'eps', and a SiT
+  gets the schedule 'cosine' and the prediction 'flow'. `parts` holds the names of the subfolders of
+  `pipeline` that belong to the network. Raises ConfigError for a SiT with a subfolder scheduler/,
+  because a SiT takes no integer timesteps.
   """
   if 'scheduler' not in parts:
     return (recipes.Noise('cosine'), 'flow') if kind == 'sit' else (schedulers.DDPM_NOISE, 'eps')
@@ -117,6 +120,6 @@ def _settings(
     dropout=0.0, w_features=256, w_scale=1000.0, dtype='float32',
     predict=predict, network='dit', patch=patch,
     time='linear' if kind == 'sit' else 'index',
-    freq_shift=0.0 if original else 1.0,  # 1 in diffusers' DiT, for the same weights
+    freq_shift=0.0 if original else 1.0,  # the authors' DiT shifts by 0, and diffusers' DiT by 1
     cos_first=True, learned_sigma=out_channels == 2 * channels,
   )  # fmt: skip

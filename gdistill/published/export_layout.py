@@ -1,11 +1,11 @@
-"""Layout of an exported folder: names of gdistill's own files, diffusers' class of each part."""
+"""Paths of gdistill's own files in an exported folder, and diffusers' class of each network."""
 
 from typing import Any
 
 from gdistill.frozen import networks as frozen_networks
 from gdistill.rounds import folder as folders
 
-OWN = 'gdistill'  # subfolder for gdistill's own files, which diffusers ignores
+OWN = 'gdistill'  # subfolder for gdistill's own files, which diffusers does not read
 CARD = f'{OWN}/card.json'
 REST = f'{OWN}/rest.safetensors'
 # Kind of autoencoder -> name of the autoencoder's class in diffusers.
@@ -15,8 +15,8 @@ VAE_CLASSES = {'kl': 'AutoencoderKL', 'vq': 'VQModel', 'tiny': 'AutoencoderTiny'
 def pipeline_class(folder: folders.Folder, frozen: frozen_networks.Frozen) -> str:
   """Returns the name of diffusers' pipeline class for the exported round.
 
-  The name is 'DiffusionPipeline', a base class that samples no pictures, for a network without text
-  encoder, because diffusers has no pipeline for such a network.
+  For a network without text encoder, diffusers has no pipeline, so the returned name is
+  'DiffusionPipeline', a base class that cannot sample pictures.
   """
   if frozen.text is None:
     return 'DiffusionPipeline'
@@ -24,7 +24,7 @@ def pipeline_class(folder: folders.Folder, frozen: frozen_networks.Frozen) -> st
 
 
 def model_index(folder: folders.Folder, frozen: frozen_networks.Frozen) -> dict[str, Any]:
-  """Returns the content of model_index.json: the pipeline's class, each part's class."""
+  """Returns the content of model_index.json: diffusers' classes of pipeline and networks."""
   index: dict[str, Any] = {
     '_class_name': pipeline_class(folder, frozen),
     'unet': ['diffusers', 'UNet2DConditionModel'],

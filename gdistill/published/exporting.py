@@ -1,8 +1,7 @@
 """Writes a finished round as a folder that diffusers opens, and reads the folder back bit for bit.
 
-An exported folder holds:
-
-  model_index.json      the pipeline's class, and the class of each part
+An exported folder holds these files and subfolders:
+  model_index.json      diffusers' class of the pipeline and of each network
   unet/, scheduler/     the network and diffusers' scheduler
   vae/                  the autoencoder, only for a network on latents
   text_encoder/         the text encoder, only for a network with prompts
@@ -47,8 +46,8 @@ def run(folder: folders.Folder, out: pathlib.Path, licence: str = '') -> list[st
   """Exports the finished round `folder` to the folder `out`; returns notes for the user.
 
   A note is a sentence on a difference between diffusers and gdistill. If `licence` is '', the
-  exported round keeps the licence in its card.json. Raises ConfigError, before any file is written,
-  if diffusers cannot run the network.
+  licence in the round's card.json is exported. Raises ConfigError, before any file is written, if
+  diffusers cannot run the network.
   """
   frozen = frozen_networks.read_frozen(folder)
   _check_exportable(folder, frozen)
@@ -81,8 +80,8 @@ def read(
 ) -> tuple[dict[str, Any], dict, autoencoders.Autoencoder | None, texts.TextEncoder | None]:
   """Returns (content of card.json, parameters, autoencoder, text encoder) of an exported folder.
 
-  The autoencoder and the text encoder are None for a network without them. Raises DataError if the
-  folder is damaged.
+  The autoencoder is None for a network on pixels, and the text encoder is None for a network that
+  takes no text. Raises DataError if a file of the exported folder is damaged.
   """
   card = source_files.read_json(path / export_layout.CARD)
   try:
@@ -159,7 +158,7 @@ def _check_network(folder: folders.Folder) -> None:
 
 
 def _check_text(folder: folders.Folder, text: texts.TextEncoder) -> None:
-  """Raises ConfigError if diffusers' pipelines would encode a prompt differently than gdistill."""
+  """Raises ConfigError if diffusers' pipelines encode a prompt differently than gdistill does."""
   if text.kind != 'clip':
     raise errors.ConfigError(
       f'{folder.path} reads text with a {text.kind} encoder and masks the padding, and '
@@ -175,9 +174,10 @@ def _check_text(folder: folders.Folder, text: texts.TextEncoder) -> None:
 
 
 def _to_diffusers(folder: folders.Folder) -> tuple[dict[str, Any], dict[str, np.ndarray], dict]:
-  """Returns (content of config.json, {diffusers' name: array}, parameters restored from arrays).
+  """Returns (content of config.json, {name: array} for diffusers, parameters restored from arrays).
 
-  Parameters that diffusers has no array for are missing or changed in the restored parameters.
+  Parameters that diffusers has no array for are missing or changed in the restored parameters, so
+  gdistill/rest.safetensors must hold these parameters.
   """
   settings = folder.settings
   params = jax.tree.map(np.asarray, folder.params)
@@ -187,15 +187,15 @@ def _to_diffusers(folder: folders.Folder) -> tuple[dict[str, Any], dict[str, np.
   config = unet2d.config_from(folder.net, settings.image_size)
   state = unet2d.state_from(params, folder.net)
   back = unet2d.params_from(state, folder.net)
-  state.pop(unet2d.CLASSES, None)  # diffusers has no array for the table of classes
+  state.pop(unet2d.CLASSES, None)  # diffusers has no array for the table of class embeddings
   return config, state, back
 
 
 def _rest(params: Mapping, back: Mapping) -> dict[str, np.ndarray]:
-  """Returns {name: array} of what gdistill/rest.safetensors must hold.
+  """Returns {name: array}, the content of the file gdistill/rest.safetensors.
 
-  rest.safetensors holds the parameters in `params` that differ from `back`, the parameters restored
-  from diffusers' arrays, and the table of class embeddings.
+  rest.safetensors holds the table of class embeddings, and each parameter in `params` that differs
+  from the parameter in `back`, which was restored from diffusers' arrays.
   """
   mine, theirs = (traverse_util.flatten_dict(p, sep='/') for p in (params, back))
   rest = {k: np.asarray(v) for k, v in mine.items() if not _equal(v, theirs.get(k))}
@@ -211,12 +211,12 @@ def _equal(a: Any, b: Any) -> bool:
 def _to_float32(folder: pathlib.Path) -> None:
   """Rewrites the half-precision weights in `folder`, a text encoder's folder, as float32.
 
-  transformers loads weights in the type of the file, and the exported U-Net, which is float32,
-  cannot take text embeddings of another type.
+  The text encoder must be float32, because transformers loads weights in the type of the file, and
+  the exported U-Net, which is float32, cannot take text embeddings of another type.
   """
   for file in folder.glob('*.safetensors'):
     stored = files.weights(file)
-    # numpy gives bfloat16 the kind 'V', and float16 the kind 'f'
+    # numpy's dtype.kind is 'V' for bfloat16, and 'f' for float16 and float32
     half = {n for n, a in stored.items() if a.dtype.kind in 'fV' and a.dtype.itemsize < 4}
     if half:
       _write_arrays(file, {n: a.astype(np.float32) if n in half else a for n, a in stored.items()})

@@ -20,16 +20,16 @@ from gdistill.training import card as cards
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
 
-TINY = 'autoencoder_tiny'  # folder of the small autoencoder for gdistill sample --decoder=tiny
+TINY = 'autoencoder_tiny'  # folder of the tiny autoencoder that gdistill sample --decoder=tiny uses
 
 
 def run(source: str, out: storage.epath.Path, *, tiny: str = '', **given: str) -> dict[str, Any]:
   """Writes the network at `source` to `out` as a finished round; returns the content of card.json.
 
-  `given` holds further arguments of teachers.read. `tiny` is the path of a tiny autoencoder to
-  store with the round, or '' for no tiny autoencoder. If gdistill exported `source`, the exported
-  round is restored. Raises ConfigError if the arguments do not fit the network, and DataError if a
-  file is missing or damaged.
+  `given` holds the other keyword arguments of teachers.read. `tiny` is the path of a tiny
+  autoencoder to store with the round, or '' for no tiny autoencoder. If `source` is a folder that
+  gdistill exported, the exported round is restored. Raises ConfigError if the arguments do not fit
+  the network, and DataError if a file is missing or damaged.
   """
   if exporting.is_export(pathlib.Path(source)):
     surplus = [name for name, value in {**given, 'tiny': tiny}.items() if value]
@@ -77,8 +77,9 @@ def _import_export(source: pathlib.Path, out: storage.epath.Path) -> dict[str, A
 def _check_tiny(small: autoencoders.Autoencoder, found: teacher.Teacher, tiny: str) -> None:
   """Raises ConfigError if the tiny autoencoder `small` cannot decode the latents of the teacher.
 
-  The number of channels and the ratio of the image's side to the latents' side must be those of
-  the teacher's own autoencoder. Raises DataError if a weight of `small` is not finite.
+  The tiny autoencoder must have as many latent channels as the teacher's own autoencoder, and the
+  same ratio of the image's side to the latents' side. Raises DataError if a weight of the tiny
+  autoencoder is not finite.
   """
   big = found.autoencoder
   if big is None:
@@ -107,7 +108,7 @@ def _card(found: teacher.Teacher) -> dict[str, Any]:
     'takes_w': False,
     'guided': True,
     'null': found.null,
-    'p_uncond': None,  # published files do not state the rate of label dropout
+    'p_uncond': None,  # unknown: published files do not state the rate of label dropout
     'null_label': -1,
     'w_min': 0.0,
     'w_max': 0.0,

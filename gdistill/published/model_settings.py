@@ -1,4 +1,4 @@
-"""Converts settings of a published network to a recipe's section `model`, builds the network."""
+"""Converts a published network's settings to a recipe's section `model`, and builds the network."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from gdistill.rounds import network as networks
 
 
 def of_latent_unet(fields: Mapping[str, Any], image_size: int, predict: str) -> recipes.Model:
-  """Returns the section `model` of a recipe from the fields of a LatentUNet.
+  """Returns the section `model` of a recipe for a LatentUNet with the given `fields`.
 
   `image_size` is the side of the latents. Raises ConfigError if the section `model` cannot describe
   the network; the error names the field of diffusers' config.json that does not fit.
@@ -66,7 +66,7 @@ def of_latent_unet(fields: Mapping[str, Any], image_size: int, predict: str) -> 
 
 
 def image_size(config: Mapping[str, Any], default: int) -> int:
-  """Returns the side of the square images or latents: sample_size in diffusers' config.json.
+  """Returns sample_size of diffusers' config.json: the side of the square images or latents.
 
   Returns `default` if `config` has no sample_size. Raises ConfigError if sample_size is neither a
   whole number nor a list of two equal whole numbers.

@@ -1,4 +1,4 @@
-"""Builds the README.md of an exported folder: a model card with steps, guidance and example."""
+"""Builds the README.md of an exported folder: a model card with an example in Python."""
 
 import numpy as np
 
@@ -8,14 +8,14 @@ from gdistill.published import export_layout
 from gdistill.rounds import folder as folders
 from gdistill.rounds import network as networks
 
-_ANY_STEPS = 50  # sampling steps in the example, for a network that takes any number of steps
-_EXAMPLE_W = 6.5  # w in the example: diffusers' default guidance_scale 7.5 is 1 + w
+_ANY_STEPS = 50  # sampling steps in README.md's example, if the network takes any number
+_EXAMPLE_W = 6.5  # w in README.md's example: diffusers' default guidance_scale 7.5 is 1 + w
 
 
 def text(folder: folders.Folder, frozen: frozen_networks.Frozen, licence: str) -> str:
   """Returns the text of README.md for an exported round.
 
-  `licence` is the licence that the user gave for the export, or '' for the licence in card.json.
+  `licence` is the licence that the user gave for the export, or '' to use the licence in card.json.
   """
   card = folder.card
   teacher, steps = card['stage'] == 'teacher', card['num_steps'] or 'any number'
@@ -42,7 +42,7 @@ def text(folder: folders.Folder, frozen: frozen_networks.Frozen, licence: str) -
 
 
 def notes(folder: folders.Folder, frozen: frozen_networks.Frozen) -> list[str]:
-  """Returns a list of sentences on differences between diffusers and gdistill for this round."""
+  """Returns a list of sentences on differences between diffusers and gdistill for the round."""
   found = []
   steps = folder.card['num_steps']
   if steps and 1000 % steps:
@@ -56,7 +56,7 @@ def notes(folder: folders.Folder, frozen: frozen_networks.Frozen) -> list[str]:
 
 
 def _licence(folder: folders.Folder, given: str) -> tuple[str, str]:
-  """Returns (licence, source of the licence as the end of a sentence in README.md)."""
+  """Returns (licence, end of README.md's sentence on the licence: who stated the licence)."""
   if given:
     return given, ', as stated at the export'
   if inherited := folder.card.get('licence'):
@@ -85,7 +85,7 @@ def _guidance(folder: folders.Folder, frozen: frozen_networks.Frozen) -> str:
 
 
 def _scale(folder: folders.Folder) -> float:
-  """Returns the guidance_scale of the example in README.md: 1 + w, with w in the round's range."""
+  """Returns the guidance_scale in README.md's example: 1 + w, for a w that the network supports."""
   if not (folder.takes_w or folder.guided):
     return 1.0
   return 1.0 + min(max(_EXAMPLE_W, folder.card['w_min']), folder.card['w_max'])
@@ -116,8 +116,8 @@ def _class_example(folder: folders.Folder, frozen: frozen_networks.Frozen) -> li
   step = 'z = scheduler.step(output, t, z).prev_sample'
   if pixels:
     given = ['z', 'level', 'torch.zeros(len(z), 0, 1)', 'class_labels={}']
-    # The example computes the network's timestep from abar: the scheduler's own t would be right
-    # only for a cosine schedule with logsnr from -20 to 20.
+    # The example computes the timestep for the network from alphas_cumprod, because the scheduler's
+    # own timestep t is right only for a cosine schedule with logsnr from -20 to 20.
     level = [
       '  abar = scheduler.alphas_cumprod[t]',
       '  level = 2000 / torch.pi * ((1 - abar) / abar).sqrt().atan() - 1',
@@ -139,7 +139,7 @@ def _class_example(folder: folders.Folder, frozen: frozen_networks.Frozen) -> li
 def _loading(folder: folders.Folder, pixels: bool) -> list[str]:
   """Returns lines of Python that load the network, the scheduler and the table of classes.
 
-  If `pixels` is True, the network is a pixel U-Net and has no separate table of classes.
+  If `pixels` is True, the network is a pixel U-Net, and the lines load no table of classes.
   """
   noise = ', '.join(map(str, np.roll(networks.image_shape(folder.settings), 1)))
   lines = [
@@ -159,7 +159,7 @@ def _loading(folder: folders.Folder, pixels: bool) -> list[str]:
 
 
 def _strength(folder: folders.Folder) -> list[str]:
-  """Returns lines of Python that set w [B] and, for a network that takes w, the embedding of w."""
+  """Returns lines of Python that set w [B] and, if the network takes w, the features of w."""
   lines = []
   if folder.takes_w or folder.guided:
     lines.append(f'w = torch.full((len(z),), {_scale(folder) - 1.0:g})')

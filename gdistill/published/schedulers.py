@@ -14,25 +14,26 @@ from gdistill.recipe import settings as recipes
 from gdistill.rounds import network as networks
 
 DDPM_NOISE = recipes.Noise('linear_beta', beta_start=1e-4, beta_end=0.02)
-# model.predict, the network's output -> prediction_type of diffusers' schedulers.
+# Value of model.predict in a recipe -> value of prediction_type in diffusers' schedulers.
 PREDICTION_TYPES = {'eps': 'epsilon', 'v': 'v_prediction', 'x': 'sample'}
 _PREDICTS = {theirs: ours for ours, theirs in PREDICTION_TYPES.items()}
-# Supported schedulers of diffusers. Only the betas and prediction_type in a scheduler's config
-# describe the network; the config's remaining fields choose a sampler.
+# Classes of diffusers' schedulers whose config gdistill can read. Any of these classes will do,
+# because only the betas and prediction_type describe the network; other fields choose a sampler.
 _SCHEDULERS = (
   'DDIMScheduler', 'DDPMScheduler', 'PNDMScheduler', 'LMSDiscreteScheduler', 'LCMScheduler',
   'HeunDiscreteScheduler', 'EulerDiscreteScheduler', 'EulerAncestralDiscreteScheduler',
   'DPMSolverMultistepScheduler', 'DPMSolverSinglestepScheduler', 'UniPCMultistepScheduler',
   'DEISMultistepScheduler',
 )  # fmt: skip
-# beta_schedule of diffusers' schedulers -> noise.name in a recipe.
+# Value of beta_schedule in diffusers' schedulers -> value of noise.name in a recipe.
 _BETAS = {
   'linear': 'linear_beta', 'scaled_linear': 'scaled_linear', 'squaredcos_cap_v2': 'squared_cosine'
 }  # fmt: skip
 _BETA_SCHEDULES = {ours: theirs for theirs, ours in _BETAS.items()}
-_DEFAULTS = {'beta_schedule': 'linear', 'prediction_type': 'epsilon'}  # diffusers' defaults
-# Field of scheduler_config.json -> the only value that gdistill supports. The field may also be
-# null or absent.
+# Values that diffusers assumes if scheduler_config.json lacks the field.
+_DEFAULTS = {'beta_schedule': 'linear', 'prediction_type': 'epsilon'}
+# Field of scheduler_config.json -> the only value that gdistill supports; a field that is null or
+# absent is accepted too.
 _FIXED = {
   'num_train_timesteps': 1000, 'trained_betas': None, 'rescale_betas_zero_snr': False,
   'use_flow_sigmas': False,
@@ -40,7 +41,7 @@ _FIXED = {
 
 
 def read(folder: pathlib.Path) -> tuple[recipes.Noise, str]:
-  """Returns (noise schedule, model.predict) from scheduler/scheduler_config.json in `folder`."""
+  """Returns (noise schedule, what the network predicts) from the folder scheduler/ in `folder`."""
   file = folder / 'scheduler' / 'scheduler_config.json'
   return noise_from(source_files.read_json(file), str(file))
 
@@ -48,10 +49,10 @@ def read(folder: pathlib.Path) -> tuple[recipes.Noise, str]:
 def noise_from(
   config: Mapping[str, Any], where: str = 'scheduler_config.json'
 ) -> tuple[recipes.Noise, str]:
-  """Returns (noise schedule, model.predict) from the config of a scheduler of diffusers.
+  """Returns (noise schedule, what the network predicts) from the config of a diffusers scheduler.
 
   Raises ConfigError with the name of the first field whose value gdistill does not support. `where`
-  names the config in errors.
+  is the name of the config in error lines.
   """
   name = config.get('_class_name')
   if name not in _SCHEDULERS:
@@ -67,7 +68,7 @@ def noise_from(
       )
   for field, table in (('beta_schedule', _BETAS), ('prediction_type', _PREDICTS)):
     value = config.get(field, _DEFAULTS[field])
-    if value not in list(table):  # a list, because `value` may be unhashable
+    if value not in list(table):  # `value in table` would raise for an unhashable `value`
       raise errors.ConfigError(
         f'{where}: {field}={value!r} must be one of {", ".join(table)}; gdistill cannot import a '
         f'network with another {field}; give another --source'
@@ -91,10 +92,11 @@ def config_from(noise: recipes.Noise, predict: str, clip_sample: bool) -> dict[s
 
   A noise schedule that has no name in diffusers is written as a thousand betas
   1 - abar_i / abar_{i-1} with abar_i = sigmoid(logsnr((i + 1) / 1000)), i = 0 to 999. `predict` is
-  model.predict of the recipe. If `clip_sample` is True, the scheduler clips x_hat to [-1, 1].
+  what the network predicts: 'eps', 'v' or 'x'. If `clip_sample` is True, the scheduler clips x_hat
+  to [-1, 1].
   """
   betas: dict[str, Any]
-  if noise.name == 'squared_cosine':  # diffusers computes the betas itself
+  if noise.name == 'squared_cosine':  # diffusers computes these betas from the name alone
     betas = {'beta_schedule': _BETA_SCHEDULES[noise.name], 'trained_betas': None}
   elif noise.name in _BETA_SCHEDULES:
     betas = {

@@ -12,19 +12,20 @@ import numpy as np
 from gdistill import errors
 from gdistill.convert import files
 
-WEIGHTS_NAME = 'diffusion_pytorch_model.safetensors'  # diffusers' file name of weights
+WEIGHTS_NAME = 'diffusion_pytorch_model.safetensors'  # name of a weights file in diffusers
 
 
 def read_component(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-  """Returns (content of config.json, {name: array}) of a component of diffusers, such as unet/."""
+  """Returns (content of config.json, {name: array}) from the diffusers folder of one network."""
   return read_json(folder / 'config.json'), read_weights(weights_file(folder))
 
 
 def weights_file(path: pathlib.Path) -> pathlib.Path:
-  """Returns the path of the .safetensors file at `path`, or of the index of its shards.
+  """Returns the path of the .safetensors file at `path`, or of the JSON index of several shards.
 
-  `path` is a file or a folder. Raises ConfigError for a pickle of torch. Raises DataError if `path`
-  holds no .safetensors file, or several .safetensors files of which none has the expected name.
+  `path` is a file or a folder. Raises ConfigError if the weights are a PyTorch pickle. Raises
+  DataError if `path` holds no .safetensors file, or several .safetensors files of which none has
+  the expected name.
   """
   return files.find(path, WEIGHTS_NAME)
 
@@ -62,8 +63,8 @@ def read_json(file: pathlib.Path) -> dict[str, Any]:
 def check_finite(where: Any, state: Mapping[str, np.ndarray]) -> None:
   """Raises DataError with the name of the first array in `state` that has a NaN or an infinity.
 
-  Values that overflow float32 count as infinite. `where` names the source of the arrays in the
-  error: a file, a folder or an argument of the command.
+  Values that overflow float32 count as infinite. `where` is the source of the arrays that the
+  error line names: a file, a folder or a command-line argument.
   """
   for name, a in state.items():
     if not np.isfinite(np.asarray(a, np.float32)).all():
@@ -75,7 +76,7 @@ def check_finite(where: Any, state: Mapping[str, np.ndarray]) -> None:
 
 @contextlib.contextmanager
 def errors_begin_with(where: pathlib.Path) -> Iterator[None]:
-  """Context that puts '<where>: ' before the message of a ConfigError raised inside it."""
+  """Context manager that puts '<where>: ' before the message of a ConfigError raised inside."""
   try:
     yield
   except errors.ConfigError as e:
@@ -83,7 +84,7 @@ def errors_begin_with(where: pathlib.Path) -> Iterator[None]:
 
 
 def digest(state: Mapping[str, np.ndarray]) -> str:
-  """Returns the sha256, in hex, of the names (sorted), types, shapes and bytes of all arrays."""
+  """Returns the sha256, in hex, of the names (sorted), types, shapes and bytes of the arrays."""
   found = hashlib.sha256()
   for name in sorted(state):
     value = np.ascontiguousarray(state[name])

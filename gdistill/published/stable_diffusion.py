@@ -1,4 +1,4 @@
-"""Reads Stable Diffusion 1 or 2, or its inpainting network, as a teacher from diffusers' folder."""
+"""Reads Stable Diffusion 1 or 2, also for inpainting, as a teacher from a diffusers folder."""
 
 import pathlib
 
@@ -17,12 +17,12 @@ from gdistill.published import teacher
 def read(
   path: pathlib.Path, kind: str, *, null: str, autoencoder: str, text: str
 ) -> teacher.Teacher:
-  """Returns the Stable Diffusion at `path` as a teacher.
+  """Returns the Stable Diffusion network at `path` as a teacher.
 
   `path` is a folder with unet/, vae/, text_encoder/, tokenizer/ and scheduler/. `autoencoder`, if
   not '', is a folder that is read instead of vae/. `text`, if not '', is a folder that is read
   instead of text_encoder/ and tokenizer/. The teacher's null condition is the embedding of the text
-  ''. `null` is not used.
+  '', so `null`, the file of an unconditional network, is not used.
   """
   config, state = source_files.read_component(path / 'unet')
   noise, predict = schedulers.read(path)

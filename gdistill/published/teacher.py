@@ -1,4 +1,4 @@
-"""Defines Teacher: a published network with gdistill's settings, ready to be imported."""
+"""Defines Teacher: a published network in memory, with its settings in gdistill's form."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,21 +11,20 @@ from gdistill.recipe import settings as recipes
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Teacher:
-  """A published network: settings, noise schedule, parameters and frozen networks.
+  """A published network: settings, noise schedule, parameters, autoencoder and text encoder.
 
   `null` says how the network can be guided:
-
   - 'trained': by the null condition that the network was trained with
   - 'network': by a second, unconditional network with the parameters `null_params`
   - 'none': the network cannot be guided
   """
 
-  kind: str  # family of the network, one of teachers.KINDS
+  kind: str  # family of the network, such as 'dit'; one of teachers.KINDS
   settings: recipes.Model
   noise: recipes.Noise
   params: dict
   null: Literal['trained', 'network', 'none']
-  about: Mapping[str, Any]  # facts for card.json, such as digest and licence
+  about: Mapping[str, Any]  # facts on the network, such as digest and licence, for card.json
   null_params: dict | None = None
   autoencoder: autoencoders.Autoencoder | None = None
   text: texts.TextEncoder | None = None

@@ -21,7 +21,8 @@ from gdistill.published import stable_diffusion
 from gdistill.published import teacher
 
 # Kind of network -> function that reads a source of this kind. Every reader takes the same
-# arguments (path, kind, *, null, autoencoder, text); _TAKEN_BY says which kinds use which argument.
+# arguments (path, kind, *, null, autoencoder, text); _TAKEN_BY says which kinds use null,
+# autoencoder and text.
 _READERS = {
   'stable_diffusion': stable_diffusion.read,
   'cin256': cin256.read,
@@ -62,7 +63,8 @@ def read(
   - `kind` is one of KINDS; if `kind` is '', the names of the folders and arrays of `source` tell
     the kind.
   - `null` is the file of a second, unconditional network, for ADM only.
-  - `autoencoder` and `text` are paths of frozen networks, which replace those in `source`.
+  - `autoencoder` and `text` are paths of an autoencoder and a text encoder that are read instead of
+    the autoencoder and the text encoder in `source`.
   - `licence` is the licence of the network; if '', the licence is read from README.md in `source`.
 
   Raises ConfigError if an argument does not fit the network, and DataError if a file is missing or
@@ -72,7 +74,7 @@ def read(
   if not path.exists():
     raise errors.DataError(f'--source={path} does not exist; give a folder or a .safetensors file')
   if path.is_file():
-    source_files.weights_file(path)  # raises ConfigError for a torch file
+    source_files.weights_file(path)  # raises ConfigError if `path` is a PyTorch pickle
   given, kind = kind, kind or kind_of(path, text)
   if kind not in KINDS:
     raise errors.ConfigError(f'--kind={kind!r} must be one of {", ".join(KINDS)}')
@@ -94,11 +96,12 @@ def read(
 
 
 def kind_of(path: pathlib.Path, text: str = '') -> str:
-  """Returns the kind of network at `path`, told by names of folders or of arrays at `path`.
+  """Returns the kind of the network at `path`, which the names of folders or arrays there tell.
 
-  A folder with unet/ is a Stable Diffusion if it has text_encoder/ or if `text`, the path of a text
-  encoder, is given. Returns 'dit' for a SiT too, because DiT and SiT have the same array names.
-  Raises ConfigError if neither folders nor arrays tell the kind.
+  A folder with unet/ is a Stable Diffusion if the folder has text_encoder/ or if `text`, the path
+  of a text encoder, is given; otherwise the folder is a cin256. Returns 'dit' for a SiT too,
+  because DiT and SiT have the same array names. Raises ConfigError if no name of a folder or an
+  array at `path` tells the kind.
   """
   if path.is_dir():
     if (path / 'unet').is_dir():
@@ -127,7 +130,7 @@ def licence_of(path: pathlib.Path) -> str:
 
 
 def _check_frozen(found: teacher.Teacher, path: pathlib.Path, autoencoder: str, text: str) -> None:
-  """Checks the frozen networks of a teacher.
+  """Checks the autoencoder and the text encoder of a teacher.
 
   Raises DataError if a weight of the text encoder or autoencoder is not finite. Raises ConfigError
   if the autoencoder's latents have another number of channels than the network takes.

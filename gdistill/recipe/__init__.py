@@ -1,4 +1,4 @@
-"""The recipe: all settings of a run, read from a config once, checked, and frozen.
+"""The recipe: all settings of a run, read from a config, checked, and then immutable.
 
 settings.py defines the recipe: one dataclass for each section of a config, with the meaning of
 every key; docs/config.md is generated from settings.py. reading.py turns a config into a recipe,

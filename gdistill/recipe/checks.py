@@ -13,7 +13,7 @@ def _need(ok: bool, name: str, value: Any, remedy: str) -> None:
 
 
 def check_recipe(recipe: recipes.Recipe) -> None:
-  """Raises ConfigError for the first key whose value is out of limits; the error tells a remedy."""
+  """Raises ConfigError for the first key that is out of limits; the error says what to do."""
   _need(0 <= recipe.seed < 2**32, 'seed', recipe.seed, 'must be from 0 to 2**32 - 1')
   _check_stages(recipe)
   _check_data(recipe.data)

@@ -9,8 +9,7 @@ from gdistill.recipe import reading
 from gdistill.recipe import settings as recipes
 
 # Keys and sections of a config that may change when a run is resumed, because these keys do not
-# affect the trained parameters. mesh and train.remat are exceptions: these two keys change the last
-# bits of the parameters.
+# affect the trained parameters, or affect only the parameters' last bits (mesh and train.remat).
 MAY_CHANGE = (
   'train.checkpoint_every',
   'train.max_to_keep',
@@ -28,7 +27,7 @@ MAY_CHANGE = (
   'data.prefetch',
   'mesh',
   'evaluation',
-  'encoder',  # adds the encoder's rounds after all other rounds, or leaves the encoder's rounds out
+  'encoder',  # may change, because the rounds of the encoder come after all other rounds
 )
 
 
@@ -50,7 +49,7 @@ def digest_together(recipe: recipes.Recipe) -> str:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-  """Returns 'key: old -> new' for each key that differs between two configs and must not change."""
+  """Returns 'key: old -> new' for each key that must not change but differs in two configs."""
   a, b = flat(old), flat(new)
   keys = [k for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k) and not may_change(k)]
   return [f'{k}: {a.get(k)!r} -> {b.get(k)!r}' for k in keys]

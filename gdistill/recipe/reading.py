@@ -16,7 +16,8 @@ from gdistill.recipe import settings as recipes
 def from_config(config: Mapping[str, Any]) -> recipes.Recipe:
   """Returns the checked Recipe of `config`, a ConfigDict or a plain dict.
 
-  Raises ConfigError with the first key that is unknown, missing, of a wrong type or out of limits.
+  Raises ConfigError, which names the first key that is unknown, missing, of a wrong type or out of
+  limits.
   """
   plain = config.to_dict() if hasattr(config, 'to_dict') else config
   recipe = _build(recipes.Recipe, plain, '')
@@ -32,7 +33,7 @@ def to_dict(recipe: recipes.Recipe) -> dict:
 def _build(kind: type, values: Any, prefix: str) -> Any:
   """Returns an instance of the dataclass `kind` with the field values `values`.
 
-  `prefix`, such as 'data.', begins the names of the keys in error lines.
+  `prefix`, such as 'data.', is put before the names of the keys in error lines.
   """
   where = prefix[:-1] or 'config'
   if not isinstance(values, Mapping):
@@ -79,7 +80,7 @@ def _unknown(key: str, prefix: str, fields: Mapping[str, Any]) -> str:
 
 
 def _typed(hint: Any, value: Any, name: str) -> Any:
-  """Returns `value` as the type `hint`; raises ConfigError if `value` has another type."""
+  """Converts `value` to the type `hint`; raises ConfigError if `value` does not fit the type."""
   origin = typing.get_origin(hint)
   if origin is Literal:
     choices = typing.get_args(hint)
@@ -96,7 +97,7 @@ def _typed(hint: Any, value: Any, name: str) -> Any:
     return tuple(_typed(inner, v, f'{name}[{i}]') for i, v in enumerate(value))
   if hint is float:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not abs(value) < 1e300:  # excludes nan, inf and huge integers
+    if not number or not abs(value) < 1e300:  # also rejects nan, inf and huge integers
       raise errors.ConfigError(f'{name}={value!r} must be a finite number')
     return float(value)
   if hint is int and (isinstance(value, bool) or not isinstance(value, int)):

@@ -1,4 +1,4 @@
-"""A run's settings as frozen dataclasses; the comment above a key is its line in docs/config.md."""
+"""A run's settings as frozen dataclasses; docs/config.md prints the comment above each key."""
 
 import dataclasses
 from typing import Literal
@@ -6,17 +6,17 @@ from typing import Literal
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-  """Where pictures come from, and which of them are held out of training."""
+  """The data set: where the pictures come from, and which pictures are held out of training."""
 
   # Kind of source: scikit-learn's digits; class folders or an archive of them; records of `gdistill
   # prepare`; labelled pictures of TensorFlow Datasets; a folder of pictures with captions;
   # WebDataset shards with captions; captioned pictures of TensorFlow Datasets.
   name: Literal['digits', 'folder', 'records', 'tfds', 'captions', 'webdataset', 'tfds_captions']
-  # Share of the examples that is held out, the same share of every class; 0 takes the split
-  # `held_out_split` as the held-out examples instead.
+  # Share of the examples of every class that is held out of training; 0 means that the examples of
+  # the split `held_out_split` are held out instead.
   held_out: float
   # Local folder, archive, or pattern of shards such as 'shards/*.tar'. For 'tfds' and
-  # 'tfds_captions', the folder of prepared data sets, where '' is the library's default.
+  # 'tfds_captions', the folder of prepared data sets; '' is TensorFlow Datasets' own default.
   path: str = ''
   # Name of the data set for 'tfds' and 'tfds_captions'; other sources ignore this key.
   dataset: str = ''
@@ -39,31 +39,31 @@ class Data:
 class Latents:
   """Latent space: the frozen encoders of pictures and captions, and the cache of their outputs.
 
-  In latent space, `model.image_size` and `model.image_channels` are the sizes of a latent.
+  In latent space, `model.image_size` and `model.image_channels` describe a latent.
   """
 
   # Folder or files of the autoencoder that encodes the pictures; '' trains on pixels, and then the
   # other keys of this section have no effect.
   autoencoder: str = ''
-  # Folder of the text encoder, or the Python package that contains it; '' without text. Needed
-  # exactly if `model.context` is 'text'.
+  # Folder of the text encoder, or the Python package that contains it; '' for no text encoder.
+  # Must be set if `model.context` is 'text', and must be '' otherwise.
   text: str = ''
   # Number of tokens of a caption that the text encoder reads; longer captions are cut. 0 means 77
   # for CLIP and 16 for BERT.
   text_length: int = 0
-  # Caption of a picture that has only a class: {} is replaced by the name of the class.
+  # Caption for pictures that have a class but no caption; {} stands for the name of the class.
   template: str = 'a photo of a {}'
-  # Local folder of the encoded pictures and captions; '' means WORKDIR/latents.
+  # Local folder of the cache of encoded pictures and captions; '' means WORKDIR/latents.
   cache: str = ''
   # Number of pictures that each process encodes at a time; another number may change the last bits
   # of the latents.
   batch_size: int = 64
-  # Number of pictures in each shard of the cache; an interrupted encoding continues at a shard.
+  # Number of pictures in each shard of the cache; complete shards survive an interrupted encoding.
   shard_size: int = 1024
-  # Whether unreadable pictures are left out and counted; False ends the run at the first of them.
+  # Whether unreadable pictures are left out and counted; False: the first one ends the run.
   skip_corrupt: bool = False
-  # Number of random masks per picture and flip that the cache holds for an inpainting network;
-  # other networks ignore this key.
+  # Number of random masks that the cache holds for each picture, and for each mirrored picture, to
+  # train an inpainting network; other networks ignore this key.
   masks: int = 4
 
 
@@ -72,15 +72,15 @@ class Noise:
   """The noise schedule: logsnr as a function of time t, where t = 0 is data and t = 1 is noise."""
 
   # Shape of the schedule: 'cosine' is continuous; the others are discrete, with 1,000 betas that
-  # are linear, linear in their square roots, or from a squared cosine without further settings.
+  # are linear, linear in their square roots, or given by a squared cosine without other keys.
   name: Literal['cosine', 'linear_beta', 'scaled_linear', 'squared_cosine']
-  # logsnr of 'cosine' at t = 1; lower is closer to pure noise.
+  # logsnr of the schedule 'cosine' at t = 1; lower is closer to pure noise.
   logsnr_min: float = -20.0
-  # logsnr of 'cosine' near t = 0, and the largest logsnr that the network gets as input.
+  # logsnr of the schedule 'cosine' near t = 0, and the largest logsnr that the network gets.
   logsnr_max: float = 20.0
-  # First beta of 'linear_beta' and 'scaled_linear'.
+  # First beta of the schedules 'linear_beta' and 'scaled_linear'.
   beta_start: float = 0.00085
-  # Last beta of 'linear_beta' and 'scaled_linear'.
+  # Last beta of the schedules 'linear_beta' and 'scaled_linear'.
   beta_end: float = 0.012
 
 
@@ -88,7 +88,7 @@ class Noise:
 class Model:
   """The network: its architecture in models/, its sizes, its inputs and what it predicts.
 
-  The keys with a default are for networks on latents and for published networks.
+  The keys that have a default are there for networks on latents and for published networks.
   """
 
   # Height and width of the pictures that the network takes, or of the latents in latent space.
@@ -105,10 +105,10 @@ class Model:
   # Number of residual blocks at each resolution of a U-Net on the way down (one more on the way
   # up); the number of all blocks of a DiT.
   num_blocks: int
-  # Heights at which a U-Net has attention after its residual blocks; the bottom always has it. A
-  # DiT ignores this key.
+  # Heights of the feature maps at which a U-Net has attention after its residual blocks; the middle
+  # block always has attention. A DiT ignores this key.
   attention_resolutions: tuple[int, ...]
-  # Width of a U-Net's embedding of time, w and class; a DiT uses `channels` for it.
+  # Width of a U-Net's embedding of time, w and class; the embedding of a DiT has `channels`.
   emb_channels: int
   # Number of heads of every attention layer; None where `head_dim` is given.
   heads: int | None
@@ -119,12 +119,12 @@ class Model:
   # Dropout rate in a U-Net's residual blocks while the teacher is trained; distillation uses no
   # dropout, and a DiT has none.
   dropout: float
-  # Number of Fourier features of w in a network that takes w; even.
+  # Number of Fourier features of w in a network that takes w, an even number.
   w_features: int
   # Factor on w in the Fourier features of w; larger resolves smaller differences of w. An export
   # to diffusers needs 1000.
   w_scale: float
-  # Type in which the network computes; trained parameters, norms and the output stay float32.
+  # Type that the network computes in; trained parameters, norms and the output stay float32.
   dtype: Literal['float32', 'bfloat16']
   # What the network outputs: the clean picture x, the noise eps, v = alpha eps - sigma x, or the
   # flow velocity x - eps of a network on the linear path between noise and data.
@@ -135,7 +135,7 @@ class Model:
   # What the cross-attention of 'latent_unet' attends to: nothing, one token for the class, or the
   # tokens of the caption. Other networks need 'none', which adds the class to the time embedding.
   context: Literal['none', 'class', 'text'] = 'none'
-  # Width of the tokens that cross-attention attends to, such as the text encoder's; 0 for 'none'.
+  # Width of the tokens that cross-attention attends to; 0 if `context` is 'none'.
   context_dim: int = 0
   # Number of tokens that the text encoder returns; 0 unless `context` is 'text'.
   context_length: int = 0
@@ -149,39 +149,39 @@ class Model:
   extra_channels: int = 0
   # Height and width of the patches of a DiT, a divisor of `image_size`.
   patch: int = 2
-  # Number that stands for time in the network: the schedule angle phi scaled to 0..1000, the
+  # Number that the network takes as time: the schedule angle phi scaled to 0..1000, the
   # timestep index of a discrete schedule, or t = alpha / (alpha + sigma) of the linear path.
   time: Literal['phi', 'index', 'linear'] = 'phi'
   # Epsilon of a U-Net's group norms; a DiT ignores this key.
   epsilon: float = 1e-6
-  # Shift in the frequencies of the time sinusoids of 'unet' and 'dit': 1 here, 0 in ADM and DiT.
-  # 'latent_unet' always has 0.
+  # Shift in the frequencies of the time sinusoids of 'unet' and 'dit': 1 by default, 0 in published
+  # ADM and DiT networks. 'latent_unet' always has 0.
   freq_shift: float = 1.0
-  # Whether the time features of 'unet' begin with the cosines, as in ADM. The other networks always
-  # begin with the cosines.
+  # Whether 'unet' puts the cosines before the sines in its time features, as ADM does. Other values
+  # of `network` always put the cosines first.
   cos_first: bool = False
-  # Whether 'unet' or 'dit' also computes a variance, as published networks do, which is dropped.
+  # Whether 'unet' or 'dit' has extra outputs for a variance, which gdistill ignores.
   learned_sigma: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-  """The optimisation of a stage: Adam with decoupled weight decay, started again in every round."""
+  """The optimisation of a stage: Adam with weight decay; every round starts with a new state."""
 
-  # Number of updates of each round; in `progressive`, of the rounds for more than 2 sampling steps.
+  # Number of updates of each round; in `progressive`, of each round for over 2 sampling steps.
   steps: int
   # Number of examples in each update, over all devices and microbatches.
   batch_size: int
   # Number of microbatches that a batch is computed in, one after another; more need less memory.
   accumulation: int
-  # Learning rate of Adam after warm-up, in `progressive` of the rounds for more than 2 steps.
+  # Learning rate of Adam after warm-up; in `progressive`, of rounds for over 2 sampling steps.
   lr: float
   # Whether the learning rate falls linearly to 0 over each round; False keeps it constant.
   anneal: bool
-  # Number of updates at the start of each round in which the learning rate rises linearly; 0: none.
+  # Number of updates of warm-up, a linear rise of the learning rate in each round; 0: no warm-up.
   warmup: int
-  # Decay of the EMA of the parameters per update; a round hands on the EMA. 0: no EMA, and a round
-  # hands on the parameters themselves.
+  # Decay per update of the EMA of the parameters. The result of a round is the EMA, or, if this key
+  # is 0, the parameters themselves.
   ema: float
   # Decay of Adam's first moment per update.
   beta1: float
@@ -189,11 +189,12 @@ class Training:
   beta2: float
   # Epsilon that Adam adds to the root of the second moment.
   adam_eps: float
-  # Decoupled weight decay: each update subtracts lr * weight_decay * parameters; 0: none.
+  # Decoupled weight decay: each update subtracts lr * weight_decay * parameters; 0: no decay.
   weight_decay: float
-  # Largest norm of the whole gradient; larger gradients are scaled down to this norm.
+  # Largest norm of the gradient of all parameters; larger gradients are scaled to this norm.
   grad_clip: float
-  # Weight of the squared error of x: the signal-to-noise ratio SNR, max(SNR, 1), or SNR + 1.
+  # Factor on the squared error of x in the loss, from SNR, the signal-to-noise ratio: SNR,
+  # max(SNR, 1), or SNR + 1.
   weight: Literal['snr', 'snr_trunc', 'snr_plus_one']
 
 
@@ -202,7 +203,7 @@ class Teacher(Training):
   """The stage `teacher`: trains a conditional network that also learns the null condition."""
 
   # Probability that an example's label or caption is replaced by the null condition. Guidance
-  # needs a value above 0. The naive baseline also drops labels in its rounds of stage two.
+  # needs a value above 0. The naive baseline also drops labels in the stage `progressive`.
   p_uncond: float
 
 
@@ -215,18 +216,18 @@ class Guidance(Training):
   # Largest guidance strength w that students are trained for; training draws w uniformly. If w_max
   # equals w_min, students are for this single w and have no input for w.
   w_max: float
-  # Number of values of w for each example that share one pass of the teacher.
+  # Number of values of w drawn for each example; one pass of the teacher serves all of these w.
   ws_per_pass: int
-  # Where noisy training states come from: noised data, or the guided teacher's own DDIM path.
+  # Noisy states z_t to train on: noised data, or states on the guided teacher's own DDIM path.
   state: Literal['data', 'trajectory']
-  # Number of DDIM steps on the guided teacher's path; used only if `state` is 'trajectory'.
+  # Number of DDIM steps of the guided teacher's path; used only if `state` is 'trajectory'.
   trajectory_steps: int
   # Whether the teacher's conditional and null pass run as one batch; faster on accelerators.
   one_batch: bool
-  # The loss is divided by (1 + w)^w_power; larger gives more weight to small w. 0 is the paper's.
+  # The loss is divided by (1 + w)^w_power: a larger power favours small w, and the paper has 0.
   w_power: float = 0.0
-  # Whether the loss compares x_hat clipped to [-1, 1], as samplers clip it; False is the paper's.
-  # Latents need False, because samplers do not clip latents.
+  # Whether the loss compares x_hat clipped to [-1, 1], as samplers clip x_hat; the paper's loss has
+  # False. Latents need False, because samplers do not clip latents.
   clip_x_hat: bool = False
 
 
@@ -234,22 +235,22 @@ class Guidance(Training):
 class Progressive(Training):
   """The stage `progressive`, stage two: each round halves the number of sampling steps N."""
 
-  # Number of sampling steps N that the first round halves; end_steps times a power of two.
+  # Number of sampling steps N that the first round halves: `end_steps` times a power of two.
   start_steps: int
   # Number of sampling steps N of the student of the last round.
   end_steps: int
   # Sampler that the students are distilled for: DDIM, or the paper's stochastic sampler.
   sampler: Literal['deterministic', 'stochastic']
-  # Where noisy training states come from: noised data, or the round's teacher's own DDIM path.
+  # Noisy states z_t to train on: noised data, or states on the DDIM path of the round's teacher.
   state: Literal['data', 'trajectory']
-  # Number of updates of the rounds for 2 and for 1 sampling steps, which have the most to learn.
+  # Number of updates of each round for 2 or 1 sampling steps; these rounds have most to learn.
   last_steps: int
-  # Learning rate of the rounds for 2 and for 1 sampling steps.
+  # Learning rate of each round for 2 or 1 sampling steps.
   last_lr: float
-  # The loss is divided by (1 + w)^w_power; larger gives more weight to small w. 0 is the paper's.
+  # The loss is divided by (1 + w)^w_power: a larger power favours small w, and the paper has 0.
   w_power: float = 0.0
   # Whether the loss compares x_hat clipped to [-1, 1], and the teacher's two steps clip x_hat too;
-  # False is the paper's. Must be True if `guidance.clip_x_hat` is, and False on latents.
+  # the paper has False. Must be True if `guidance.clip_x_hat` is True, and False for latents.
   clip_x_hat: bool = False
 
 
@@ -257,20 +258,20 @@ class Progressive(Training):
 class Mesh:
   """The mesh of devices: slices x data x fsdp must be the number of devices.
 
-  Batches are split over all devices, large parameters over `fsdp`, and what only the optimiser
-  needs (moments and EMA) over `fsdp` and `data`.
+  Batches are split over all devices, large parameters over the axis `fsdp`, and arrays that only
+  the optimiser needs (Adam's moments and the EMA) over the axes `fsdp` and `data`.
   """
 
-  # Number of parts of the mesh axis that splits batches, moments and EMA, but not parameters; -1:
-  # all devices of a slice that `fsdp` leaves.
+  # Size of the mesh axis that splits batches, Adam's moments and the EMA, but not parameters; -1:
+  # the number of devices of a slice, divided by `fsdp`.
   data: int
   # Number of parts that large parameters are split into; more need less memory and more
-  # communication. -1: all devices of a slice that `data` leaves. Not both may be -1.
+  # communication. -1: devices of a slice, divided by `data`. `data` and `fsdp` cannot both be -1.
   fsdp: int
   # Number of TPU slices, or of other groups of devices that a slow network connects.
   slices: int = 1
-  # Number of devices that JAX makes of one CPU; the last bits of the results depend on it. GPUs and
-  # TPUs ignore this key.
+  # Number of simulated devices that JAX makes of one CPU; another number changes the last bits of
+  # the results. GPUs and TPUs ignore this key.
   cpu_devices: int = 1
 
 
@@ -278,10 +279,10 @@ class Mesh:
 class Train:
   """The training loop of every stage: checkpoints, logs, skipped updates and memory."""
 
-  # Number of updates in one call of the compiled step on GPUs and TPUs; on a CPU always 1. A
-  # divisor of the updates of every round, of `checkpoint_every` and of `log_every`.
+  # Number of updates in one call of the compiled step on GPUs and TPUs; on a CPU always 1.
+  # Must divide the updates of every round, `checkpoint_every` and `log_every`.
   substeps: int
-  # Number of updates between two checkpoints of a round; fewer lose less work if a run is killed.
+  # Number of updates between two checkpoints of a round; fewer mean less lost work after a kill.
   checkpoint_every: int
   # Number of checkpoints of an unfinished round that are kept.
   max_to_keep: int
@@ -290,46 +291,46 @@ class Train:
   # Number of updates in a row with a loss or gradient that is not finite (such an update is
   # skipped) at which the run ends with exit code 5.
   max_skipped_in_a_row: int
-  # Largest percentage of skipped updates among the updates of a round; above it the run ends with
-  # exit code 5, once at least `max_skipped_in_a_row` updates were skipped.
+  # Largest percentage of skipped updates in a round; with a larger percentage, and at least
+  # `max_skipped_in_a_row` skipped updates in the round, the run ends with exit code 5.
   max_skipped_percent: float
-  # What the student's backward pass computes again instead of keeping it in memory: nothing, or
-  # the inside of each block, which is a fifth more work and needs far less memory.
+  # Activations that the student's backward pass recomputes to save memory: none, or all
+  # inside each block, which takes a fifth more computation and needs far less memory.
   remat: Literal['none', 'blocks'] = 'none'
-  # Seconds without an update (30 median updates if that is longer, six times the seconds in a
-  # compile or a save) after which the watchdog ends the process with exit code 134; 0: never.
+  # Seconds without an update until the watchdog ends the process with exit code 134; 0: never. The
+  # limit is at least 30 times the median update, and in compiles and saves six times this key.
   stall_seconds: float = 300.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-  """The grid of w and numbers of sampling steps N: a quick one after training, and a full one."""
+  """The grid of strengths w and sampling steps N: a quick grid after training, and a full grid."""
 
-  # Guidance strengths w of the grid; students are drawn only at those that they are trained for.
+  # Guidance strengths w of the grid; a student is sampled only at w from w_min to w_max.
   ws: tuple[float, ...]
-  # Numbers of sampling steps N of the grid; of students, only the N that have a round are drawn.
+  # Numbers of sampling steps N of the grid; students are sampled only at N that have a round.
   num_steps: tuple[int, ...]
-  # Number of pictures in each cell of the quick grid, which a run draws after training.
+  # Number of pictures for each model, w and N of the quick grid, sampled after training.
   quick_images: int
-  # Number of the guided teacher's DDIM steps that the quick grid takes as its reference.
+  # Number of DDIM steps in which the guided teacher samples the reference of the quick grid.
   quick_reference_steps: int
-  # Number of pictures in each cell of the full grid, `gdistill evaluate --grid=full`.
+  # Number of pictures for each model, w and N of the full grid (`gdistill evaluate --grid=full`).
   full_images: int
-  # Number of the guided teacher's DDIM steps that the full grid takes as its reference.
+  # Number of DDIM steps in which the guided teacher samples the reference of the full grid.
   full_reference_steps: int
-  # Number of pictures that each process draws at a time; more need more memory.
+  # Number of pictures that each process samples at a time; more need more memory.
   batch_size: int
-  # Largest number of training pictures, and of held-out pictures, that figures compare with.
+  # Largest number of training pictures, and of held-out pictures, that metrics such as FD use.
   real_images: int = 10_000
-  # Feature network that pictures are measured with: a small classifier that is trained on the run's
-  # own training pictures, or a published network.
+  # Network whose features metrics such as FD compare: a small classifier that is trained on the
+  # run's own training pictures, or a published network.
   extractor: Literal['classifier', 'inception', 'lite0', 'clip_b32', 'clip_l14'] = 'classifier'
-  # File of a published feature network's weights; '' means where `gdistill convert` writes it.
+  # Weights file of a published `extractor`; '' means the path that `gdistill convert` writes to.
   weights: str = ''
-  # Number of pictures of each cell that are kept, for the report and for other feature networks.
+  # Number of pictures stored for each model, w and N, for the report and for other extractors.
   keep_images: int = 2_000
-  # Number of pictures of each cell whose single features are kept, for precision, recall and KID;
-  # more take more disk space.
+  # Number of pictures for each model, w and N whose features are stored, because precision, recall
+  # and KID need features; more take more disk space.
   bank: int = 10_000
 
 
@@ -338,15 +339,15 @@ STAGES = ('teacher', 'guidance', 'progressive')
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-  """One run: its stages, what it starts from, and every number that it needs."""
+  """All settings of one run: the stages, the initial round, and the sections of the config."""
 
   # Seed of everything random in training: initial parameters, order of examples, noise, w, dropout.
   seed: int
-  # Stages to train: a consecutive part of ('teacher', 'guidance', 'progressive'), or ('teacher',
+  # Stages to train: consecutive stages of ('teacher', 'guidance', 'progressive'), or ('teacher',
   # 'progressive') for the naive baseline, or () to train an encoder alone.
   stages: tuple[str, ...]
   # Folder of a finished round that the first stage starts from; '' if `stages` begins with a
-  # teacher from random parameters. A teacher that starts from another may predict something else.
+  # teacher from random parameters. A first stage 'teacher' may have another `model.predict`.
   initial: str
   data: Data
   noise: Noise
@@ -358,17 +359,17 @@ class Recipe:
   train: Train
   evaluation: Evaluation
   latents: Latents = Latents()
-  # Whether rounds are added that distil an encoder, from data to noise. They start from the student
-  # of stage one, use the settings of `progressive`, and are always for the deterministic sampler.
+  # Whether the run also distils an encoder, from data to noise, starting from the student of stage
+  # one, with the settings of `progressive` but always for the deterministic sampler.
   encoder: bool = False
 
   def settings(self, stage: str) -> Training:
-    """Returns the section of a stage; the rounds of the encoder use the section `progressive`."""
+    """Returns the settings of `stage`; the stage `encoder` uses the section `progressive`."""
     return getattr(self, 'progressive' if stage == 'encoder' else stage)
 
   @property
   def sections(self) -> tuple[str, ...]:
-    """The names of the sections that the rounds of this run use."""
+    """Names of the stages' sections in the config that the rounds of this run use."""
     ladder = ('progressive',) if self.encoder and 'progressive' not in self.stages else ()
     return self.stages + ladder
 
@@ -384,7 +385,7 @@ class Recipe:
 
   @property
   def naive(self) -> bool:
-    """Whether this is the naive baseline: halve the unguided network, guide when sampling."""
+    """Whether this run is the naive baseline: distil without guidance, guide while sampling."""
     return self.stages == ('teacher', 'progressive')
 
   @property

@@ -1,6 +1,6 @@
-"""A round: one step of a run's plan, which trains one network into a folder of its own.
+"""Rounds: a round of a run trains one network and writes the network into a folder.
 
 `plan` lists the rounds of a run, `network` turns settings and parameters into a function that
-returns v, and `folder` reads a finished round with its parameters.
-May import, of gdistill, only core, models, recipe, workdir and errors.
+returns v, and `folder` reads the card.json and the parameters of a finished round.
+Modules of rounds/ may import only core, models, recipe, workdir and errors of gdistill.
 """

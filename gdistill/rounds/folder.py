@@ -22,7 +22,7 @@ class Folder:
   noise: recipes.Noise
   net: networks.Network
   params: Any
-  null_params: Any = None  # parameters of the unconditional network, if there is one
+  null_params: Any = None  # parameters of a second, unconditional network, or None
 
   @property
   def name(self) -> str:
@@ -34,7 +34,7 @@ class Folder:
 
   @property
   def guided(self) -> bool:
-    """Tells whether sampling at strength w needs guidance, which takes two network calls a step."""
+    """Returns whether sampling uses guidance, which calls networks twice in each step."""
     return self.card['guided']
 
   @property
@@ -43,23 +43,27 @@ class Folder:
 
 
 def settings_of(card: Mapping[str, Any]) -> tuple[recipes.Model, recipes.Noise]:
-  """Returns the settings (model, noise) in card.json; KeyError or TypeError if a key is missing."""
+  """Returns the settings (model, noise) in card.json.
+
+  Raises KeyError or TypeError if a key of card.json is missing or unknown.
+  """
   lists = {k: tuple(card['model'][k]) for k in ('multipliers', 'attention_resolutions')}
   return recipes.Model(**{**card['model'], **lists}), recipes.Noise(**card['noise'])
 
 
 def null_of(card: Mapping[str, Any]) -> str:
-  """Returns where the unconditional prediction comes from: 'trained', 'network' or 'none'.
+  """Returns which network predicts without condition: 'trained', 'network' or 'none'.
 
-  'trained' means the network itself, trained with label dropout; 'network' means a second network.
+  'trained' means the conditional network, if trained with label dropout; 'network' means a second,
+  unconditional network; 'none' means that no network predicts without condition.
   """
   return card.get('null') or (
     'trained' if card['p_uncond'] else 'none'
-  )  # only imported rounds have 'null'
+  )  # only imported rounds have the key 'null'
 
 
 def read_folder(path: Any) -> Folder:
-  """Reads a finished round; CheckpointError or ConfigError if `path` holds no finished round."""
+  """Reads the finished round at `path`; raises CheckpointError or ConfigError if there is none."""
   folder = storage.path(path)
   card = finished_rounds.read_card(folder)
   try:
@@ -82,17 +86,18 @@ def read_folder(path: Any) -> Folder:
 def guided_teacher(
   workdir: storage.epath.Path, plan: Sequence[plans.Round], initial: str
 ) -> storage.epath.Path:
-  """Returns the folder of the guided teacher from which the students of a run descend.
+  """Returns the folder of the guided teacher that the students of a run were distilled from.
 
-  The teacher is the plan's first round, or an ancestor of the round in the folder `initial`. Raises
-  ConfigError if an ancestor's folder is missing.
+  The teacher is the plan's first round, or else a round that the round in the folder `initial`
+  descends from. Raises ConfigError if the folder of a round between `initial` and the teacher is
+  missing.
   """
   if plan and plan[0].stage == 'teacher':
     return workdir / plan[0].name
   folder = storage.path(initial)
   card = finished_rounds.read_card(folder)
   while card['stage'] != 'teacher':
-    before = card['teacher']  # a name: a round of the same run; a path: a round of another run
+    before = card['teacher']  # a round's name in the same run, or the path of a round's folder
     folder = storage.path(before) if '/' in before else folder.parent / before
     if not finished_rounds.is_finished(folder):
       raise errors.ConfigError(

@@ -1,4 +1,4 @@
-"""Builds a network from settings, and casts it as a function that returns v."""
+"""Builds a network from settings, and turns the network into a function that returns v."""
 
 import dataclasses
 import functools
@@ -30,7 +30,7 @@ def build(
   remat: bool = False,
   noise_settings: recipes.Noise | None = None,
 ) -> Network:
-  """Returns the network that `settings` describes; time='index' also needs `noise_settings`."""
+  """Returns the network of `settings`; settings.time='index' also needs `noise_settings`."""
   shared = dict(
     num_classes=settings.num_classes,
     w_features=settings.w_features if takes_w else 0,
@@ -87,7 +87,7 @@ def build(
 
 
 def _time(settings: recipes.Model, noise_settings: recipes.Noise | None) -> Callable:
-  """Returns the function from logsnr to the number whose sinusoids are the time embedding."""
+  """Returns the function from logsnr to the number that the network embeds as time."""
   if settings.time == 'phi':
     return embeddings.phi_index
   if settings.time == 'linear':
@@ -97,7 +97,7 @@ def _time(settings: recipes.Model, noise_settings: recipes.Noise | None) -> Call
 
 @dataclasses.dataclass(frozen=True)
 class _Index:
-  """The function schedule.index of a schedule's betas; two instances with equal betas are equal."""
+  """Function from logsnr to timestep index; two instances with equal betas compare as equal."""
 
   betas: bytes
 
@@ -106,7 +106,7 @@ class _Index:
 
 
 def betas(settings: recipes.Noise) -> np.ndarray:
-  """Returns the 1,000 betas of a discrete noise schedule."""
+  """Returns the 1,000 betas of the discrete noise schedule that `settings` describes."""
   if settings.name == 'squared_cosine':
     return schedule.squared_cosine_betas()
   make = {'linear_beta': schedule.linear_betas, 'scaled_linear': schedule.scaled_linear_betas}
@@ -121,17 +121,17 @@ def noise(settings: recipes.Noise) -> schedule.Schedule:
 
 
 def image_shape(settings: recipes.Model) -> tuple[int, int, int]:
-  """Returns [h, w, c] of the network's input: a picture, or a latent."""
+  """Returns the shape [h, w, c] of one picture or latent that the network takes as input."""
   return (settings.image_size, settings.image_size, settings.image_channels)
 
 
 def projection(latent: bool) -> types.Project | None:
-  """Returns the projection of x_hat while sampling: images are clipped to [-1, 1], latents not."""
+  """Returns the function that clips x_hat to [-1, 1] in samplers; None for latents."""
   return None if latent else projections.clip
 
 
 def initial_params(net: Network, settings: recipes.Model, key: jax.Array) -> Any:
-  """Returns random parameters; layers with the same name in two networks get equal values."""
+  """Returns random parameters; with one `key`, layers of equal name and shape get equal values."""
   one, (height, width, channels) = jnp.ones(1), image_shape(settings)
   cond = {'label': jnp.zeros(1, jnp.int32)}
   if settings.context == 'text':
@@ -143,12 +143,12 @@ def initial_params(net: Network, settings: recipes.Model, key: jax.Array) -> Any
 
 @functools.lru_cache
 def initial_shapes(net: Network, settings: recipes.Model) -> Any:
-  """Returns the shapes of initial_params; callers must not change the tree, which is cached."""
+  """Returns the shapes of initial_params as a cached tree, which callers must not change."""
   return jax.eval_shape(lambda: initial_params(net, settings, jax.random.key(0)))
 
 
 def drawn(draw: Callable, key: jax.Array, shardings: Any = None) -> Any:
-  """Returns draw(key), compiled without optimisation, because `draw` runs only once."""
+  """Returns draw(key); `draw` runs only once, so XLA compiles without optimisation to save time."""
   given = {} if shardings is None else {'out_shardings': shardings}
   jitted = jax.jit(draw, **given)
   return jitted.lower(key).compile(compiler_options={'xla_backend_optimization_level': 0})(key)
@@ -161,7 +161,7 @@ def as_v_fn(
   noise_schedule: schedule.Schedule,
   dropout: tuple[jax.Array, jax.Array] | None = None,
 ) -> types.VFn:
-  """Returns the network as v_fn(z, logsnr, cond, w); dropout = (key, ids [B]) turns dropout on."""
+  """Returns the network as v_fn(z, logsnr, cond, w); dropout=(key, ids [B]) turns dropout on."""
 
   def network(z, logsnr, cond, w):
     key, ids = (None, None) if dropout is None else dropout
@@ -187,11 +187,11 @@ def as_teacher(settings: recipes.Model, params: Any) -> Any:
 
 
 def grown(net: Network, settings: recipes.Model, key: jax.Array, old: Mapping[str, Any]) -> Any:
-  """Returns parameters for `net` that copy the layers of `old`: the student equals its teacher.
+  """Returns parameters for the student `net`, copied from the teacher's parameters `old`.
 
-  `old` may lack the projection of w, and input channels of the first convolution; the missing
-  parameters start at zero. Raises CheckpointError if `old` lacks another layer or has one that
-  `net` does not have.
+  The projection of w and input channels of the first convolution may be missing in `old` and then
+  start at zero, so the student first computes the same as the teacher. Raises CheckpointError if
+  `old` lacks another layer or has a layer that `net` does not have.
   """
   shapes = initial_shapes(net, settings)
   names = set(shapes) - set(old)

@@ -1,4 +1,4 @@
-"""The plan of a run: a list of rounds, where each round reads the folder of an earlier round."""
+"""Lists the rounds of a run in order; a round's teacher is the network of an earlier round."""
 
 import dataclasses
 import math
@@ -14,10 +14,10 @@ class Round:
   index: int
   name: str
   stage: str
-  num_steps: int  # sampling steps N that the student is trained for; 0: any (teacher, stage one)
+  num_steps: int  # sampling steps N that the student is trained for; 0 (teacher, stage one): any N
   steps: int
   lr: float
-  teacher: str  # the round that teaches this round and gives initial parameters; '' for none
+  teacher: str  # name or folder of the round with teacher and initial parameters; '' if none
   outside: bool  # whether `teacher` is a folder of another run, not a round of this run
 
 
@@ -27,11 +27,12 @@ def plan(
   initial: str,
   settings: Callable[[str], recipes.Training],
 ) -> tuple[Round, ...]:
-  """Returns the rounds of a run: teacher, stage one, then N = start/2, start/4, ..., end.
+  """Returns the rounds: teacher, stage one, then one for each N = start/2, start/4, ..., end steps.
 
-  With `encoder`, the rounds N = start/2, ..., end of the encoder follow. The rounds of the decoder
-  and the rounds of the encoder both start from the student of stage one. `initial` is the folder of
-  the first round's teacher, or ''. `settings(stage)` returns the settings of a stage's rounds.
+  If `encoder` is True, rounds that distil an encoder for N = start/2, ..., end sampling steps come
+  last. The first round of the encoder starts from the student of stage one, like the first round of
+  the decoder (from noise to data). `initial` is the folder of the first round's teacher, or ''.
+  `settings(stage)` returns the settings of a stage's rounds.
   """
   out: list[Round] = []
 

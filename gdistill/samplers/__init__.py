@@ -2,5 +2,5 @@
 
 The samplers are DDIM with its inversion, ancestral sampling, DPM-Solver++(2M) and the paper's
 stochastic sampler. The argument `noise` is the noise schedule; each step of a sampler calls v_fn
-once. May import, of gdistill, only core.
+once. Modules of samplers/ may import only core of gdistill.
 """

@@ -20,10 +20,10 @@ def sample(
   keys: types.Keys,
   project: types.Project | None = None,
 ) -> types.Images:
-  """Samples x from z_1 over t = 1, ..., 1/N, 0, in N calls of v_fn.
+  """Samples x from z_1 by ancestral steps over t = 1, ..., 1/N, 0, with N calls of v_fn.
 
-  The posterior's variance at s = 0 is 0, so the last step returns x_hat. Source: Ho et al.,
-  2006.11239, with the smaller of the two variances that the paper offers.
+  The last step goes to s = 0, where the posterior's variance is 0, and so returns x_hat. Source: Ho
+  et al., arXiv 2006.11239; the variance is the smaller of the two variances in that paper.
   """
 
   def step(i, z):

@@ -20,7 +20,7 @@ def sample(
 ) -> types.Images:
   """Samples x from z_t, t = start/N, by DDIM over t = start/N, ..., 1/N, 0.
 
-  The last step returns x_hat. v_fn is called `start` times; `start` is N by default, which
+  The last step returns x_hat, and v_fn is called `start` times; `start` is N by default, which
   samples from z_1. `num_steps` and `start` may be traced values, so one compiled sampler serves
   every N.
   """
@@ -45,7 +45,7 @@ def invert(
   """
   stop = num_steps if stop is None else stop
   if project is not None:
-    # process.ddim_projected is not called here, because it divides by sin(phi), 0 at t = 0.
+    # process.ddim_projected divides by sin(phi), which is 0 at t = 0, so v_fn itself is projected.
     v_fn = _projected(v_fn, project)
   return walk(v_fn, x, cond, w, num_steps, noise, stop, lambda i: i, 1, None)
 
@@ -62,7 +62,7 @@ def walk(v_fn, z, cond, w, num_steps, noise, count, at, direction, project):
 
 
 def _projected(v_fn, project):
-  """Returns the model whose estimate of x is project(x_hat), with x_hat estimated by v_fn."""
+  """Returns a model whose estimate of x is project(x_hat), where x_hat is the estimate of v_fn."""
 
   def projected(z, logsnr, cond, w):
     return process.project_v(z, v_fn(z, logsnr, cond, w), logsnr, project)
@@ -71,6 +71,6 @@ def _projected(v_fn, project):
 
 
 def grid_time(i: jax.Array | int, num_steps: jax.Array | int, z: types.Images) -> types.PerExample:
-  """t = i / N for every example, exactly 0 at i = 0 and exactly 1 at i = N."""
+  """Returns t = i / N for each of B examples, exactly 0 at i = 0 and exactly 1 at i = N."""
   t = jnp.asarray(i, jnp.float32) / jnp.asarray(num_steps, jnp.float32)
   return jnp.full(z.shape[:1], t, jnp.float32)

@@ -18,12 +18,12 @@ def sample(
   noise: schedule.Schedule,
   project: types.Project | None = None,
 ) -> types.Images:
-  """z_s = (sigma_s/sigma_t) z_t - alpha_s (e^(-h) - 1) D, h = (logsnr_s - logsnr_t) / 2.
+  """Samples x from z_1 by steps from z_t to z_s, with N calls of v_fn, at t = 1, ..., 1/N.
 
-  D = x_hat + h / (2 h_before) (x_hat - x_hat_before), where h_before and x_hat_before are the
-  values of the previous step. The first and the last step are first order: D = x_hat. At the last
-  step h is infinite, and the step returns x_hat. v_fn is called N times, at t = 1, ..., 1/N.
-  Source: Lu et al., 2211.01095, algorithm 2.
+  z_s = (sigma_s/sigma_t) z_t - alpha_s (e^(-h) - 1) D, where h = (logsnr_s - logsnr_t) / 2 and
+  D = x_hat + h / (2 h_before) (x_hat - x_hat_before), with h_before and x_hat_before from the
+  previous step. The first and the last step are first order, which means D = x_hat. At the last
+  step h is infinite, so the step returns x_hat. Source: Lu et al., arXiv 2211.01095, algorithm 2.
   """
 
   def step(i, carry):
@@ -33,7 +33,7 @@ def sample(
     x_hat = process.x_from_v(z, v_fn(z, logsnr_t, cond, w), logsnr_t)
     x_hat = project(x_hat) if project is not None else x_hat
     inside = (i > 0) & (left > 1)
-    # h / h_before is not finite at the first and the last step; a ratio of 0 gives D = x_hat.
+    # At the first and the last step, h / h_before is not finite; ratio = 0 then gives D = x_hat.
     ratio = jnp.where(inside, logsnr_s - logsnr_t, 0.0) / jnp.where(
       inside, logsnr_t - logsnr_before, 1.0
     )

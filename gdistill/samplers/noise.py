@@ -1,4 +1,4 @@
-"""Noise that depends on an image's seed alone: an image is the same in a batch of 1 or 1,000."""
+"""Noise for sampling, made from one seed for each image and therefore equal in every batch."""
 
 import jax
 from jax import numpy as jnp
@@ -12,10 +12,13 @@ def image_keys(seeds: jax.Array) -> types.Keys:
 
 
 def normal(keys: types.Keys, step: jax.Array | int, shape: tuple[int, ...]) -> types.Images:
-  """Returns [B, *shape] standard normal noise, a function of each image's key and the step."""
+  """Returns [B, *shape] standard normal noise, made from each image's key and the sampler step."""
   return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, step), shape))(keys)
 
 
 def start(keys: types.Keys, shape: tuple[int, ...]) -> types.Images:
-  """Returns z_1 ~ N(0, I): the noise of step 0. Samplers number later noise from step 1."""
+  """Returns z_1 ~ N(0, I), from which sampling starts.
+
+  z_1 is the noise that `normal` returns for step 0; samplers add the noise of steps 1, 2, ...
+  """
   return normal(keys, 0, shape)

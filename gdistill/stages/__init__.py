@@ -2,5 +2,5 @@
 
 Each objective is a pure function `loss(student, teacher, batch, key, **settings) -> [B]`, which the
 training loop differentiates. Module `draw` makes the random inputs of all objectives, such as w.
-May import, of gdistill, only core.
+The package may import, of gdistill, only core.
 """

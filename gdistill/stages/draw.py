@@ -1,4 +1,4 @@
-"""Random inputs of all training objectives: keys per example, w, data, and the noisy state z_t."""
+"""Random inputs of all training objectives: keys per example, w, clean x, and the noisy z_t."""
 
 import jax
 from jax import numpy as jnp
@@ -38,9 +38,10 @@ def images(batch: dict, key: jax.Array | None, *, flip: bool) -> types.Images:
 def latents(batch: dict, key: jax.Array, *, flip: bool) -> types.Images:
   """Samples x = mean + deviation eps from each example's posterior over latents.
 
-  batch['latents'] is [B, 2 flips, 2, h, w, c]: mean and deviation of the picture and of its mirror
-  image. If all deviations are zero, the third axis of batch['latents'] has length 1 and holds the
-  mean. With `flip`, each example takes the mirror image with probability 1/2.
+  batch['latents'] [B, 2 flips, 2, h, w, c] holds the posterior's mean and deviation, once for the
+  picture and once for the mirrored picture. If all deviations are zero, the third axis of
+  batch['latents'] has length 1 and holds the mean. With `flip`, each example takes the mirror image
+  with probability 1/2.
   """
   return _posterior(batch, *_chosen(batch, key, flip))
 
@@ -48,10 +49,10 @@ def latents(batch: dict, key: jax.Array, *, flip: bool) -> types.Images:
 def masked_latents(
   batch: dict, key: jax.Array, key_mask: jax.Array, *, flip: bool
 ) -> tuple[types.Images, types.Images]:
-  """Returns (x, cond['extra']): x as in `latents`, and a stored mask with masked latents.
+  """Returns (x, cond['extra']): x as in `latents`; a mask with the masked picture's latents.
 
-  batch['masked'] is [B, 2 flips, masks, h, w, 1 + c]. The mask is chosen at random from the masks
-  that are stored for the example.
+  batch['masked'] [B, 2 flips, masks, h, w, 1 + c] holds several masks for each example, each mask
+  with the c channels of the masked picture's latents; one of the masks is chosen at random.
   """
   chosen, keys_eps = _chosen(batch, key, flip)
   (keys,) = example_keys(key_mask, batch['id'], 1)
@@ -69,7 +70,7 @@ def masked_images(x: types.Images, key: jax.Array, ids: jax.Array) -> types.Imag
 
 
 def _chosen(batch, key, flip):
-  """Returns (flips, keys): flips is 1 for examples that are mirrored, keys are for the noise eps.
+  """Returns (flips, keys): flips is 1 for mirrored examples, keys are random keys for eps.
 
   Without `flip`, flips is 0 for all examples.
   """
@@ -93,7 +94,7 @@ def flipped(x: types.Images, keys: types.Keys) -> types.Images:
 def noised_data(
   x: types.Images, eps: types.Images, t: types.PerExample, noise: schedule.Schedule
 ) -> types.Images:
-  """z_t = alpha x + sigma eps at time t: the noised data that the paper trains on."""
+  """Returns z_t = alpha x + sigma eps at time t, the noised data that the paper trains on."""
   return process.diffuse(x, eps, noise(t))
 
 
@@ -108,11 +109,11 @@ def trajectory(
   project: types.Project | None,
   inverted: bool = False,
 ) -> types.Images:
-  """Returns z_t on the teacher's own path from z = z_1: DDIM steps of length `stride` in time.
+  """Returns z_t, sampled with the teacher from z = z_1 by DDIM steps of length `stride` in time.
 
-  The path of each example ends at the example's own t, with a shorter last step. A sampler calls
-  the network at states on the path, and noised data may differ from the states on the path. With
-  `inverted`, the path starts from z = z_0, the data, and goes towards noise.
+  The path of each example ends at the example's own t, with a shorter last step. A path is used,
+  because a sampler calls the network at states on a path, and noised data may differ from states on
+  a path. With `inverted`, the path starts from z = z_0, the data, and goes towards noise.
   """
 
   def after(i):
@@ -122,13 +123,13 @@ def trajectory(
     here, there = after(i), after(i + 1)
     logsnr = noise(here)
     v = teacher(z, logsnr, cond, w)
-    if inverted and project is not None:  # process.ddim_projected divides by 0 at t = 0
+    if inverted and project is not None:  # process.step would divide by 0 at t = 0
       moved = process.ddim(z, process.project_v(z, v, logsnr, project), logsnr, noise(there))
     else:
       moved = process.step(z, v, logsnr, noise(there), project)
     return jnp.where(types.expand_like(here != there, z), moved, z)
 
-  # Without 1e-3, rounding of t = i/N could add a step of length 1e-8.
+  # 1e-3 is subtracted, because rounding of t = i/N could otherwise add a step of length 1e-8.
   furthest = jnp.max(t) if inverted else 1.0 - jnp.min(t)
   steps = jnp.ceil(furthest / stride - 1e-3).astype(jnp.int32)
   return jax.lax.stop_gradient(jax.lax.fori_loop(0, steps, step, z))

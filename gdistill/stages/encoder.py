@@ -26,11 +26,12 @@ def loss(
   project: types.Project | None = None,
   loss_project: types.Project | None = None,
 ) -> types.PerExample:
-  """[B]: omega |v~ - v_hat(z_t, c, w)|^2 / (1 + w)^p, t = i/N, i ~ {0..N-1}, w ~ U[w_min, w_max].
+  """Returns the loss [B]: omega |v~ - v_hat(z_t, c, w)|^2 / (1 + w)^p at a random t and w.
 
-  v~ is the value of `target`, p is `w_power`, N is `num_steps`. All arguments mean the same as in
-  `progressive.loss`. With `on_trajectory`, z_t lies on the teacher's own path from x
-  to noise, where an encoder calls the network; otherwise z_t is noised data.
+  In the loss, t = i/N with i ~ U{0..N-1}, w ~ U[w_min, w_max], v~ is the value of `target`, v_hat
+  is the student, p is `w_power`, N is `num_steps`, and `weight` names omega. All arguments mean the
+  same as in `progressive.loss`. With `on_trajectory`, z_t lies on the teacher's own path from x to
+  noise, where an encoder calls the network; otherwise z_t is noised data.
   """
   x, cond = batch['x'], batch['cond']
   keys_i, keys_eps, keys_w = draw.example_keys(key, batch['id'], 3)
@@ -58,11 +59,11 @@ def target(
   noise: schedule.Schedule,
   project: types.Project | None = None,
 ) -> types.Images:
-  """Returns v~: one DDIM step t -> t'' with v~ ends where the teacher's t -> t' -> t'' ends.
+  """Returns v~: a DDIM step t -> t'' with v~ ends where the teacher's two steps t -> t' -> t'' end.
 
-  v~ is `progressive.landing` at t = i/N, t' = t + 0.5/N, t'' = t + 1/N, so the angles d1 and d2 of
-  the two rotations are negative. t = 0 needs no special case: at phi = 0, x_hat equals z for every
-  v, and `project` does not change the teacher's v.
+  v~ is `progressive.landing` at t = i/N, t' = t + 0.5/N, t'' = t + 1/N, so the differences d1 and
+  d2 of the angle phi are negative. t = 0 needs no special case, because at phi = 0, x_hat equals z
+  for every v, and `project` does not change the teacher's v.
   """
   logsnrs = [noise((i + ahead) / num_steps) for ahead in (0.0, 0.5, 1.0)]
   return progressive.landing(teacher, z, logsnrs, cond, w, project)

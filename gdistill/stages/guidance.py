@@ -26,10 +26,11 @@ def loss(
   project: types.Project | None = None,
   loss_project: types.Project | None = None,
 ) -> types.PerExample:
-  """[B]: omega |v^w - v_hat(z_t, c, w)|^2 / (1 + w)^p, t ~ U[0, 1], w ~ U[w_min, w_max].
+  """Returns the loss [B]: omega |v^w - v_hat(z_t, c, w)|^2 / (1 + w)^p at a random t and w.
 
-  Each example has its own random values of w. p is `w_power`; the paper uses p = 0. A larger p
-  gives more weight to low w, where the errors are small.
+  In the loss, t ~ U[0, 1], w ~ U[w_min, w_max], v_hat is the student, and `weight` names omega.
+  Each example has its own random values of w. The exponent p is `w_power`; the paper uses p = 0. A
+  larger p gives more weight in the loss to low w, at which the errors are small.
 
   The target v^w = v_c + w (v_c - v_null) is linear in w, so one pass of the teacher serves
   `ws_per_pass` values of w; the loss is the mean over these values of w. If `trajectory_steps` > 0,

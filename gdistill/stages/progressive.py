@@ -37,14 +37,15 @@ def loss(
   project: types.Project | None = None,
   loss_project: types.Project | None = None,
 ) -> types.PerExample:
-  """[B]: omega |v~ - v_hat(z_t, c, w)|^2 / (1 + w)^p, t = i/N, i ~ {1..N}, w ~ U[w_min, w_max].
+  """Returns the loss [B]: omega |v~ - v_hat(z_t, c, w)|^2 / (1 + w)^p at a random t and w.
 
-  v~ is the value of `target` and p is `w_power`. N = `num_steps` may be a traced value, so one
-  compiled train step serves every round of halving. `p_uncond` is the probability of label dropout
-  in the naive baseline, which must distil the null (unconditional) model too. With `on_trajectory`,
-  z_t lies on the teacher's own path from noise; otherwise z_t is noised data. With `loss_project`,
-  the teacher's two steps project x_hat, as the teacher's sampler does, and errors of v_hat that a
-  sampler's projection of x_hat removes do not count; see `losses.as_sampled`.
+  In the loss, t = i/N with i ~ U{1..N}, w ~ U[w_min, w_max], v~ is the value of `target`, v_hat is
+  the student, p is `w_power`, and `weight` names omega. N = `num_steps` may be a traced value, so
+  one compiled train step serves every round of halving. `p_uncond` is the probability of label
+  dropout in the naive baseline, which must distil the null (unconditional) model too. With
+  `on_trajectory`, z_t lies on the teacher's own path from noise; otherwise z_t is noised data. With
+  `loss_project`, the teacher's two steps project x_hat, as the teacher's sampler does, and errors
+  of v_hat that a sampler's projection of x_hat removes do not count; see `losses.as_sampled`.
   """
   x = batch['x']
   keys_i, keys_eps, keys_w, keys_drop = draw.example_keys(key, batch['id'], 4)
@@ -74,11 +75,11 @@ def target(
   sampler: str,
   project: types.Project | None = None,
 ) -> types.Images:
-  """Returns v~: one DDIM step t -> t'' with v~ ends where the teacher's t -> t' -> t'' ends.
+  """Returns v~: a DDIM step t -> t'' with v~ ends where the teacher's two steps t -> t' -> t'' end.
 
-  t is i/N. The formula of `landing` needs no special case at the ends of the grid. At t'' = 0, the
-  x_hat of v~ is the teacher's x_hat at t'. At the last grid point of the stochastic sampler,
-  t' = t'' = 0 and d2 = 0, so v~ is the teacher's v at t.
+  The time t is i/N, and `REACH` gives t' and t''. The formula of `landing` also holds at the ends
+  of the grid of times. If t'' = 0, the x_hat of v~ is the teacher's x_hat at t'. In the last step
+  of the stochastic sampler, t' = t'' = 0 and d2 = 0, so v~ is the teacher's v at t.
   """
   logsnrs = [noise(jnp.maximum(i - reach, 0.0) / num_steps) for reach in (0.0, *REACH[sampler])]
   return landing(teacher, z, logsnrs, cond, w, project)
@@ -92,13 +93,13 @@ def landing(
   w: types.PerExample,
   project: types.Project | None,
 ) -> types.Images:
-  """Returns v~: one DDIM step t -> t'' with v~ ends where the teacher's t -> t' -> t'' ends.
+  """Returns v~: a DDIM step t -> t'' with v~ ends where the teacher's two steps t -> t' -> t'' end.
 
   v~ = (sin d1 cos d2 v0 + sin d2 v1 - sin d1 sin d2 z_t) / sin(d1 + d2), d1 = phi_t - phi_t',
-  d2 = phi_t' - phi_t'', where v0 and v1 are the teacher's v at t and t'. `logsnrs` are the logsnr
-  at t, t' and t''; the times may fall or rise. The formula for v~ has no cancellation of large
-  terms. With `project`, v0 and v1 are the v of the projected x_hat at t and t', and the x_hat of v~
-  is a weighted mean of the two projected x_hat.
+  d2 = phi_t' - phi_t'', where v0 and v1 are the teacher's v at t and t'. `logsnrs` holds the
+  logsnr at t, t' and t''; t > t' > t'' in sampling, and t < t' < t'' in inversion. The formula for
+  v~ is numerically stable, because no large terms cancel. With `project`, v0 and v1 are the v of
+  the projected x_hat at t and t', so the x_hat of v~ is a weighted mean of both projected x_hat.
   """
   logsnr_t, logsnr_m, logsnr_s = logsnrs
 

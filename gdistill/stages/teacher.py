@@ -20,10 +20,11 @@ def loss(
   weight: str,
   p_uncond: float,
 ) -> types.PerExample:
-  """[B]: omega |v - v_hat(z_t, c or null)|^2, t ~ U[0, 1], v = alpha eps - sigma x.
+  """Returns the loss [B]: omega |v - v_hat(z_t, c or null)|^2, with v = alpha eps - sigma x.
 
-  Each example's label c is replaced by the null label with probability `p_uncond`. `teacher` is
-  None: the argument is there because the losses of all stages take the same arguments.
+  In the loss, t ~ U[0, 1], v_hat is the network in training, and `weight` names omega. Each
+  example's label c is replaced by the null label with probability `p_uncond`. `teacher` is always
+  None; the argument exists because the losses of all stages take (student, teacher, batch, key).
   """
   x = batch['x']
   keys_t, keys_eps, keys_drop = draw.example_keys(key, batch['id'], 3)

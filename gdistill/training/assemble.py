@@ -1,4 +1,4 @@
-"""Makes the parts of a run from a recipe and a workdir; other modules get the parts as values."""
+"""Builds the rounds, mesh, networks and data of a run from a recipe and a workdir."""
 
 import dataclasses
 import functools
@@ -29,12 +29,12 @@ from gdistill.workdir import storage
 
 
 class Run:
-  """The parts of a run. Each part is made at its first use and then stays in memory.
+  """A run of training: the settings, and the rounds, mesh, networks and data made from settings.
 
+  Each cached property, such as `mesh`, is built at the first use and then stays in memory.
   `workdir` may be None if no file of the run is needed, for example for --plan. `devices` is the
-  number of devices to plan for, which need not exist; None takes the devices of this machine. Only
-  training/checks.py reads the attribute `recipe`; every other module reads the attributes that hold
-  parts of the run.
+  number of devices to plan for, and may exceed the devices of this machine; None takes the devices
+  of this machine. Outside of this module, only training/checks.py reads the attribute `recipe`.
   """
 
   def __init__(self, recipe: recipes.Recipe, workdir: Any = None, devices: int | None = None):
@@ -67,7 +67,7 @@ class Run:
 
   @functools.cached_property
   def student_net(self) -> networks.Network:
-    """The network of the students."""
+    """The network that all students of the run share, without parameters."""
     r = self.recipe
     return networks.build(r.model, r.takes_w, noise_settings=r.noise)
 
@@ -83,7 +83,7 @@ class Run:
 
   @property
   def autoencoder(self) -> Any:
-    """The frozen autoencoder alone, from which sizes follow without reading the text encoder."""
+    """The frozen autoencoder, or None in pixel space; the text encoder is not read."""
     where = self.latents.autoencoder
     return frozen_networks.autoencoder(where) if where else None
 
@@ -94,12 +94,12 @@ class Run:
 
   @property
   def picture_shape(self) -> tuple[int, int, int]:
-    """The shape [H, W, C] of a picture."""
+    """The shape [H, W, C] of a picture in the data set."""
     return frozen_networks.Frozen(self.autoencoder).picture_shape(self.input_shape)
 
   @functools.cached_property
   def pictures(self) -> tuple[source.Source, source.Source]:
-    """The (training, held-out) pictures with labels."""
+    """The pictures with labels, as a pair (training set, held-out set)."""
     try:
       return data.load(self.data, self.picture_shape)
     except errors.ShapeError as e:
@@ -109,7 +109,7 @@ class Run:
 
   @functools.cached_property
   def latent_folder(self) -> str:
-    """The folder that keeps the latents of the training pictures."""
+    """The folder in which the latents of the training pictures are stored."""
     return encode.cache_folder(self.latents, self.workdir)
 
   @functools.cached_property
@@ -133,7 +133,7 @@ class Run:
 
   @property
   def config(self) -> dict:
-    """The resolved config, in plain JSON types."""
+    """Every setting of the run, defaults included, in plain JSON types."""
     return reading.to_dict(self.recipe)
 
   @property
@@ -182,7 +182,7 @@ class Run:
 
 
 def plan_of(recipe: recipes.Recipe) -> tuple[plans.Round, ...]:
-  """Returns the rounds of a recipe."""
+  """Returns the rounds that a recipe trains, in the order of training."""
   return plans.plan(recipe.stages, recipe.encoder, recipe.initial, recipe.settings)
 
 
@@ -209,7 +209,7 @@ def setup_of(recipe: recipes.Recipe, stage: str) -> stage_setup.StageSetup:
 
 
 def _is_pair(folder: str) -> bool:
-  """Tells whether a round folder holds a second, unconditional network; False if unfinished."""
+  """Tells whether `folder` is a finished round with a second, unconditional network."""
   there = finished_rounds.is_finished(folder)
   return there and finished_rounds.read_card(folder).get('null') == 'network'
 
@@ -217,8 +217,8 @@ def _is_pair(folder: str) -> bool:
 def of_workdir(workdir: Any, change: Callable[[dict[str, Any]], Any] | None = None) -> Run:
   """Returns the run that a workdir holds, with the workdir's own copies of the frozen networks.
 
-  `change(config)` is called first and may edit the config in place. Raises ConfigError if the
-  workdir holds no run.
+  `change(config)` may edit the run's config in place, before the run is built. Raises ConfigError
+  if the workdir holds no run.
   """
   workdir = storage.path(workdir)
   file = workdir / 'config.json'
@@ -236,6 +236,7 @@ def of_workdir(workdir: Any, change: Callable[[dict[str, Any]], Any] | None = No
     config = reading.to_dict(recipe)
     change(config)
     recipe = reading.from_config(config)
-  # Set after from_config, because from_config refuses paths in an object store.
+  # The paths of the copies are set after from_config, because from_config refuses paths in an
+  # object store.
   own = copies.own_paths(recipe.latents, workdir)
   return Run(dataclasses.replace(recipe, latents=own), workdir)

@@ -21,7 +21,7 @@ def make_card(
   seconds: float,
   of_run: Mapping[str, Any],
 ) -> dict:
-  """Returns the contents of card.json of round `r`; `of_run` holds entries equal for all rounds."""
+  """Returns the contents of round `r`'s card.json; `of_run` holds entries shared by all rounds."""
   teacher = r.stage == 'teacher'
   sampler = {'progressive': getattr(setup.settings, 'sampler', ''), 'encoder': 'deterministic'}
   return {
@@ -50,7 +50,7 @@ def make_card(
 
 
 def versions() -> dict[str, str]:
-  """Returns the versions of Python and of the packages that compute, and JAX's backend."""
+  """Returns the versions of Python, gdistill, JAX and related packages, and JAX's backend."""
   names = ('gdistill', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
   found = {'python': platform.python_version(), 'backend': jax.default_backend()}
   for name in names:

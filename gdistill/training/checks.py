@@ -1,4 +1,7 @@
-"""Checks whether this machine can do a run: devices, data, folders. Compiles and writes nothing."""
+"""Checks that the devices, data and folders allow a run, before the run starts.
+
+The checks neither compile a program nor write a file.
+"""
 
 import contextlib
 import math
@@ -79,7 +82,7 @@ def data(run: assemble.Run) -> None:
 
 
 def grid(run: assemble.Run) -> None:
-  """Raises ConfigError if no cell of the evaluation grid would measure a student."""
+  """Raises ConfigError if the evaluation grid has no (num_steps, w) of a student of the run."""
   trained = [r.num_steps for r in run.plan if r.stage == 'progressive']
   e, guidance = run.recipe.evaluation, run.recipe.guidance
   low, high = guidance.w_min, guidance.w_max
@@ -96,7 +99,7 @@ def grid(run: assemble.Run) -> None:
 
 
 def initial(run: assemble.Run, card: dict) -> None:
-  """Raises ConfigError unless the first stage can learn from the round that `card` describes."""
+  """Raises ConfigError unless the first stage can learn from the round with this card.json."""
   recipe = run.recipe
   where, first = f'initial={recipe.initial!r}', (*recipe.stages, 'encoder')[0]
   if first in ('progressive', 'encoder'):
@@ -167,7 +170,7 @@ def _initial_student(recipe: recipes.Recipe, card: dict, where: str, first: str)
 
 
 def _same_networks(run: assemble.Run, card: dict, where: str, first: str) -> None:
-  """Raises ConfigError if the networks in a round's card differ from the networks in the config."""
+  """Raises ConfigError if the networks in the initial round's card.json differ from the config."""
   recipe = run.recipe
   theirs = card.get('latents') if recipe.latent else None
   for name, mine in run.frozen.names().items() if theirs else ():
@@ -180,8 +183,8 @@ def _same_networks(run: assemble.Run, card: dict, where: str, first: str) -> Non
   mine = identity.flat(reading.to_dict(recipe))
   free = {'model.dropout', 'model.dtype', *(('model.predict',) if first == 'teacher' else ())}
   if first == 'teacher' and not card['model'].get('extra_channels', 0):
-    free.add('model.extra_channels')  # the new teacher may get input channels for a mask
-  if not card['takes_w']:  # the round has no input for w yet, so settings of w may differ
+    free.add('model.extra_channels')  # the new teacher may have input channels for a mask
+  if not card['takes_w']:  # the round has no input for w, so settings of that input may differ
     free |= {'model.w_features', 'model.w_scale'}
   for key, value in theirs.items():
     if key not in free and mine.get(key) != value:
@@ -191,7 +194,7 @@ def _same_networks(run: assemble.Run, card: dict, where: str, first: str) -> Non
 
 
 def same_run(config: dict, workdir: storage.epath.Path) -> None:
-  """Raises ConfigError if the run in the workdir differs in a key that must not change."""
+  """Raises ConfigError if `config` changes a key of the workdir's run that must not change."""
   file = workdir / 'config.json'
   if storage.exists(file):
     old = storage.read_json(file)
@@ -200,7 +203,7 @@ def same_run(config: dict, workdir: storage.epath.Path) -> None:
         f'{file} is damaged: it holds no config; restore the file from a copy'
       )
     with contextlib.suppress(errors.ConfigError):
-      old = reading.to_dict(reading.from_config(old))  # adds keys that are newer than the run
+      old = reading.to_dict(reading.from_config(old))  # adds defaults of keys newer than the file
     changed = identity.differences(old, config)
     if changed:
       raise errors.ConfigError(
@@ -215,7 +218,10 @@ def _some(items: list[str], most: int = 12) -> str:
 
 
 def _warn_of_eps(run: assemble.Run) -> None:
-  """Warns if 1 / alpha is large, because v = (eps - sigma z) / alpha amplifies errors of eps."""
+  """Warns if a student that predicts eps is trained where 1 / alpha is large.
+
+  A large 1 / alpha amplifies errors of eps, because v = (eps - sigma z) / alpha.
+  """
   recipe = run.recipe
   weights = {s: recipe.settings(s).weight for s in recipe.sections if s != 'teacher'}
   stage = next((s for s, weight in weights.items() if weight != 'snr'), None)

@@ -1,4 +1,4 @@
-"""The gradient of a mean loss: over microbatches, and reduced over the mesh of devices."""
+"""Computes the gradient of a mean loss over microbatches and over the mesh of devices."""
 
 import functools
 from collections.abc import Callable
@@ -11,15 +11,15 @@ from jax.sharding import Mesh, PartitionSpec
 from gdistill.devices import mesh as meshes
 from gdistill.devices import sharding
 
-# (params, teacher_params, batch, key, num_steps) -> [B]
+# Type of a stage's loss: (params, teacher_params, batch, key, num_steps) -> [B].
 Loss = Callable[[Any, Any, Any, jax.Array, jax.Array], jax.Array]
 
 
 def over_microbatches(loss: Loss, parts: int, unrolled: bool) -> Callable:
-  """Returns (params, teacher, batch, key, num_steps, whole) -> (mean loss, gradient).
+  """Returns a function (params, teacher, batch, key, num_steps, whole) -> (mean loss, gradient).
 
   The batch is cut into `parts` microbatches, and the gradients of all microbatches are averaged.
-  With `unrolled`, the scan over microbatches is unrolled into straight code. `whole(params,
+  With `unrolled`, the scan over microbatches is fully unrolled. The function `whole(params,
   teacher)` is called for each microbatch and returns the parameters gathered from all shards.
   """
 
@@ -46,13 +46,13 @@ def over_microbatches(loss: Loss, parts: int, unrolled: bool) -> Callable:
 
 
 def over_mesh(gradient: Callable, mesh: Mesh | None) -> Callable:
-  """Returns (params, teacher, batch, key, num_steps) -> (mean loss, gradient, squares [leaves]).
+  """Returns a function (params, teacher, batch, key, num_steps) -> (mean loss, gradient, squares).
 
-  `gradient` is a function from `over_microbatches`; `squares` holds the sum of squares of each leaf
-  of the gradient. On a mesh, the gradient is reduced over the axes slice and data once an update,
-  and each device gets the part of the gradient for which that device holds the optimiser moments.
-  Over the axis fsdp the gradient is reduced once a microbatch, because each microbatch gathers the
-  parameters.
+  `gradient` is a function that `over_microbatches` returned; `squares` [leaves] holds the sum of
+  squares of each leaf of the gradient. On a mesh, the gradient is reduced over the axes slice and
+  data once per update, and each device gets the part of the gradient for which that device holds
+  the optimiser moments. Over the axis fsdp the gradient is reduced once per microbatch, because the
+  parameters are gathered for each microbatch.
   """
   if mesh is None or mesh.size == 1:
 
@@ -63,8 +63,8 @@ def over_mesh(gradient: Callable, mesh: Mesh | None) -> Callable:
     return on_one_device
 
   def on_all_devices(params, teacher, *rest):
-    # shard_map, because XLA's own partitioner would reduce the gradient once a microbatch and the
-    # norm once a leaf, and would gather activations that are smaller than the parameters.
+    # shard_map is used, because XLA's own partitioner would reduce the gradient once per microbatch
+    # and the norm once per leaf, and would gather activations that are smaller than the parameters.
     split = jax.tree.map(lambda s: s.spec, sharding.tree_shardings(mesh, (params, teacher)))
     held = jax.tree.map(lambda p: sharding.held_sharding(mesh, p.shape).spec, params)
 

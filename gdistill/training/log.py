@@ -1,4 +1,4 @@
-"""The training metrics of a round, as JSON lines and TensorBoard events."""
+"""Writes the training metrics of a round as JSON lines and TensorBoard events."""
 
 import json
 import pathlib
@@ -12,7 +12,7 @@ from gdistill.workdir import storage
 
 
 class Log:
-  """The metrics of a round, written as whole files, because object stores cannot append."""
+  """The metrics of a round; `flush` rewrites the files, because object stores cannot append."""
 
   def __init__(self, folder: storage.epath.Path, step: int):
     self._file = folder / 'metrics.jsonl'
@@ -25,7 +25,7 @@ class Log:
     self._name = f'events.out.tfevents.{int(time.time())}.{step:08d}'
 
   def add(self, step: int, row: dict) -> None:
-    """Adds the metrics of a step in process 0, and does nothing in other processes."""
+    """Adds the metrics of one training step; does nothing in processes other than process 0."""
     if jax.process_index() == 0:
       self._lines.append(json.dumps(storage.jsonable({'step': step, **row})))
       self._new.append((step, row))
@@ -39,7 +39,7 @@ class Log:
 
 
 def _step_of(line: str) -> int:
-  """Returns the step of a JSON line, or the largest integer for a damaged line."""
+  """Returns the training step in a line of metrics.jsonl; the largest int64 if damaged."""
   try:
     return int(json.loads(line)['step'])
   except (ValueError, KeyError, TypeError):
@@ -49,7 +49,8 @@ def _step_of(line: str) -> int:
 def _tensorboard(rows: list[tuple[int, dict]]) -> bytes:
   """Returns the bytes of a TensorBoard event file, written to a temporary folder first.
 
-  tensorboardX writes to local disks only, and a workdir may be an object store.
+  The temporary folder is needed because tensorboardX writes to local disks only, and a workdir may
+  be in an object store.
   """
   import tensorboardX
 

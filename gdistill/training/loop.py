@@ -19,9 +19,11 @@ from gdistill.workdir import state as states
 from gdistill.workdir import step_checkpoints
 from gdistill.workdir import storage
 
-_RESTORING = 0.25  # hours that a process waits until all processes have restored
-# Updates between two exchanges in which processes tell whether they got a signal: an exchange takes
-# time, and a preempted machine has only thirty seconds to save.
+# Hours that a process waits until all processes have restored the training state.
+_RESTORING = 0.25
+# Number of updates between two exchanges, in which each process tells the other processes whether
+# the process got a signal to stop. An exchange takes time, so exchanges are not made every update;
+# a preempted machine has only thirty seconds to save, so exchanges must not be rare.
 _ASK_EVERY = 10
 
 
@@ -30,16 +32,14 @@ class Task:
   """One round to train: first state, batches, compiled step and number of updates."""
 
   folder: storage.epath.Path
-  fresh: Callable[[], states.TrainState]  # makes the state of update 0
-  like: states.TrainState  # shapes and shardings of the state
-  step: (
-    Callable  # (state, teacher, batches, given) -> (state, metrics), compiled; donates the state
-  )
-  teacher: Any  # parameters, or None
-  batches: Callable[[int, int], Any]  # (first update, number of updates) -> arrays on the devices
-  given: dict  # learning rate, steps and random key of the round, from `step.numbers`
-  steps: int  # updates of the round
-  substeps: int  # updates of one call of `step`
+  fresh: Callable[[], states.TrainState]  # makes the round's state before the first update
+  like: states.TrainState  # the train state's shapes and shardings
+  step: Callable  # compiled (state, teacher, batches, given) -> (state, metrics); donates the state
+  teacher: Any  # the teacher's parameters; None while a teacher is trained
+  batches: Callable[[int, int], Any]  # (first update, number of updates) -> device arrays
+  given: dict  # the round's lr, updates, num_steps and random key, from `step.numbers`
+  steps: int  # number of updates in the round
+  substeps: int  # number of updates in one call of `step`
 
 
 def fit(
@@ -47,8 +47,8 @@ def fit(
 ) -> states.TrainState:
   """Trains a round to the end, from the newest checkpoint or from the first state.
 
-  Raises Preempted, after a save, if a signal asks this process to stop; NumericsError if too many
-  updates were skipped.
+  If a signal asks any process to stop, saves a checkpoint and raises Preempted. Raises
+  NumericsError if too many updates were skipped.
   """
   step, state = _start(task, stop, seconds)
   with (
@@ -82,7 +82,7 @@ def _start(
   with seconds('restore'):
     shardings = jax.tree.map(lambda a: a.sharding, task.like)
     found = step_checkpoints.restore_latest(task.folder / 'steps', task.like, shardings)
-    # Copied, because the step donates the state's buffers.
+    # The restored state is copied, because the train step donates the buffers of the state.
     step, state = (
       (0, task.fresh()) if found is None else (found[0], jax.tree.map(jnp.copy, found[1]))
     )
@@ -154,7 +154,10 @@ class _Going:
 
 
 def _asked_to_stop(stop: interrupt.Interrupt, step: int, settings: recipes.Train) -> bool:
-  """Tells whether any process got a signal; processes exchange this every ten updates or more."""
+  """Tells whether any process got a signal to stop.
+
+  Several processes exchange whether a signal came only once in ten or more updates.
+  """
   if jax.process_count() == 1:
     return bool(stop.requested)
   stop.moved()
@@ -170,13 +173,13 @@ class Finite:
     self._first = ''
 
   def check(self, metrics: dict, step: int) -> None:
-    """Raises NumericsError, which names a leaf, if too many of `step` updates were not finite."""
+    """Raises NumericsError if too many of the round's first `step` updates were not finite."""
     settings, broken = self._settings, int(metrics['broken'])
     if broken >= 0:
       loss = float(metrics['loss'])
       self._first = f' (the first leaf is {self._names[broken]!r}, at a loss of {loss:g})'
     in_a_row, skipped = int(metrics['skipped_in_a_row']), int(metrics['skipped'])
-    # `many` must hold too, because a large share of the first few updates says little.
+    # A large share raises only with `many`, because a share of the first few updates says little.
     many = skipped >= settings.max_skipped_in_a_row
     share = 100 * skipped > settings.max_skipped_percent * step
     if in_a_row >= settings.max_skipped_in_a_row or (many and share):

@@ -1,4 +1,4 @@
-"""The loss of a stage as a function of parameters and a batch, with all settings bound."""
+"""Builds the loss of a stage, a function of parameters and a batch, from the stage's settings."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ from gdistill.training import stage_setup
 
 
 def loss_of(setup: stage_setup.StageSetup) -> gradients.Loss:
-  """Returns loss(params, teacher_params, batch, key, num_steps) -> [B] of a stage."""
+  """Returns a stage's loss, a function (params, teacher_params, batch, key, num_steps) -> [B]."""
   objective = {'teacher': _teacher, 'guidance': _guidance}.get(setup.stage, _halving)(setup)
   net, schedule = setup.net, setup.schedule
   drops = setup.stage == 'teacher' and setup.model.dropout
@@ -35,7 +35,7 @@ def loss_of(setup: stage_setup.StageSetup) -> gradients.Loss:
 
 
 def _teacher(setup: stage_setup.StageSetup) -> Callable[..., types.PerExample]:
-  """Returns the objective of the guided teacher: predict v, with label dropout."""
+  """Returns the objective of the teacher stage: predict v, with label dropout."""
   noise, weight = setup.schedule, setup.settings.weight
 
   def loss(student, teacher_params, examples, key, num_steps):
@@ -71,8 +71,8 @@ def _guidance(setup: stage_setup.StageSetup) -> Callable[..., types.PerExample]:
 def _halving(setup: stage_setup.StageSetup) -> Callable[..., types.PerExample]:
   """Returns the objective of stage two: one student step lands where two teacher steps do.
 
-  Rounds of the decoder step from noise to data (stages.progressive); rounds of the encoder step
-  from data to noise (stages.encoder).
+  Rounds of stage 'progressive' step from noise to data; rounds of stage 'encoder' step from data to
+  noise.
   """
   settings, net, schedule = setup.settings, setup.teacher_net, setup.schedule
   module, own = encoder, {}
@@ -99,7 +99,7 @@ def _distilled(setup: stage_setup.StageSetup) -> dict:
 
 
 def _clean(setup: stage_setup.StageSetup, batch: dict, key: jax.Array) -> tuple:
-  """Returns (x, the extra input of an inpainting network, key of the loss, key of dropout)."""
+  """Returns (clean x, {'extra': input for inpainting} or {}, key of the loss, key of dropout)."""
   flip = setup.flip
   if setup.inpainting:
     key_loss, key_dropout, key_x, key_mask = jax.random.split(key, 4)

@@ -1,4 +1,4 @@
-"""The text of --plan: rounds, updates, parameters, and the bytes that a device holds."""
+"""Builds the text that --plan prints: rounds, updates, parameters, and bytes per device."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,9 +19,9 @@ def describe(
   mesh: Mesh,
   workdir: storage.epath.Path | None = None,
 ) -> str:
-  """Returns the text of --plan; nothing is started or written.
+  """Returns the text that --plan prints; no training is started and no file is written.
 
-  With a workdir, the last line says which rounds are finished there.
+  With `workdir`, the last line says which rounds are finished in the workdir.
   """
   from clu import parameter_overview
 
@@ -52,7 +52,7 @@ def _rounds(plan: Sequence[plans.Round], setups: Mapping[str, stage_setup.StageS
 
 
 def _devices(setups: Mapping[str, stage_setup.StageSetup], mesh: Mesh) -> list[str]:
-  """Returns the mesh, and for each stage the bytes that one device holds."""
+  """Returns lines of text: the axes of the mesh, and the bytes held per device in each stage."""
   sizes = ' x '.join(f'{name}={size}' for name, size in mesh.shape.items())
   lines = [
     f'mesh: {sizes} = {mesh.size} devices',

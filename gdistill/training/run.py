@@ -36,7 +36,8 @@ from gdistill.workdir import ledger
 from gdistill.workdir import state as states
 from gdistill.workdir import storage
 
-Compiled = dict[str, concurrent.futures.Future]  # {stage: compiled train step}
+# {stage: Future of the compiled train step}
+Compiled = dict[str, concurrent.futures.Future]
 # Folded into every random key of a stage, so that no two stages use the same random key.
 _STAGE_IDS = {'teacher': 1, 'guidance': 2, 'progressive': 3, 'encoder': 4}
 
@@ -49,12 +50,13 @@ def train(
 ) -> None:
   """Trains every round of the plan that is not finished; a finished run does nothing.
 
-  `run` must have passed checks.everything. `compiled` collects the train step of each stage; runs
-  with the same settings may share `compiled`. Raises Preempted if a signal asks this process to
-  stop.
+  `run` must have passed checks.everything. The dict `compiled` collects the train step of each
+  stage; runs with the same settings may share one `compiled`, so that each train step is compiled
+  once. Raises Preempted if a signal asks this process to stop.
   """
   workdir, plan = run.workdir, run.plan
-  # Checked again while this process holds the lock: another run may have used the workdir before.
+  # Checked again now that this process holds the lock, because another run may have written to the
+  # workdir after the first check.
   run_checks.same_run(run.config, workdir)
   if jax.process_index() == 0:
     _write_config(workdir, run.config)
@@ -98,7 +100,7 @@ def _write_config(workdir: storage.epath.Path, config: dict) -> None:
 
 
 def _tidy(workdir: storage.epath.Path, r: plans.Round) -> None:
-  """Completes a round that was killed just after card.json: ledger entry, removal of steps/."""
+  """Adds the ledger entry and removes steps/ of a finished round, if a killed process has not."""
   if finished_rounds.is_finished(workdir / r.name):
     told = any(
       e['event'] == 'round-finished' and e.get('round') == r.name for e in ledger.ledger(workdir)
@@ -110,7 +112,7 @@ def _tidy(workdir: storage.epath.Path, r: plans.Round) -> None:
 
 
 def _encode(run: assemble.Run, stop: interrupt.Interrupt) -> None:
-  """Encodes the training pictures that have no latents yet, and copies the frozen networks."""
+  """Encodes training pictures without latents, and copies the frozen networks to the workdir."""
   done = encode.run(
     run.pictures[0], run.frozen, run.latents, run.inpainting, run.latent_folder, stop
   )
@@ -135,11 +137,11 @@ def _check_same_data(workdir: storage.epath.Path, examples: Any) -> None:
 
 
 def _compile_all(run: assemble.Run, stages: list[str], compiled: Compiled) -> Compiled:
-  """Compiles in the background: the next stage compiles while the stage before it trains.
+  """Compiles train steps in a background thread, so that one stage compiles while another trains.
 
   Returns {stage: Future of the train step}; the same futures are entered into `compiled`.
   """
-  # Read in this thread, because two threads could make the same part of the run twice.
+  # The run's properties are read in this thread, because two threads could build a property twice.
   setups, mesh, fields = run.setups, run.mesh, run.examples.fields
   stages = [s for s in dict.fromkeys(stages) if s not in compiled]
   pending = {stage: concurrent.futures.Future() for stage in stages}
@@ -150,8 +152,8 @@ def _compile_all(run: assemble.Run, stages: list[str], compiled: Compiled) -> Co
       if promise.set_running_or_notify_cancel():
         try:
           step = stage_shapes.compile_stage(setups[stage], mesh, fields)
-          # Called before set_result, because an error after set_result could not reach the thread
-          # that waits for the step.
+          # The ledger entry is made before set_result, because an error after set_result could not
+          # reach the thread that waits for the step.
           _record(run.workdir, 'compiled', stage=stage)
           promise.set_result(step)
         except BaseException as e:
@@ -170,7 +172,7 @@ def _train_round(
   stop: interrupt.Interrupt,
   seconds: timing.Seconds,
 ) -> None:
-  """Trains one round, from the newest checkpoint if any; writes params/ and card.json."""
+  """Trains one round, resuming from the newest checkpoint, and writes params/ and card.json."""
   setup, mesh, folder = run.setups[r.stage], run.mesh, run.workdir / r.name
   began = time.monotonic()
   _record(run.workdir, 'round-entered', round=r.name)
@@ -196,8 +198,8 @@ def _train_round(
   state = loop.fit(
     loop.Task(
       folder=folder,
-      # Reads the teacher's folder a second time, because parameters kept from the first reading
-      # would stay in memory for the whole round.
+      # `_fresh_state` reads the teacher's folder a second time, because parameters kept from the
+      # first reading would stay in memory for the whole round.
       fresh=functools.partial(_fresh_state, setup, parent, key_init, mesh),
       like=stage_shapes.state_shapes(setup, mesh),
       step=step,
@@ -237,9 +239,10 @@ def _batches(
   mesh: Mesh,
   settings: recipes.Data,
 ) -> Callable[[int, int], Any]:
-  """Returns batches(step, count), which reads the batches of `count` updates from `step` on.
+  """Returns a function batches(step, count) that reads the batches of updates step, step + 1, ...
 
-  Its arrays have shape [count, rows, ...], with rows spread over the mesh."""
+  The arrays that `batches` returns are [count, rows, ...], with the rows spread over the mesh.
+  """
   read = data.reader(examples, seed, size, sharding.local_rows(mesh, size), steps, settings)
 
   def batches(step, count):
@@ -252,7 +255,7 @@ def _batches(
 def _fresh_state(
   setup: stage_setup.StageSetup, parent: Any, key: jax.Array, mesh: Mesh
 ) -> states.TrainState:
-  """Returns a round's first state: random, or with the parameters of the round in `parent`."""
+  """Returns a round's first state, with random parameters or the parameters of round `parent`."""
   create = stage_shapes.state_maker(setup.settings)
   shardings = jax.tree.map(lambda a: a.sharding, stage_shapes.state_shapes(setup, mesh))
   net = networks.build(setup.model, setup.takes_w, noise_settings=setup.noise)

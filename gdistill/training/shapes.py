@@ -66,7 +66,7 @@ def state_maker(settings: recipes.Training) -> Callable[[Any], states.TrainState
 
 
 def bytes_per_device(setup: stage_setup.StageSetup, mesh: Mesh) -> tuple[int, int, int]:
-  """Returns the bytes that a device holds: parameters, moments and EMA, teacher's parameters."""
+  """Returns a device's bytes of (parameters, optimiser moments and EMA, teacher's parameters)."""
   teacher = teacher_shapes(setup)
   teacher = _placed(teacher, sharding.tree_shardings(mesh, teacher))
   state = state_shapes(setup, mesh)
@@ -79,7 +79,7 @@ def bytes_per_device(setup: stage_setup.StageSetup, mesh: Mesh) -> tuple[int, in
 
 
 def _placed(tree: Any, shardings: Any) -> Any:
-  """Returns the shapes of a tree with the shardings of an equal tree added."""
+  """Returns the tree of shapes with shardings added; both trees have the same structure."""
   return jax.tree.map(
     lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), tree, shardings
   )

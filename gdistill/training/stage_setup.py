@@ -12,9 +12,9 @@ from gdistill.rounds import network as networks
 
 @dataclasses.dataclass(frozen=True)
 class StageSetup:
-  """The settings of one stage: all rounds of the stage share one compiled train step."""
+  """The settings that all rounds of one stage share, like the stage's compiled train step."""
 
-  stage: str  # 'teacher', 'guidance', 'progressive' or 'encoder'
+  stage: str  # name of the stage: 'teacher', 'guidance', 'progressive' or 'encoder'
   settings: recipes.Training
   model: recipes.Model
   noise: recipes.Noise
@@ -28,7 +28,7 @@ class StageSetup:
   latent: bool  # whether the network works on latents
   flip: bool  # whether half of the pictures are flipped left to right
   remat: bool  # whether the backward pass recomputes the blocks' activations
-  substeps: int  # updates made by one call of the train step, on accelerators
+  substeps: int  # number of updates in one call of the train step, on accelerators
 
   @property
   def net(self) -> networks.Network:
@@ -37,7 +37,7 @@ class StageSetup:
 
   @property
   def teacher_net(self) -> networks.Network:
-    """Returns the network of the round that teaches this stage."""
+    """Returns the network of the stage's teacher."""
     return networks.build(self.model, self.teacher_takes_w, False, self.noise)
 
   @property
@@ -53,7 +53,10 @@ class StageSetup:
 
   @property
   def updates_per_call(self) -> int:
-    """Returns the updates made by one call of the train step: one on a CPU. Starts the devices."""
+    """Returns the number of updates in one call of the train step: `substeps`, or 1 on a CPU.
+
+    Reading the property starts JAX's devices.
+    """
     return 1 if jax.default_backend() == 'cpu' else self.substeps
 
   @property

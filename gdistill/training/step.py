@@ -1,4 +1,4 @@
-"""The compiled train step: gradient, optimiser and EMA update, several updates a call."""
+"""Builds and compiles the train step, which updates parameters and EMA several times per call."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ from gdistill.workdir import state as states
 
 
 def optimizer(settings: recipes.Training) -> optax.GradientTransformation:
-  """Returns Adam with decoupled weight decay; clipping and the factor -lr are in the train step."""
+  """Returns Adam with decoupled weight decay; `_update` clips gradients and multiplies by -lr."""
   return optax.chain(
     optax.scale_by_adam(settings.beta1, settings.beta2, settings.adam_eps),
     optax.add_decayed_weights(settings.weight_decay, _decays),
@@ -30,13 +30,16 @@ def _decays(params: Any) -> Any:
 def learning_rate(
   step: jax.Array, lr: jax.Array, steps: jax.Array, warmup: int, anneal: bool
 ) -> jax.Array:
-  """lr min(1, (step + 1) / warmup), times 1 - step / steps with `anneal`; steps of one round."""
+  """Returns lr min(1, (step + 1) / warmup), times 1 - step / steps with `anneal`.
+
+  `steps` is the number of updates in the round.
+  """
   rate = lr * jnp.minimum(1.0, (step + 1) / warmup) if warmup else lr
   return rate * (1.0 - step / steps) if anneal else rate
 
 
 def numbers(steps: int, lr: float, num_steps: int, key: jax.Array) -> dict:
-  """Returns what differs between the rounds of a stage, as arguments of the compiled step."""
+  """Returns the arguments of the compiled train step that differ between rounds of a stage."""
   return {
     'key': jax.random.key_data(key),
     'lr': jnp.float32(lr),
@@ -48,13 +51,13 @@ def numbers(steps: int, lr: float, num_steps: int, key: jax.Array) -> dict:
 def make_step(
   loss: gradients.Loss, settings: recipes.Training, unrolled: bool, mesh: Mesh | None = None
 ) -> Callable:
-  """Returns (state, teacher_params, batches [S, B, ...], numbers) -> (state, metrics).
+  """Returns a function (state, teacher_params, batches [S, B, ...], numbers) -> (state, metrics).
 
-  One call makes S updates and returns the metrics of the last one. An update whose loss or gradient
-  norm is not finite changes only the counters. The metric `broken` is the index of the first leaf
-  whose gradient was not finite in any of the S updates, or -1. With `unrolled`, scans are unrolled
-  into straight code, because on a CPU the weight gradient of a convolution inside a scan is some 60
-  times slower. On a `mesh`, the gradient is reduced as `gradient.over_mesh` says.
+  One call makes S updates and returns the metrics of the last update. An update whose loss or
+  gradient norm is not finite changes only the counters. The metric `broken` is the index of the
+  first leaf whose gradient was not finite in any of the S updates, or -1. With `unrolled`, scans
+  are unrolled into straight code, because on a CPU the weight gradient of a convolution inside a
+  scan is some 60 times slower. With `mesh`, `gradient.over_mesh` reduces the gradient over devices.
   """
   gradient = gradients.over_microbatches(loss, settings.accumulation, unrolled)
   update = _update(gradients.over_mesh(gradient, mesh), settings)
@@ -70,7 +73,7 @@ def make_step(
         broken = jnp.where(broken < 0, metrics['broken'], broken)
       return state, {**metrics, 'broken': broken}
     state, metrics = jax.lax.scan(body, state, batches)
-    # The index of the first update that has a broken leaf; argmax is 0 if no update has one.
+    # argmax finds the first update with a broken leaf, or 0 if no update has a broken leaf.
     broken = metrics['broken'][jnp.argmax(metrics['broken'] >= 0)]
     return state, {**jax.tree.map(lambda a: a[-1], metrics), 'broken': broken}
 
@@ -78,9 +81,9 @@ def make_step(
 
 
 def _update(gradient: Callable, settings: recipes.Training) -> Callable:
-  """Returns (state, batch, teacher, numbers) -> (state, metrics): one update.
+  """Returns a function (state, batch, teacher, numbers) -> (state, metrics) that makes one update.
 
-  `gradient` is a function from `gradient.over_mesh`.
+  The argument `gradient` is a function that `over_mesh` in gradient.py returned.
   """
   tx = optimizer(settings)
 
@@ -99,8 +102,8 @@ def _update(gradient: Callable, settings: recipes.Training) -> Callable:
         ema = jax.tree.map(lambda e, p: e + (1.0 - settings.ema) * (p - e), ema, params)
       return params, ema, opt
 
-    # A branch, because selecting between new and old values leaf by leaf took a fifth of the step
-    # of a small network.
+    # lax.cond is used, because selecting between new and old values leaf by leaf took a fifth of
+    # the time of a small network's train step.
     skipped = lambda *old: old
     params, ema, opt = jax.lax.cond(finite, taken, skipped, state.params, state.ema, state.opt)
     state = states.TrainState(
@@ -132,8 +135,8 @@ def _first(flags: jax.Array) -> jax.Array:
 def compile_step(step: Callable, state: Any, *more: Any) -> Callable:
   """Compiles a train step ahead of time, so that JAX cannot compile the step again unnoticed.
 
-  Arguments are arrays, or shapes with shardings. The state is donated, and the returned state has
-  the same shardings.
+  `state` and `more` are arrays, or shapes with shardings. The compiled step donates the state, and
+  returns a state with the shardings of `state`.
   """
   out = jax.tree.map(lambda a: a.sharding, state), None
   return jax.jit(step, donate_argnums=0, out_shardings=out).lower(state, *more).compile()

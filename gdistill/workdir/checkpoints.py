@@ -1,4 +1,4 @@
-"""One checkpoint, complete and verified leaf by leaf, or absent: Orbax arrays and a manifest."""
+"""Saves and restores one checkpoint: arrays in Orbax files, and a manifest with digests."""
 
 import contextlib
 import errno
@@ -22,12 +22,12 @@ from gdistill.workdir import storage
 
 FORMAT_VERSION = 2
 
-# Raises ConfigError if this process must not write to the folder any more.
+# Type of a function that raises ConfigError if this process must not write to the workdir any more.
 Watch = Callable[[], None]
 
 
 class Corrupt(errors.CheckpointError):
-  """A stored folder is damaged (not: does not fit the target); `why` is the kind of damage."""
+  """Raised if a file of a checkpoint, or card.json, is damaged; `why` is the kind of damage."""
 
   def __init__(self, why: str, folder: epath.PathLike, message: str):
     super().__init__(f'{os.fspath(folder)}: {message}; restore the folder from a copy')
@@ -39,9 +39,10 @@ def save(
 ) -> dict:
   """Writes folder/arrays, then manifest.json, which completes the checkpoint; returns the manifest.
 
-  Every process calls `save` with the same tree. `watch()` is called before the manifest is
-  written, and raises ConfigError if another process has taken the lock. Raises NumericsError if a
-  leaf is not finite. If the save fails, removes the folder and raises CheckpointError.
+  Every process must call `save` with the same tree. `watch()` is called before the manifest is
+  written, and raises ConfigError if another process has taken the workdir's lock. Raises
+  NumericsError if a leaf is not finite. If writing fails, `save` removes the incomplete checkpoint
+  and raises CheckpointError.
   """
   folder = storage.path(folder)
   arrays, leaves = tree_leaves.collect(folder, tree)
@@ -57,7 +58,7 @@ def save(
   except errors.CheckpointError:
     stored = False
   try:
-    if not stored:  # a run that was killed after this save finds the same arrays
+    if not stored:  # a resumed run may save a step that is saved already
       _remove_together(folder)
       _check_space(folder, leaves)
       _write_arrays(folder / 'arrays', arrays)
@@ -68,10 +69,10 @@ def save(
     processes.barrier(f'{folder} is complete')
     return read_manifest(folder)
   except BaseException as e:
-    if isinstance(e, errors.ConfigError):  # from `watch`: another process owns the folder now
+    if isinstance(e, errors.ConfigError):  # `watch` raised: another process has the lock
       raise
     if not stored:
-      with contextlib.suppress(Exception):  # an incomplete checkpoint would keep a full disk full
+      with contextlib.suppress(Exception):  # an incomplete checkpoint would waste disk space
         if jax.process_index() == 0:
           remove(folder)
     if not isinstance(e, Exception):
@@ -86,8 +87,8 @@ def restore(folder: epath.PathLike, target: Any = None, shardings: Any = None) -
   Without a target the tree is nested dicts of numpy arrays. With `shardings` (one sharding, or a
   tree of shardings) every leaf is placed as the sharding says. Without shardings, a leaf is a numpy
   array if the target's leaf is a numpy array or a number, and otherwise is placed on the devices of
-  the target's leaf. No leaf is cast. CheckpointError names the folder and the first leaf that is
-  damaged or does not fit.
+  the target's leaf. No leaf is cast to another dtype. Raises CheckpointError if a leaf is
+  damaged or does not fit the target.
   """
   folder = storage.path(folder)
   stored = read_manifest(folder)
@@ -128,7 +129,7 @@ def read_manifest(folder: epath.Path) -> dict:
 
 
 def file_digests(folder: epath.Path) -> dict[str, dict]:
-  """Returns {name: {'bytes', 'digest'}} of the files in folder/arrays."""
+  """Returns {file name: {'bytes': size, 'digest': sha256}} of the files in folder/arrays."""
   arrays = folder / 'arrays'
   found = storage.files(arrays)
   digests = tree_leaves.in_threads(lambda name: storage.digest(arrays / name), found)
@@ -139,7 +140,7 @@ def file_digests(folder: epath.Path) -> dict[str, dict]:
 
 
 def read_arrays(folder: epath.Path, stored: dict) -> dict[str, np.ndarray]:
-  """Returns {name: whole array} of every leaf; raises Corrupt if a file or a leaf has changed."""
+  """Returns {leaf name: numpy array}; raises Corrupt if a file or a leaf has changed."""
   found = storage.files(folder / 'arrays')
   for name, file in stored['files'].items():
     if name not in found:
@@ -186,7 +187,10 @@ def read_arrays(folder: epath.Path, stored: dict) -> dict[str, np.ndarray]:
 
 
 def remove(folder: epath.Path) -> None:
-  """Removes a checkpoint, first the manifest: after a kill, the folder is an unfinished save."""
+  """Removes a checkpoint, and removes the checkpoint's manifest first.
+
+  A folder without a manifest counts as incomplete, should the process be killed in between.
+  """
   storage.remove(folder / 'manifest.json')
   storage.remove_tree(folder)
 
@@ -205,7 +209,7 @@ def seal(value: dict) -> bytes:
 
 
 def read_sealed(file: epath.Path, why: str) -> dict:
-  """Returns the value in a file that `seal` made; raises Corrupt(`why`) if the file has changed."""
+  """Returns the value in a file made by `seal`; raises Corrupt(`why`) if the file has changed."""
   try:
     data = storage.read_bytes(file)
   except errors.CheckpointError as e:
@@ -221,7 +225,7 @@ def read_sealed(file: epath.Path, why: str) -> dict:
 
 
 def _raise_unreadable(folder: epath.Path, e: errors.CheckpointError) -> NoReturn:
-  """Raises Corrupt on local disk; raises `e` itself for an object store that cannot be reached."""
+  """Raises Corrupt for a local folder, but `e` for an object store, which may be unreachable."""
   if storage.is_local(folder):
     raise Corrupt('unreadable', folder, errors.brief(e)) from e
   raise e
@@ -231,9 +235,10 @@ def _raise_unreadable(folder: epath.Path, e: errors.CheckpointError) -> NoReturn
 
 
 def _write_arrays(folder: epath.Path, arrays: dict[str, Any]) -> None:
-  # Orbax refuses arrays without elements, and the manifest holds their shapes and dtypes.
+  # Arrays without elements are not written, because Orbax refuses arrays without elements, and the
+  # manifest's shapes and dtypes are enough to restore such arrays.
   arrays = {name: array for name, array in arrays.items() if array.size}
-  alone = not storage.is_local(folder)  # to an object store, process 0 writes all arrays
+  alone = not storage.is_local(folder)  # in an object store, process 0 writes all arrays
   if jax.process_index() == 0 and not alone:
     folder.mkdir(parents=True, exist_ok=True)
   processes.barrier(f'{folder} is made')
@@ -253,11 +258,11 @@ def _write_arrays(folder: epath.Path, arrays: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _on_disk(folder: epath.Path) -> Iterator[epath.Path]:
-  """Yields the local folder in which Orbax works: a temporary folder if `folder` is in a store.
+  """Yields a local folder for Orbax: `folder`, or a temporary folder for an object store.
 
-  The caller copies the files between a temporary folder and the store. Orbax itself never sees an
-  object store: Orbax 0.12 turns s3://bucket into the relative path s3:/bucket, and its calls on
-  other stores could not be tested.
+  The caller copies the files between the temporary folder and the object store. Orbax never gets
+  the path of an object store, because Orbax 0.12 turns s3://bucket into the relative path
+  s3:/bucket, and Orbax on other object stores could not be tested.
   """
   if storage.is_local(folder):
     yield folder
@@ -277,7 +282,7 @@ def _check_space(folder: epath.Path, leaves: dict[str, dict]) -> None:
 
 
 def _remove_together(folder: epath.Path) -> None:
-  """Removes a checkpoint while no process reads or writes it: every process must call this."""
+  """Removes a checkpoint once every process has called `_remove_together`; all processes wait."""
   processes.barrier(f'{folder} is left')
   if jax.process_index() == 0:
     remove(folder)

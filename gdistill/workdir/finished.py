@@ -16,10 +16,11 @@ _FOREIGN = ('.pt', '.pth', '.pkl', '.ckpt', '.bin', '.npz', '.h5', '.msgpack', '
 
 
 def finish(folder: epath.PathLike, params: Any, card: dict) -> dict:
-  """Saves folder/params, then card.json, which makes the round finished; returns the card.
+  """Saves folder/params, then card.json, which marks the round as finished.
 
-  The card gets the key 'params_digest'. A round that is already finished is not changed, and
-  CheckpointError is raised if the parameters of that round differ from `params`.
+  Returns the contents of card.json, which are `card` and the key 'params_digest'. A round that is
+  already finished is not changed, and CheckpointError is raised if the parameters of that round
+  differ from `params`.
   """
   folder = storage.path(folder)
   if is_finished(folder):
@@ -41,15 +42,15 @@ def finish(folder: epath.PathLike, params: Any, card: dict) -> dict:
 
 
 def is_finished(folder: epath.PathLike) -> bool:
-  """Returns whether the folder has a card.json, undamaged or not."""
+  """Returns whether the folder has a card.json, without checking the contents of card.json."""
   return storage.exists(storage.path(folder) / 'card.json')
 
 
 def read_card(folder: epath.PathLike) -> dict:
-  """Returns the card of a finished round.
+  """Returns the contents of a finished round's card.json.
 
-  Raises ConfigError if the folder is no round; CheckpointError if the folder does not exist, the
-  round is not finished, or card.json is damaged.
+  Raises ConfigError if the folder is not a round folder, and CheckpointError if the folder does not
+  exist, the round is not finished, or card.json is damaged.
   """
   folder = storage.path(folder)
   if folder.suffix.lower() in _FOREIGN:
@@ -70,7 +71,7 @@ def read_card(folder: epath.PathLike) -> dict:
 
 
 def params_digest(folder: epath.PathLike) -> str:
-  """Returns the digest of a round's parameters; Corrupt if card.json has another digest."""
+  """Returns the digest of a round's parameters; raises Corrupt if card.json has another digest."""
   folder = storage.path(folder)
   wanted = read_card(folder).get('params_digest')
   if wanted != checkpoints.tree_digest(checkpoints.read_manifest(folder / 'params')):
@@ -82,5 +83,5 @@ def params_digest(folder: epath.PathLike) -> str:
 
 def read_params(folder: epath.PathLike, target: Any = None, shardings: Any = None) -> Any:
   """Returns the parameters of a finished round, restored as in `checkpoints.restore`."""
-  params_digest(folder)  # raises if params/ belongs to another round than the card
+  params_digest(folder)  # raises Corrupt if card.json does not belong to params/
   return checkpoints.restore(storage.path(folder) / 'params', target, shardings)

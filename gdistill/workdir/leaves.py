@@ -19,8 +19,8 @@ from gdistill.workdir import storage
 def collect(folder: epath.Path, tree: Any) -> tuple[dict[str, Any], dict[str, dict]]:
   """Returns ({name: array to write to the folder}, {name: manifest entry}) of a tree's leaves.
 
-  CheckpointError if a leaf is not a number or an array of numbers, or if names collide;
-  NumericsError if a leaf is not finite.
+  Raises CheckpointError if a leaf is not a number or an array of numbers, or if the names of two
+  leaves collide. Raises NumericsError if a leaf is not finite.
   """
   arrays, host, entries = {}, {}, {}
   for name, leaf in _by_name(folder, tree).items():
@@ -56,7 +56,7 @@ def entry(array: np.ndarray) -> dict:
 
 
 def in_threads(function: Callable[[Any], Any], values: Iterable[Any]) -> list:
-  """Returns function(value) of all values in order, computed in one thread per core.
+  """Returns [function(value) for value in values], computed in one thread per CPU core.
 
   Threads help despite Python's global interpreter lock, because sha256 releases that lock.
   """
@@ -90,7 +90,7 @@ def check_target(folder: epath.Path, entries: dict[str, dict], target: Any) -> N
 def build(folder: epath.Path, arrays: dict[str, np.ndarray], target: Any, shardings: Any) -> Any:
   """Returns the arrays as a tree like `target`, or as nested dicts if `target` is None.
 
-  Leaves are placed as in `checkpoints.restore`.
+  Each array is placed on devices as the docstring of `checkpoints.restore` says.
   """
   if target is None:
     target = {}
@@ -114,7 +114,10 @@ def build(folder: epath.Path, arrays: dict[str, np.ndarray], target: Any, shardi
 
 
 def _by_name(folder: epath.Path, tree: Any) -> dict[str, Any]:
-  """Returns {'params/down0_block0/conv1/kernel': leaf}; CheckpointError if names collide."""
+  """Returns {name: leaf} of a tree, with names such as 'params/down0_block0/conv1/kernel'.
+
+  Raises CheckpointError if the names of two leaves collide.
+  """
   leaves = {}
   for name, leaf in zip(states.names(tree), jax.tree.leaves(tree), strict=True):
     if name in leaves:
@@ -139,14 +142,14 @@ def _kind(leaf: Any) -> dict:
 
 
 def _place(folder: epath.Path, name: str, array: np.ndarray, like: Any, place: Any) -> Any:
-  """Returns the array on the sharding `place`; if None, an array of the same kind as `like`."""
+  """Returns the array with the sharding `place`; if None, a numpy or JAX array as `like` is."""
   if place is None:
     if not isinstance(like, (jax.Array, jax.ShapeDtypeStruct)):
       return array
     placed = jax.numpy.array(array)
   else:
-    # Every process holds the whole leaf. Each shard is copied, because JAX crashes if a donated
-    # state has replicas that share memory.
+    # Each shard is a copy of a part of `array`, because JAX crashes if a donated state has replicas
+    # that share memory.
     placed = jax.make_array_from_callback(array.shape, place, lambda i: np.array(array[i]))
   if placed.dtype != array.dtype:
     raise errors.CheckpointError(

@@ -1,4 +1,4 @@
-"""The lock by which only one process writes to a workdir, and the workdir's ledger of events."""
+"""The lock that lets only one process write to a workdir, and the workdir's ledger of events."""
 
 import contextlib
 import json
@@ -19,20 +19,23 @@ from gdistill.workdir import storage
 
 try:
   import fcntl
-except ImportError:  # not a POSIX system: `_alone` does nothing there
+except ImportError:  # not a POSIX system, so `_alone` does nothing
   fcntl = None
 
 
 @contextlib.contextmanager
 def _alone(folder: epath.Path) -> Iterator[None]:
-  """Lets one process of this machine at a time run the block; does nothing on an object store."""
+  """Context manager that lets only one process of this machine at a time run the `with` block.
+
+  In an object store, the context manager does nothing.
+  """
   if fcntl is None or not storage.is_local(folder):
     yield
     return
   folder.mkdir(parents=True, exist_ok=True)
   fd = os.open(folder, os.O_RDONLY)
   try:
-    with contextlib.suppress(OSError):  # some network disks have no file locks
+    with contextlib.suppress(OSError):  # ignored: some network disks have no file locks
       fcntl.flock(fd, fcntl.LOCK_EX)
     yield
   finally:
@@ -40,9 +43,9 @@ def _alone(folder: epath.Path) -> Iterator[None]:
 
 
 def _machine() -> str | None:
-  """Returns an id of this boot of this machine or container, within which process ids are unique.
+  """Returns an id of the current boot of this machine or container; None if the system has no id.
 
-  Returns None on a system that gives no id for a boot.
+  Process ids are unique within one boot of a machine or container.
   """
   try:
     with open('/proc/sys/kernel/random/boot_id') as f:
@@ -52,10 +55,11 @@ def _machine() -> str | None:
 
 
 def _started(pid: int) -> str | None:
-  """Returns when the process started, in clock ticks since boot; None if the process has ended."""
+  """Returns the start time of process `pid` in clock ticks since boot; None if `pid` has ended."""
   try:
     with open(f'/proc/{int(pid)}/stat') as f:
-      # The program's name stands in parentheses before the fields and may hold any character.
+      # The fields are read after the last ')', because the program's name stands in parentheses
+      # before the fields and may contain any character.
       fields = f.read().rpartition(')')[2].split()
   except (OSError, ValueError, TypeError):
     return None
@@ -67,13 +71,13 @@ def token(workdir: epath.PathLike) -> str:
   file = storage.path(workdir) / 'lock.json'
   try:
     holder = storage.read_json(file) if storage.exists(file) else {}
-  except errors.CheckpointError:  # the caller tries again: a network disk may show half a file
+  except errors.CheckpointError:  # a network disk may show half a file, so callers retry
     return ''
   return str(holder.get('token', '')) if isinstance(holder, dict) else ''
 
 
 class Lock:
-  """The lock of a workdir: lock.json names the only process that may write, with a heartbeat."""
+  """The lock of a workdir: lock.json names the only process that may write to the workdir."""
 
   def __init__(self, workdir: epath.PathLike, lease_seconds: float = 60):
     self._file = storage.path(workdir) / 'lock.json'
@@ -102,8 +106,8 @@ class Lock:
       else:
         self._refuse(holder)
     if not storage.is_local(self._file):
-      # If several processes write the lock at the same time, the last write wins: wait for the
-      # last.
+      # If several processes write lock.json at the same time, the last write wins, so this process
+      # waits a moment for later writes.
       time.sleep(min(1.0, self._lease / 10))
     if not self._mine():
       self._refuse(self._read() or {})
@@ -130,7 +134,7 @@ class Lock:
   def lost(self) -> bool:
     """Whether a heartbeat found no lock.json, or the lock of another process.
 
-    The lock writes four heartbeats in the time of one lease.
+    The lock writes a heartbeat to lock.json after each quarter of a lease.
     """
     return self._lost
 
@@ -153,7 +157,7 @@ class Lock:
             logging.error('%s: the lock was lost to %s', self._file, _who(self._read() or {}))
             return
           storage.write_bytes(self._file, self._beat())
-      except Exception as e:  # the fault may be temporary: the next heartbeat may succeed
+      except Exception as e:  # not raised, because the next heartbeat may succeed
         logging.warning('%s: a heartbeat could not be written: %s', self._file, e)
 
   def _beat(self) -> bytes:
@@ -176,10 +180,10 @@ class Lock:
     return (self._read() or {}).get('token') == self._me['token']
 
   def _stale(self, holder: dict) -> bool:
-    lease = holder.get('lease_seconds')  # the holder writes four heartbeats in this time
+    lease = holder.get('lease_seconds')  # seconds in which the holder writes four heartbeats
     if _age(holder) > (lease if isinstance(lease, (int, float)) else self._lease):
       return True
-    if self._me['machine'] is None:  # whether the holder still runs cannot be checked
+    if self._me['machine'] is None:  # without a machine id, a dead holder cannot be recognised
       return False
     here = all(holder.get(k) == self._me[k] for k in ('host', 'machine'))
     return here and _started(holder.get('pid')) != holder.get('started')
@@ -223,7 +227,7 @@ def record(workdir: epath.PathLike, event: str, **fields) -> dict:
 
 
 def ledger(workdir: epath.PathLike) -> list[dict]:
-  """Returns all entries in order; an entry that cannot be parsed is skipped with a warning."""
+  """Returns all entries of the ledger, oldest first; skips damaged entries with a warning."""
   folder = storage.path(workdir) / 'ledger'
   entries = []
   for name in filter(_ENTRY.fullmatch, storage.list_dir(folder)):

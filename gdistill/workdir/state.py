@@ -12,11 +12,11 @@ from jax import numpy as jnp
 class TrainState:
   """The state of training that the train step takes and returns."""
 
-  step: jax.Array  # updates done in this round, including the skipped updates
+  step: jax.Array  # number of updates done in this round, including skipped updates
   params: Any
-  ema: Any  # None if the stage keeps no EMA
+  ema: Any  # EMA of the parameters; None if the stage has no EMA
   opt: optax.OptState
-  skipped: jax.Array  # updates skipped because the loss or the gradient was not finite
+  skipped: jax.Array  # number of updates skipped because loss or gradient was not finite
   skipped_in_a_row: jax.Array
 
 
@@ -41,9 +41,10 @@ def handed_on(state: TrainState) -> Any:
 
 
 def names(tree: Any) -> list[str]:
-  """Returns the names of the leaves in order: ['params/down0_block0/conv1/kernel', ...].
+  """Returns the names of a tree's leaves in order: ['params/down0_block0/conv1/kernel', ...].
 
-  Checkpoints store leaves under the names returned, which do not depend on the tree's classes.
+  Checkpoints store each leaf under the leaf's name, which does not depend on the classes of the
+  tree's nodes.
   """
   return [
     jax.tree_util.keystr(keys, simple=True, separator='/') or 'value'

@@ -1,4 +1,4 @@
-"""The numbered checkpoints of a round in training: saved in the background, pruned, restored."""
+"""Saves, prunes and restores the numbered checkpoints of a round in training."""
 
 import concurrent.futures
 import time
@@ -15,7 +15,8 @@ from gdistill.workdir import checkpoints
 from gdistill.workdir import leaves
 from gdistill.workdir import storage
 
-# Seconds before a failed save is repeated: an object store may answer again, a disk may have room.
+# Seconds before a failed save is repeated, because meanwhile an object store may answer again or a
+# disk may have free space.
 _RETRY = 5.0
 
 
@@ -29,8 +30,10 @@ def save_step(
 ) -> dict:
   """Saves the checkpoint folder/<step> and returns the manifest.
 
-  Once the checkpoint is complete, older steps beyond the newest `keep`, and incomplete steps, are
-  removed. `watch()` raises if another process has taken the lock. ConfigError if `keep` is below 1.
+  Once the new checkpoint is complete, incomplete checkpoints are removed, and complete checkpoints
+  older than the newest `keep` are removed. `watch()` is called before the manifest is written, and
+  raises ConfigError if another process has taken the workdir's lock. Raises ConfigError if `keep`
+  is below 1.
   """
   if keep < 1:
     raise errors.ConfigError(f'{keep=} must be at least 1')
@@ -41,7 +44,7 @@ def save_step(
   if jax.process_index() == 0:
     try:
       _prune(folder, step, keep - 1)
-    except Exception as e:  # the run continues, because the new step is saved
+    except Exception as e:  # the run continues: the new checkpoint is saved
       logging.warning(
         'old steps before %s/%s could not be removed: %s', folder, step, errors.brief(e)
       )
@@ -49,19 +52,23 @@ def save_step(
 
 
 def _prune(folder: epath.Path, step: int, keep: int) -> None:
-  """Removes complete steps before `step` beyond the newest `keep`, and incomplete steps."""
+  """Removes incomplete checkpoints, and old complete checkpoints in the folder of a round.
+
+  Of the complete checkpoints before `step`, the newest `keep` stay.
+  """
   steps = [s for s in _steps(folder) if s != step]
-  # A listing raises if the store cannot be reached. `storage.exists` might return False instead,
-  # and a complete step would be removed as incomplete.
+  # list_dir is called, because list_dir raises if the object store cannot be reached. Instead,
+  # `storage.exists` might return False, and a complete checkpoint would be removed as incomplete.
   incomplete = [s for s in steps if 'manifest.json' not in storage.list_dir(folder / str(s))]
   older = [s for s in steps if s < step and checkpoints.is_complete(folder / str(s))]
   _remove_steps(folder, incomplete + older[: max(0, len(older) - keep)])
 
 
 def _make_room(folder: epath.Path, step: int) -> None:
-  """Removes all complete steps before the newest undamaged step that is older than `step`.
+  """Frees disk space: removes complete checkpoints older than the newest undamaged checkpoint.
 
-  Nothing is removed if every complete step is damaged.
+  Only checkpoints before `step` are considered. Nothing is removed if every complete checkpoint is
+  damaged.
   """
   older = [s for s in _steps(folder) if s < step and checkpoints.is_complete(folder / str(s))]
   for newest in reversed(older):
@@ -75,7 +82,7 @@ def _remove_steps(folder: epath.Path, steps: Iterable[int]) -> None:
   for s in steps:
     try:
       checkpoints.remove(folder / str(s))
-    except Exception as e:  # the run continues, because a newer step is saved
+    except Exception as e:  # the run continues: a newer checkpoint is saved
       logging.warning('step %s/%s was not removed: %s', folder, s, errors.brief(e))
 
 
@@ -83,8 +90,8 @@ class Saver:
   """A background thread that calls `save_step`; the newest `keep` checkpoints stay on disk.
 
   One checkpoint is saved at a time. If a save fails, the next call of `check`, `save` or `wait`
-  raises the error of that save. In a run of several processes, `save` does not use the thread:
-  barriers in the thread could meet the barriers of training in another order on each process.
+  raises the error of that save. In a run of several processes, `save` does not use the background
+  thread, because each process could reach the barriers of a save and of training in another order.
   """
 
   def __init__(self, folder: epath.PathLike, keep: int, watch: checkpoints.Watch = lambda: None):
@@ -96,7 +103,7 @@ class Saver:
     return self
 
   def __exit__(self, kind, *exc) -> None:
-    self._thread.shutdown(wait=True)  # a save in progress is finished
+    self._thread.shutdown(wait=True)  # waits for a save in progress
     try:
       self.wait()
     except Exception as e:
@@ -106,15 +113,16 @@ class Saver:
       logging.error('a save failed as well: %s', errors.brief(e))
 
   def save(self, step: int, tree: Any) -> None:
-    """Starts the save of `step`, and returns when the tree has been copied to this host's memory.
+    """Starts saving `tree` as checkpoint `step`, after waiting for the previous save.
 
-    First waits for the previous save.
+    With one process, `save` returns as soon as the tree has been copied to this host's memory.
     """
     self.wait()
     if jax.process_count() > 1:
       self._save_step(step, tree)
       return
-    # On CPU, device_get may return views of the tree's buffers, which the next update overwrites.
+    # Views are copied, because on a CPU device_get may return views of the tree's buffers, and the
+    # next update overwrites the buffers.
     tree = jax.tree.map(lambda a: a if a.flags.owndata else a.copy(), jax.device_get(tree))
     self._pending = self._thread.submit(self._save, step, tree)
 
@@ -132,7 +140,7 @@ class Saver:
     save_step(self._folder, step, tree, keep=self._keep, watch=self._watch)
 
   def check(self) -> None:
-    """Raises the error of the last save if that save failed; waits for no save in progress."""
+    """Raises the error of the last save if that save failed; never waits for a save in progress."""
     if self._pending is not None and self._pending.done():
       self.wait()
 
@@ -146,11 +154,12 @@ class Saver:
 def restore_latest(
   folder: epath.PathLike, target: Any = None, shardings: Any = None
 ) -> tuple[int, Any, dict] | None:
-  """Returns (step, tree, meta) of the newest undamaged step; None if no step was ever completed.
+  """Returns (step, tree, meta) of the newest undamaged checkpoint; None if none was completed.
 
-  Newer steps that are damaged are renamed or marked, not removed. CheckpointError if every step is
-  damaged, or if the leaves of an undamaged step do not fit the target. `target` and `shardings` are
-  as in `checkpoints.restore`.
+  Damaged checkpoints that are newer are not removed: in a local folder they are renamed, and in an
+  object store they are marked with CORRUPT.json. Raises CheckpointError if every complete
+  checkpoint is damaged, or if the leaves of an undamaged checkpoint do not fit the target. `target`
+  and `shardings` mean the same as in `checkpoints.restore`.
   """
   folder = storage.path(folder)
   rejected = _already_set_aside(folder)
@@ -188,13 +197,13 @@ def restore_latest(
 
 
 def _steps(folder: epath.Path) -> list[int]:
-  """Returns the steps in the folder that have not been set aside, in ascending order."""
+  """Returns the step numbers of checkpoints not marked as damaged, in ascending order."""
   names = [n for n in storage.list_dir(folder) if n.isascii() and n.isdigit()]
   return sorted(int(n) for n in names if not storage.exists(folder / n / 'CORRUPT.json'))
 
 
 def _already_set_aside(folder: epath.Path) -> dict[str, str]:
-  """Returns {name: kind of damage} of the steps that an earlier restore has set aside."""
+  """Returns {name: kind of damage} of checkpoints that `_set_aside` has renamed or marked."""
   found = {}
   for name in storage.list_dir(folder):
     if '.corrupt-' in name:
@@ -205,9 +214,9 @@ def _already_set_aside(folder: epath.Path) -> dict[str, str]:
 
 
 def _set_aside(folder: epath.Path, step: int, damage: checkpoints.Corrupt) -> None:
-  """Renames a damaged step, or marks it with CORRUPT.json in an object store, which cannot rename.
+  """Renames a damaged checkpoint; in an object store, which cannot rename, adds CORRUPT.json.
 
-  Logs one line. If the step cannot be renamed or marked, logs a warning and leaves the step.
+  If the checkpoint cannot be renamed or marked, logs a warning and leaves the checkpoint as is.
   """
   logging.error('step %s is set aside (%s): %s', step, damage.why, damage)
   try:

@@ -26,7 +26,7 @@ _STORES = {'gs': ('gcs', ('gcsfs', 'tensorflow')), 's3': ('s3', ('s3fs', 'tensor
 def path(p: epath.PathLike) -> epath.Path:
   """Returns the path as an epath.Path; a local path becomes absolute, because Orbax requires that.
 
-  Raises ConfigError if the path is neither local nor begins with gs:// or s3://.
+  Raises ConfigError if the path is not local and does not begin with gs:// or s3://.
   """
   if is_local(p):
     return epath.Path(os.path.abspath(p))
@@ -42,7 +42,7 @@ def is_local(p: epath.PathLike) -> bool:
 
 
 def _fresh(p: epath.PathLike) -> epath.Path:
-  """Returns the path after clearing fsspec's cache, because other machines may write to a store."""
+  """Returns the path after clearing fsspec's cache of listings, which other machines make stale."""
   p = path(p)
   if not is_local(p) and getattr(p, '_backend', None) is backend.fsspec_backend:
     backend.fsspec_backend.fs(p).invalidate_cache()
@@ -96,11 +96,11 @@ def write_once(p: epath.PathLike, data: bytes) -> bool:
       except FileExistsError:
         if p.exists():
           return False
-        raise  # the parent folder's path is a file
+        raise  # a parent folder in the path is a file
       except OSError as e:
         if e.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
           raise
-        # A file system without hard links is treated below like an object store.
+        # On a file system without hard links, the file is written below as in an object store.
     if exists(p):
       return False
   except Exception as e:
@@ -110,7 +110,7 @@ def write_once(p: epath.PathLike, data: bytes) -> bool:
 
 
 def read_bytes(p: epath.PathLike) -> bytes:
-  """Returns the file's bytes; CheckpointError if the file cannot be read."""
+  """Returns the file's bytes; raises CheckpointError if the file cannot be read."""
   try:
     return _fresh(p).read_bytes()
   except Exception as e:
@@ -118,7 +118,7 @@ def read_bytes(p: epath.PathLike) -> bytes:
 
 
 def read_text(p: epath.PathLike) -> str:
-  """Returns the file's text; CheckpointError if the file cannot be read or is not UTF-8."""
+  """Returns the file's text; raises CheckpointError if the file cannot be read or is not UTF-8."""
   try:
     return read_bytes(p).decode()
   except UnicodeDecodeError as e:
@@ -126,7 +126,7 @@ def read_text(p: epath.PathLike) -> str:
 
 
 def digest(p: epath.PathLike) -> str:
-  """Returns the sha256 of the file in hex digits, without loading the whole file."""
+  """Returns the sha256 of the file in hex digits, without loading all of the file into memory."""
   try:
     with _fresh(p).open('rb') as f:
       return hashlib.file_digest(f, 'sha256').hexdigest()
@@ -140,7 +140,7 @@ def dumps(value: Any) -> str:
 
 
 def jsonable(value: Any) -> Any:
-  """Returns the value built from JSON's types alone; TypeError if the value has no JSON form.
+  """Returns the value converted to JSON's types; raises TypeError if the value has no JSON form.
 
   Converts tuples, sets, dataclasses, paths and arrays; infinite and NaN floats become None.
   """
@@ -171,7 +171,7 @@ def write_json(p: epath.PathLike, value: Any) -> None:
 
 
 def read_json(p: epath.PathLike) -> Any:
-  """Returns the parsed JSON file; CheckpointError if the file cannot be read or parsed."""
+  """Returns the parsed JSON file; raises CheckpointError if the file cannot be read or parsed."""
   text = read_text(p)
   try:
     return json.loads(text)
@@ -204,7 +204,7 @@ def check_writable(flag: str, p: epath.PathLike) -> None:
 
 
 def free(p: epath.PathLike) -> int:
-  """Returns the free bytes of the local disk that holds the path or will hold the path."""
+  """Returns the free bytes of the local disk on which the path lies; the path need not exist."""
   here = pathlib.Path(path(p))
   while not here.exists():
     here = here.parent
@@ -219,7 +219,8 @@ def exists(p: epath.PathLike) -> bool:
 def list_dir(p: epath.PathLike) -> list[str]:
   """Returns the sorted names in the folder, without temporary files; [] if there is no folder."""
   try:
-    # An object store may list the folder itself as an entry with an empty name.
+    # The empty name is left out below, because an object store may list the folder itself as an
+    # entry with an empty name.
     names = {os.path.basename(os.fspath(c).rstrip('/')) for c in _fresh(p).iterdir()}
   except (FileNotFoundError, NotADirectoryError):
     return []
@@ -253,7 +254,7 @@ def remove_tree(p: epath.PathLike) -> None:
 
 
 def sync_tree(p: epath.PathLike) -> None:
-  """Calls fsync on every file and folder below a local folder, for files other libraries wrote."""
+  """Calls fsync on all files in a local folder, because other libraries may write without fsync."""
   if is_local(p):
     for folder, _, names in os.walk(p):
       for name in names:
@@ -267,6 +268,6 @@ def _cannot(verb: str, p: epath.PathLike, e: Exception, remedy: str) -> errors.C
 
 
 def move_tree(source: epath.PathLike, target: epath.PathLike) -> None:
-  """Renames a folder on local disk; an object store has no rename."""
+  """Renames a folder on local disk; a folder in an object store cannot be renamed."""
   os.rename(source, target)
   _fsync(path(target).parent)

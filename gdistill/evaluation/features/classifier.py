@@ -1,8 +1,9 @@
-"""A small classifier trained on the data set of the run, whose last hidden layer is the features.
+"""A small classifier, trained on a run's data set, whose last hidden layer gives the features.
 
-The classifier is for pictures that no public feature network was trained on, such as 8x8 digits.
-Distances in the classifier's features compare models within one report and are not FID. The
-classifier's parameters are a deterministic function of (pixels, labels, seed).
+The classifier measures pictures that are unlike those in the training data of public feature
+networks, such as 8x8 digits. A Fréchet distance in the classifier's features is not an FID, and
+two distances are comparable only if the same classifier measured both. The classifier's parameters
+are a deterministic function of (pixels, labels, seed).
 """
 
 import contextlib
@@ -19,7 +20,7 @@ from jax import numpy as jnp
 
 from gdistill.evaluation.features import weights
 
-Params = dict[str, np.ndarray]  # {'conv0/kernel': array, ...}
+Params = dict[str, np.ndarray]  # parameters by path: {'conv0/kernel': array, ...}
 
 FEATURE_SIZE = 64
 _UPDATES, _PASSES = 800, 100  # training ends after 800 updates or 100 epochs, whichever is first
@@ -29,9 +30,10 @@ _LEARNING_RATE = 3e-3
 
 
 class Classifier(nn.Module):
-  """A network of 3x3 convolutions down to at most 4x4 pixels, 64 ReLU units, and the logits.
+  """A network of 3x3 convolutions, a dense layer of 64 ReLU units, and a dense layer of logits.
 
-  The output of the 64 ReLU units is the features; the logits are a linear function of the features.
+  The convolutions reduce a picture to at most 4x4 pixels. The outputs of the 64 ReLU units are the
+  features, and the logits are a linear function of the features.
   """
 
   num_convs: int
@@ -56,12 +58,12 @@ def train_classifier(
   seed: int = 0,
   look: Callable[[], None] = lambda: None,
 ) -> Params:
-  """Returns the classifier's parameters, trained by Adam on shifted pixels [n, H, W, C] uint8.
+  """Returns the parameters of a classifier that Adam trains on pictures [n, H, W, C] uint8.
 
   Training takes 800 updates or 100 epochs, whichever is fewer. Labels are [n] integers in
-  [0, num_classes). Two calls with the same arguments on the same machine return the same bits,
-  because training runs on the CPU if JAX has a CPU backend. `look()` is called every 10 updates
-  and raises if the process should stop.
+  [0, num_classes). Two calls with the same arguments on the same machine return identical
+  parameters, because training runs on the CPU if JAX has a CPU backend. `look()` is called every
+  10 updates and raises if the process should stop.
   """
   _check_pixels(pixels)
   labels = np.asarray(labels, np.int32)
@@ -91,7 +93,8 @@ def train_classifier(
     for i, (x, label) in enumerate(itertools.islice(_batches(pixels, labels, seed), updates)):
       params, opt = update(params, opt, x, label)
       if i % _LOOK_EVERY == 0:
-        jax.block_until_ready(params)  # without this wait, the loop would queue all updates
+        # JAX queues updates and returns early; waiting here lets look() stop training in between.
+        jax.block_until_ready(params)
         look()
   return jax.tree.map(np.asarray, traverse_util.flatten_dict(params, sep='/'))
 
@@ -99,7 +102,8 @@ def train_classifier(
 def apply(params: Mapping, pixels: jax.Array) -> dict[str, jax.Array]:
   """Returns {'features': [B, 64], 'logits': [B, classes]} of pixels uint8 [B, H, W, C].
 
-  The features are the output of the last ReLU. `params` is the nested dict that `tree` returns.
+  The features are the output of the last ReLU. `params` is the nested dict of the classifier's
+  parameters that `tree` returns.
   """
   net = Classifier(_num_convs(pixels), params['logits']['bias'].shape[0])
   features, logits = net.apply({'params': params}, _images(pixels))
@@ -107,14 +111,15 @@ def apply(params: Mapping, pixels: jax.Array) -> dict[str, jax.Array]:
 
 
 def tree(params: Params) -> dict:
-  """Returns the flat parameters {'conv0/kernel': array, ...} as the nested dict of Flax."""
+  """Returns flat parameters {'conv0/kernel': array, ...} as the nested dict that Flax takes."""
   return traverse_util.unflatten_dict(dict(params), sep='/')
 
 
 def digest(params: Mapping[str, np.ndarray]) -> str:
   """Returns sixteen hex digits of a hash over the parameters of a classifier.
 
-  Fréchet distances of two reports compare only if the hashes of their classifiers are equal.
+  Fréchet distances in two reports are comparable only if the classifiers that measured the two
+  reports have equal hashes.
   """
   return weights.digest(params)[:16]
 
@@ -127,7 +132,7 @@ def to_bytes(params: Mapping[str, np.ndarray]) -> bytes:
 
 
 def from_bytes(data: bytes) -> Params:
-  """Returns the parameters from the bytes that `to_bytes` made; never loads pickled objects."""
+  """Returns the classifier's parameters from the bytes of the .npz file that `to_bytes` made."""
   with np.load(io.BytesIO(data), allow_pickle=False) as file:
     return {name: file[name] for name in file.files}
 
@@ -140,7 +145,7 @@ def _start(net: Classifier, shape: tuple[int, ...], seed: int) -> dict:
   """
   x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
   shapes = jax.eval_shape(lambda x: net.init(jax.random.key(0), x)['params'], x)
-  rng = np.random.default_rng([seed, 1])  # not the random stream that the batches use
+  rng = np.random.default_rng([seed, 1])  # another random stream than in `_batches`
 
   def draw(leaf):
     if len(leaf.shape) == 1:
@@ -156,7 +161,7 @@ def _images(pixels: jax.Array) -> jax.Array:
 
 
 def _num_convs(pixels: np.ndarray) -> int:
-  """Returns the number of convolutions: 1 plus the halvings of the longer side to 4 or below."""
+  """Returns the number of convolutions: 1, and 1 for each halving of the longer side down to 4."""
   return 1 + max(0, int(np.ceil(np.log2(max(pixels.shape[1:3]) / 4))))
 
 
@@ -165,8 +170,8 @@ def _batches(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """Yields endless training batches (pixels, labels), drawn at random with replacement.
 
-  Each picture is shifted at random by up to max(1, side / 16) pixels. The choice of the pictures
-  and the shifts are functions of the seed.
+  Each picture is shifted at random by up to max(1, side / 16) pixels, where side is the longer side
+  of the picture. The seed determines which pictures are drawn and how far each picture is shifted.
   """
   rng = np.random.default_rng(seed)
   height, width = pixels.shape[1:3]
@@ -183,7 +188,7 @@ def _batches(
 def _on_cpu() -> contextlib.AbstractContextManager:
   try:
     return jax.default_device(jax.local_devices(backend='cpu')[0])
-  except RuntimeError:  # the variable JAX_PLATFORMS excludes the CPU backend
+  except RuntimeError:  # the environment variable JAX_PLATFORMS excludes the CPU
     return contextlib.nullcontext()
 
 

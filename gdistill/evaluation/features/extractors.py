@@ -1,4 +1,4 @@
-"""Feature extractors: networks that map pixels to named features, all with the same signature."""
+"""Feature extractors: networks that map pixels to {name: features}, all with one interface."""
 
 import dataclasses
 import functools
@@ -24,26 +24,26 @@ BATCH = 128  # number of pictures in a batch; the last batch is padded to this s
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Extractor:
-  """A feature network, its parameters, and the facts that a row of metrics records.
+  """A feature network, its parameters, and the settings that a row of metrics records about it.
 
   `apply(params, pixels [B, H, W, C] uint8)` returns {name: [B, size]} and is a pure function.
-  `features` is the name of the output for distances.
-  `logits` is the name of the output for the inception score, or '' if the network has no logits.
-  `spatial` is the name of the output for sFID, or '' if the network has no spatial features.
+  `features` is the name of the output on which Fréchet distances are computed.
+  `logits` is the name of the output for the inception score; '' if the network has no logits.
+  `spatial` is the name of the output for sFID; '' if the network has no spatial features.
   """
 
   name: str
-  distance: str  # the name of a Fréchet distance in these features, such as FID
+  distance: str  # name of the Fréchet distance in this network's features: 'FID', ...
   apply: Callable[[Any, jax.Array], Mapping[str, jax.Array]]
   params: Any
-  digest: str  # hash of the weights
+  digest: str  # hash of the network's weights
   protocol: Mapping[str, Any]  # resizing and normalisation of the pixels, in words
   features: str
   size: int  # length of a feature vector
   logits: str = ''
   spatial: str = ''
   channels: int | None = 3  # channels of the input pictures; None allows any number
-  num_classes: int = 0  # number of the data set's classes if the logits predict them, else 0
+  num_classes: int = 0  # number of logits if the logits predict the run's classes, else 0
 
   @property
   def names(self) -> tuple[str, ...]:
@@ -57,7 +57,10 @@ class Extractor:
     return f'{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}'
 
   def __call__(self, pixels: jax.Array) -> dict[str, jax.Array]:
-    """Returns {name: features} of one batch of pixels, on the devices; compiles once per shape."""
+    """Returns the network's outputs {name: array} for one batch of pixels; compiles once per shape.
+
+    The output arrays stay on the devices.
+    """
     mesh = getattr(getattr(pixels, 'sharding', None), 'mesh', None)
     if mesh not in self._placed:
       everywhere = mesh and jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
@@ -66,7 +69,7 @@ class Extractor:
 
   @functools.cached_property
   def _placed(self) -> dict[Any, Any]:
-    return {}  # {mesh: the parameters on the devices of the mesh}
+    return {}  # {mesh: a copy of the network's parameters on all devices of the mesh}
 
   @functools.cached_property
   def _compiled(self) -> Callable:
@@ -77,7 +80,7 @@ class Extractor:
     return jax.jit(kept)
 
   def check(self, shape: tuple[int, ...]) -> None:
-    """Raises ConfigError if the extractor takes another number of channels than `shape[-1]`."""
+    """Raises ConfigError if pictures of `shape` [H, W, C] have a wrong number of channels C."""
     if self.channels is not None:
       _check_channels(self.name, self.channels, shape[-1])
 
@@ -92,9 +95,9 @@ def _check_channels(name: str, takes: int, channels: int) -> None:
 
 
 def extract(extractor: Extractor, pixels: np.ndarray, batch: int = BATCH) -> dict[str, np.ndarray]:
-  """Returns {name: float32 [n, size]} of pixels uint8 [n, H, W, C].
+  """Returns the network's outputs {name: float32 [n, size]} for pixels uint8 [n, H, W, C].
 
-  The features are computed in batches of `batch` pictures; the last batch is padded to that size.
+  The outputs are computed in batches of `batch` pictures; the last batch is padded to `batch`.
   """
   if pixels.ndim != 4 or pixels.dtype != np.uint8:
     raise ValueError(f'{pixels.shape=}, {pixels.dtype=}: pixels must be uint8 [n, H, W, C]')
@@ -106,7 +109,7 @@ def extract(extractor: Extractor, pixels: np.ndarray, batch: int = BATCH) -> dic
 def batches(
   extractor: Extractor, pixels: np.ndarray, batch: int = BATCH
 ) -> Iterator[dict[str, np.ndarray]]:
-  """Yields {name: float32 [b, size]} for each batch of pixels uint8 [n, H, W, C], in order."""
+  """Yields the outputs {name: float32 [b, size]} of each batch of pixels uint8 [n, H, W, C]."""
   devices = jax.local_devices()
   mesh = jax.sharding.Mesh(np.array(devices[: math.gcd(batch, len(devices))]), ('data',))
   rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('data'))
@@ -121,7 +124,7 @@ def check(name: str, file: str, channels: int) -> None:
   """Raises an error if the public network `name` cannot measure pictures with `channels` channels.
 
   Raises ConfigError for an unknown name or another number of channels than 3. Raises DataError if
-  the weight file does not exist.
+  the network's weight file does not exist.
   """
   if name not in _PUBLIC:
     raise errors.ConfigError(f'--extractor={name!r} must be one of {", ".join(_PUBLIC)}')
@@ -133,7 +136,7 @@ def load(name: str, file: str = '', **options: str) -> Extractor:
   """Returns the extractor of a public network; reads its weights from `file`.
 
   If `file` is '', the weights are read from the network's default path. The network 'inception'
-  takes the option resize='half_pixel', which gives the same FID as pytorch-fid.
+  takes the option resize='half_pixel', which resizes pictures in the same way as pytorch-fid.
   """
   check(name, file, 3)
   params, metadata = weights.read(name, weights.find(name, file))
@@ -151,7 +154,10 @@ def of_classifier(params: classifier.Params) -> Extractor:
 
 
 def of_inception(params: Any, metadata: Mapping[str, str], resize: str = 'tf1') -> Extractor:
-  """Returns the extractor of FID, Inception-v3; resize='half_pixel' resizes like pytorch-fid."""
+  """Returns the extractor for FID, which is the network Inception-v3.
+
+  With resize='half_pixel' pictures are resized in the same way as in pytorch-fid.
+  """
   net = inception.Inception()
   how = {
     'tf1': ('(x - 128) / 128', 'TensorFlow 1, bilinear, corners at i H / 299'),

@@ -1,8 +1,8 @@
 """Weight files of the public feature networks: where to get a file, how to write and read it.
 
 A weight file is a safetensors file written by `gdistill convert`. The metadata of a weight file
-name the network, the sha256 of the downloaded file and the sha256 of the arrays in the weight file.
-This module never loads pickles.
+record the name of the network, the sha256 of the downloaded file and the sha256 of the arrays in
+the weight file.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ FORMAT = '1'
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """The published file with a network's weights: its name, its origin, and its sha256 if known."""
+  """A published file of a network's weights: file name, where to get the file, sha256 if known."""
 
   file: str
   where: str
@@ -70,7 +70,7 @@ def find(network: str, given: str = '') -> pathlib.Path:
 
 
 def write(file: pathlib.Path, network: str, params: Mapping, source_sha256: str) -> str:
-  """Writes the parameters to a weight file and returns the sha256 of the file's arrays."""
+  """Writes a network's parameters to a weight file and returns the sha256 of the arrays in it."""
   import safetensors.numpy
 
   arrays = {
@@ -86,8 +86,8 @@ def write(file: pathlib.Path, network: str, params: Mapping, source_sha256: str)
 def read(network: str, file: pathlib.Path) -> tuple[dict, dict]:
   """Returns (parameters, metadata) from a weight file that `write` made for the network.
 
-  Raises ConfigError if the file holds another network's weights. Raises CheckpointError if the
-  file is damaged.
+  Raises ConfigError if the weight file is of another network or another format. Raises
+  CheckpointError if the weight file is damaged.
   """
   import safetensors
 
@@ -95,7 +95,7 @@ def read(network: str, file: pathlib.Path) -> tuple[dict, dict]:
     with safetensors.safe_open(file, framework='numpy') as opened:
       metadata = dict(opened.metadata() or {})
       arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-  except Exception as e:  # the safetensors library raises plain Exception
+  except Exception as e:  # a damaged file raises SafetensorError, a missing file OSError
     raise errors.CheckpointError(
       f'{file} is not a readable safetensors file ({errors.brief(e)}); make the file again '
       'with gdistill convert'
@@ -124,6 +124,6 @@ def digest(arrays: Mapping[str, Any]) -> str:
 
 
 def _seal(metadata: Mapping[str, str]) -> str:
-  """Returns the sha256 over the metadata of a weight file, to detect a changed entry."""
+  """Returns a sha256 of a weight file's metadata, by which `read` detects changed metadata."""
   keys = ('format', 'network', 'source_sha256', 'sha256')
   return hashlib.sha256(' '.join(metadata.get(k, '') for k in keys).encode()).hexdigest()

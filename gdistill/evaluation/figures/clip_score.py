@@ -19,11 +19,11 @@ _TOWERS = {'clip_b32': clip.TEXT_B32, 'clip_l14': clip.TEXT_L14}
 
 
 def score(image: np.ndarray, text: np.ndarray, scale: float = 1.0) -> float:
-  """Returns scale times the mean over pairs of cos(image_i, text_i); embeddings are [n, d].
+  """Returns scale * mean_i cos(image_i, text_i) of the embeddings `image` and `text`, both [n, d].
 
-  Meng et al. 2210.03142 report the CLIP score with scale 1, about 0.3 for good pictures. The
+  The CLIP scores in arXiv 2210.03142 have scale 1; good pictures have a score of about 0.3. The
   library torchmetrics uses scale 100 and replaces negative scores by zero.
-  Source: Hessel et al. 2104.08718, who use the scale w = 2.5.
+  Source of the CLIP score: arXiv 2104.08718, where the scale is 2.5.
   """
   image, text = np.asarray(image, np.float64), np.asarray(text, np.float64)
   if image.ndim != 2 or image.shape != text.shape or not len(image):
@@ -51,16 +51,17 @@ class Scorer:
     """Returns a published CLIP model with its tokenizer, read from files.
 
     `name` is 'clip_b32' or 'clip_l14'.
-    `file` is the path of the weight file, or '' for the default path of the weights.
+    `file` is the path of the CLIP model's weight file, or '' for the default path.
     `tokenizer` is the path of the model's tokenizer.json, or '' for the default path.
     """
     image = extractors.load(name, file)
     return cls(image, _tokenizer(name, tokenizer), _TOWERS[name])
 
   def tokens(self, captions: Sequence[str]) -> np.ndarray:
-    """Returns the tokens of captions, int32 [n, length]: start, caption cut to fit, end, padding.
+    """Returns the tokens of n captions, int32 [n, length].
 
-    The padding repeats the end token.
+    A row holds the start token, the caption (cut if too long), the end token and padding. The
+    padding repeats the end token.
     """
     words = self.words
     out = np.full((len(captions), words.length), words.end, np.int32)

@@ -1,4 +1,4 @@
-"""The inception score: high if a classifier is sure of each picture and finds all classes."""
+"""The inception score: high if a classifier is sure of each picture and all classes occur."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import numpy as np
 class Sums:
   """The sums over pictures, in float64, from which the inception score is computed.
 
-  The pictures x of a set are divided into splits, and each split has its own sums. The sums over
-  two parts of a set can be added.
+  The pictures of a set are divided into splits, and each split has its own sums. `merge` adds the
+  sums over two parts of a set.
   """
 
   count: np.ndarray  # [splits] number of pictures in each split
-  p: np.ndarray  # [splits, classes] sum over pictures of p(y|x)
-  p_log_p: np.ndarray  # [splits] sum over pictures of sum_y p(y|x) log p(y|x)
+  p: np.ndarray  # [splits, classes] sum over pictures x of p(y|x) for each class y
+  p_log_p: np.ndarray  # [splits] sum over pictures x and classes y of p(y|x) log p(y|x)
 
   @classmethod
   def of(cls, logits: np.ndarray, place: np.ndarray, total: int, splits: int = 1) -> Sums:
-    """Returns the sums over n pictures with logits [n, classes], out of a set of `total` pictures.
+    """Returns the sums over n pictures out of a set of `total` pictures; `logits` are [n, classes].
 
-    `place` [n] is each picture's place in the set, from 0 to total - 1. Split s holds the places
-    from s * total // splits up to the start of split s + 1. The pictures should be shuffled: if
-    the pictures were sorted by class, a split would lack classes.
+    `place` [n] is each picture's place in the set, from 0 to total - 1. A picture is in split s if
+    its place is at least s * total // splits and less than (s + 1) * total // splits. The places
+    should be random, because if they were sorted by class, a split would lack classes.
     """
     logits, place = np.asarray(logits, np.float64), np.asarray(place)
     if logits.ndim != 2 or place.shape != logits.shape[:1]:
@@ -47,10 +47,12 @@ class Sums:
     return Sums(self.count + other.count, self.p + other.p, self.p_log_p + other.p_log_p)
 
   def score(self) -> tuple[float, float]:
-    """Returns the mean and standard deviation over the splits of exp(E_x KL(p(y|x) || p(y))).
+    """Returns (mean, standard deviation) of the inception score over the splits.
 
-    The inception score lies between 1 and the number of classes. The marginal p(y) is computed for
-    each split by itself. Source: Salimans et al. 1606.03498 (10 splits).
+    The inception score of a split is exp(mean_x KL(p(y|x) || p(y))) over pictures x and classes y,
+    where p(y) is the mean of p(y|x) over the pictures of the split. The inception score lies
+    between 1 and the number of classes. Source of the inception score: arXiv 1606.03498, which uses
+    10 splits.
     """
     if not self.count.all():
       raise ValueError(f'{self.count=}: every split needs a picture; use fewer splits')
@@ -61,6 +63,6 @@ class Sums:
 
 
 def score(logits: np.ndarray, splits: int = 1) -> tuple[float, float]:
-  """Returns (mean, standard deviation) of the inception score of a set's logits [n, classes]."""
+  """Returns (mean, standard deviation) of the inception score over splits of `logits`."""
   logits = np.asarray(logits)
   return Sums.of(logits, np.arange(len(logits)), len(logits), splits).score()

@@ -1,4 +1,4 @@
-"""The kernel distance between two sets of features, called KID for the features of Inception."""
+"""The kernel distance between two sets of features; with Inception's features it is called KID."""
 
 import numpy as np
 
@@ -6,14 +6,15 @@ import numpy as np
 def distance(
   a: np.ndarray, b: np.ndarray, subsets: int = 100, size: int = 1000, seed: int = 2020
 ) -> tuple[float, float]:
-  """Returns (mean, standard deviation) of the squared MMD between features [n, d] and [m, d].
+  """Returns (mean, standard deviation) of the squared MMD between features a [n, d] and b [m, d].
 
-  The squared MMD is estimated `subsets` times, each time on `size` random rows of `a` and `size`
-  random rows of `b`, drawn without replacement. With the kernel k(x, y) = (x.y / d + 1)^3 the
-  unbiased estimate is
+  MMD is the maximum mean discrepancy. The squared MMD is estimated `subsets` times, each time on
+  `size` random rows of `a` and `size` random rows of `b`, drawn without replacement. With the
+  kernel k(x, y) = (x.y / d + 1)^3 the unbiased estimate is
   mean_{i != j} k(a_i, a_j) + mean_{i != j} k(b_i, b_j) - 2 mean k(a_i, b_j).
-  An unbiased estimate of the squared MMD may be negative. The defaults and the order of the random
-  numbers are those of torch-fidelity. Source: Binkowski et al. 1801.01401.
+  An unbiased estimate of the squared MMD may be negative. The default arguments and the order
+  in which random numbers are drawn are those of torch-fidelity. Source of the kernel distance:
+  arXiv 1801.01401.
   """
   a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
   if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:

@@ -14,27 +14,27 @@ from gdistill.evaluation.figures import kernel_distance
 from gdistill.evaluation.figures import precision_recall
 from gdistill.evaluation.figures import statistics
 
-FORMAT = 1  # version of stored measurements; increase FORMAT if the stored arrays change
+FORMAT = 1  # format of stored measurements; increase FORMAT if the stored arrays change
 _ROWS = 2048  # number of pictures whose features are collected before Running adds up their moments
 SPLITS = 10  # number of splits of the inception score for sets of at least 1,000 pictures
-KID_SUBSETS, KID_SIZE = 100, 1000  # number of subsets for KID, and pictures in a subset
+KID_SUBSETS, KID_SIZE = 100, 1000  # KID: number of subsets, and of pictures in a subset
 NEIGHBOURS = 3  # k of the k-th nearest neighbour in precision and recall
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Measured:
-  """Measurements of pictures of a set: moments, sums, and the features of a random subset.
+  """Measurements of a set of pictures, or of a part of the set, from which metrics are computed.
 
-  The kept features are called the bank; precision, recall and KID are computed from the bank. The
-  pictures of the bank and the splits of the inception score are fixed random choices, because a
-  folder may be sorted by class.
+  The features of a random subset of the pictures are called the bank, from which precision, recall
+  and KID are computed. The pictures of the bank and the splits of the inception score are chosen at
+  random with a fixed seed, because a folder of pictures may be sorted by class.
   """
 
-  features: statistics.Moments  # moments of the features for the Fréchet distance
-  spatial: statistics.Moments | None  # moments of the spatial features, or None without them
-  score: inception_score.Sums | None  # sums for the inception score, or None without logits
-  right: int | None  # number of correctly classified pictures; None if not known
-  bank: np.ndarray  # features of a random subset of the pictures [m, d] float32
+  features: statistics.Moments  # mean and scatter of the features, for the Fréchet distance
+  spatial: statistics.Moments | None  # moments of the spatial features; None if there are none
+  score: inception_score.Sums | None  # sums for the inception score; None if there are no logits
+  right: int | None  # number of correctly classified pictures, or None if there are no labels
+  bank: np.ndarray  # [m, d] float32 features of a random subset of the pictures
   bank_index: np.ndarray  # [m] indices, within the set, of the pictures in `bank`
 
   @classmethod
@@ -49,10 +49,10 @@ class Measured:
   ) -> Measured:
     """Returns the measurements of one batch of pictures.
 
-    `found` are the features of the batch, as `extractor` returned them.
-    `index` [b] are the indices of the batch's pictures within the set.
-    `total` is the number of pictures in the whole set.
-    `bank` is the number of pictures of the whole set whose features are kept.
+    `found` {name: array} holds the outputs of `extractor` for the pictures of the batch.
+    `index` [b] holds the indices of the batch's pictures within the set.
+    `total` is the number of pictures in the set.
+    `bank` is the number of pictures in the random subset of the set whose features are stored.
     `labels` [b] are class labels, or None if the extractor does not predict the data set's classes.
     """
     features, score, right = found[extractor.features], None, None
@@ -88,7 +88,7 @@ class Measured:
 
   @property
   def ordered_bank(self) -> np.ndarray:
-    """The features in `bank`, sorted by the index of the picture within the set."""
+    """The features in `bank` [m, d], in the order of the pictures in the set."""
     return self.bank[np.argsort(self.bank_index, kind='stable')]
 
   def to_arrays(self) -> dict[str, np.ndarray]:
@@ -105,7 +105,7 @@ class Measured:
 
   @classmethod
   def from_arrays(cls, arrays: dict[str, np.ndarray]) -> Measured:
-    """Returns the measurements from arrays made by `to_arrays`; KeyError if an array is missing."""
+    """Returns measurements from arrays of `to_arrays`; raises KeyError if an array is missing."""
 
     def part(kind, name):
       names = [f'{name}_{f.name}' for f in dataclasses.fields(kind)]
@@ -127,7 +127,7 @@ class Measured:
 
 @functools.lru_cache(maxsize=4)
 def _places(total: int) -> np.ndarray:
-  """Returns [total] integers: the place of each picture after the shuffle of torch-fidelity."""
+  """Returns integers [total]; entry i is the place of picture i after torch-fidelity's shuffle."""
   return np.argsort(np.random.RandomState(2020).permutation(total))
 
 
@@ -142,12 +142,14 @@ class Running:
   def add(
     self, found: Mapping[str, np.ndarray], index: np.ndarray, labels: np.ndarray | None = None
   ) -> None:
-    """Adds the features `found` of one batch, as the extractor returned them.
+    """Adds a batch of pictures; `found` {name: array} holds the extractor's outputs for the batch.
 
-    `index` [b] are the indices of the batch's pictures within the set, `labels` [b] their classes.
+    `index` [b] holds the indices of the batch's pictures within the set. `labels` [b] are the class
+    labels of the batch's pictures.
     """
     self._waiting.append((found, index, labels))
-    # Merging costs about as much as the moments of _ROWS pictures, so batches are collected first.
+    # Merging two sets of moments costs about as much as the moments of _ROWS pictures, so batches
+    # are collected until they have _ROWS pictures.
     if sum(len(index) for _, index, _ in self._waiting) >= _ROWS:
       self._fold()
 
@@ -171,13 +173,13 @@ class Running:
 def figures(drawn: Measured, reference: Measured, support: precision_recall.Support | None) -> dict:
   """Returns {name: number}, the metrics of sampled pictures `drawn` against a reference set.
 
-  - 'fd' is the Fréchet distance of the features.
-  - 'sfid' is the Fréchet distance of the spatial features.
-  - 'inception_score' and 'accuracy' depend on the sampled pictures alone.
+  - 'fd' is the Fréchet distance between the features of the two sets.
+  - 'sfid' is the Fréchet distance between the spatial features of the two sets.
+  - 'inception_score' and 'accuracy' do not depend on the reference set.
   - 'kid' is the kernel distance, on subsets of at most 1,000 pictures.
   - 'precision' and 'recall' use the distance to the third nearest neighbour.
-  `support` is the support of the reference set's bank (the features of a random subset); with None,
-  'kid', 'precision' and 'recall' are left out.
+  `support` holds the features of a random subset of the reference set and the balls around the
+  features; if `support` is None, 'kid', 'precision' and 'recall' are left out.
   """
   found = {'fd': statistics.frechet_distance(drawn.features, reference.features)}
   if drawn.spatial is not None and reference.spatial is not None:

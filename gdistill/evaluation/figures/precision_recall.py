@@ -1,7 +1,8 @@
 """Improved precision and recall of features, and distances to the nearest feature of a set.
 
-Source: Kynkaanniemi et al. 1904.06991. The support of a set of points is the union of balls
-around the points. The radius of a ball is the distance from its centre to the k-th nearest point.
+Source of improved precision and recall: arXiv 1904.06991. The support of a set of points is the
+union of balls around the points. The radius of a ball is the distance from the ball's centre to the
+k-th nearest other point of the set.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Support:
-  """The support of points [m, d]: balls that reach to each point's k-th nearest neighbour."""
+  """The support of points [m, d]: a ball around each point, up to its k-th nearest neighbour."""
 
   points: np.ndarray  # [m, d] centres of the balls
   squared_radii: np.ndarray  # [m] squared radius of each ball
@@ -46,7 +47,7 @@ def precision_and_recall(real: Support, drawn: Support, chunk: int = 1000) -> tu
 
 
 def nearest_distances(features: np.ndarray, reference: np.ndarray, chunk: int = 1000) -> np.ndarray:
-  """Returns [n] Euclidean distances from each of features [n, d] to the nearest reference row."""
+  """Returns [n] Euclidean distances from each row of `features` to the nearest `reference` row."""
   features, reference = _pair(features, reference)
   if not len(reference):
     raise ValueError(f'{reference.shape=}: the reference set is empty; give at least one row')
@@ -71,10 +72,11 @@ def _squared_radii(points: np.ndarray, k: int, chunk: int) -> np.ndarray:
 def _squared_distances(
   a: np.ndarray, b: np.ndarray, chunk: int
 ) -> Iterator[tuple[int, np.ndarray]]:
-  """Yields (start, block): squared distances [rows, m] between rows of `a` and all rows of `b`.
+  """Yields (start, block) for at most `chunk` rows of `a` at a time.
 
-  `start` is the first row of `a` in the block. A squared distance is |a|^2 + |b|^2 - 2 a.b; a value
-  as small as a rounding error is set to zero.
+  `block` [rows, m] holds the squared distances between rows of `a` and all rows of `b`; `start` is
+  the index of the first of these rows in `a`. A squared distance is |a|^2 + |b|^2 - 2 a.b, and is
+  set to zero if it is as small as a rounding error.
   """
   b_norms = np.square(b).sum(1)
   for start in range(0, len(a), chunk):

@@ -12,10 +12,10 @@ from gdistill import errors
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Moments:
-  """The moments of a set of features f: count, mean [d] and scatter [d, d], all float64.
+  """The moments of a set of feature vectors: count, and in float64 mean [d] and scatter [d, d].
 
-  The scatter is the sum of (f - mean)(f - mean)^T. The scatter is stored instead of the covariance,
-  because `merge` can combine the scatters of two sets exactly.
+  The scatter is the sum of (f - mean)(f - mean)^T over all feature vectors f. The scatter is
+  stored instead of the covariance, because `merge` can combine the scatters of two sets exactly.
   """
 
   count: int
@@ -39,7 +39,7 @@ class Moments:
 
   @classmethod
   def given(cls, mean: np.ndarray, cov: np.ndarray) -> Moments:
-    """Returns the moments of mean [d] and covariance [d, d] whose number of samples is unknown.
+    """Returns moments with the given mean [d] and covariance [d, d], for an unknown sample count.
 
     The count is set to d + 1, the smallest number of samples whose covariance may have full rank.
     """
@@ -59,10 +59,10 @@ class Moments:
 
   @functools.cached_property
   def root(self) -> np.ndarray:
-    """R [r, d] with R^T R = cov, where r = min(d, count - 1) is the largest possible rank of cov.
+    """A matrix R [r, d] with R^T R = cov; r = min(d, count - 1) is the largest rank cov can have.
 
-    Only the r largest eigenvalues of cov are used, because the other d - r are rounding errors of
-    about 1e-16, whose square roots of about 1e-8 would not be negligible.
+    Only the r largest eigenvalues of cov are used, because the d - r smallest eigenvalues are
+    rounding errors of about 1e-16, whose square roots of about 1e-8 would not be negligible.
     """
     values, vectors = np.linalg.eigh(self.cov)
     rank = min(len(values), self.count - 1)
@@ -91,24 +91,26 @@ class Moments:
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
-  """|m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a^1/2 S_b S_a^1/2)^1/2), between Gaussians of moments a, b.
+  """Returns the Fréchet distance between two Gaussians with the moments `a` and `b`.
 
-  tr((S_a^1/2 S_b S_a^1/2)^1/2) is computed as the sum of the singular values of S_a^1/2 S_b^1/2.
-  Singular values stay accurate for singular covariances, because they are never squared; square
-  roots of the eigenvalues of S_a^1/2 S_b S_a^1/2 would lose accuracy.
-  Source: Heusel et al. 1706.08500.
+  With means m and covariances S the Fréchet distance is
+  |m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a^1/2 S_b S_a^1/2)^1/2).
+  The trace of (S_a^1/2 S_b S_a^1/2)^1/2 is computed as the sum of the singular values of
+  S_a^1/2 S_b^1/2. The sum of the square roots of the eigenvalues of S_a^1/2 S_b S_a^1/2 is also
+  equal to the trace, but is inaccurate for singular covariances.
+  Source of the Fréchet distance: arXiv 1706.08500.
   """
   _check_same_size(a, b)
   gap = a.mean - b.mean
   overlap = np.linalg.svd(a.root @ b.root.T, compute_uv=False).sum()
-  # Rounding can give a small negative number when a and b are equal.
+  # Because of rounding, the computed distance of equal a and b can be slightly negative.
   return max(float(gap @ gap + np.trace(a.cov) + np.trace(b.cov) - 2 * overlap), 0.0)
 
 
 def rms(a: np.ndarray, b: np.ndarray) -> float:
   """Returns the root mean squared difference of paired images or latents [n, ...].
 
-  uint8 pixels are scaled to [-1, 1] first; float16 latents are compared without scaling.
+  uint8 pixels are compared in units of [-1, 1]; float16 latents are compared without scaling.
   """
   if a.shape != b.shape or not a.size:
     raise ValueError(f'{a.shape=} and {b.shape=} must be equal and not empty')

@@ -1,7 +1,8 @@
-"""The grid of a run: its cells, each one model, sampler, N steps and w, sampled and measured.
+"""Evaluates a run's grid; a cell of the grid is one model, sampler, number of steps N and w.
 
-`run` evaluates a whole grid, `cells` lists and names the cells, `draw_and_measure` samples and
-measures the missing cells, `cell_store` stores pictures and measurements in the workdir,
-`real_images` measures the data set, and `rows` makes the rows of report/metrics.json.
-May import data, devices, drawing, frozen, process, recipe, rounds, training, workdir and errors.
+`run` evaluates a grid, `cells` lists and names the cells, `draw_and_measure` samples and measures
+the missing cells, `cell_store` stores pictures and measurements in the workdir, `real_images`
+measures real images of the data set, and `rows` makes the rows of report/metrics.json.
+This package may import data, devices, drawing, frozen, process, recipe, rounds, training, workdir,
+errors and the rest of evaluation.
 """

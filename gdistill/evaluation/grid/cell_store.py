@@ -18,21 +18,22 @@ from gdistill.workdir import storage
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Part:
-  """The pictures of a cell of the grid (one model, sampler, N, w) sampled by one process.
+  """The pictures that one process sampled for a cell (one model, sampler, N, w) of the grid.
 
   Only the first pictures of the cell are stored as pixels; `measured` covers all sampled pictures.
-  `latents` are the latents that the stored pictures were decoded from, [k, 0] in pixel space.
+  `latents` holds the latents that the stored pictures were decoded from; in pixel space `latents`
+  has the shape [k, 0].
   """
 
-  pixels: np.ndarray  # the stored pictures [k, H, W, C] uint8
-  latents: np.ndarray  # latents of the stored pictures [k, h, w, c] float16
+  pixels: np.ndarray  # [k, H, W, C] uint8 stored pictures
+  latents: np.ndarray  # [k, h, w, c] float16 latents of the stored pictures
   index: np.ndarray  # [k] places of the stored pictures within the cell
-  measured: measure.Measured  # sums over all pictures that the process sampled
+  measured: measure.Measured  # measurements of all pictures that the process sampled
   seconds: float  # seconds that the process spent on sampling
   drawn: int  # number of pictures that the process sampled
 
   def merge(self, other: 'Part') -> 'Part':
-    """Returns the union of two parts of a cell; `seconds` is the larger of the two values."""
+    """Returns the union of two parts of a cell; the union's `seconds` is the larger value."""
     index = np.concatenate([self.index, other.index])
     order = np.argsort(index)
     return Part(
@@ -45,14 +46,14 @@ class Part:
     )
 
   def to_arrays(self) -> dict[str, np.ndarray]:
-    """Returns all fields of the part as {name: array}, to be stored in an .npz file."""
+    """Returns pixels, latents, measurements and times as {name: array}, for an .npz file."""
     arrays = {f'measured_{k}': v for k, v in self.measured.to_arrays().items()}
     arrays |= {'pixels': self.pixels, 'latents': self.latents, 'index': self.index}
     return arrays | {'seconds': np.float64(self.seconds), 'drawn': np.int64(self.drawn)}
 
   @classmethod
   def from_arrays(cls, arrays: dict[str, np.ndarray]) -> 'Part':
-    """Returns the part whose fields `Part.to_arrays` turned into `arrays`."""
+    """Returns a `Part` from the arrays that `Part.to_arrays` returned."""
     found = {k.removeprefix('measured_'): v for k, v in arrays.items() if k.startswith('measured_')}
     seconds, drawn = (arrays[name].item() for name in ('seconds', 'drawn'))
     measured = measure.Measured.from_arrays(found)
@@ -70,14 +71,14 @@ class Store:
 
   - A file of pictures is named by the cell.
   - A file of measurements is named by the cell and the feature extractor.
-  - A file of metrics is named by the cell, the extractor, the target cell and the real images.
-  A cell is complete when the files of pictures and of measurements exist. A missing file of metrics
-  only costs the time to compute the metrics again.
+  - A file of metrics is named by the cell, the extractor, the reference cell and the real images.
+  A cell is complete when the files of pictures and of measurements exist. If the file of metrics is
+  missing, the metrics are computed again from the measurements.
   """
 
   workdir: storage.epath.Path
   extractor: extractors.Extractor
-  bank: int  # number of pictures of each cell whose features are stored
+  bank: int  # largest number of pictures of a cell whose features are stored
 
   @property
   def folder(self) -> storage.epath.Path:
@@ -93,8 +94,8 @@ class Store:
   def figures(self, name: str, target: str, real: str) -> storage.epath.Path:
     """Returns the path of the JSON file with a cell's metrics.
 
-    The cell `name` is compared with the teacher's cell `target` and with the real images, whose
-    digest is `real`.
+    The metrics compare the cell `name` with the teacher's cell `target` and with real images.
+    `real` is a digest that identifies the real images and how these images were measured.
     """
     place = f'{_digest(name)}-{_digest(target)}-{self._kind}-{real}.json'
     return self.folder / 'figures' / place
@@ -103,7 +104,7 @@ class Store:
     return self.folder / 'parts' / f'{name}.{process}-of-{jax.process_count()}.npz'
 
   def clear_parts(self) -> None:
-    """Removes the .npz files of single processes that were never merged: a process was killed."""
+    """Removes .npz files of processes that were killed before the merge of all processes' files."""
     for name in storage.list_dir(self.folder / 'parts'):
       storage.remove(self.folder / 'parts' / name)
 
@@ -116,10 +117,10 @@ class Store:
     return len(read(file).get('pixels', ())) if storage.exists(file) else 0
 
   def write(self, name: str, part: Part) -> None:
-    """Replaces the files of the cell `name` by new files with the pictures of `part`.
+    """Replaces the files of the cell `name` by files with the pictures and measurements of `part`.
 
-    Old pictures, measurements and metrics are removed first. The pictures are written last: a cell
-    with pictures then always has measurements, even if the process is killed in between.
+    Old pictures, measurements and metrics of the cell are removed first. The file of pictures is
+    written last, so that a cell with pictures has measurements even if the process is killed.
     """
     file = pictures(self.workdir, name)
     if storage.exists(file):
@@ -136,13 +137,14 @@ class Store:
     storage.write_bytes(file, npz(arrays, pack=True))
 
   def write_measure(self, name: str, measured: measure.Measured) -> None:
-    """Writes the measurements of pictures that are already stored in the workdir."""
+    """Writes the measurements of the cell `name`, whose pictures are already stored."""
     storage.write_bytes(self.measured(name), npz(measured.to_arrays()))
 
   def read(self, name: str) -> dict[str, np.ndarray]:
     """Returns the arrays in a cell's file of pictures; CheckpointError if the file is damaged.
 
-    The arrays are pixels, seconds_per_image, versions and, in latent space, latents.
+    The names of the arrays are 'pixels', 'seconds_per_image', 'versions' and, in latent space,
+    'latents'.
     """
     file = pictures(self.workdir, name)
     stored = read(file)
@@ -165,19 +167,19 @@ class Store:
 
 
 def _digest(name: str) -> str:
-  """Returns the digest at the end of a cell's name; equal digests mean equal pictures."""
+  """Returns the digest that ends a cell's name; cells with equal digests have equal pictures."""
   return name.rsplit('-', 1)[-1]
 
 
 def digest(*what: Any) -> str:
-  """Returns twelve hex digits of a hash over the JSON values `what`."""
+  """Returns twelve hex digits of a hash of the values `what`, which JSON can represent."""
   return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def npz(arrays: dict[str, np.ndarray], pack: bool = False) -> bytes:
   """Returns the bytes of an .npz file with the arrays.
 
-  `pack` compresses the file, which saves much for pictures but little for sums and features.
+  `pack` compresses the file, which saves much space for pictures but little for features.
   """
   buffer = io.BytesIO()
   (np.savez_compressed if pack else np.savez)(buffer, **arrays)

@@ -1,4 +1,4 @@
-"""The cells of a run's grid (one model, sampler, N steps and w each): list, names and labels."""
+"""Lists and names the cells of a run's grid (one model, sampler, number of steps and w each)."""
 
 import dataclasses
 import hashlib
@@ -16,29 +16,29 @@ from gdistill.workdir import storage
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-  """The extent of a grid: every w and number of steps N to measure, and images for each cell.
+  """The extent of a grid: every w and number of steps to measure, and the number of images a cell.
 
-  The quick grid is measured after every training, the full grid for numbers to publish.
+  The quick grid is measured after every training; the full grid gives the numbers to publish.
   """
 
-  name: str  # 'quick' or 'full'
+  name: str  # size of the grid, 'quick' or 'full'
   ws: tuple[float, ...]
   num_steps: tuple[int, ...]
   images: int  # number of pictures sampled for each cell
   reference_steps: int  # DDIM steps of the teacher in the reference cells
-  student_sampler: str  # the sampler of the distilled students
+  student_sampler: str  # the sampler of the students of stage two (progressive)
   student_ws: tuple[float, ...]  # the values of `ws` that the students were trained for
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-  """One cell of the grid: a model, its sampler, the number of steps N, w, and the first seed.
+  """One cell of the grid: model, sampler, number of steps, w, and the seed of the first picture.
 
-  The model 'floor' is the teacher sampled like the reference cells, but from other seeds: the
+  The model 'floor' is the teacher, sampled like the reference cells but from other seeds, so the
   distance of 'floor' to the reference cells is the distance that chance alone gives.
   """
 
-  model: str  # 'teacher', 'student' or 'floor'
+  model: str  # the kind of model: 'teacher', 'student' or 'floor'
   folder: str  # the folder of the finished round that holds the model
   sampler: str
   num_steps: int
@@ -55,10 +55,10 @@ def list_cells(
   """Returns the cells of a grid, each one model, sampler, number of steps and w.
 
   - The first len(ws) cells are the reference cells: the guided teacher with many DDIM steps.
-  - The guided teacher is also sampled in few steps, by DDIM and by DPM-Solver++.
-  - DPM-Solver++ is of second order: its most steps are a quarter of the reference cells' steps.
-  - Each student of stage two (progressive halving of the steps) is sampled by `student_sampler`.
-  - The full grid also has the model 'floor', the reference cells sampled from other seeds.
+  - The guided teacher is also sampled in `num_steps` steps, by DDIM and by DPM-Solver++.
+  - DPM-Solver++, a solver of second order, also takes a quarter of the reference cells' steps.
+  - Students of stage two (progressive halving of the steps) are sampled by `student_sampler`.
+  - The full grid also has the model 'floor': the teacher sampled from other seeds.
   - The full grid also has the student of stage one (guidance distillation).
   """
   teacher, reference = str(teacher_folder), grid.reference_steps
@@ -80,9 +80,10 @@ def list_cells(
 
 
 def names(cells: list[Cell], images: int) -> dict[Cell, str]:
-  """Returns {cell: name}; two cells have equal names if and only if their pictures are equal.
+  """Returns {cell: name}; two cells of a run that have equal names have equal pictures.
 
-  The name holds a digest of the model's parameters, but not of the decoder of the latents, because
+  A name ends with a digest of the model's parameters, the sampler, the number of steps, w, the
+  number of images and the first seed. The decoder of the latents is left out of the digest, because
   all cells of a run share one decoder. `images` is the number of pictures of each cell.
   """
   digests = {f: finished_rounds.params_digest(f) for f in dict.fromkeys(c.folder for c in cells)}
@@ -97,7 +98,7 @@ def names(cells: list[Cell], images: int) -> dict[Cell, str]:
 
 
 def matching(cells: list[Cell], again: dict[str, Any] | None) -> set[Cell]:
-  """Returns the cells whose attributes have the values in `again`, {'model': ..., 'w': ...}.
+  """Returns the cells that have all values in `again`, such as {'model': 'student', 'w': 1.0}.
 
   Returns the empty set if `again` is None or empty. Raises ConfigError if no cell of the grid has
   all values in `again`.
@@ -121,7 +122,7 @@ def labels(num_classes: int, images: int) -> np.ndarray:
 
 
 def labels_in_words(num_classes: int, images: int, prompts: Sequence[str] = ()) -> str:
-  """Returns, in words for a row of metrics, how images get their labels or their prompts."""
+  """Returns the words by which a row of metrics says how images get labels or prompts."""
   if prompts:
     digest = hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest()[:12]
     return f'image i has prompt i mod {len(prompts)} of those of digest {digest}'

@@ -1,4 +1,4 @@
-"""Sampling and measuring the pictures of missing cells of the grid, on all devices and hosts."""
+"""Samples and measures the pictures of missing cells of the grid, on all devices and hosts."""
 
 import concurrent.futures
 import dataclasses
@@ -21,24 +21,24 @@ from gdistill.process import progress
 from gdistill.rounds import folder as folders
 from gdistill.workdir import storage
 
-_NOTHING, _MEASURE, _DRAW = range(3)  # values for the work that a cell still needs
+_NOTHING, _MEASURE, _DRAW = range(3)  # the work that a cell still needs
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Drawing:
-  """How pictures are sampled for every cell of the grid, and how many pictures are stored."""
+  """The settings by which the pictures of every cell of the grid are sampled and stored."""
 
   images: int  # number of pictures sampled for each cell
   batch_size: int
   keep_images: int  # number of pictures of each cell that are stored in the workdir
   num_classes: int
-  prompts: list[str]  # empty if the model reads no text
+  prompts: list[str]  # prompts that pictures are sampled for; empty if the model reads no text
   picture_shape: tuple[int, int, int]
-  latent_shape: tuple[int, int, int] | None  # None if the model works in pixel space
+  latent_shape: tuple[int, int, int] | None  # shape [h, w, c] of latents; None in pixel space
 
   @property
   def labels(self) -> np.ndarray:
-    """Returns the class label of each picture of a cell, int32 [images]."""
+    """The class label of each picture of a cell, int32 [images]."""
     return grid_cells.labels(self.num_classes, self.images)
 
   def classes_for(self, extractor: extractors.Extractor) -> np.ndarray | None:
@@ -63,7 +63,8 @@ def draw_missing(
   total = sum(c.num_steps * drawing.images for c in todo)
   sampler, made_for, done = None, None, 0
   with progress.Progress('drawing the grid', total) as bar:
-    # Cells are sorted by model and sampler: one compiled sampler serves all N and w of a model.
+    # Cells are sorted by model and sampler, because one compiled sampler serves all cells that
+    # differ only in the number of steps and w.
     for cell in todo:
       stop.check()
       if work[cell] == _MEASURE:
@@ -87,13 +88,14 @@ def _agreed_work(
   drawing: Drawing,
   again: set[grid_cells.Cell],
 ) -> dict[grid_cells.Cell, int]:
-  """Returns {cell: the work that the cell still needs} as process 0 decided it.
+  """Returns {cell: work that the cell still needs}, which is equal in all processes.
 
-  Process 0 decides for all processes, because other processes may see a shared disk late.
+  Process 0 decides for all processes, because other processes may see new files on a shared disk
+  late, and would decide differently.
   """
   work = np.zeros(len(names), np.int8)
   if not jax.process_index():
-    store.clear_parts()  # removes files that killed processes left
+    store.clear_parts()  # removes files of killed processes
     work = [_work(store, name, drawing.images, c in again) for c, name in names.items()]
     work = np.array(work, np.int8)
     short = sum(
@@ -112,7 +114,7 @@ def _agreed_work(
 def _work(store: cell_store.Store, name: str, images: int, again: bool) -> int:
   """Returns the work that a cell still needs: _NOTHING, _MEASURE or _DRAW.
 
-  A cell without measurements, whose pictures are all stored, needs measuring but no sampling.
+  _MEASURE is returned if all pictures of the cell are stored and only the measurements are missing.
   """
   if again:
     return _DRAW
@@ -126,7 +128,8 @@ def _measure_kept(
 ) -> None:
   """Measures the stored pictures of a cell and writes the measurements to the workdir.
 
-  Used if all pictures of the cell are stored and only this extractor's measurements are missing.
+  This function is called if all pictures of the cell are stored and only the measurements by
+  `store.extractor` are missing.
   """
   pixels = cell_store.read(cell_store.pictures(store.workdir, name))['pixels']
   classes, images = drawing.classes_for(store.extractor), drawing.images
@@ -147,11 +150,11 @@ def draw_share(
   stop: interrupt.Interrupt,
   report: Callable[[int], None],
 ) -> cell_store.Part | None:
-  """Returns this process's part of a cell: samples and measures a share of the pictures.
+  """Samples and measures this process's share of a cell's pictures, and returns it as a `Part`.
 
-  `report(n)` is called after each batch with n, the number of pictures sampled by all processes.
-  Most pictures are measured on the devices and never copied to the host. Returns None if the
-  cell has fewer batches than there are processes and this process gets no batch.
+  `report(n)` is called after each batch; n estimates how many pictures all processes have sampled.
+  Features are computed on the devices, and only the pictures to be stored are copied to the host.
+  Returns None if this process gets no batch, because there are more processes than batches.
   """
   classes = drawing.classes_for(store.extractor)
   running = measure.Running(store.extractor, drawing.images, store.bank)
@@ -200,7 +203,7 @@ class _Kept:
     self._latents.append(latents)
 
   def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns (pixels, latents, index) of the collected pictures; index holds the places."""
+    """Returns (pixels, latents, places within the cell) of the collected pictures."""
     return tuple(np.concatenate(a) for a in (self._pixels, self._latents, self._index))
 
 
@@ -209,8 +212,8 @@ def _batches(
 ) -> Iterator[tuple[np.ndarray, tuple[jax.Array, jax.Array]]]:
   """Yields (index, (pixels, x)) for each batch that this process samples for the cell.
 
-  `index` [b] are the places of the pictures within the cell, `pixels` the pictures and `x` the
-  latents (in pixel space: the samples before rounding). `pixels` and `x` stay on the devices.
+  `index` [b] are the places of the pictures within the cell, `pixels` are the pictures, and `x` are
+  the latents, or in pixel space the samples before rounding. `pixels` and `x` stay on the devices.
   """
   images = np.arange(drawing.images)
   labels = images % sampler.num_prompts if sampler.num_prompts else drawing.labels
@@ -246,8 +249,8 @@ def _write(store: cell_store.Store, name: str, part: cell_store.Part | None) -> 
 def _sampler(before: Any, cell: grid_cells.Cell, drawing: Drawing) -> sampling.Sampler:
   """Returns the compiled sampler of a cell.
 
-  `before` is the sampler of the previous cell, or None. If its compiled program also fits this
-  cell, the program is used again with the parameters of this cell's model.
+  `before` is the sampler that was made for an earlier cell, or None. If the compiled program of
+  `before` fits `cell`, the program is used again with the parameters of the model of `cell`.
   """
   folder = folders.read_folder(cell.folder)
   if before is not None and before.serves(folder, cell.sampler):

@@ -52,7 +52,8 @@ def _classifier(
   pixels, labels = train.some(most)
   key = hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()[:12]
   file = workdir / 'evaluation' / f'classifier-{key}.npz'
-  # Only process 0 trains the classifier: other machines may round differently.
+  # Only process 0 trains the classifier, because processes on other machines may round differently
+  # and get other parameters.
   if not jax.process_index() and not storage.exists(file):
     params = classifier.train_classifier(pixels, labels, num_classes, 0, look)
     storage.write_bytes(file, classifier.to_bytes(params))
@@ -70,11 +71,12 @@ def _classifier(
 class RealSet:
   """A set of real images to measure, and an optional function that changes the pixels first."""
 
-  name: str  # 'training', 'held out' or 'autoencoded'
+  name: str  # name of the set: 'training', 'held out' or 'autoencoded'
   data: str  # name of the data set, the recipe's data.name
   split: str  # name of the split of the data set
   images: source.Source
-  through: Callable[[np.ndarray], np.ndarray] | None = None  # maps pixels to pixels
+  # function that changes the pixels before the measurement; None for no change
+  through: Callable[[np.ndarray], np.ndarray] | None = None
 
 
 def measure_sets(
@@ -83,9 +85,10 @@ def measure_sets(
   num_classes: int,
   stop: interrupt.Interrupt,
 ) -> dict[str, reference.Reference]:
-  """Returns {name: reference statistics} of sets of real images, stored in the workdir.
+  """Returns {name of a set: reference statistics} of sets of real images.
 
-  A set that was measured before is read from the workdir and not measured again.
+  New reference statistics are stored in the workdir; if a set was measured before, the stored
+  statistics are read and the set is not measured again.
   """
   return {one.name: _measure_set(one, store, num_classes, stop) for one in sets}
 

@@ -1,4 +1,4 @@
-"""The rows of report/metrics.json: metrics of each cell of the grid and their protocol."""
+"""The rows of report/metrics.json: a cell's metrics and the protocol by which it was measured."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -30,7 +30,7 @@ def make_rows(
   real: References,
   stop: interrupt.Interrupt,
 ) -> tuple[list[Row], list[Row]]:
-  """Returns (rows for report/data.json, of real images; rows for report/metrics.json, of cells)."""
+  """Returns (rows of real images for report/data.json, rows of cells for report/metrics.json)."""
   cards = {f: finished_rounds.read_card(f) for f in {c.folder for c in names}}
   shared = _shared(grid, store, names, drawing, real, cards)
   data = [_data_row(split, one, real, shared) for split, one in real.items()]
@@ -72,7 +72,7 @@ def _shared(
   real: References,
   cards: Mapping[str, dict],
 ) -> Row:
-  """Returns the keys and values that are equal in all rows: how the metrics were measured."""
+  """Returns the keys and values that all rows of cells share: how the metrics were measured."""
   teacher, held = next(iter(names)), real['held out']
   latent = drawing.latent_shape is not None
   return {
@@ -93,7 +93,7 @@ def _shared(
 
 
 def _data_row(split: str, one: reference.Reference, real: References, shared: Row) -> Row:
-  """Returns the row of a set of real images: the metrics that a perfect model would get.
+  """Returns the row with the metrics of a set of real images, to compare models' metrics with.
 
   `split` is the name of the set: 'held out' (images that no model was trained on), 'training', or
   in latent space 'autoencoded' (held-out images, encoded and decoded by the autoencoder).
@@ -116,7 +116,7 @@ def _figures(found: measure.Measured, real: References) -> Row:
 
 
 def _figures_of_cell(store: cell_store.Store, name: str, target: str, real: References) -> Row:
-  """Returns a cell's metrics against real images, and the cell's distance to the cell `target`.
+  """Returns a cell's metrics against real images, and its FD to the reference cell `target`.
 
   The metrics are stored in the workdir, because computing them takes seconds for each cell.
   """
@@ -127,7 +127,7 @@ def _figures_of_cell(store: cell_store.Store, name: str, target: str, real: Refe
     if isinstance(known, dict):
       return known
   except errors.CheckpointError:
-    pass  # the JSON file is damaged: compute the metrics again
+    pass  # the JSON file is damaged, so the metrics are computed again
   found, target_found = store.read_measure(name), store.read_measure(target)
   distance = statistics.frechet_distance(found.features, target_found.features)
   row = {**_figures(found, real), 'fd_teacher': distance}
@@ -136,10 +136,11 @@ def _figures_of_cell(store: cell_store.Store, name: str, target: str, real: Refe
 
 
 def _paired(stored: Row, first: Row, what: str, pairs: int) -> float | None:
-  """Returns the RMS difference between a cell and the reference cell at equal seeds.
+  """Returns the RMS difference between the first `pairs` pictures of a cell and the reference cell.
 
+  Each picture is compared with the reference cell's picture that has the same seed.
   `stored` and `first` are the arrays of the cell and of the reference cell; `what` is 'pixels' or
-  'latents'. Returns None if no pictures have equal seeds or the array is missing.
+  'latents'. Returns None if `pairs` is 0 or the array `what` is missing.
   """
   if not pairs or what not in stored:
     return None

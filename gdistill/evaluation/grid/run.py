@@ -1,4 +1,4 @@
-"""Evaluation of a run: samples and measures every cell of the grid, then writes rows and page."""
+"""Evaluates a run: samples and measures every cell of the grid, then writes the report."""
 
 from collections.abc import Callable
 from typing import Any
@@ -32,12 +32,12 @@ def evaluate(
   seconds: timing.Seconds,
   again: dict[str, Any] | None = None,
 ) -> list[dict]:
-  """Samples and measures the missing cells; writes report/metrics.json and report/data.json.
+  """Samples and measures the grid's missing cells; writes report/metrics.json and report/data.json.
 
   A cell of the grid is one model, sampler, number of steps and w.
   `size` is the size of the grid, 'quick' or 'full'.
-  `again` selects cells to sample once more, by some of the keys 'model', 'sampler', 'num_steps'
-  and 'w'.
+  `again` selects cells to sample once more, by values for some of the keys 'model', 'sampler',
+  'num_steps' and 'w'.
   Every process of a run calls this function and samples its share of the pictures.
   Process 0 returns the rows of report/metrics.json; every other process returns [].
   """
@@ -58,7 +58,7 @@ def evaluate(
     real = real_images.measure_sets(_real_sets(run), store, run.num_classes, stop)
     data, rows = grid_rows.make_rows(size, store, names, drawing, real, stop)
     full = full_rows(run) if size == 'quick' else []
-    own = ('images', 'reference_steps')  # keys that differ between quick and full rows
+    own = ('images', 'reference_steps')  # keys in which a quick row and a full row may differ
     differ = protocol.differences([full[0], rows[0]]) if full else {}
     if full and not differ.keys() - set(own):
       progress.say('the report keeps the full grid, whose cells are all still there')
@@ -76,10 +76,10 @@ def write(run: assemble.Run, rows: list[dict]) -> None:
 
 
 def check(run: assemble.Run) -> None:
-  """Raises, before the training, if the run's feature network could not measure the grid later.
+  """Raises an error, before training, if the feature network cannot measure the run's pictures.
 
-  Checks that the weight file exists and that the network takes as many channels as the pictures
-  have. The weights are not read.
+  A public feature network needs an existing weight file and pictures with three channels. The
+  weight file is not read.
   """
   e = run.evaluation
   if e.extractor != 'classifier':
@@ -88,16 +88,16 @@ def check(run: assemble.Run) -> None:
 
 
 def missing(run: assemble.Run, size: str) -> list[grid_cells.Cell]:
-  """Returns the cells of the grid without pictures in the workdir; needs every round finished."""
+  """Returns the cells of the grid without pictures in the workdir; all rounds must be finished."""
   grid = of_size(run, size)
   names = grid_cells.names(list_cells(run, grid), grid.images)
   return [c for c, name in names.items() if not _drawn(run, name)]
 
 
 def of_size(run: assemble.Run, size: str) -> grid_cells.Grid:
-  """Returns the extent of the run's grid: every w and N, and the images for each cell.
+  """Returns the extent of the run's grid: every w and number of steps, and the images of a cell.
 
-  `size` is 'quick' or 'full'.
+  `size` is the size of the grid, 'quick' or 'full'.
   """
   e, (low, high) = run.evaluation, run.w_range
   images, steps = e.full_images, e.full_reference_steps
@@ -118,7 +118,7 @@ def extractor_of(
 ) -> extractors.Extractor:
   """Returns the feature network that the run's recipe names.
 
-  `look()` is called while a classifier is trained and raises if the process should stop.
+  `look()` is called during the training of a classifier and raises if the process should stop.
   """
   return real_images.extractor_of(
     run.evaluation, run.picture_shape, lambda: run.pictures[0], run.num_classes, run.workdir, look
@@ -139,16 +139,16 @@ def drawing_of(run: assemble.Run, grid: grid_cells.Grid) -> draw_and_measure.Dra
 
 
 def full_rows(run: assemble.Run) -> list[dict]:
-  """Returns the rows of report/metrics.json if they cover the run's whole full grid, otherwise [].
+  """Returns the rows of report/metrics.json if they cover every cell of the full grid, else [].
 
   A report never mixes rows of the quick and the full grid, because a Fréchet distance over 500
-  images does not compare with a distance over 2,000.
+  images is not comparable with a Fréchet distance over 2,000 images.
   """
   file = run.workdir / 'report' / 'metrics.json'
   try:
     rows = storage.read_json(file) if storage.exists(file) else []
   except errors.CheckpointError:
-    rows = []  # a damaged metrics.json is written again from the cells
+    rows = []  # a damaged metrics.json counts as empty; `evaluate` writes it again
   if not isinstance(rows, list) or not all(isinstance(r, dict) for r in rows):
     rows = []
   grid = of_size(run, 'full')
@@ -173,8 +173,9 @@ def _drawn(run: assemble.Run, name: str) -> bool:
 def _real_sets(run: assemble.Run) -> list[real_images.RealSet]:
   """Returns the sets of real images to measure: held out, training, and perhaps autoencoded.
 
-  The set 'autoencoded' exists only in latent space: held-out images, encoded and decoded. A perfect
-  model of the latents would get the metrics of the set 'autoencoded'.
+  The set 'autoencoded' exists only in latent space and holds held-out images that the autoencoder
+  encoded and decoded. A perfect model of the latents would get the metrics of
+  the set 'autoencoded'.
   """
   train, held = (images.subset(images.indices(run.evaluation.real_images))
                  for images in run.pictures)  # fmt: skip

@@ -1,4 +1,4 @@
-"""The curves of the report page: which rows form a curve, and which curves share a plot."""
+"""Makes the curves of the report page: which rows form a curve, and which curves share a plot."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,14 +13,14 @@ COLUMNS = {'fd': 'FD', 'fd_teacher': 'FD to the teacher'}
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-  """One column of the rows (FD or FD to the teacher), and the values that its plots share."""
+  """One metric, FD or FD to the teacher, and the settings that all plots of the metric share."""
 
-  key: str  # name of the column in the rows, a key of COLUMNS
-  name: str  # name of the column on the page
+  key: str  # name of the metric in a row: 'fd' or 'fd_teacher'
+  name: str  # name of the metric on the page: 'FD' or 'FD to the teacher'
   series: grouping.Series
-  styles: Mapping[str, int]  # {label: index of a line style}
-  limits: tuple[float, float]  # limits of the y axis, (lowest, highest)
-  floor: float | None  # FD between training and held-out images
+  styles: Mapping[str, int]  # {label of a series: index of its line style}
+  limits: tuple[float, float]  # limits of the y axis: (lowest, highest)
+  floor: float | None  # FD between training and held-out images, or None
 
   @property
   def y(self) -> dict[str, Any]:
@@ -29,13 +29,13 @@ class Column:
 
 
 def figures(series: grouping.Series, rows: Sequence[grouping.Row]) -> dict[str, Any] | None:
-  """Returns the values for the page's section of plots, or None if there is no row to plot.
+  """Returns the template values for the page's plots, or None if there is no row to plot.
 
-  - 'legend' holds samples of the line styles, as `_legend` returns them.
+  - 'legend' holds samples of the line styles, made by `_legend`.
   - 'ws' lists every guidance strength w that was measured.
-  - 'images' lists the numbers of images on which rows were measured.
-  - 'columns' lists {key, name, drawn} for each entry of COLUMNS.
-  - 'drawn' holds the plots of a column, as `_plots` returns them, or None without known values.
+  - 'images' lists the numbers of sampled images on which the rows' metrics were measured.
+  - 'columns' lists a dict {key, name, drawn} for each metric in COLUMNS.
+  - 'drawn' holds the plots of a metric, made by `_plots`, or None without a known value.
   """
   chosen = grouping.rows_of(series)
   if not chosen:
@@ -61,7 +61,7 @@ def figures(series: grouping.Series, rows: Sequence[grouping.Row]) -> dict[str, 
 
 
 def _legend(styles: Mapping[str, int], has_floor: bool) -> dict[str, Any]:
-  """Returns SVG samples of the curves and of the two flat lines, for the legend of all plots."""
+  """Returns SVG samples of the line styles: curves, teacher with most steps, held-out images."""
   return {
     'curves': [{'label': label, 'svg': plots.sample(i)} for label, i in styles.items()],
     'reference': plots.sample(flat=0),
@@ -70,9 +70,9 @@ def _legend(styles: Mapping[str, int], has_floor: bool) -> dict[str, Any]:
 
 
 def _plots(column: Column, counts: Sequence[int]) -> dict[str, list[str]]:
-  """Returns {x axis: list of SVG plots} of one column; a list may be empty.
+  """Returns {quantity on the x axis: list of SVG plots, which may be empty} of one metric.
 
-  Plots against network calls, seconds and the inception score are made only for the column FD.
+  Plots against network calls, seconds and the inception score are made only for the metric FD.
   """
   is_fd = column.key == 'fd'
   several = len(grouping.strengths(column.series)) > 1
@@ -86,7 +86,7 @@ def _plots(column: Column, counts: Sequence[int]) -> dict[str, list[str]]:
 
 
 def against_cost(column: Column, x: str, label: str) -> list[str]:
-  """Returns one plot for each w: the column against `x`, with a tick at every measured x."""
+  """Returns a plot for each w: the metric against sampling steps or calls, as `x` selects."""
   drawn = []
   for w in grouping.strengths(column.series):
     found = lines(column, x, 'w', w)
@@ -95,7 +95,7 @@ def against_cost(column: Column, x: str, label: str) -> list[str]:
 
 
 def against_seconds(column: Column) -> list[str]:
-  """Returns one plot for each w with known sampling times: the column against seconds per image."""
+  """Returns a plot for each w with known sampling times: the metric against seconds per image."""
   drawn = []
   for w in grouping.strengths(column.series):
     found = lines(column, 'seconds_per_image', 'w', w)
@@ -113,7 +113,7 @@ def _at_strength(
   label: str,
   ticks: Mapping[float, str] | None,
 ) -> str:
-  """Returns a plot at one w; for FD, a flat line shows the teacher with the most steps."""
+  """Returns the plot of the lines at one w; for FD, flat lines show teacher and held-out images."""
   best = (grouping.reference(column.series, w) or {}).get('fd') if column.key == 'fd' else None
   return plots.curves(
     f'{column.key} {x} {w}',
@@ -128,7 +128,7 @@ def _at_strength(
 
 
 def against_strength(column: Column, counts: Sequence[int]) -> list[str]:
-  """Returns one plot for each number of steps: the column against the guidance strength w."""
+  """Returns a plot for each number of steps: the metric against the guidance strength w."""
   drawn = []
   for n in counts:
     found = lines(column, 'w', 'num_steps', n)
@@ -148,7 +148,7 @@ def against_strength(column: Column, counts: Sequence[int]) -> list[str]:
 
 
 def against_score(column: Column, counts: Sequence[int]) -> list[str]:
-  """Returns one plot for each number of steps: FD against the inception score.
+  """Returns a plot for each number of steps: FD against the inception score.
 
   A curve joins the points of one model in ascending order of w; a curve of one point is left out.
   """
@@ -181,9 +181,9 @@ def against_score(column: Column, counts: Sequence[int]) -> list[str]:
 
 
 def lines(column: Column, x: str, by: str, fixed: float) -> list[plots.Line]:
-  """Returns a line for each series, through the points (x, column) of rows with `by` == `fixed`.
+  """Returns a line for each series, through the points (row[x], metric) of the series' rows.
 
-  A row is left out if its x is unknown or its value in the column is not a positive number.
+  A row is used only if row[by] == fixed, row[x] is known and the metric is a positive number.
   """
   found = []
   for label, places in column.series.items():
@@ -199,5 +199,5 @@ def lines(column: Column, x: str, by: str, fixed: float) -> list[plots.Line]:
 
 
 def _ticks(found: Iterable[plots.Line]) -> dict[float, str]:
-  """Returns ticks of the x axis, {x: text}, one for every x of the lines."""
+  """Returns the ticks of the x axis, {x: text}: one tick at every x of the lines' points."""
   return {v: formats.short(v) for v in sorted({v for _, xs, _ in found for v in xs})}

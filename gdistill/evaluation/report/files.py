@@ -1,4 +1,4 @@
-"""Readers of a run's files for the report: a missing or damaged file gives an empty result."""
+"""Reads a run's files for the report; a missing or damaged file gives None or an empty result."""
 
 import json
 from collections.abc import Mapping
@@ -22,7 +22,8 @@ def rounds(workdir: epath.Path) -> list[dict[str, Any]]:
   """Returns [{name, card, log}], one entry for each round folder of the workdir, sorted by name.
 
   `card` is the content of card.json, the record of a finished round, or {} if unreadable. `log`
-  lists the entries of metrics.jsonl. A folder without card.json and without entries is skipped.
+  lists the entries of the round's training log, metrics.jsonl. A folder is left out if it has
+  neither a readable card.json nor entries of a training log.
   """
   found = []
   for name in storage.list_dir(workdir):
@@ -36,7 +37,7 @@ def rounds(workdir: epath.Path) -> list[dict[str, Any]]:
 
 
 def log_entries(path: epath.Path) -> list[dict[str, Any]]:
-  """Returns the JSON objects in a file with one object a line; skips lines that hold no object."""
+  """Returns the JSON objects of a file, one from each line; skips lines without a JSON object."""
   try:
     text = storage.read_text(path) if storage.exists(path) else ''
   except errors.GdistillError:
@@ -45,7 +46,7 @@ def log_entries(path: epath.Path) -> list[dict[str, Any]]:
   for line in text.splitlines():
     try:
       entry = json.loads(line)
-    except ValueError:  # a killed process may leave half a line at the end
+    except ValueError:  # a killed process may leave an unfinished last line
       continue
     if isinstance(entry, Mapping):
       entries.append(dict(entry))

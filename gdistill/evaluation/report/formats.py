@@ -1,4 +1,4 @@
-"""Formats for the numbers on the report page, and tests whether a value is a number."""
+"""Turns the values on the report page into text, and tests whether a value is a number."""
 
 import json
 import math
@@ -19,14 +19,14 @@ def is_positive(value: Any) -> bool:
 
 
 def short(value: Any) -> str:
-  """Returns a number with three significant digits, a dash for None, another value as text."""
+  """Returns a value as text: None is a dash, a float below 1,000 has three significant digits."""
   if not is_number(value):
     return DASH if value is None else str(value)
   return f'{value:.0f}' if isinstance(value, int) or abs(value) >= 1000 else f'{value:.3g}'
 
 
 def score(value: Any) -> str:
-  """Returns a number with three digits and trailing zeros, so that a column of scores lines up."""
+  """Returns a score with three digits, such as 2.50 or 12.0, so that columns of scores line up."""
   if not is_number(value) or not 0.1 <= abs(value) < 100:
     return short(value)
   return f'{value:.2f}' if abs(value) < 9.995 else f'{value:.1f}'
@@ -38,14 +38,14 @@ def steps(num_steps: Any) -> str:
 
 
 def calls(network_calls: Any) -> str:
-  """Returns the number of calls in words, such as '8 network calls'; None means unknown."""
+  """Returns the number of network calls in words; None means that the number is unknown."""
   if network_calls is None:
     return 'an unknown number of network calls'
   return f'{short(network_calls)} network call{"" if network_calls == 1 else "s"}'
 
 
 def duration(seconds: float) -> str:
-  """Returns a duration as text, in seconds below 100 s, minutes below 100 min, otherwise hours."""
+  """Returns a duration as text: in seconds below 100 s, in minutes below 100 min, else in hours."""
   if seconds < 100:
     return f'{seconds:.1f} s'
   minutes = seconds / 60

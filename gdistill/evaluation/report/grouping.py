@@ -1,4 +1,4 @@
-"""The measured rows of the report, cleaned and grouped: one series per model, stage, sampler."""
+"""Cleans the measured rows of the report and groups rows as series, by model, stage and sampler."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,7 +7,8 @@ from typing import Any
 from gdistill.evaluation.report import formats
 
 Row = dict[str, Any]
-Series = dict[str, dict[tuple[int, float], Row]]  # {label: {(num_steps, w): row}}
+# {label of a series: {(num_steps, w): the row of metrics measured at this point}}
+Series = dict[str, dict[tuple[int, float], Row]]
 
 COLUMNS = [
   'model',
@@ -43,7 +44,7 @@ _SAMPLERS = {'ddim': 'DDIM', 'dpm_solver': 'DPM-Solver++'}
 
 
 def clean(rows: Any) -> list[Row]:
-  """Returns the rows that are dicts; a value that is no number in a numeric column becomes None."""
+  """Returns the entries of `rows` that are dicts; in numeric columns, non-numbers become None."""
   cleaned = []
   for row in rows if isinstance(rows, Sequence) else ():
     if isinstance(row, Mapping):
@@ -54,7 +55,9 @@ def clean(rows: Any) -> list[Row]:
 
 
 def _plain(value: Any) -> Any:
-  """Returns a value for JSON: NaN and infinity become None, lists and dicts become text."""
+  """Returns `value` in a form that JSON can store: NaN and infinity become None, lists and dicts
+  become text.
+  """
   if isinstance(value, float) and not math.isfinite(value):
     return None
   return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
@@ -63,8 +66,9 @@ def _plain(value: Any) -> Any:
 def series(rows: Iterable[Row]) -> Series:
   """Returns {label: {(num_steps, w): row}}, one series per model, stage and sampler.
 
-  Students come first. If a series has several rows at one (num_steps, w), the series has the last
-  row. A label says 'guided' or 'unguided' only if the model was measured with guidance and without.
+  Series of students come first. If several rows of a series have the same (num_steps, w), only the
+  last of these rows is returned. A model that was measured both with and without guidance has two
+  series, whose labels end with 'guided' and 'unguided'.
   """
   rows = [r for r in rows if r.get('model') != 'data' and r.get('w') is not None]
   rows = [r for r in rows if (r.get('num_steps') or 0) > 0]
@@ -86,7 +90,7 @@ def series(rows: Iterable[Row]) -> Series:
 def _label(row: Row) -> str:
   after = '' if row.get('stage') in (row.get('model'), 'progressive', None) else row['stage']
   model = row.get('model')
-  if model == 'floor':  # the teacher sampled from other seeds than the reference
+  if model == 'floor':  # the teacher, sampled from other seeds than the reference row
     model, after = 'teacher from other seeds', ''
   sampler = _SAMPLERS.get(row.get('sampler'), row.get('sampler'))
   return f'{model}{f" after {after}" if after else ""}, {sampler}'
@@ -99,7 +103,7 @@ def _order(item: tuple[str, dict]) -> tuple:
 
 
 def rows_of(found: Series, model: str | None = None) -> list[Row]:
-  """Returns the rows of all series; with `model`, only the rows of that model."""
+  """Returns the rows of all series, or, if `model` is given, only the rows of this model."""
   rows = (r for places in found.values() for r in places.values())
   return [r for r in rows if model in (None, r.get('model'))]
 
@@ -115,6 +119,8 @@ def strengths(found: Series) -> list[float]:
 
 
 def reference(found: Series, w: float) -> Row | None:
-  """Returns the teacher's row at this w with the most steps; DDIM is preferred at equal steps."""
+  """Returns the teacher's row at strength w with the most sampling steps; of two rows with equally
+  many steps, the row sampled by DDIM is returned.
+  """
   rows = [r for r in rows_of(found, 'teacher') if r['w'] == w]
   return max(rows, key=lambda r: (r['num_steps'], r.get('sampler') == 'ddim'), default=None)

@@ -1,4 +1,4 @@
-"""The HTML page of a run: fills the templates with values from the files of the workdir."""
+"""Writes the HTML report of a run: fills page templates with values from files in the workdir."""
 
 import json
 from collections.abc import Sequence
@@ -38,8 +38,8 @@ def write(workdir: epath.PathLike) -> epath.Path:
 
 
 def _values(workdir: epath.Path) -> dict[str, Any]:
-  """Returns {name: value} for the HTML templates, computed from the files of the workdir."""
-  # data.json holds the metrics of real images, which a perfect model would get
+  """Returns {name: value} for the HTML templates, computed from the files in the workdir."""
+  # data.json holds metrics of real images: the values that a perfect model would reach
   rows = [
     r
     for name in ('data', 'metrics')

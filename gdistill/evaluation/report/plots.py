@@ -1,4 +1,4 @@
-"""The plots of the report page: inline SVG by matplotlib, coloured by the page's style sheet."""
+"""Draws the plots of the report page: inline SVG by matplotlib, in colours of the style sheet."""
 
 import io
 import math
@@ -11,18 +11,18 @@ import numpy as np
 from matplotlib import figure
 from matplotlib import ticker
 
-Line = tuple[int, Sequence[float], Sequence[float]]  # (index of the line style, xs, ys)
+# A curve of a plot: (index of the line style, x values, y values).
+Line = tuple[int, Sequence[float], Sequence[float]]
 
 # Okabe and Ito's palette, whose colours colour-blind readers can tell apart
 _COLOURS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9')
 _MARKS = ('o', 's', '^', 'D', 'v', 'P')
 _DASHES = ('-', '--', '-.', ':', (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
-_INK = '#0a0b0c'  # replaced in the SVG by currentColor, the text colour of the page
-# line styles of the two flat lines: the teacher with the most steps, and held-out images
-_FLAT = ('--', ':')
+_INK = '#0a0b0c'  # `_svg` replaces this colour by currentColor, the text colour of the page
+_FLAT = ('--', ':')  # dash styles of two horizontal lines: the teacher, held-out images
 STYLES = len(_COLOURS)
 _RC = {
-  'svg.fonttype': 'none',  # text is kept as text, so that the page's font is used
+  'svg.fonttype': 'none',  # letters stay text, not outlines, so that the page's font is used
   'font.family': 'sans-serif',
   'font.size': 10,
   'text.parse_math': False,
@@ -40,7 +40,9 @@ _RC = {
 
 
 def limits(values: Sequence[float]) -> tuple[float, float]:
-  """Returns (lowest, highest) for the y axis: the values and a margin, at least a factor of 4."""
+  """Returns the limits (lowest, highest) of a logarithmic y axis: the range of the values with a
+  margin, and at least a factor of 4 between both limits.
+  """
   low, high = min(values) / 1.25, max(values) * 1.25
   widen = max(1.0, math.sqrt(4 * low / high))
   return low / widen, high * widen
@@ -58,11 +60,12 @@ def curves(
   ticks: Mapping[float, str] | None,
   flat: tuple[float | None, float | None],
 ) -> markupsafe.Markup:
-  """Returns an SVG plot of the lines on a logarithmic y axis.
+  """Returns an SVG plot of `lines` with a logarithmic y axis.
 
-  `flat` gives the levels of two flat lines: the teacher with the most steps, and held-out images
-  against training images. A level of None draws no flat line.
-  `ticks` is {x: text}; with None, a logarithmic x axis has its ticks at the powers of ten.
+  `flat` gives the y values of two horizontal lines: FD of the teacher with the most steps, and FD
+  between held-out and training images. If a y value in `flat` is None, the horizontal line is left
+  out. `ticks` gives the texts of the ticks on the x axis, {x: text}; if `ticks` is None, a
+  logarithmic x axis has ticks at the powers of ten.
   """
   with matplotlib.rc_context(_RC):
     fig = figure.Figure(figsize=(4.1, 2.9), layout='constrained')
@@ -87,13 +90,15 @@ def curves(
 
 
 def loss(name: str, points: Sequence[tuple[float, float]]) -> markupsafe.Markup:
-  """Returns an SVG plot of the training losses (step, loss), with a thicker moving average."""
-  # the losses are averaged to at most 240 points, to keep the SVG small
+  """Returns an SVG plot of training losses: a thin line through `points`, each (step, loss), and a
+  thicker line for the moving average.
+  """
+  # neighbouring losses are averaged, so that at most 240 points keep the SVG small
   parts = np.array_split(np.asarray(points, np.float64), min(len(points), 240))
   steps, losses = np.stack([p.mean(0) for p in parts]).T
   window = max(1, len(losses) // 12)
   kernel = np.ones(window)
-  # the moving average is divided by the number of points in the window: fewer near both ends
+  # each sum is divided by the number of points in the window, which is smaller near both ends
   smooth = np.convolve(losses, kernel, 'same') / np.convolve(np.ones_like(losses), kernel, 'same')
   with matplotlib.rc_context(_RC):
     fig = figure.Figure(figsize=(4.1, 2.5), layout='constrained')
@@ -111,7 +116,9 @@ def loss(name: str, points: Sequence[tuple[float, float]]) -> markupsafe.Markup:
 
 
 def sample(style: int | None = None, flat: int | None = None) -> markupsafe.Markup:
-  """Returns an SVG for the legend: a short sample of curve style `style` or flat line `flat`."""
+  """Returns an SVG for the legend: a short line in the style of curve number `style` or of
+  horizontal line number `flat`.
+  """
   dash = _DASHES[style] if flat is None else _FLAT[flat]
   fig = figure.Figure(figsize=(0.55, 0.2))
   ax = fig.add_axes((0, 0, 1, 1))
@@ -132,7 +139,7 @@ def sample(style: int | None = None, flat: int | None = None) -> markupsafe.Mark
 def _svg(fig: figure.Figure, key: str, label: str) -> markupsafe.Markup:
   """Returns the matplotlib figure as inline SVG with the page's colours and without any URL."""
   file = io.StringIO()
-  # matplotlib derives SVG ids from the salt, and the ids of two plots on one page must differ
+  # matplotlib derives the ids in an SVG from the salt, so each plot of a page has another salt
   with matplotlib.rc_context({**_RC, 'svg.hashsalt': key}):
     fig.savefig(file, format='svg', transparent=True, metadata={'Date': None})
   svg = file.getvalue()
@@ -146,5 +153,5 @@ def _svg(fig: figure.Figure, key: str, label: str) -> markupsafe.Markup:
   for i, colour in enumerate(_COLOURS):
     svg = svg.replace(colour, f'var(--c{i})')
   name = f'role="img" aria-label="{markupsafe.escape(label)}"' if label else 'aria-hidden="true"'
-  # marked as safe HTML, because matplotlib escapes the text in its SVG
+  # the SVG is marked as safe HTML, because matplotlib escapes all text in an SVG
   return markupsafe.Markup(svg.replace('<svg', f'<svg {name}', 1))  # noqa: S704

@@ -1,4 +1,6 @@
-"""The sprites of the report page: for each cell, one PNG with its first images side by side."""
+"""Makes the sprites of the report page: PNGs that each show the first samples of one cell (one
+model, sampler, number of steps and w) side by side.
+"""
 
 import base64
 import dataclasses
@@ -22,9 +24,11 @@ _SHOWN += ('fd', 'fd_teacher', 'rms_teacher', 'inception_score', 'accuracy')
 
 @dataclasses.dataclass(frozen=True)
 class Sprites:
-  """The cells of a report page (one model, sampler, number of steps and w each) with sprites.
+  """The cells of a report page; a cell is one model, sampler, number of steps and w, with a sprite:
+  a PNG of the first samples.
 
-  A cell is a dict: facts of a row of metrics.json, and 'sprite', the base64 text of a PNG or None.
+  A cell is a dict of some fields of a row in metrics.json and of 'sprite', which is the base64 text
+  of a PNG, or None if no samples are stored.
   """
 
   cells: list[grouping.Row]
@@ -34,7 +38,7 @@ class Sprites:
 
   @property
   def saved(self) -> bool:
-    """Returns whether any cell has a sprite."""
+    """Returns whether at least one cell has a sprite."""
     return any(c['sprite'] for c in self.cells)
 
   @property
@@ -44,9 +48,10 @@ class Sprites:
 
 
 def sprites(workdir: epath.Path, series: grouping.Series) -> Sprites:
-  """Returns the sprites of all rows of the series, made from the pictures in the workdir.
+  """Makes a sprite (a PNG of samples) for each row of the series, from the samples in the workdir.
 
-  If all sprites exceed MAX_BYTES together, sprites get fewer rows of images, then smaller images.
+  If the sprites exceed MAX_BYTES in total, every sprite gets fewer rows of images, and after that
+  smaller images.
   """
   rows = grouping.rows_of(series)
   pictures = [pixels(workdir, r.get('cell')) for r in rows]
@@ -60,16 +65,18 @@ def sprites(workdir: epath.Path, series: grouping.Series) -> Sprites:
 
 
 def pixels(workdir: epath.Path, cell: Any) -> np.ndarray | None:
-  """Returns the first images [n, H, W, C] uint8 of a cell, or None if the .npz file is unusable."""
+  """Returns the first samples [n, H, W, C] uint8 in the .npz file of the cell named `cell`, or None
+  if the file is missing or unusable.
+  """
   if not isinstance(cell, str) or not re.fullmatch(r'\w[\w.,=+-]*', cell):
-    return None  # a cell name with a slash could point outside the folder
+    return None  # a cell name with a slash is refused: it could point outside the folder
   path = workdir / 'evaluation' / 'cells' / f'{cell}.npz'
   try:
     if not storage.exists(path):
       return None
     with np.load(io.BytesIO(storage.read_bytes(path)), allow_pickle=False) as file:
       found = file['pixels'][: ACROSS * DOWN]
-  except Exception:  # a damaged file makes zipfile, zlib or numpy raise different errors
+  except Exception:  # all errors: zipfile, zlib and numpy raise various errors on damaged files
     return None
   return found if found.ndim == 4 and found.dtype == np.uint8 and found.size else None
 
@@ -92,7 +99,7 @@ def _sprite(images: np.ndarray, down: int, shrink: int) -> str:
 
 
 def index_of(cells: Sequence[grouping.Row], row: grouping.Row | None) -> int | None:
-  """Returns the index of the cell that was made from `row`, or None if `row` is None."""
+  """Returns the index in `cells` of the cell that was made from `row`, or None if `row` is None."""
   if row is None:
     return None
   keys = ('label', 'num_steps', 'w')
@@ -102,10 +109,11 @@ def index_of(cells: Sequence[grouping.Row], row: grouping.Row | None) -> int | N
 def of_rounds(
   rounds: Sequence[dict[str, Any]], cells: Sequence[grouping.Row]
 ) -> list[dict[str, Any]]:
-  """Returns [{name, cells: [[w, index]]}]: for each round and w, the index of the cell to show.
+  """Returns [{name, cells: [[w, index]]}]: for each round, the index in `cells` of the cell whose
+  sprite is shown at each w.
 
-  A cell sampled by DDIM is preferred; then a cell with the number of steps in the round's card.json
-  (the record of a finished round); then the cell with the most steps.
+  If a round has several cells at one w, a cell sampled by DDIM is preferred; then a cell with the
+  number of steps in card.json (the record of a finished round); then the cell with the most steps.
   """
   found = []
   for entry in rounds:
@@ -115,7 +123,7 @@ def of_rounds(
       for i, c in enumerate(cells)
       if c['round'] == entry['name'] and c['sprite']
     )
-    # `order` ends with the best cell, and the last cell of each w stays in the dict
+    # `order` is sorted from the worst to the best cell, so the dict holds the best cell of each w
     by_w = {cells[i]['w']: i for *_, i in order}
     found.append({'name': entry['name'], 'cells': sorted(by_w.items())})
   return found

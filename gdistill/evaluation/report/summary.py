@@ -1,4 +1,6 @@
-"""The top of the report page: three rows that sum up the run, and how FD was measured."""
+"""The top of the report page: FD of a student and of two teacher samplings, and how FD was
+measured.
+"""
 
 import math
 from collections.abc import Sequence
@@ -11,14 +13,16 @@ PROTOCOL = (
   'FD = Fréchet distance in the features of a small classifier trained on the training images: '
   'comparable within this report only, not FID'
 )
-_OF_CLASSIFIER = ('classifier', None)  # a row without 'extractor' used the classifier
+_OF_CLASSIFIER = ('classifier', None)  # rows without 'extractor' were measured with the classifier
 _SHOWN = ('w', 'num_steps', 'network_calls', 'fd')
 
 
 def headline(series: grouping.Series) -> dict[str, dict[str, Any] | None]:
-  """Returns {'student', 'reference', 'same_steps'}, each {w, num_steps, network_calls, fd} or None.
+  """Returns three rows that sum up a run: {'student', 'reference', 'same_steps'}, each {w,
+  num_steps, network_calls, fd} or None.
 
-  - 'student' is the first student of the series, at the number of steps nearest to 4 and middle w.
+  - 'student' is the first student in `series`, at the measured number of steps nearest to 4, and at
+    the median of the strengths w that were measured with this number of steps.
   - 'reference' is the teacher at the student's w with the most steps.
   - 'same_steps' is the teacher at the student's w and number of steps, sampled by DDIM.
   """
@@ -47,7 +51,7 @@ def _headline(series: grouping.Series) -> tuple[grouping.Row | None, ...]:
 
 
 def protocol_of(rows: Sequence[grouping.Row]) -> str:
-  """Returns a sentence, without its full stop, that says how FD was measured in `rows`."""
+  """Returns a sentence, without the full stop, that says how the FD of `rows` was measured."""
   row = next((r for r in rows if r.get('model') != 'data'), {})
   if row.get('extractor') in _OF_CLASSIFIER:
     return PROTOCOL

@@ -1,4 +1,6 @@
-"""The main table of the report: a line per model and number of steps, FD and IS for each w."""
+"""Makes the main table of the report: a line for each model and number of steps, FD and IS at each
+w.
+"""
 
 import html
 from collections.abc import Iterator, Sequence
@@ -12,10 +14,10 @@ from gdistill.evaluation.report import summary
 def lines(
   series: grouping.Series,
 ) -> Iterator[tuple[str, int, float | None, dict[float, grouping.Row]]]:
-  """Yields (label, num_steps, network calls, {w: row}) for each line of the table.
+  """Yields each line of the table as (label, num_steps, network calls, {w: row of metrics}).
 
-  The network calls are the largest number over all w, because a guided teacher may need only half
-  of the calls at w = 0.
+  The network calls of a line are the largest number of calls over all w, because a guided teacher
+  may need only half of the calls at w = 0.
   """
   for label, places in series.items():
     for num_steps in sorted({n for n, _ in places}):
@@ -25,7 +27,9 @@ def lines(
 
 
 def by_strength(series: grouping.Series) -> dict[str, Any]:
-  """Returns {'ws', 'lines'} for the page's table; 'scores' of a line has (FD, IS) for each w."""
+  """Returns the page's table: 'ws' lists the strengths w, and each of 'lines' has in 'scores' a
+  pair (FD, IS) for each w.
+  """
   ws, found, last = grouping.strengths(series), [], None
   for label, num_steps, calls, by_w in lines(series):
     rows = (by_w.get(w, {}) for w in ws)
@@ -54,7 +58,7 @@ def markdown(rows: Sequence[grouping.Row]) -> str:
       for r in (by_w.get(w) for w in ws)
     ]
     cells.append([label, formats.short(num_steps), formats.short(calls), *pairs])
-  # Markdown would read "|" in a table cell as the end of the cell, and "<" as HTML
+  # "|" and "<" are escaped: Markdown reads "|" in a table as the end of a cell, and "<" as HTML
   text = [[html.escape(cell).replace('|', '\\|') for cell in line] for line in cells]
   table = '\n'.join('| ' + ' | '.join(line) + ' |' for line in text)
   return f'{table}\n\n{summary.protocol_of(rows)}.\n'

@@ -10,7 +10,9 @@ from gdistill.evaluation.report import plots
 
 
 def losses(rounds: Sequence[dict[str, Any]]) -> dict[str, list]:
-  """Returns {'lines': facts of each round, 'drawn': an SVG loss plot of each round with losses}."""
+  """Returns {'lines': [a dict of numbers about each round, such as the last loss], 'drawn': [an SVG
+  loss plot of each round that logged losses]}.
+  """
   lines, drawn = [], []
   for entry in rounds:
     log, card = entry['log'], entry['card']
@@ -34,7 +36,8 @@ def losses(rounds: Sequence[dict[str, Any]]) -> dict[str, list]:
 
 
 def times(seconds: Any, rounds: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-  """Returns {'run', 'rounds'}: bars for the time of each activity and the time of each round.
+  """Returns two lists of bars: 'run' has the time of each activity of the run, and 'rounds' has the
+  time of each round.
 
   A bar is {'name', 'seconds', 'percent'}; 100 percent is the longest bar of the same list.
   `seconds` is the content of the run's time.json, {activity: seconds}.
