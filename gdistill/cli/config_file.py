@@ -54,7 +54,9 @@ def _python_config(path: str, argument: str) -> dict:
     with _as_configs(folder):
       spec = importlib.util.spec_from_file_location('gdistill_config', path)
       if spec is None:
-        raise errors.ConfigError(f'--config={path} must be a .py or .json file')
+        raise errors.ConfigError(
+          f'--config={path} must be a .py or .json file; give the path of such a file'
+        )
       module = importlib.util.module_from_spec(spec)
       spec.loader.exec_module(module)
       if not hasattr(module, 'get_config'):

@@ -90,7 +90,10 @@ def _run(args) -> int:
       f'--source={source} has sha256 {sha256}, and the published {known.file} has {known.sha256}; '
       'download the file again, or accept this file with --any_source'
     )
-  params = files.params_from(args.network, files.read(source))
+  try:
+    params = files.params_from(args.network, files.read(source))
+  except errors.ConfigError as e:
+    raise errors.ConfigError(f'--source={source}: {e}') from e
   digest = weights.write(out, args.network, params, sha256)
   print(f'{out}: {args.network}, sha256 of its arrays {digest}', file=sys.stderr)
   return 0

@@ -41,8 +41,8 @@ def params_from(state: Mapping[str, np.ndarray], tower: str) -> dict:
       params.setdefault(module, {})['scale'] = value
   if not params:
     raise errors.ConfigError(
-      f'no array is named {prefixes[0]}*: these are not weights of CLIP; use a file with the '
-      f"weights of CLIP's {tower} tower"
+      f"no array is named {prefixes[0]}*, so these are not weights of CLIP's {tower} tower; use a "
+      'file with the weights of that tower'
     )
   return params
 

@@ -12,8 +12,8 @@ A caller passes four inputs to the exported network: `timestep`, `class_labels`,
 - `class_labels` is the label, or `num_classes` for the null class, whose embedding is zero.
 - `timestep_cond` is embeddings.w_features(w, w_features, 1000), if the network takes w.
 - `encoder_hidden_states` is an array [B, 0, 1], which holds no text tokens. The only blocks of
-  diffusers that combine attention with residual resampling attend to text tokens and pixels;
-  without text tokens, these blocks compute self-attention.
+  diffusers that have attention and also change the resolution by residual blocks attend to text
+  tokens and pixels; without text tokens, such blocks compute self-attention.
 
 The export is exact except for the epsilon of the norms in attention blocks, which diffusers cannot
 configure: the epsilon is 1e-5 in diffusers and by default 1e-6 in models.unet. An epsilon of 1e-5

@@ -103,7 +103,8 @@ def of_names(class_names: Sequence[str], template: str) -> list[str]:
   """Returns one caption for each class: `template` with the class name in the place of {}."""
   if template.count('{}') != 1:
     raise errors.ConfigError(
-      f'{template=} must have one {{}} where the name of the class goes, as in "a photo of a {{}}"'
+      f'{template=} must contain {{}} once, where the class name goes; set latents.template to a '
+      'text such as "a photo of a {}"'
     )
   return [template.replace('{}', in_words(name)) for name in class_names]
 

@@ -38,13 +38,13 @@ class Source:
     pixels, label = self.read(int(i))
     if pixels.dtype != np.uint8 or pixels.shape != self.shape:
       raise errors.DataError(
-        f'example {i} is {pixels.dtype}{list(pixels.shape)}, not uint8{list(self.shape)}; '
-        'prepare the data set again'
+        f'example {i} is {pixels.dtype}{list(pixels.shape)}, not uint8{list(self.shape)} as the '
+        'examples of this data set must be; prepare the data set again'
       )
     if not 0 <= label < len(self.class_names):
       raise errors.DataError(
-        f'example {i} has label {label}; the {len(self.class_names)} classes are 0 to '
-        f'{len(self.class_names) - 1}; prepare the data set again'
+        f'example {i} has label {label}; the {len(self.class_names)} classes of this data set are '
+        f'0 to {len(self.class_names) - 1}; prepare the data set again'
       )
     return pixels, int(label)
 

@@ -18,7 +18,7 @@ def on_grid(strength: float, num_steps: int) -> tuple[int, bool]:
   `start` is a whole number from 1 to N = `num_steps`.
   """
   if not 0 < strength <= 1:
-    raise ValueError(f'{strength=} must be above 0 and at most 1')
+    raise ValueError(f'{strength=} must be above 0 and at most 1; give a value in this range')
   wanted = strength * num_steps
   start = max(1, math.floor(wanted + 0.5))
   return start, math.isclose(wanted, start, abs_tol=1e-6)  # rounding error: 0.29 * 100 != 29

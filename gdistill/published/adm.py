@@ -32,10 +32,10 @@ _HEAD_ORDERS = {'new': 'q, k, v in thirds', 'legacy': 'q, k, v of each head in t
 def read(
   path: pathlib.Path, kind: str, *, null: str, autoencoder: str, text: str
 ) -> teacher.Teacher:
-  """Returns the class-conditional network at `path`, guided by the network in the file `null`.
+  """Returns the class-conditional network in `path` with the unconditional network in `null`.
 
-  If `null` is '', the returned teacher cannot be guided. `autoencoder` and `text` are not used,
-  because ADM works on pixels and takes no text.
+  Guidance combines the two networks. If the file `null` is '', the teacher cannot be guided.
+  `autoencoder` and `text` are not used, because ADM works on pixels and takes no text.
   """
   release = RELEASES[kind]
   settings = recipes.Model(

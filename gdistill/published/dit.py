@@ -92,9 +92,9 @@ def _noise(pipeline: pathlib.Path, parts: Collection[str], kind: str) -> tuple[r
 
   The noise schedule is read from the subfolder scheduler/ of the diffusers folder `pipeline`.
   Without a subfolder scheduler/, a DiT gets DDPM's linear betas and the prediction 'eps', and a SiT
-  gets the schedule 'cosine' and the prediction 'flow'. `parts` holds the names of the subfolders of
-  `pipeline` that belong to the network. Raises ConfigError for a SiT with a subfolder scheduler/,
-  because a SiT takes no integer timesteps.
+  gets the schedule 'cosine' and the prediction 'flow'. `parts` holds the names of all subfolders of
+  `pipeline`, such as 'scheduler'. Raises ConfigError for a SiT with a subfolder scheduler/, because
+  a SiT takes no integer timesteps.
   """
   if 'scheduler' not in parts:
     return (recipes.Noise('cosine'), 'flow') if kind == 'sit' else (schedulers.DDPM_NOISE, 'eps')

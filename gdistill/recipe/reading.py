@@ -37,7 +37,7 @@ def _build(kind: type, values: Any, prefix: str) -> Any:
   """
   where = prefix[:-1] or 'config'
   if not isinstance(values, Mapping):
-    raise errors.ConfigError(f'{where}={values!r} must be a section of keys: a dict')
+    raise errors.ConfigError(f'{where}={values!r} must be a section, which is a dict of keys')
   fields = {f.name: f for f in dataclasses.fields(kind)}
   hints = typing.get_type_hints(kind)
   for key in values:

@@ -189,9 +189,9 @@ def as_teacher(settings: recipes.Model, params: Any) -> Any:
 def grown(net: Network, settings: recipes.Model, key: jax.Array, old: Mapping[str, Any]) -> Any:
   """Returns parameters for the student `net`, copied from the teacher's parameters `old`.
 
-  The projection of w and input channels of the first convolution may be missing in `old` and then
-  start at zero, so the student first computes the same as the teacher. Raises CheckpointError if
-  `old` lacks another layer or has a layer that `net` does not have.
+  If `old` has no projection of w, or fewer input channels in the first convolution, the missing
+  weights start at zero, so that the student first computes the same as the teacher. Raises
+  CheckpointError if `old` lacks another layer or has a layer that `net` does not have.
   """
   shapes = initial_shapes(net, settings)
   names = set(shapes) - set(old)

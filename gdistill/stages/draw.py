@@ -39,9 +39,9 @@ def latents(batch: dict, key: jax.Array, *, flip: bool) -> types.Images:
   """Samples x = mean + deviation eps from each example's posterior over latents.
 
   batch['latents'] [B, 2 flips, 2, h, w, c] holds the posterior's mean and deviation, once for the
-  picture and once for the mirrored picture. If all deviations are zero, the third axis of
-  batch['latents'] has length 1 and holds the mean. With `flip`, each example takes the mirror image
-  with probability 1/2.
+  picture and once for the mirrored picture. If the deviation is zero in all examples, the third
+  axis of batch['latents'] has length 1 and holds only the posterior's mean. With `flip`, each
+  example takes the mirror image with probability 1/2.
   """
   return _posterior(batch, *_chosen(batch, key, flip))
 

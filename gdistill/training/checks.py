@@ -183,7 +183,7 @@ def _same_networks(run: assemble.Run, card: dict, where: str, first: str) -> Non
   mine = identity.flat(reading.to_dict(recipe))
   free = {'model.dropout', 'model.dtype', *(('model.predict',) if first == 'teacher' else ())}
   if first == 'teacher' and not card['model'].get('extra_channels', 0):
-    free.add('model.extra_channels')  # the new teacher may have input channels for a mask
+    free.add('model.extra_channels')  # a teacher may add channels for a mask
   if not card['takes_w']:  # the round has no input for w, so settings of that input may differ
     free |= {'model.w_features', 'model.w_scale'}
   for key, value in theirs.items():

@@ -126,7 +126,9 @@ def _by_name(folder: epath.Path, tree: Any) -> dict[str, Any]:
   for name in leaves:
     for i, c in enumerate(name):
       if c == '/' and name[:i] in leaves:
-        raise errors.CheckpointError(f'{folder}: {name[:i]!r} is a leaf and a branch; rename one')
+        raise errors.CheckpointError(
+          f'{folder}: {name[:i]!r} is the name of a leaf and of a branch; rename the leaf'
+        )
   return leaves
 
 

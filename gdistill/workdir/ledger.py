@@ -234,7 +234,7 @@ def ledger(workdir: epath.PathLike) -> list[dict]:
     try:
       entry = storage.read_json(folder / name)
       if not isinstance(entry, dict) or entry.get('number') != int(name[:8]):
-        raise errors.CheckpointError(f'{folder / name} is damaged; restore it from a copy')
+        raise errors.CheckpointError(f'{folder / name} is damaged; restore the file from a copy')
       entries.append(entry)
     except errors.CheckpointError as e:
       logging.warning('ledger entry skipped: %s', e)

@@ -57,8 +57,8 @@ def _prune(folder: epath.Path, step: int, keep: int) -> None:
   Of the complete checkpoints before `step`, the newest `keep` stay.
   """
   steps = [s for s in _steps(folder) if s != step]
-  # list_dir is called, because list_dir raises if the object store cannot be reached. Instead,
-  # `storage.exists` might return False, and a complete checkpoint would be removed as incomplete.
+  # list_dir raises if the object store cannot be reached. storage.exists might return False then,
+  # and a complete checkpoint would be removed as incomplete.
   incomplete = [s for s in steps if 'manifest.json' not in storage.list_dir(folder / str(s))]
   older = [s for s in steps if s < step and checkpoints.is_complete(folder / str(s))]
   _remove_steps(folder, incomplete + older[: max(0, len(older) - keep)])

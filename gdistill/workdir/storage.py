@@ -32,7 +32,9 @@ def path(p: epath.PathLike) -> epath.Path:
     return epath.Path(os.path.abspath(p))
   scheme = os.fspath(p).partition('://')[0]
   if scheme not in _STORES:
-    raise errors.ConfigError(f'{p} must be a local path, or begin with gs:// or s3://')
+    raise errors.ConfigError(
+      f'{p} must be a local path or begin with gs:// or s3://; give such a path'
+    )
   return epath.Path(p)
 
 

@@ -134,7 +134,9 @@ def test_evaluate_draws_what_is_missing_and_again_what_is_asked_for(workdir, cap
     in capsys.readouterr().err
   )
   assert evaluate_command.main([f'--workdir={workdir}', '--num_steps=3']) == 2
-  assert 'is no cell of this grid' in capsys.readouterr().err
+  assert (
+    'the evaluation grid has no measurement at --num_steps=3; choose' in capsys.readouterr().err
+  )
   assert evaluate_command.main(['--workdir=nowhere']) == 2
 
 
@@ -281,7 +283,7 @@ def test_configs_that_cannot_be_read_are_said_so(tmp_path, capsys):
     ('latin.py', b'# \xe9\xff\nx = 1\n', 'latin.py'),
     ('raises.py', b'def get_config():\n  return 1 / 0\n', 'ZeroDivisionError'),
     ('bad.json', b'{"a": ', 'not readable JSON'),
-    ('list.json', b'[1]', 'must be a section of keys'),
+    ('list.json', b'[1]', 'must be a section, which is a dict'),
   ):
     file = tmp_path / name
     if content is not None:

@@ -143,7 +143,7 @@ def test_names_of_classes_are_put_in_words(name, words):
 
 @pytest.mark.parametrize('template', ['a photo', 'a {} of a {}', ''])
 def test_a_template_without_its_place_is_refused(template):
-  with pytest.raises(errors.ConfigError, match=re.escape(f'{template=} must have one {{}}')):
+  with pytest.raises(errors.ConfigError, match=re.escape(f'{template=} must contain {{}} once')):
     captions.of_names(labelled.CLASSES, template)
 
 

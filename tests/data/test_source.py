@@ -24,7 +24,8 @@ def test_pictures_of_another_kind_are_refused(pixels, why):
 @pytest.mark.parametrize('label', [-1, 2, 1000])
 def test_labels_out_of_range_are_refused(label):
   with pytest.raises(
-    errors.DataError, match=f'example 3 has label {label}; the 2 classes are 0 to 1'
+    errors.DataError,
+    match=f'example 3 has label {label}; the 2 classes .* are 0 to 1; prepare',
   ):
     made_of(np.zeros((2, 2, 1), np.uint8), label)[3]
 

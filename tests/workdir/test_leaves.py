@@ -48,7 +48,7 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path, bad, dtype):
     ({'a': object()}, "leaf 'a' is object"),
     ({'a': jax.random.key(0)}, "leaf 'a'"),
     ({'a/b': 1, 'a': {'b': 2}}, "two leaves are named 'a/b'"),
-    ({'a/b': 1, 'a': 2}, "'a' is a leaf and a branch"),
+    ({'a/b': 1, 'a': 2}, "'a' is the name of a leaf and of a branch"),
   ],
 )
 def test_what_could_not_come_back_is_refused(tmp_path, tree, text):

@@ -68,10 +68,11 @@ def train_classifier(
   _check_pixels(pixels)
   labels = np.asarray(labels, np.int32)
   if labels.shape != pixels.shape[:1] or not labels.size:
-    raise ValueError(f'{labels.shape=} must be one label for each of {pixels.shape[0]} images')
+    raise ValueError(f'{labels.shape=}: give one label for each of {pixels.shape[0]} images')
   if labels.min() < 0 or labels.max() >= num_classes:
     raise ValueError(
-      f'labels run from {labels.min()} to {labels.max()}, but need 0 <= label < {num_classes=}'
+      f'labels run from {labels.min()} to {labels.max()}, and must be from 0 to {num_classes - 1}; '
+      'correct the labels or num_classes'
     )
   net = Classifier(_num_convs(pixels), num_classes)
   updates = min(_UPDATES, -(-_PASSES * len(pixels) // _BATCH))
@@ -194,4 +195,4 @@ def _on_cpu() -> contextlib.AbstractContextManager:
 
 def _check_pixels(pixels: np.ndarray) -> None:
   if pixels.ndim != 4 or pixels.dtype != np.uint8:
-    raise ValueError(f'{pixels.shape=}, {pixels.dtype=}: pixels must be uint8 [n, H, W, C]')
+    raise ValueError(f'{pixels.shape=}, {pixels.dtype=}: give pixels as uint8 [n, H, W, C]')

@@ -100,7 +100,7 @@ def extract(extractor: Extractor, pixels: np.ndarray, batch: int = BATCH) -> dic
   The outputs are computed in batches of `batch` pictures; the last batch is padded to `batch`.
   """
   if pixels.ndim != 4 or pixels.dtype != np.uint8:
-    raise ValueError(f'{pixels.shape=}, {pixels.dtype=}: pixels must be uint8 [n, H, W, C]')
+    raise ValueError(f'{pixels.shape=}, {pixels.dtype=}: give pixels as uint8 [n, H, W, C]')
   extractor.check(pixels.shape[1:])
   rows = list(batches(extractor, pixels, batch))
   return {name: np.concatenate([row[name] for row in rows]) for name in extractor.names}

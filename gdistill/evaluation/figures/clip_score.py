@@ -27,7 +27,9 @@ def score(image: np.ndarray, text: np.ndarray, scale: float = 1.0) -> float:
   """
   image, text = np.asarray(image, np.float64), np.asarray(text, np.float64)
   if image.ndim != 2 or image.shape != text.shape or not len(image):
-    raise ValueError(f'{image.shape=} and {text.shape=} must be equal, [n, d] and not empty')
+    raise ValueError(
+      f'{image.shape=} and {text.shape=} must be equal, [n, d]; give one text for each image'
+    )
   norms = np.linalg.norm(image, axis=1) * np.linalg.norm(text, axis=1)
   if not (norms > 0).all():
     raise ValueError(

@@ -29,9 +29,14 @@ class Sums:
     """
     logits, place = np.asarray(logits, np.float64), np.asarray(place)
     if logits.ndim != 2 or place.shape != logits.shape[:1]:
-      raise ValueError(f'{logits.shape=} must be [n, classes] and {place.shape=} [n]')
+      raise ValueError(
+        f'{logits.shape=} and {place.shape=} must be [n, classes] and [n]; give a row and a place '
+        'for each image'
+      )
     if not 1 <= splits <= total:
-      raise ValueError(f'{splits=} must lie between 1 and the number of images, {total}')
+      raise ValueError(
+        f'{splits=} must be from 1 to the number of images, {total}; use fewer splits'
+      )
     log_p = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
     p, first = np.exp(log_p), np.arange(splits) * total // splits
     split = np.searchsorted(first, place, side='right') - 1

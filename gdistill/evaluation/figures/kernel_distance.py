@@ -18,10 +18,13 @@ def distance(
   """
   a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
   if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
-    raise ValueError(f'{a.shape=} and {b.shape=} must be [n, d] and [m, d]')
+    raise ValueError(
+      f'{a.shape=} and {b.shape=} must be [n, d] and [m, d]; give features of one network'
+    )
   if not 2 <= size <= min(len(a), len(b)):
     raise ValueError(
-      f'{size=} must lie between 2 and the number of rows of the smaller set, {min(len(a), len(b))}'
+      f'{size=} must be from 2 to the number of pictures in the smaller set, '
+      f'{min(len(a), len(b))}; choose a size in this range'
     )
   if subsets < 1:
     raise ValueError(f'{subsets=} must be at least 1')

@@ -50,7 +50,9 @@ def nearest_distances(features: np.ndarray, reference: np.ndarray, chunk: int = 
   """Returns [n] Euclidean distances from each row of `features` to the nearest `reference` row."""
   features, reference = _pair(features, reference)
   if not len(reference):
-    raise ValueError(f'{reference.shape=}: the reference set is empty; give at least one row')
+    raise ValueError(
+      f'{reference.shape=}: the reference set is empty; give features of at least one picture'
+    )
   nearest = [block.min(1) for _, block in _squared_distances(features, reference, chunk)]
   return np.sqrt(np.concatenate([np.zeros(0), *nearest]))
 
@@ -59,7 +61,8 @@ def _squared_radii(points: np.ndarray, k: int, chunk: int) -> np.ndarray:
   """Returns [m] squared distances from each point to its k-th nearest other point."""
   if not 1 <= k < len(points):
     raise ValueError(
-      f'{k=} needs more than {k} points in each set, found {len(points)}; add points'
+      f'precision and recall with {k=} neighbours need more than {k} pictures in each set, and one '
+      f'set has {len(points)}; give more pictures'
     )
   radii = []
   for start, block in _squared_distances(points, points, chunk):
@@ -89,5 +92,7 @@ def _squared_distances(
 def _pair(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
   if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
-    raise ValueError(f'{a.shape=} and {b.shape=} must be [n, d] and [m, d]')
+    raise ValueError(
+      f'{a.shape=} and {b.shape=} must be [n, d] and [m, d]; give features of one network'
+    )
   return a, b

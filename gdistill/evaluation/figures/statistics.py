@@ -27,7 +27,7 @@ class Moments:
     """Returns the moments of features [n, d]; raises NumericsError if a feature is not finite."""
     features = np.asarray(features, np.float64)
     if features.ndim != 2:
-      raise ValueError(f'{features.shape=} must be [n, d]')
+      raise ValueError(f'{features.shape=} must be [n, d]; give a row of features for each picture')
     if not np.isfinite(features).all():
       raise errors.NumericsError(
         'features are not all finite: the weights of the feature network are damaged; make the '
@@ -45,7 +45,9 @@ class Moments:
     """
     mean, cov = np.asarray(mean, np.float64), np.asarray(cov, np.float64)
     if mean.ndim != 1 or cov.shape != (mean.size, mean.size):
-      raise ValueError(f'{mean.shape=} and {cov.shape=} must be [d] and [d, d]')
+      raise ValueError(
+        f'{mean.shape=} and {cov.shape=} must be [d] and [d, d]; give both from the same features'
+      )
     return cls(mean.size + 1, mean, cov * mean.size)
 
   @property
@@ -113,9 +115,9 @@ def rms(a: np.ndarray, b: np.ndarray) -> float:
   uint8 pixels are compared in units of [-1, 1]; float16 latents are compared without scaling.
   """
   if a.shape != b.shape or not a.size:
-    raise ValueError(f'{a.shape=} and {b.shape=} must be equal and not empty')
+    raise ValueError(f'{a.shape=} and {b.shape=} must be equal; give two sets of the same pictures')
   if a.dtype != b.dtype or a.dtype not in (np.uint8, np.float16):
-    raise ValueError(f'{a.dtype=} and {b.dtype=} must both be uint8, or float16')
+    raise ValueError(f'{a.dtype=} and {b.dtype=}: give both as uint8 pixels or as float16 latents')
   unit = 127.5 if a.dtype == np.uint8 else 1.0
   difference = a.astype(np.float32) - b.astype(np.float32)
   return float(np.sqrt(np.mean(np.square(difference), dtype=np.float64)) / unit)

@@ -110,8 +110,8 @@ def matching(cells: list[Cell], again: dict[str, Any] | None) -> set[Cell]:
     asked = ', '.join(f'--{k}={v}' for k, v in again.items())
     have = {k: sorted({getattr(c, k) for c in cells}) for k in again}
     raise errors.ConfigError(
-      f'{asked} is no cell of this grid: nothing is measured at these values together. The '
-      f'grid has {have}; choose from these values'
+      f'the evaluation grid has no measurement at {asked}; choose from the values of the grid: '
+      f'{have}'
     )
   return found
 

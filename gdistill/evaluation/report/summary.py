@@ -18,8 +18,9 @@ _SHOWN = ('w', 'num_steps', 'network_calls', 'fd')
 
 
 def headline(series: grouping.Series) -> dict[str, dict[str, Any] | None]:
-  """Returns three rows that sum up a run: {'student', 'reference', 'same_steps'}, each {w,
-  num_steps, network_calls, fd} or None.
+  """Returns {'student': row, 'reference': row, 'same_steps': row}, which sum up a run.
+
+  A row is {w, num_steps, network_calls, fd}, or None if nothing was measured there.
 
   - 'student' is the first student in `series`, at the measured number of steps nearest to 4, and at
     the median of the strengths w that were measured with this number of steps.

@@ -114,11 +114,11 @@ def test_shifts_move_the_whole_picture_by_one_pixel_at_most():
 
 def test_wrong_inputs_are_named():
   pixels = np.zeros((4, 8, 8, 1), np.uint8)
-  with pytest.raises(ValueError, match='must be uint8'):
+  with pytest.raises(ValueError, match='give pixels as uint8'):
     extract(trained(), pixels.astype(np.float32))
   with pytest.raises(ValueError, match='one label for each of 4 images'):
     classifier.train_classifier(pixels, np.zeros(3, int), 2)
-  with pytest.raises(ValueError, match='labels run from 0 to 2'):
+  with pytest.raises(ValueError, match='labels run from 0 to 2, and must be from 0 to 1'):
     classifier.train_classifier(pixels, np.array([0, 1, 2, 0]), 2)
 
 

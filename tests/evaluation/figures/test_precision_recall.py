@@ -81,7 +81,7 @@ def test_a_copy_is_at_distance_zero():
 
 def test_too_few_points_and_wrong_shapes_are_refused():
   x = np.zeros((9, 2))
-  with pytest.raises(ValueError, match='needs more than 3 points in each set, found 3'):
+  with pytest.raises(ValueError, match='need more than 3 pictures in each set, and one set has 3;'):
     scores(x, x[:3])
   with pytest.raises(ValueError, match=r'\[n, d\] and \[m, d\]'):
     precision_recall.nearest_distances(x, np.zeros((9, 3)))

@@ -144,7 +144,7 @@ def test_rms_is_in_units_of_minus_one_to_one():
 
 def test_rms_needs_pairs_of_pixels():
   a = np.zeros((3, 8, 8, 1), np.uint8)
-  with pytest.raises(ValueError, match='must be equal and not empty'):
+  with pytest.raises(ValueError, match='must be equal; give two sets'):
     statistics.rms(a, a[:1])
   with pytest.raises(ValueError, match='must both be uint8, or float16'):
     statistics.rms(a, a.astype(np.float32))

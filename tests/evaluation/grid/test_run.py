@@ -30,7 +30,7 @@ def test_encoders_are_in_no_cell_and_no_evaluation_waits_for_them(trained):
   for which in ('quick', 'full'):
     assert cells(more, workdir, which) == cells(recipe, workdir, which)
   one = {'model': 'student', 'num_steps': 3}  # looked up after the check of the rounds
-  with pytest.raises(errors.ConfigError, match='is no cell of this grid'):
+  with pytest.raises(errors.ConfigError, match='at --model=student, --num_steps=3; choose'):
     micro.evaluate(workdir, change=lambda config: config.update(encoder=True), again=one)
   only = dataclasses.replace(more, stages=(), initial=str(trained / '01_guidance'))
   assert assemble.Run(only, 'elsewhere').teacher_folder == workdir / '00_teacher'
