@@ -139,8 +139,9 @@ def of_settings(latents: recipes.Latents) -> Frozen:
   """
   if not latents.autoencoder:
     return Frozen()
+  encoder = autoencoder(latents.autoencoder)
   text = text_encoder(latents.text, latents.text_length) if latents.text else None
-  return Frozen(autoencoder(latents.autoencoder), text)
+  return Frozen(encoder, text)
 
 
 def check_fits(frozen: Frozen, latents: recipes.Latents, model: recipes.Model) -> None:

@@ -323,7 +323,7 @@ def test_a_round_without_the_teacher_it_descends_from_is_refused_before_training
   shutil.copytree(workdir / '01_guidance', tmp_path / '01_guidance')
   more = ["--config.stages=('progressive',)", f'--config.initial={tmp_path}/01_guidance']
   assert command.main(['plan', f'--config={workdir}/config.json', *more]) == 2
-  assert '00_teacher, which is not there' in capsys.readouterr().err
+  assert '00_teacher, which is missing; copy that folder too' in capsys.readouterr().err
 
 
 def test_the_benchmark_of_sampling_says_how_many_calls_it_compared(workdir):

@@ -129,7 +129,9 @@ def test_what_killed_runs_left_unfinished_is_removed(folder_path, records_path, 
 
 def test_too_little_disk_is_told_before_anything_is_made(folder_path, tmp_path, monkeypatch):
   monkeypatch.setattr(shutil, 'disk_usage', lambda p: shutil._ntuple_diskusage(1, 1, 1000))
-  with pytest.raises(errors.ConfigError, match=r'needs 0\.00 GiB more and .* are free; free space'):
+  with pytest.raises(
+    errors.ConfigError, match=r'needs 0\.00 GiB more and .* are free; free disk space'
+  ):
     labelled.prepared(folder_path, tmp_path)
   assert not list(tmp_path.rglob('*.array_record'))
 

@@ -30,7 +30,7 @@ def test_the_teacher_of_a_run_begun_elsewhere_is_found_through_the_cards(
   found = folders.guided_teacher(tmp_path / 'third', plan, initial)
   assert str(found) == str(first / '00_teacher')
   del cards[first / '00_teacher']
-  with pytest.raises(errors.ConfigError, match=r'descends from .*00_teacher.*copy that round'):
+  with pytest.raises(errors.ConfigError, match=r'descends from .*00_teacher.*copy that folder'):
     folders.guided_teacher(tmp_path / 'third', plan, initial)
 
 

@@ -269,7 +269,8 @@ def test_pictures_are_measured_at_their_own_size_not_at_that_of_latents(
   height = assemble.Run(latent_runs.recipe(PHOTOS, given)).picture_shape[0]
   assert height > 8
   assert evaluate_command.main([f'--workdir={undisturbed}', '--preset=cifar10']) == 2
-  assert f'pictures of 32 pixels, not {height}:' in capsys.readouterr().err
+  expected = f'pictures of 32 pixels, and this run draws pictures of {height} pixels;'
+  assert expected in capsys.readouterr().err
   monkeypatch.setattr(extractors, 'load', lambda name, *rest, **more: stand_in.extractor(name))
   config = tmp_path / 'config.json'
   config.write_text(json.dumps(latent_runs.config(PHOTOS, given)))

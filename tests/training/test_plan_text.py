@@ -29,7 +29,7 @@ def test_the_plan_lists_an_encoders_rounds_and_their_batches_are_checked():
   assert 'compiled train steps: 1 (encoder), each once for its rounds' in lines
   with pytest.raises(errors.ConfigError, match=r'progressive\.batch_size=8'):
     run_checks.mesh(assemble.Run(recipe, devices=3))
-  with pytest.raises(errors.DataError, match='a batch needs 2048'):
+  with pytest.raises(errors.DataError, match='a training batch needs 2048'):
     large = dataclasses.replace(recipe.progressive, batch_size=2048)
     run_checks.data(assemble.Run(dataclasses.replace(recipe, progressive=large)))
 

@@ -45,7 +45,7 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path, bad, dtype):
   'tree, text',
   [
     ({'a': 'text'}, "leaf 'a' has dtype <U4; put the value in meta"),
-    ({'a': object()}, "leaf 'a' is object"),
+    ({'a': object()}, "leaf 'a' has dtype object; put"),
     ({'a': jax.random.key(0)}, "leaf 'a'"),
     ({'a/b': 1, 'a': {'b': 2}}, "two leaves are named 'a/b'"),
     ({'a/b': 1, 'a': 2}, "'a' is the name of a leaf and of a branch"),
