@@ -146,7 +146,7 @@ def test_rms_needs_pairs_of_pixels():
   a = np.zeros((3, 8, 8, 1), np.uint8)
   with pytest.raises(ValueError, match='must be equal; give two sets'):
     statistics.rms(a, a[:1])
-  with pytest.raises(ValueError, match='must both be uint8, or float16'):
+  with pytest.raises(ValueError, match='give both as uint8 pixels'):
     statistics.rms(a, a.astype(np.float32))
 
 
