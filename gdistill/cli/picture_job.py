@@ -226,10 +226,10 @@ def _summarise(job: Job, out: Any, scale: int, stop: Any) -> None:
 
 
 def _batch(shape: Sequence[int], most: int) -> int:
-  """Returns the batch size: `most` rounded up to a power of two, but not more than a limit.
+  """Returns the batch size for `most` results: a power of two that fits the devices' memory.
 
-  `most` is the number of results. The limit keeps a batch in the memory of the devices: 64 pictures
-  of 64 x 64 pixels for each device, or one picture of 512 x 512.
+  The batch size is `most` rounded up, but at most 64 pictures of 64 x 64 pixels for each device, or
+  one picture of 512 x 512.
   """
   import jax
 

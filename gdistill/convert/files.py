@@ -364,7 +364,7 @@ def _check(network: str, params: Any, expected: Any) -> None:
   for name in sorted(found.keys() | wanted.keys()):
     if found.get(name) != wanted.get(name):
       raise errors.ConfigError(
-        f'{name} is {found.get(name, "missing")}, and in {network} it is '
-        f'{wanted.get(name, "absent")}: these are the weights of another network; use '
-        f'the weights of {network}'
+        f'the array {name} is {found.get(name, "missing")}, and in {network} it is '
+        f'{wanted.get(name, "absent")}: the file holds the weights of another network; use the '
+        f'weights of {network}'
       )

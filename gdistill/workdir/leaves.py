@@ -144,7 +144,10 @@ def _kind(leaf: Any) -> dict:
 
 
 def _place(folder: epath.Path, name: str, array: np.ndarray, like: Any, place: Any) -> Any:
-  """Returns the array with the sharding `place`; if None, a numpy or JAX array as `like` is."""
+  """Returns `array` with the sharding `place`.
+
+  If `place` is None, returns a numpy array where `like` is a numpy array, else a JAX array.
+  """
   if place is None:
     if not isinstance(like, (jax.Array, jax.ShapeDtypeStruct)):
       return array
