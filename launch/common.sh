@@ -213,6 +213,7 @@ nap() { # SECONDS: sleeps, and returns early on a signal
   local pid
   sleep "$1" &
   pid=$!
+  [[ -z $SIGNALLED ]] || kill "$pid" 2>/dev/null || true # the signal came before the pause
   wait "$pid" || kill "$pid" 2>/dev/null || true
 }
 

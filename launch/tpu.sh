@@ -128,8 +128,11 @@ create() { # tries once; returns 0 if the slice exists now, 10 to try again late
     return
   fi
   errors=$(mktemp)
-  limited "$CREATE_SECONDS" gcloud compute tpus "${what[@]}" 2> >(tee "$errors" >&2) || code=$?
-  nap 0.1 # lets tee write the last line to the file
+  exec {sink}> >(exec tee "$errors" >&2)
+  tee=$!
+  limited "$CREATE_SECONDS" gcloud compute tpus "${what[@]}" 2>&"$sink" || code=$?
+  exec {sink}>&-
+  wait "$tee" 2>/dev/null || nap 0.1 # until tee has written the last line to the file
   if ((code == 0)); then
     say "$NAME is created and costs money until you run: bash launch/tpu.sh delete --run_id=$RUN_ID --zone=$ZONE --project=$PROJECT"
   elif ((code == 124)); then

@@ -1,11 +1,23 @@
 """Fixtures of all tests, one compile cache for all test processes, and the figures of tests."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-_cache = os.path.join(os.path.expanduser('~'), '.cache', 'gdistill-tests')
-os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', _cache)
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+  _cache = os.path.join(os.path.expanduser('~'), '.cache', 'gdistill-tests')
+  try:
+    os.makedirs(_cache, mode=0o700, exist_ok=True)
+    usable = os.access(_cache, os.W_OK)
+  except OSError:
+    usable = False
+  if not usable:  # a home that cannot be written: the cache lives as long as this process
+    _cache = tempfile.mkdtemp(prefix='gdistill-tests-')
+    atexit.register(shutil.rmtree, _cache, ignore_errors=True)
+  os.environ['JAX_COMPILATION_CACHE_DIR'] = _cache
 os.makedirs(os.environ['JAX_COMPILATION_CACHE_DIR'], mode=0o700, exist_ok=True)
 
 import jax  # noqa: E402

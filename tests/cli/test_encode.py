@@ -63,7 +63,7 @@ def test_killed_and_repeated_it_ends_with_the_same_digest(given, tmp_path):
     'sealed, count = records.sealed, iter(range(100))\n'
     'def slow(*given):\n'
     '  if next(count) == 7:\n'
-    "    print('three shards', flush=True); time.sleep(60)\n"
+    "    print('three shards', flush=True); time.sleep(3600)\n"
     '  return sealed(*given)\n'
     'records.sealed = slow\n'
     'sys.exit(command.main(sys.argv[1:]))\n'
@@ -132,7 +132,7 @@ def test_two_processes_share_the_work(given, tmp_path):
       stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     ) for i in range(2)
   ]  # fmt: skip
-  said = [child.communicate(timeout=300) for child in children]
+  said = [child.communicate(timeout=600) for child in children]
   assert [c.returncode for c in children] == [0, 0], said
   counts = [int(re.search(r'(\d+) pictures encoded', err)[1]) for _, err in said]
   assert sum(counts) == 36 and min(counts) >= 12  # 36: 40 pictures, a tenth held out

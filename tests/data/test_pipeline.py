@@ -4,11 +4,11 @@ import dataclasses
 import os
 import subprocess
 import sys
-import time
 
 import labelled
 import numpy as np
 import pytest
+import waits
 
 from gdistill import errors
 from gdistill.data import pipeline
@@ -154,7 +154,7 @@ if __name__ == '__main__':
     else:
       raise AssertionError
   else:
-    time.sleep(100)
+    time.sleep(3600)
 """
 
 
@@ -171,7 +171,7 @@ def program(tmp_path, mode):
 @pytest.mark.heavy
 @pytest.mark.parametrize('mode', ['signals', 'killed'])
 def test_workers_outlive_signals_to_the_group_and_their_death_is_told(tmp_path, mode):
-  assert program(tmp_path, mode).wait(120) == 0
+  assert program(tmp_path, mode).wait(waits.SECONDS) == 0
 
 
 @pytest.mark.heavy
@@ -181,10 +181,7 @@ def test_workers_do_not_outlive_the_killed_process_that_reads(tmp_path):
   assert len(workers) == 2
   run.kill()
   run.wait()
-  give_up = time.monotonic() + 10
-  while any(alive(pid) for pid in workers):
-    assert time.monotonic() < give_up
-    time.sleep(0.05)
+  waits.until(lambda: not any(alive(pid) for pid in workers))
 
 
 def alive(pid):

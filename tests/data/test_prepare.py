@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pathlib
 import random
 import re
 import shutil
@@ -19,16 +20,30 @@ from gdistill.data import prepare
 from gdistill.data import prepare_settings
 from gdistill.data import records
 
+ROOT = pathlib.Path(__file__).parents[2]
+# Suspends itself and its workers once the first shard is complete.
+SUSPENDED = """
+import contextlib, os, signal
+from gdistill.data import prepare
+results = prepare._results
+def suspended(*given):
+  with contextlib.closing(results(*given)) as shards:
+    yield next(shards)
+    os.killpg(0, signal.SIGSTOP)
+    yield from shards
+prepare._results = suspended
+"""
 
-def command(*flags, source, out):
-  code = 'from gdistill.cli import command; command.program()'
+
+def command(*flags, source, out, before=''):
+  code = before + 'from gdistill.cli import command; command.program()'
   flags = [f'--source={source}', f'--out={out}', *flags]
   return [sys.executable, '-c', code, 'prepare', *flags]
 
 
 def run(*flags, source, out) -> tuple[int, str]:
   done = subprocess.run(
-    command(*flags, source=source, out=out), capture_output=True, text=True, timeout=120
+    command(*flags, source=source, out=out), cwd=ROOT, capture_output=True, text=True, timeout=600
   )
   return done.returncode, done.stdout + done.stderr
 
@@ -189,14 +204,17 @@ def until_done(source, out, draw, most):
   hits = 0
   for _ in range(most):
     process = subprocess.Popen(
-      command(*FLAGS, source=source, out=out), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
-    )
+      command(*FLAGS, source=source, out=out), cwd=ROOT, stderr=subprocess.PIPE,
+      stdout=subprocess.DEVNULL,
+    )  # fmt: skip
     with contextlib.suppress(subprocess.TimeoutExpired):
       process.wait(draw())
     process.kill()
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=300)
     assert process.returncode in (-signal.SIGKILL, 0), said
-    hits += process.returncode != 0
+    if process.returncode == 0:  # the work is done
+      break
+    hits += 1
   code, said = run(*FLAGS, source=source, out=out)
   assert code == 0, said
   return hits
@@ -208,27 +226,29 @@ def test_killed_at_any_time_and_repeated_it_ends_with_the_same_bytes(
 ):
   expected, seconds = undisturbed
   rng = random.Random(kills)
-  hits = 0
-  for k in range(max(1, kills // 3)):
-    out = tmp_path / f'out{k}'
-    hits += until_done(large, out, lambda: rng.uniform(0.2, 1.0) * seconds, 3)
+  hits, tries = 0, 0
+  while hits < kills:
+    out, tries = tmp_path / f'out{tries}', tries + 1
+    found = until_done(large, out, lambda: rng.uniform(0.2, 1.0) * seconds, 3)
     assert labelled.contents(out) == expected
+    hits += found
+    if not found:  # the machine was busier when the time was taken
+      seconds /= 2
   print(f'{hits} kills')
-  assert hits
 
 
 def test_a_signal_stops_it_with_42_and_it_goes_on(large, undisturbed, tmp_path):
   process = subprocess.Popen(
-    command(*FLAGS, source=large, out=tmp_path / 'out'), stderr=subprocess.PIPE,
-    start_new_session=True,
+    command(*FLAGS, source=large, out=tmp_path / 'out', before=SUSPENDED), cwd=ROOT,
+    stderr=subprocess.PIPE, start_new_session=True,
   )  # fmt: skip
-  while not list((tmp_path / 'out').rglob('*.array_record')):
-    time.sleep(0.01)
-  os.killpg(process.pid, signal.SIGSTOP)  # or the first may finish before the second starts
+  stopped = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+  assert stopped.si_code == os.CLD_STOPPED, process.communicate()[1]
+  assert list((tmp_path / 'out').rglob('*.array_record'))
   second = run(*FLAGS, source=large, out=tmp_path / 'out')
   os.killpg(process.pid, signal.SIGINT)  # to the whole group, as a terminal does
   os.killpg(process.pid, signal.SIGCONT)
-  _, said = process.communicate(timeout=60)
+  _, said = process.communicate(timeout=300)
   assert second[0] == 2 and 'is in use by' in second[1]
   assert process.returncode == 42, said
   assert said.decode().count('\n') == 1 and 'repeat the command' in said.decode()

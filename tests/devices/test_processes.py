@@ -1,14 +1,17 @@
 """Tests of several processes: how they find each other, and what ends them together."""
 
+import contextlib
 import importlib.util
 import os
 import pathlib
+import random
 import socket
 import subprocess
 import sys
 import time
 
 import pytest
+import waits
 
 from gdistill import errors
 from gdistill.devices import processes
@@ -83,30 +86,37 @@ print(jax.process_count(), jax.process_index(), found.tolist())
 """
 
 
-JOB = 40_000 + os.getpid() % 4096  # JAX computes the coordinator's port from the job id
+def free_job():
+  """Returns a job id from which JAX computes a free port for the coordinator."""
+  while True:
+    job = random.randrange(40_000, 100_000)
+    with socket.socket() as s, contextlib.suppress(OSError):
+      s.bind(('127.0.0.1', 65535 - 4095 + job % 4096))
+      return job
 
 
 @pytest.mark.parametrize(
   'env',
   [
     {
-      'SLURM_JOB_ID': f'{JOB}', 'SLURM_STEP_NODELIST': 'localhost', 'SLURM_NTASKS': '2',
-      'SLURM_PROCID': '{}', 'SLURM_LOCALID': '{}',
+      'SLURM_JOB_ID': '{job}', 'SLURM_STEP_NODELIST': 'localhost', 'SLURM_NTASKS': '2',
+      'SLURM_PROCID': '{i}', 'SLURM_LOCALID': '{i}',
     },
     {
-      'OMPI_MCA_orte_hnp_uri': f'{JOB + 1}.0;tcp://127.0.0.1:34911', 'OMPI_COMM_WORLD_SIZE': '2',
-      'OMPI_COMM_WORLD_RANK': '{}', 'OMPI_COMM_WORLD_LOCAL_RANK': '{}',
+      'OMPI_MCA_orte_hnp_uri': '{launcher}.0;tcp://127.0.0.1:34911', 'OMPI_COMM_WORLD_SIZE': '2',
+      'OMPI_COMM_WORLD_RANK': '{i}', 'OMPI_COMM_WORLD_LOCAL_RANK': '{i}',
     },
   ],
   ids=['Slurm', 'MPI'],
 )  # fmt: skip
 def test_two_processes_find_each_other_as_the_cluster_says(env):
-  code = 'import jax.experimental.multihost_utils\n' + JOIN
+  code, job = 'import jax.experimental.multihost_utils\n' + JOIN, free_job()
+  filled = lambda value, i: value.format(i=i, job=job, launcher=job * 4096)
   children = [
     subprocess.Popen(
       [sys.executable, '-c', code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
       text=True,
-      env={**os.environ, 'JAX_PLATFORMS': 'cpu', **{k: v.format(i) for k, v in env.items()}},
+      env={**os.environ, 'JAX_PLATFORMS': 'cpu', **{k: filled(v, i) for k, v in env.items()}},
     )
     for i in range(2)
   ]  # fmt: skip
@@ -148,13 +158,13 @@ def together(script, count):
 
 @pytest.mark.heavy
 def test_one_process_that_fails_leaves_with_its_own_code_and_takes_the_others_along():
-  began = time.monotonic()
   children = together(ONE_FAILS, 2)
-  _, lines = children[1].communicate(timeout=120)
+  _, lines = children[1].communicate(timeout=2 * waits.SECONDS)
   assert children[1].returncode == 3 and 'one picture is broken' in lines
-  children[0].communicate(timeout=120)
+  began = time.monotonic()
+  children[0].communicate(timeout=waits.SECONDS)
   assert children[0].returncode not in (0, 3)
-  assert time.monotonic() - began < 90  # JAX alone would wait 300 s
+  assert time.monotonic() - began < 150  # it takes HEARTBEAT, 20 s; JAX alone would wait 300 s
 
 
 ONE_IS_LATE = """
@@ -167,8 +177,8 @@ def command():
   processes.start(sys.argv[1], 3, int(sys.argv[2]))
   jax.devices()  # waits until all processes have started
   if sys.argv[2] == '1':
-    time.sleep(12)
-  processes.barrier('the round begins', hours=4 / 3600)
+    time.sleep(3600)
+  processes.barrier('the round begins', hours=20 / 3600)
   return 0
 
 exit_codes.exit_process(exit_codes.call(command, False))
@@ -178,6 +188,11 @@ exit_codes.exit_process(exit_codes.call(command, False))
 @pytest.mark.heavy
 def test_who_does_not_come_in_time_is_named():
   children = together(ONE_IS_LATE, 3)
-  lines = [child.communicate(timeout=120)[1] for child in children]
-  assert 'the round begins: processes [1] did not come within' in lines[0]
+  try:
+    _, lines = children[0].communicate(timeout=2 * waits.SECONDS)
+  finally:
+    for child in children:
+      child.kill()
+      child.communicate()
+  assert 'the round begins: processes [1] did not come within' in lines
   assert children[0].returncode == 134

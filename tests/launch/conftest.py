@@ -9,8 +9,10 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 
 import pytest
+import waits
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 NAMES = [
@@ -19,6 +21,34 @@ NAMES = [
 ]  # fmt: skip
 
 FAKE = pathlib.Path(__file__).with_name('fake.py').read_text()
+
+
+class Launcher(subprocess.Popen):
+  """A launcher whose lines are read as they come, so that a test can wait for one of them."""
+
+  def __init__(self, words: list[str], **more):
+    super().__init__(
+      words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+      **more,
+    )  # fmt: skip
+    self._said = [], []
+    self._readers = [
+      threading.Thread(target=lines.extend, args=(pipe,), daemon=True)
+      for lines, pipe in zip(self._said, (self.stdout, self.stderr), strict=True)
+    ]
+    for reader in self._readers:
+      reader.start()
+
+  def says(self, words: str) -> None:
+    """Waits until stderr has these words."""
+    waits.until(lambda: words in ''.join(self._said[1]), self)
+
+  def communicate(self, input=None, timeout: float = waits.SECONDS) -> tuple[str, str]:
+    self.wait(timeout)
+    for reader in self._readers:
+      reader.join(timeout)
+      assert not reader.is_alive(), 'a process that the launcher started still runs'
+    return ''.join(self._said[0]), ''.join(self._said[1])
 
 
 class Machine:
@@ -51,23 +81,20 @@ class Machine:
       'FAKES': str(folder),
       'GDISTILL_PYTHON': str(self.bin / 'python'),
       'RESTART_SECONDS': '0', 'POLL_SECONDS': '0.2', 'BACKOFF_SECONDS': '0', 'BACKOFF_MOST': '0',
-      'TRY_SECONDS': '0', 'PEER_SECONDS': '0', 'STOP_SECONDS': '5', 'LEASE_SECONDS': '0',
+      'TRY_SECONDS': '0', 'PEER_SECONDS': '0', 'STOP_SECONDS': '300', 'LEASE_SECONDS': '0',
     }  # fmt: skip
     self.scenario()
 
   def scenario(self, **answers) -> None:
     (self.folder / 'scenario.json').write_text(json.dumps(answers))
 
-  def start(self, script: str, *arguments: str, **environment: str) -> subprocess.Popen:
-    return subprocess.Popen(
-      ['bash', f'launch/{script}', *arguments],
-      cwd=self.root, env={**self.environment, **environment}, text=True,
-      stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+  def start(self, script: str, *arguments: str, **environment: str) -> Launcher:
+    words = ['bash', f'launch/{script}', *arguments]
+    return Launcher(words, cwd=self.root, env={**self.environment, **environment})
 
   def run(self, script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
     child = self.start(script, *arguments, **environment)
-    out, err = child.communicate(timeout=60)
+    out, err = child.communicate()
     return subprocess.CompletedProcess(child.args, child.returncode, out, err)
 
   def calls(self, name: str = '', *words: str) -> list[list[str]]:
@@ -76,6 +103,10 @@ class Machine:
     lines = file.read_text().splitlines() if file.exists() else []
     calls = [json.loads(line) for line in lines]
     return [c for c in calls if (not name or c[0] == name) and all(w in ' '.join(c) for w in words)]
+
+  def waiting(self) -> int:
+    """Returns how many programs have come to the point where they wait."""
+    return len(list(self.folder.glob('waiting/*')))
 
   def programs(self) -> list[list[str]]:
     return [c for c in self.calls('python', 'gdistill.main') if '--plan' not in c]

@@ -11,6 +11,8 @@ import subprocess
 import sys
 import time
 
+LONG = 3600  # seconds: nothing that a test does takes as long
+
 home = pathlib.Path(os.environ['FAKES'])
 name, argv = os.path.basename(sys.argv[0]), sys.argv[1:]
 scenario = json.loads((home / 'scenario.json').read_text())
@@ -30,8 +32,24 @@ def turn(key, default=None):
   return answers[min(n, len(answers) - 1)]
 
 
+def hang():
+  (home / 'hanging').touch()
+  time.sleep(LONG)
+
+
 def flag(name):
   return next(a for a in argv if a.startswith(name)).removeprefix(name)
+
+
+def waits(found):
+  while not found():
+    time.sleep(0.02)
+
+
+def wait_here():
+  "Makes it known that this program has taken its answer, and waits."
+  (home / 'waiting').mkdir(exist_ok=True)
+  (home / 'waiting' / str(os.getpid())).touch()
 
 
 def leave(code, out='', err=''):
@@ -65,7 +83,7 @@ def gcloud():
   if verb == 'create':
     answer = turn('create', 'ok')
     if answer == 'hang':
-      time.sleep(60)
+      hang()
     if answer != 'ok' and answer != 'failed':
       leave(1, err='ERROR: (gcloud.compute.tpus) ' + answer + '\n')
     ready = 'ACTIVE' if kind == 'queued-resources' else 'READY'
@@ -85,7 +103,8 @@ def gcloud():
     if limit is not None and state['asked'] >= limit and state['state'] in ('READY', 'ACTIVE'):
       state['state'] = 'PREEMPTED' if kind == 'tpu-vm' else 'SUSPENDED'
       lose(state)
-    state['asked'] += 1
+    # Only what is asked while a program runs on the slice counts.
+    state['asked'] += any((home / f'slice{state["slice"]}').glob('*/began'))
     remember(state)
     leave(0, state['state'] + '\n')
   elif verb == 'delete':
@@ -99,7 +118,7 @@ def gcloud():
       leave(1, err='ERROR: the TPU is not READY\n')
     answer = turn(verb, 'ok')
     if answer == 'hang':
-      time.sleep(60)
+      hang()
     worst = 0
     for host in range(scenario.get('hosts', 1)):
       if answer == '255' and host == scenario.get('hosts', 1) - 1:
@@ -148,6 +167,7 @@ def python():
   answer = turn('program-' + here if 'program-' + here in scenario else 'program', 0)
   sys.stdout.write(f'{here} runs, environment says {os.environ.get("HF_TOKEN", "nothing")}\n')
   sys.stdout.flush()
+  (pathlib.Path(os.environ['HOME']) / 'began').touch()
   workdir = flag('--workdir=')
   if isinstance(answer, dict):
     if 'step' in answer:
@@ -158,7 +178,11 @@ def python():
       entry = pathlib.Path(workdir) / 'ledger' / f'{answer["entry"]:08d}-round-entered.json'
       entry.parent.mkdir(parents=True, exist_ok=True)
       entry.touch()
-    time.sleep(answer.get('seconds', 0))
+    if 'seconds' in answer:
+      wait_here()
+      time.sleep(answer['seconds'])
+    if 'once' in answer:  # a file below `home`, or a pattern
+      waits(lambda: any(home.glob(answer['once'])))
     answer = answer['code']
   if answer == 'until asked':
 
@@ -167,8 +191,8 @@ def python():
       leave(42, 'saved\n')
 
     signal.signal(signal.SIGTERM, save)
-    (home / 'waiting').touch()
-    time.sleep(60)
+    wait_here()
+    time.sleep(LONG)
     leave(9)
   if answer < 0:
     os.kill(os.getpid(), -answer)
@@ -178,17 +202,19 @@ def python():
 def srun():
   while argv[0].startswith('-'):
     argv.pop(0)
-  tasks = [
-    subprocess.Popen(argv, env={**os.environ, 'SLURM_PROCID': str(i)})
-    for i in range(scenario.get('tasks', 2))
-  ]
+  tasks, heard = [], []
 
   def passed_on(number, frame):
+    heard.append(number)
     for t in tasks:
       t.send_signal(number)
       subprocess.run(['pkill', f'-{number}', '-P', str(t.pid)])
 
   signal.signal(signal.SIGTERM, passed_on)
+  for i in range(scenario.get('tasks', 2)):
+    tasks.append(subprocess.Popen(argv, env={**os.environ, 'SLURM_PROCID': str(i)}))
+  if heard:  # the signal came before all tasks were known
+    passed_on(heard[0], None)
   leave(max(t.wait() % 256 for t in tasks))
 
 
@@ -202,5 +228,5 @@ elif name == 'kubectl' and '--filename=-' in argv:
   (home / 'applied.yaml').write_text(sys.stdin.read())
 answer = turn(name, [0, ''])
 if answer == 'hang':
-  time.sleep(60)
+  hang()
 leave(answer[0], answer[1])

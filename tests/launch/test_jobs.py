@@ -3,9 +3,9 @@
 import json
 import signal
 import subprocess
-import time
 
 import pytest
+import waits
 import yaml
 
 SLURM = ['--run_id=Run_1', '--config=configs/digits.py', '--nodes=2', '--gpus=4']
@@ -118,22 +118,24 @@ def batch(machine, **environment):
   """Starts the batch script on its first node, as Slurm would."""
   words = [str(machine.root), f'{machine.root}/runs/Run_1', 'configs/digits.py']
   return machine.start(
-    'slurm.sbatch', *words, SLURM_JOB_ID='17', GPUS='4', PEER_SECONDS='5', **environment
+    'slurm.sbatch', *words, SLURM_JOB_ID='17', GPUS='4', PEER_SECONDS='300', **environment
   )  # fmt: skip
 
 
 def test_a_job_restarts_inside_its_time(machine):
   machine.scenario(program=[134, 134, 0, 0])
   child = batch(machine)
-  child.communicate(timeout=30)
+  child.communicate()
   assert child.returncode == 0 and len(machine.calls('srun')) == 2
   assert not machine.calls('scontrol')
 
 
 def test_the_first_task_to_leave_decides_and_not_the_highest_code(machine):
-  machine.scenario(**{'program-0': [3], 'program-1': [{'seconds': 1, 'code': 134}]})
+  # The second task leaves once the first one has noted when it left.
+  later = {'once': 'repo/runs/.tasks.*/0', 'code': 134}
+  machine.scenario(**{'program-0': [3], 'program-1': [later]})
   child = batch(machine)
-  _, err = child.communicate(timeout=30)
+  _, err = child.communicate()
   assert child.returncode == 3 and len(machine.calls('srun')) == 1 and 'exit code 3' in err
 
 
@@ -141,11 +143,9 @@ def test_the_first_task_to_leave_decides_and_not_the_highest_code(machine):
 def test_a_job_whose_time_is_up_saves_and_queues_itself_again(machine, before, again):
   machine.scenario(program=['until asked'])
   child = batch(machine, SLURM_RESTART_COUNT=before, MAX_REQUEUES='2')
-  while len(machine.programs()) < 2:
-    time.sleep(0.05)
-  time.sleep(0.5)
+  waits.until(lambda: machine.waiting() == 2, child)
   child.send_signal(signal.SIGTERM)
-  out, _ = child.communicate(timeout=30)
+  out, _ = child.communicate()
   assert child.returncode == 42 and out.count('saved') == 2
   assert machine.calls('scontrol') == ([['scontrol', 'requeue', '17']] if again else [])
 
@@ -154,15 +154,13 @@ def test_a_job_that_is_stopped_does_not_queue_itself_again(machine):
   machine.scenario(program=['until asked'])
   stop = machine.root / 'runs' / '.logs' / 'Run_1' / 'stop'
   child = batch(machine, STOP_FILE=str(stop))
-  while len(machine.programs()) < 2:
-    time.sleep(0.05)
-  time.sleep(0.5)
+  waits.until(lambda: machine.waiting() == 2, child)
   stop.parent.mkdir(parents=True)
   assert machine.run('slurm.sh', 'stop', *SLURM).returncode == 0
   pending, running = machine.calls('scancel')
   assert '--state=PENDING' in pending and '--signal=TERM' in running
   child.send_signal(signal.SIGTERM)  # as scancel does
-  child.communicate(timeout=30)
+  child.communicate()
   assert child.returncode == 42 and not machine.calls('scontrol')
   assert f'STOP_FILE={stop}' in ' '.join(submitted(machine)) and not stop.exists()
 
@@ -172,7 +170,7 @@ def test_a_job_that_was_stopped_before_it_began_does_not_begin(machine):
   stop = machine.folder / 'stop'
   stop.touch()
   child = batch(machine, STOP_FILE=str(stop))
-  child.communicate(timeout=30)
+  child.communicate()
   assert child.returncode == 0 and not machine.programs() and not machine.calls('scontrol')
 
 

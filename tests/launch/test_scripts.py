@@ -88,14 +88,14 @@ def test_what_a_config_says_of_devices_is_never_run_by_the_shell(tmp_path, value
   'launcher',
   [name if name == 'tpu.sh create' else pytest.param(name, marks=HEAVY) for name in SUBMITTERS],
 )
-def test_the_real_planner_judges_the_batch(launcher):
+def test_the_real_planner_judges_the_batch(launcher, tmp_path):
   script, *command = launcher.split()
   given = [*command, *SUBMITTERS[launcher], '--config=configs/digits.py', '--dry-run']
 
   def run(*more):
     return subprocess.run(
       ['bash', f'launch/{script}', *given, *more], cwd=ROOT, capture_output=True, text=True,
-      env={'PATH': '/usr/bin:/bin', 'HOME': '/tmp', 'GDISTILL_PYTHON': sys.executable},  # noqa: S108
+      env={'PATH': '/usr/bin:/bin', 'HOME': str(tmp_path), 'GDISTILL_PYTHON': sys.executable},
     )  # fmt: skip
 
   refused = run('--config.teacher.batch_size=24')

@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+import waits
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
@@ -86,10 +87,9 @@ def test_a_bucket_that_can_be_listed_is_asked_for_progress(machine):
 def test_a_signal_is_passed_on_waited_for_and_ends_it(machine):
   machine.scenario(program=['until asked'])
   child = machine.start('supervise.sh', *arguments(machine))
-  while not (machine.folder / 'waiting').exists():
-    time.sleep(0.02)
+  waits.until(machine.waiting, child)
   child.send_signal(signal.SIGTERM)
-  out, err = child.communicate(timeout=20)
+  out, err = child.communicate()
   assert child.returncode == 42 and 'saved' in out and 'stopped by SIGTERM' in err
   assert len(machine.programs()) == 1
   assert (machine.folder / 'state').read_text().startswith('exited 42 signalled')
@@ -97,12 +97,10 @@ def test_a_signal_is_passed_on_waited_for_and_ends_it(machine):
 
 def test_a_signal_between_two_attempts_ends_it_too(machine):
   machine.scenario(program=[42])
-  child = machine.start('supervise.sh', *arguments(machine), RESTART_SECONDS='30')
-  while not (machine.folder / 'calls.jsonl').exists() or not machine.programs():
-    time.sleep(0.02)
-  time.sleep(0.5)
+  child = machine.start('supervise.sh', *arguments(machine), RESTART_SECONDS='3600')
+  child.says('restart 1 of')
   child.send_signal(signal.SIGTERM)
-  child.communicate(timeout=10)
+  child.communicate()
   assert child.returncode == 42 and len(machine.programs()) == 1
 
 

@@ -1,11 +1,12 @@
 """tpu.sh against a cloud that refuses, has no capacity, hangs, loses a host or preempts slices."""
 
+import os
 import re
 import signal
 import subprocess
-import time
 
 import pytest
+import waits
 
 HERE = ['--run_id=Run_1', '--zone=us-west4-a', '--project=my-project']
 CONFIG = '--config=configs/digits.py:tiny'
@@ -194,13 +195,11 @@ def test_set_up_run_status_logs_stop_delete(machine):
   assert machine.run(*status).stdout.count(' idle') == 2
   done = machine.run('tpu.sh', 'run', *RUN, '--config.seed=1')
   assert done.returncode == 0 and done.stdout.count('started') == 2
-  while len(machine.programs()) < 2:
-    time.sleep(0.05)
+  waits.until(lambda: machine.waiting() == 2)
   assert 'running already' in machine.run('tpu.sh', 'run', *RUN).stdout
   done = machine.run(*status)
   assert f'tpu-vm {NAME} READY' in done.stdout and done.stdout.count(' running') == 2
   assert machine.run('tpu.sh', 'logs', *HERE).stdout.count('runs, environment says') == 2
-  time.sleep(0.3)
   done = machine.run('tpu.sh', 'stop', *HERE)
   assert done.stdout.count('exited 42 signalled') == 2
   assert len(machine.programs()) == 2
@@ -245,10 +244,29 @@ def test_ssh_255_on_one_worker_is_tried_again(machine):
   assert len(machine.calls('gcloud', 'ssh')) == 2 + 3
 
 
+# In place of `timeout`: ends a command as soon as it hangs, and not one that is only slow.
+TIMEOUT = """#!/bin/sh
+shift 2  # --kill-after=... and the seconds
+"$@" &
+while kill -0 $! 2>/dev/null; do
+  if [ -e "$FAKES/hanging" ]; then
+    rm "$FAKES/hanging"
+    kill -9 $!
+    exit 124
+  fi
+  /bin/sleep 0.05
+done
+wait $!
+"""
+
+
 def test_a_hanging_worker_is_tried_again_and_then_given_up(machine):
   ready(machine, ssh=['hang', 'ok'])
-  assert machine.run('tpu.sh', 'logs', *HERE, SSH_SECONDS='1').returncode == 127  # no sources yet
+  (machine.bin / 'timeout').write_text(TIMEOUT)
+  (machine.bin / 'timeout').chmod(0o700)
+  assert machine.run('tpu.sh', 'logs', *HERE).returncode == 127  # no sources yet
   assert len(machine.calls('gcloud', 'ssh')) == 2
+  (machine.bin / 'timeout').unlink()
   machine.scenario(hosts=2, ssh=['hang'])
   done = machine.run('tpu.sh', 'logs', *HERE, SSH_SECONDS='0.2')
   assert done.returncode == 124 and done.stderr.count('no answer') == 3
@@ -276,9 +294,8 @@ def test_secrets_reach_the_program_and_no_command_line(machine):
   kept = machine.folder / 'slice1' / 'host0' / 'gdistill' / 'env'
   assert kept.stat().st_mode & 0o777 == 0o600
   machine.run('tpu.sh', 'run', *RUN)
-  while len(machine.programs()) < 2:
-    time.sleep(0.05)
-  time.sleep(0.3)
+  logs = [machine.folder / f'slice1/host{i}/gdistill/runs/Run_1/log' for i in range(2)]
+  waits.until(lambda: all('environment says' in log.read_text() for log in logs))
   log = machine.run('tpu.sh', 'logs', *HERE).stdout
   assert 'environment says hf_$(touch pwned) "x"' in log
   assert not list(machine.folder.glob('**/pwned'))
@@ -333,7 +350,7 @@ def test_babysit_keeps_the_slice_when_asked(machine):
 @pytest.mark.parametrize('mode', [[], ['--queued']])
 def test_babysit_outlives_three_preemptions(machine, mode):
   # Each slice is preempted after so many describes, while the program is running.
-  machine.scenario(preempted_after=[2, 3, 2], program=[*[{'seconds': 30, 'code': 9}] * 3, 0])
+  machine.scenario(preempted_after=[2, 3, 2], program=[*[{'seconds': 3600, 'code': 9}] * 3, 0])
   done = babysit(machine, *mode)
   assert done.returncode == 0, done.stderr
   assert verbs(machine).count('create') == 4 and verbs(machine).count('delete') == 4
@@ -382,10 +399,14 @@ def test_babysit_stops_and_reports_what_needs_a_person(machine, code):
 
 
 def test_babysit_stops_the_other_hosts_when_one_ends_for_good(machine):
-  machine.scenario(hosts=4, program=['until asked'], **{'program-t1v-w-2': [3]})
-  done = babysit(machine, '--tpu_type=v5litepod-16')
-  assert done.returncode == 3 and 'ended with exit code 3' in done.stderr
-  assert done.stdout.count('exited 42 signalled') == 3
+  third = [{'once': 'all wait', 'code': 3}]
+  machine.scenario(hosts=4, program=['until asked'], **{'program-t1v-w-2': third})
+  child = machine.start('tpu.sh', 'babysit', *RUN, '--tpu_type=v5litepod-16')
+  waits.until(lambda: machine.waiting() == 3, child)
+  (machine.folder / 'all wait').touch()
+  out, err = child.communicate()
+  assert child.returncode == 3 and 'ended with exit code 3' in err
+  assert out.count('exited 42 signalled') == 3
 
 
 def test_babysit_does_not_repeat_what_the_hosts_have_repeated_enough(machine):
@@ -395,15 +416,12 @@ def test_babysit_does_not_repeat_what_the_hosts_have_repeated_enough(machine):
 
 
 def test_babysit_starts_a_run_again_that_was_lost_with_its_host_still_there(machine):
-  machine.scenario(program=[{'seconds': 30, 'code': 9}, 0])
+  machine.scenario(program=[{'seconds': 3600, 'code': 9}, 0])
   child = machine.start('tpu.sh', 'babysit', *RUN)
-  while not machine.programs():
-    time.sleep(0.05)
-  subprocess.run(  # a reboot ends the run like this
-    ['bash', '-c', 'kill -9 -- -$(cat slice1/host0/gdistill/runs/*/pid)'],
-    cwd=machine.folder, check=True,
-  )  # fmt: skip
-  child.communicate(timeout=40)
+  pid = machine.folder / 'slice1/host0/gdistill/runs/Run_1/pid'
+  waits.until(lambda: machine.waiting() and pid.read_text().strip(), child)
+  os.killpg(int(pid.read_text()), signal.SIGKILL)  # a reboot ends the run like this
+  child.communicate()
   assert child.returncode == 0 and len(machine.programs()) == 2
   assert verbs(machine).count('create') == 1
 
@@ -423,9 +441,8 @@ def test_babysit_replaces_a_slice_that_says_ready_and_does_not_answer(machine):
 def test_babysit_says_what_costs_money_when_it_is_interrupted(machine):
   machine.scenario(program=['until asked'])
   child = machine.start('tpu.sh', 'babysit', *RUN)
-  while not (machine.folder / 'waiting').exists():
-    time.sleep(0.05)
+  waits.until(machine.waiting, child)
   child.send_signal(signal.SIGTERM)
-  _, err = child.communicate(timeout=20)
+  _, err = child.communicate()
   assert child.returncode == 143 and f'{NAME} may still be there and cost money' in err
   machine.run('tpu.sh', 'delete', *HERE)

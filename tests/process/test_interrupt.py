@@ -5,9 +5,11 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import disturbed
 import pytest
+import waits
 
 from gdistill import errors
 from gdistill.process import interrupt
@@ -27,31 +29,40 @@ def test_a_signal_is_remembered_until_it_is_asked_for(number):
   signal.signal(number, own)
 
 
-# A wait in Python, which runs signal handlers, and a wait in C code, which runs none for a minute.
-WAITS = ('time.sleep(60)', "hashlib.pbkdf2_hmac('sha256', b'a', b'b', 10**9)")
+# A wait in Python, which runs signal handlers, and a wait in C code, which runs none for minutes.
+WAITS = ('time.sleep(3600)', "hashlib.pbkdf2_hmac('sha256', b'a', b'b', 2 * 10**9)")
 
 
 @pytest.mark.parametrize('wait', WAITS)
 def test_a_second_signal_leaves_at_once(wait):
   code = (
-    'import hashlib, os, time\nfrom gdistill.process import interrupt\n'
-    "with interrupt.Interrupt():\n  print('here', flush=True)\n"
+    'import hashlib, threading, time\nfrom gdistill.process import interrupt\n'
+    'def tell():\n'
+    '  while not stop.requested: time.sleep(0.01)\n'
+    '  print(stop.requested, flush=True)\n'
+    'with interrupt.Interrupt() as stop:\n'
+    '  threading.Thread(target=tell, daemon=True).start()\n'
+    "  print('here', flush=True)\n"
     f'  while True: {wait}\n'
   )
   child = subprocess.Popen(
     [sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     preexec_fn=disturbed.hears,
   )  # fmt: skip
-  assert child.stdout.readline() == 'here\n'
-  time.sleep(0.2)
-  child.send_signal(signal.SIGTERM)
-  time.sleep(1.0)
-  assert child.poll() is None
-  sent = time.monotonic()
-  child.send_signal(signal.SIGHUP)
-  assert 'exiting without saving' in child.communicate(timeout=30)[1]
+  try:
+    assert child.stdout.readline() == 'here\n'
+    child.send_signal(signal.SIGTERM)
+    assert child.stdout.readline() == 'SIGTERM\n'
+    time.sleep(1.0)
+    assert child.poll() is None  # one signal alone does not end it
+    sent = time.monotonic()
+    waits.signalled(child, signal.SIGHUP)
+    seconds = time.monotonic() - sent
+  finally:
+    child.kill()
+  assert 'exiting without saving' in child.communicate()[1]
   assert child.returncode == 128 + signal.SIGHUP
-  assert time.monotonic() - sent < 5.0  # it takes milliseconds on a machine that is not busy
+  assert seconds < 60.0  # milliseconds on a machine that is not busy; the waits take minutes
 
 
 def test_what_a_terminal_ignores_stays_ignored():
@@ -65,18 +76,28 @@ def test_what_a_terminal_ignores_stays_ignored():
 
 
 def test_a_forked_workers_signals_are_its_own():
+  own = signal.signal(signal.SIGHUP, signal.SIG_DFL)
   with interrupt.Interrupt() as stop:
     child = os.fork()
     if not child:
       os.kill(os.getpid(), signal.SIGTERM)
       os._exit(0)
     os.waitpid(child, 0)
-    time.sleep(0.2)
     assert stop.requested == ''
+    # The pipe keeps the order: a SIGTERM of the worker would be read before this SIGHUP.
+    os.write(stop._pipe, bytes([signal.SIGHUP]))
+    waits.until(lambda: stop.requested)
+    assert stop.requested == 'SIGHUP'
+  signal.signal(signal.SIGHUP, own)
 
 
-def test_the_same_signal_to_the_process_and_to_its_group_is_one():
+def test_the_same_signal_to_the_process_and_to_its_group_is_one(monkeypatch):
+  looks = []  # the clock stands still: this process may be starved between the two signals
+  clock = types.SimpleNamespace(monotonic=lambda: looks.append(1) or 1000.0)
+  monkeypatch.setattr(interrupt, 'time', clock)
   with interrupt.Interrupt() as stop:
     os.kill(os.getpid(), signal.SIGTERM)
+    waits.until(lambda: len(looks) == 2)  # the first signal looks at the clock twice
     os.kill(os.getpid(), signal.SIGTERM)
+    waits.until(lambda: len(looks) == 3)
     assert stop.requested == 'SIGTERM'

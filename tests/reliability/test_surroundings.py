@@ -1,6 +1,7 @@
 """Tests on machines without a home, a locale or a temporary folder, or with a clock that jumps."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -17,10 +18,8 @@ exit_codes.exit_process(train.main(sys.argv[1:]))
 """
 
 
-def poor(tmp_path):
+def poor():
   """Returns an environment without HOME, and with the locale C."""
-  nowhere = tmp_path / 'nowhere'
-  nowhere.mkdir(mode=0o500)
   kept = ('PATH', 'JAX_PLATFORMS', 'JAX_COMPILATION_CACHE_DIR', 'LD_PRELOAD', 'OPENBLAS_CORETYPE')
   return {k: v for k, v in os.environ.items() if k in kept} | {'LC_ALL': 'C', 'LANG': 'C'}
 
@@ -35,7 +34,7 @@ def test_without_home_and_locale_and_for_its_owner_only(undisturbed, tmp_path):
   workdir = tmp_path / 'run'
   words = disturbed.command(workdir)
   done = subprocess.run(
-    ['bash', '-c', 'umask 077; exec "$@"', '-', *words], cwd=disturbed.ROOT, env=poor(tmp_path),
+    ['bash', '-c', 'umask 077; exec "$@"', '-', *words], cwd=disturbed.ROOT, env=poor(),
     capture_output=True, text=True,
   )  # fmt: skip
   ends_as(workdir, undisturbed, done)
@@ -51,23 +50,43 @@ def test_with_a_clock_that_jumps(undisturbed, tmp_path):
   ends_as(workdir, undisturbed, done)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason='mounts a file system that cannot be written')
+# Runs a command where the folders for temporary files are read-only. The repository and the
+# interpreter may lie in these folders, so their files stay visible. Only $1, the test's own folder,
+# stays writable. It is also the current folder, on which Python then falls back.
+READ_ONLY = """
+set -e
+mount --bind "$1" "$1"
+for folder in /tmp /var/tmp /usr/tmp; do
+  if [ -d "$folder" ]; then
+    mount --rbind "$folder" "$folder"
+    # A user who is not root must keep `noexec` if the folder has it.
+    mount -o remount,bind,ro,nosuid,nodev "$folder" ||
+      mount -o remount,bind,ro,nosuid,nodev,noexec "$folder"
+  fi
+done
+cd "$1"
+shift
+exec "$@"
+"""
+
+
 def test_without_a_place_for_temporary_files(undisturbed, tmp_path):
-  # The run has its own mount namespace, so that no other process's /tmp changes. The folders for
-  # temporary files are read-only there; Python then falls back on the current folder.
-  workdir, real = tmp_path / 'run', tmp_path / 'real'
-  real.mkdir()
-  words = disturbed.command(workdir)
-  script = (
-    f'set -e; mkdir -p {real}; mount --bind {tmp_path} /mnt; '
-    'for d in /tmp /var/tmp /usr/tmp; do [ -d $d ] && mount -t tmpfs -o ro tmpfs $d; done; '
-    f'cd /; mkdir -p {tmp_path} 2>/dev/null || true; exec "$@"'
-  )
-  words = [w.replace(str(tmp_path), '/mnt') for w in words]
-  done = subprocess.run(
-    ['unshare', '-m', 'bash', '-c', script, '-', *words],
-    env=disturbed.environment({'PYTHONPATH': str(disturbed.ROOT)}), capture_output=True, text=True,
-  )  # fmt: skip
-  if 'unshare' in done.stderr or 'mount:' in done.stderr:
-    pytest.skip(f'needs mount namespaces: {done.stderr.splitlines()[0]}')
-  ends_as(workdir, undisturbed, done)
+  # The run has its own mount namespace, so that no other process's /tmp changes. A user who is not
+  # root gets a mount namespace only together with a user namespace.
+  unshare = ['unshare', '--mount', *(['--user', '--map-root-user'] if os.geteuid() else [])]
+  sandbox = [*unshare, 'bash', '-c', READ_ONLY, '-', str(tmp_path)]
+  places = dict.fromkeys(('TMPDIR', 'TEMP', 'TMP'), '/tmp')  # noqa: S108
+
+  def run(*words):
+    env = disturbed.environment({'PYTHONPATH': str(disturbed.ROOT), **places})
+    return subprocess.run([*sandbox, *words], env=env, capture_output=True, text=True)
+
+  if shutil.which('unshare') is None:
+    pytest.skip('needs the command unshare, of util-linux')
+  permitted = run('true')
+  if permitted.returncode:
+    pytest.skip(f'may not make a folder read-only: {permitted.stderr.strip()}')
+  found = run(sys.executable, '-c', 'import tempfile; print(tempfile.gettempdir())')
+  assert found.stdout == f'{tmp_path}\n', found.stderr
+  workdir = tmp_path / 'run'
+  ends_as(workdir, undisturbed, run(*disturbed.command(workdir)))

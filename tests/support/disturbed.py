@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -43,7 +44,7 @@ def there(args):
   left[0] -= not ending or bool(paths and paths[0].endswith(ending))
   if left[0] == 0:
     left[0] -= 1
-    print(time.time(), flush=True)
+    print(time.monotonic(), time.process_time(), flush=True)
     os.kill(os.getpid(), int(number))
 def broken(*args, **more):
   if when == 'before':
@@ -64,6 +65,7 @@ class Left:
   code: int
   lines: str  # stderr
   seconds: float | None  # from the signal to the program's end; None: the point was not reached
+  busy: float | None = None  # the CPU's part of that, which does not depend on other programs
 
 
 def config(workdir, **sections):
@@ -117,6 +119,7 @@ def start(workdir, *more, **env):
 
 def at(point, workdir, number=signal.SIGKILL, count=1, more=()):
   """Runs the program until it reaches a point for the count-th time and signals itself there."""
+  before = _cpu_of_children()
   child = subprocess.Popen(
     [sys.executable, '-c', SCRIPT, *POINTS[point], str(count), str(int(number)),
      *command(workdir, *more)[3:]],
@@ -124,8 +127,16 @@ def at(point, workdir, number=signal.SIGKILL, count=1, more=()):
     preexec_fn=hears,
   )  # fmt: skip
   said, lines = child.communicate(timeout=600)
-  seconds = time.time() - float(said.split()[0]) if said.strip() else None
-  return Left(child.returncode, lines, seconds)
+  if not said.strip():
+    return Left(child.returncode, lines, None)
+  reached, spent = map(float, said.split()[:2])
+  busy = _cpu_of_children() - before - spent
+  return Left(child.returncode, lines, time.monotonic() - reached, busy)
+
+
+def _cpu_of_children():
+  used = resource.getrusage(resource.RUSAGE_CHILDREN)
+  return used.ru_utime + used.ru_stime
 
 
 def after(seconds, workdir, number=signal.SIGKILL, more=()):
@@ -134,10 +145,10 @@ def after(seconds, workdir, number=signal.SIGKILL, more=()):
   while child.poll() is None and holder(workdir) != child.pid:
     time.sleep(0.02)
   time.sleep(seconds)
-  sent = time.time()
+  sent = time.monotonic()
   child.send_signal(number)
   lines = child.communicate(timeout=600)[1]
-  return Left(child.returncode, lines, time.time() - sent)
+  return Left(child.returncode, lines, time.monotonic() - sent)
 
 
 def holder(workdir):

@@ -28,23 +28,37 @@ def compare(found, expected):
         assert a[key] == b[key], key
 
 
-def command(workdir, *more):
-  """Starts `gdistill evaluate` on a workdir; returns the process."""
+HOLDS = """
+import itertools, time
+from gdistill.evaluation.grid import draw_and_measure
+write, cells = draw_and_measure._write, itertools.count()
+def hold(*given):
+  if next(cells) == {cells}:
+    time.sleep(3600)
+  write(*given)
+draw_and_measure._write = hold
+"""
+
+
+def command(workdir, *more, cells=None):
+  """Starts `gdistill evaluate` on a workdir; returns the process, which draws at most `cells`."""
   code = 'import sys; from gdistill.cli import command; sys.exit(command.main())'
+  if cells is not None:
+    code = HOLDS.format(cells=cells) + code
   return subprocess.Popen(
     [sys.executable, '-c', code, 'evaluate', f'--workdir={workdir}', *more],
     cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
   )  # fmt: skip
 
 
-def start(workdir, processes, *more):
+def start(workdir, processes, *more, cells=None):
   """Starts `gdistill evaluate` in several processes that share the grid; returns the processes."""
   with socket.socket() as s:
     s.bind(('127.0.0.1', 0))
     port = s.getsockname()[1]
   flags = lambda i: [f'--coordinator=127.0.0.1:{port}', f'--num_processes={processes}',
                      f'--process_id={i}'] if processes > 1 else []  # fmt: skip
-  return [command(workdir, *more, *flags(i)) for i in range(processes)]
+  return [command(workdir, *more, *flags(i), cells=cells) for i in range(processes)]
 
 
 def finish(*children):

@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+import waits
 from absl import logging
 
 from gdistill import errors
@@ -29,7 +30,7 @@ def test_a_second_writer_is_told_who_the_first_is(tmp_path):
 def _hold(workdir, ready):
   with ledger.Lock(workdir):
     ready.set()
-    time.sleep(60)
+    time.sleep(3600)
 
 
 def test_the_lock_of_a_killed_process_is_taken_over_at_once(tmp_path):
@@ -38,40 +39,36 @@ def test_the_lock_of_a_killed_process_is_taken_over_at_once(tmp_path):
   holder = context.Process(target=_hold, args=(str(tmp_path), ready))
   holder.start()
   try:
-    assert ready.wait(30)
+    assert ready.wait(waits.SECONDS)
     with pytest.raises(errors.ConfigError, match=f'pid {holder.pid}'), ledger.Lock(tmp_path):
       pass
     holder.kill()
-    deadline = time.time() + 10
-    while True:  # the killed process is still a zombie, which must count as dead
-      try:
-        with ledger.Lock(tmp_path):
-          assert storage.read_json(tmp_path / 'lock.json')['pid'] == os.getpid()
-        break
-      except errors.ConfigError:
-        assert time.time() < deadline
-        time.sleep(0.02)
+    os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)
+    with ledger.Lock(tmp_path):  # the killed process is a zombie, which must count as dead
+      assert storage.read_json(tmp_path / 'lock.json')['pid'] == os.getpid()
   finally:
     holder.kill()
     holder.join()
 
 
-def _forge(workdir, **changed):
+def _forge(workdir, silent=0, **changed):
+  """Leaves the lock of another holder, whose last heartbeat was `silent` seconds ago."""
   with ledger.Lock(workdir):
     holder = storage.read_json(workdir / 'lock.json')
-  storage.write_json(workdir / 'lock.json', {**holder, 'token': 'other', **changed})
+  holder |= {'token': 'other', 'heartbeat': time.time() - silent, **changed}
+  storage.write_json(workdir / 'lock.json', holder)
 
 
 @pytest.mark.parametrize(
   'changed, stale',
   [
     ({}, False),
-    ({'heartbeat': time.time() - 3600}, True),
+    ({'silent': 3600}, True),
     ({'started': '1'}, True),  # the holder ended, and its process id was given to another process
     ({'host': 'elsewhere', 'pid': 2**22 + 1}, False),  # on another host, so it may be alive
     ({'machine': 'boot before', 'pid': 2**22 + 1}, False),
-    ({'host': 'elsewhere', 'heartbeat': time.time() - 3600}, True),
-    ({'heartbeat': time.time() - 3600, 'lease_seconds': 7200}, False),
+    ({'host': 'elsewhere', 'silent': 3600}, True),
+    ({'silent': 3600, 'lease_seconds': 7200}, False),
     ({'heartbeat': None}, True),
   ],
 )
@@ -88,8 +85,7 @@ def test_only_a_dead_or_silent_holder_is_stale(tmp_path, changed, stale):
 def test_the_heartbeat_is_renewed(tmp_path):
   with ledger.Lock(tmp_path, lease_seconds=0.2) as lock:
     first = storage.read_json(tmp_path / 'lock.json')['heartbeat']
-    time.sleep(0.5)
-    assert storage.read_json(tmp_path / 'lock.json')['heartbeat'] > first
+    waits.until(lambda: storage.read_json(tmp_path / 'lock.json')['heartbeat'] > first)
     lock.check()
 
 
@@ -98,8 +94,7 @@ def test_a_lock_that_was_lost_is_noticed_and_left_to_its_new_holder(tmp_path):
     other = {'host': 'h2', 'pid': 7, 'token': 'other', 'heartbeat': time.time()}
     with ledger._alone(tmp_path):
       storage.write_json(tmp_path / 'lock.json', other)
-    time.sleep(0.5)
-    assert lock.lost
+    waits.until(lambda: lock.lost)
     with pytest.raises(errors.ConfigError, match='taken over by host h2, pid 7'):
       lock.check()
   assert storage.read_json(tmp_path / 'lock.json') == other

@@ -13,6 +13,7 @@ import orbax.checkpoint as ocp
 import pytest
 import stores
 import trees
+import waits
 from jax import numpy as jnp
 
 from gdistill import errors
@@ -145,7 +146,7 @@ from gdistill.workdir import step_checkpoints, storage
 folder, where = sys.argv[1:]
 def stop(*args, **kwargs):
   print('now', flush=True)
-  time.sleep(60)
+  time.sleep(3600)
 step_checkpoints.save_step(folder, 1, {'a': jnp.ones(3)}, keep=1)
 if where == 'arrays':
   ocp.PyTreeCheckpointHandler.finalize = stop
@@ -178,7 +179,7 @@ def test_a_save_in_the_background_keeps_what_was_when_it_was_asked_for(tmp_path,
   go, inner = threading.Event(), step_checkpoints.save_step
 
   def slow(*args, **kwargs):
-    assert go.wait(30)
+    assert go.wait(waits.SECONDS)
     return inner(*args, **kwargs)
 
   monkeypatch.setattr(step_checkpoints, 'save_step', slow)
