@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 
+import disturbed
 import labelled
 import numpy as np
 import pytest
@@ -240,7 +241,7 @@ def test_killed_at_any_time_and_repeated_it_ends_with_the_same_bytes(
 def test_a_signal_stops_it_with_42_and_it_goes_on(large, undisturbed, tmp_path):
   process = subprocess.Popen(
     command(*FLAGS, source=large, out=tmp_path / 'out', before=SUSPENDED), cwd=ROOT,
-    stderr=subprocess.PIPE, start_new_session=True,
+    stderr=subprocess.PIPE, start_new_session=True, preexec_fn=disturbed.hears,
   )  # fmt: skip
   stopped = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
   assert stopped.si_code == os.CLD_STOPPED, process.communicate()[1]
