@@ -160,8 +160,7 @@ if __name__ == '__main__':
 
 def program(tmp_path, mode):
   (tmp_path / 'run.py').write_text(RUN)
-  tests = os.path.dirname(labelled.__file__)
-  path = os.pathsep.join([os.path.join(tests, 'data'), tests, *sys.path])
+  path = os.pathsep.join([*map(os.path.dirname, (__file__, labelled.__file__)), *sys.path])
   return subprocess.Popen(
     [sys.executable, str(tmp_path / 'run.py'), mode], stdout=subprocess.PIPE, text=True,
     env={**os.environ, 'PYTHONPATH': path},
