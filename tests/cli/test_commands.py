@@ -218,7 +218,7 @@ def test_a_damaged_cell_is_named(workdir):
 
 
 @pytest.mark.parametrize('name', ['', 'train', 'plan', 'sample', 'evaluate'])
-def test_help_is_there_in_under_three_seconds(name):
+def test_help_is_there(name):
   began = time.monotonic()
   done = subprocess.run(
     [sys.executable, '-c', 'from gdistill.cli import command; command.program()',

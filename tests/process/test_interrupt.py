@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import types
 
@@ -92,12 +93,16 @@ def test_a_forked_workers_signals_are_its_own():
 
 
 def test_the_same_signal_to_the_process_and_to_its_group_is_one(monkeypatch):
-  looks = []  # the clock stands still: this process may be starved between the two signals
-  clock = types.SimpleNamespace(monotonic=lambda: looks.append(1) or 1000.0)
+  # The clock stands still, because this process may be starved between the two signals. Each look
+  # at it is recorded with its thread: a thread of an earlier test may still end.
+  looks, before = [], threading.enumerate()
+  clock = types.SimpleNamespace(monotonic=lambda: looks.append(threading.get_ident()) or 1000.0)
   monkeypatch.setattr(interrupt, 'time', clock)
   with interrupt.Interrupt() as stop:
+    begun = set(threading.enumerate()) - set(before)
+    [reader] = [t for t in begun if t.name == 'gdistill-signals']
     os.kill(os.getpid(), signal.SIGTERM)
-    waits.until(lambda: len(looks) == 2)  # the first signal looks at the clock twice
+    waits.until(lambda: looks.count(reader.ident) == 2)  # the first signal looks twice
     os.kill(os.getpid(), signal.SIGTERM)
-    waits.until(lambda: len(looks) == 3)
+    waits.until(lambda: looks.count(reader.ident) == 3)
     assert stop.requested == 'SIGTERM'
