@@ -23,7 +23,7 @@ def config(**sections):
   c['mesh'].update(cpu_devices=1)
   c['evaluation'].update(
     ws=(0.0, 2.0), num_steps=(1, 2), batch_size=20,
-    quick_images=20, quick_reference_steps=4, full_images=30, full_reference_steps=4,
+    quick_images=20, quick_reference_steps=4, full_images=30, full_reference_steps=4, bank=100,
   )  # fmt: skip
   for name, values in sections.items():
     if isinstance(values, dict):

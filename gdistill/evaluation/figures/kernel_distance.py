@@ -43,4 +43,5 @@ def _squared_mmd(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-  return (a @ b.T / a.shape[1] + 1.0) ** 3
+  k = a @ b.T / a.shape[1] + 1.0
+  return k * k * k  # numpy's k**3 takes five times as long
