@@ -1,4 +1,4 @@
-"""Packages gdistill for `pip install -e .`; requirements.txt pins the versions of the tests."""
+"""Packages gdistill for `pip install -e .`; requirements*.txt pin the versions of the tests."""
 
 import pathlib
 

@@ -19,7 +19,7 @@ parse 'run_id config gpus workdir_root cuda secrets' "$@"
 cd "$ROOT"
 
 setup_gpu() {
-  local driver
+  local driver python
   if [[ -z $CUDA ]]; then
     driver=$(timeout 60 nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -n 1) ||
       driver=''
@@ -29,8 +29,10 @@ setup_gpu() {
     ((BASH_REMATCH[1] >= 525)) || die "the NVIDIA driver $driver is too old for jax[cuda12], which needs 525 or newer"
   fi
   [[ $CUDA == 12 || $CUDA == 13 ]] || die "--cuda='$CUDA' must be 12 or 13"
-  [[ -x .venv/bin/python ]] || run "${PYTHON:-python3}" -m venv .venv
-  run .venv/bin/python -m pip install --quiet --disable-pip-version-check -c requirements.txt -e . "jax[cuda$CUDA]"
+  source launch/python.sh
+  python=$(newest_python) || die 'gdistill needs Python 3.11 or newer; set PYTHON=/path/to/python3.13'
+  if [[ -x .venv/bin/python ]]; then python=.venv/bin/python; else run "$python" -m venv .venv; fi
+  run .venv/bin/python -m pip install --quiet --disable-pip-version-check -c "$(pins "$python")" -e . "jax[cuda$CUDA]"
 }
 
 run_gpu() {

@@ -3,4 +3,4 @@
 #   bash launch/local.sh [--config.seed=1 ...]
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 setup ''
-exec .venv/bin/python -m gdistill.main --config=configs/digits.py --workdir=runs/digits "$@"
+exec "$VENV/bin/python" -m gdistill.main --config=configs/digits.py --workdir=runs/digits "$@"

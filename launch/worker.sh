@@ -7,20 +7,10 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 command=$1 BASE=$(dirname "$ROOT")
 shift
 cd "$ROOT"
+source launch/python.sh
+PYTHON=${WORKER_PYTHON:-}
 
-wanted() { cat setup.py requirements.txt | cksum; } # the content of the stamp of a finished set-up
-
-newest_python() {
-  local name
-  for name in "${WORKER_PYTHON:-}" python3.13 python3.12 python3.11 python3; do
-    if [[ $name ]] && command -v "$name" >/dev/null &&
-      "$name" -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-      echo "$name"
-      return
-    fi
-  done
-  return 1
-}
+wanted() { cat setup.py requirements*.txt | cksum; } # the content of the stamp of a finished set-up
 
 setup() { # makes the virtual environment; the stamp is written last, so a partial set-up is redone
   local stamp=$BASE/ready python
@@ -36,7 +26,7 @@ setup() { # makes the virtual environment; the stamp is written last, so a parti
   rm -rf "$BASE/venv"
   "$python" -m venv "$BASE/venv"
   "$BASE/venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-    -c requirements.txt -e '.[gcs]' 'jax[tpu]'
+    -c "$(pins "$python")" -e '.[gcs]' 'jax[tpu]'
   wanted >"$stamp.tmp"
   mv "$stamp.tmp" "$stamp"
   echo "worker $HOSTNAME ready"

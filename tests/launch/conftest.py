@@ -67,7 +67,7 @@ class Machine:
       file.chmod(file.stat().st_mode | stat.S_IXUSR)
     (self.bin / 'python3.13').symlink_to('python')
     shutil.copytree(ROOT / 'launch', self.root / 'launch')
-    for name in ('setup.py', 'requirements.txt'):
+    for name in ('setup.py', 'requirements.txt', 'requirements-latest.txt'):
       shutil.copy(ROOT / name, self.root)
     (self.root / 'configs').mkdir()
     (self.root / 'configs' / 'digits.py').write_text('')
