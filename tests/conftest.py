@@ -1,7 +1,9 @@
 """Fixtures of all tests, one compile cache for all test processes, and the figures of tests."""
 
 import atexit
+import functools
 import os
+import pathlib
 import shutil
 import tempfile
 
@@ -37,6 +39,37 @@ def mixture() -> known_models.Mixture:
 @pytest.fixture(scope='session')
 def cosine() -> schedule.Schedule:
   return known_models.COSINE
+
+
+@pytest.fixture(scope='session')
+def micro_run(tmp_path_factory):
+  """Returns the workdir of a finished micro run; a test that changes files works on a copy."""
+  import ladder
+
+  workdir = tmp_path_factory.mktemp('micro') / 'run'
+  ladder.run(workdir)
+  return workdir
+
+
+def pytest_xdist_make_scheduler(config, log):
+  """With `--dist loadscope`, one process runs all files that train micro runs; see launch/test.sh.
+
+  That process compiles the programs of a micro run once, while others run the other files.
+  """
+  from xdist import scheduler
+
+  class Together(scheduler.LoadFileScheduling):
+    def _split_scope(self, nodeid):
+      file = super()._split_scope(nodeid)
+      return 'micro' if _trains(file) else file
+
+  return Together(config, log) if config.getvalue('dist') == 'loadscope' else None
+
+
+@functools.cache
+def _trains(file):
+  text = (pathlib.Path(__file__).parent.parent / file).read_text()
+  return any(f'\nimport {name}\n' in text for name in ('micro', 'ladder', 'disturbed'))
 
 
 def pytest_terminal_summary(terminalreporter):

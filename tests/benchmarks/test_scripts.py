@@ -34,7 +34,7 @@ def check(name):
   return found
 
 
-@pytest.mark.heavy
+@pytest.mark.full
 @pytest.mark.parametrize('name', [n for n in run.SCRIPTS if n not in TORCH])
 def test_it_runs(name):
   check(name)
@@ -48,7 +48,7 @@ def test_it_runs_against_torch(name):
   check(name)
 
 
-@pytest.mark.heavy
+@pytest.mark.full
 def test_the_accelerator_script_measures_everything_and_keeps_it_in_a_file(tmp_path):
   out = tmp_path / 'found.json'
   found = smoke('accelerator', f'--out={out}', '--peak=1')
@@ -62,7 +62,7 @@ def test_the_accelerator_script_measures_everything_and_keeps_it_in_a_file(tmp_p
   assert step['share'] == step['tflops'] > 0 and step['loss_is_finite']
 
 
-@pytest.mark.heavy
+@pytest.mark.full
 def test_the_accelerator_script_ends_in_time_with_what_it_has(tmp_path):
   out = tmp_path / 'found.json'
   found = smoke('accelerator', f'--out={out}', '--seconds=2')

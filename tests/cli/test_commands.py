@@ -31,11 +31,8 @@ ROOT = pathlib.Path(__file__).parent.parent.parent
 
 
 @pytest.fixture(scope='module')
-def workdir(tmp_path_factory):
-  folder = tmp_path_factory.mktemp('cli') / 'run'
-  recipe = micro.recipe()
-  micro.train(recipe, folder)
-  return folder
+def workdir(micro_run, tmp_path_factory):
+  return shutil.copytree(micro_run, tmp_path_factory.mktemp('cli') / 'run')
 
 
 def test_sample_writes_a_picture_for_every_label_and_seed(workdir, tmp_path, capsys):
@@ -95,6 +92,7 @@ def test_sample_says_what_is_wrong(workdir, tmp_path, capsys, more, code, words)
     assert not (tmp_path / 'out').exists()
 
 
+@pytest.mark.full
 def test_evaluate_draws_what_is_missing_and_again_what_is_asked_for(workdir, capsys):
   assert evaluate_command.main([f'--workdir={workdir}', '--grid=full']) == 0
   cells = workdir / 'evaluation' / 'cells'
@@ -140,6 +138,7 @@ def test_evaluate_draws_what_is_missing_and_again_what_is_asked_for(workdir, cap
   assert evaluate_command.main(['--workdir=nowhere']) == 2
 
 
+@pytest.mark.full
 def test_evaluation_stops_between_batches_and_goes_on(workdir, tmp_path):
   recipe = micro.recipe()
   run = assemble.Run(recipe, workdir)
@@ -160,10 +159,13 @@ def stand_in_for_lite0(monkeypatch):
   monkeypatch.setattr(extractors, 'load', made)
 
 
+@pytest.mark.full
 def test_rows_of_a_run_and_of_pictures_stand_in_one_table(workdir, tmp_path, monkeypatch, capsys):
   """Measures the pixels of a cell with --images: the figures equal those of the run's report."""
   stand_in_for_lite0(monkeypatch)
-  assert evaluate_command.main([f'--workdir={workdir}', '--extractor=lite0']) == 0
+  # The bank of the pictures below, because KID depends on it.
+  bank = '--config.evaluation.bank=10000'
+  assert evaluate_command.main([f'--workdir={workdir}', '--extractor=lite0', bank]) == 0
   rows = json.loads((workdir / 'report' / 'metrics.json').read_text())
   row = next(r for r in rows if (r['model'], r['num_steps'], r['w']) == ('student', 2, 2.0))
   assert row['extractor'] == 'lite0' and 'accuracy' not in row
@@ -191,6 +193,7 @@ def test_a_grid_without_a_bank_has_no_neighbours(workdir, monkeypatch):
   assert all('kid' not in r and r['nearest_training'] is None and r['fd'] > 0 for r in rows)
 
 
+@pytest.mark.full
 def test_drawing_anew_forgets_what_was_measured_of_the_old_pictures(workdir, monkeypatch):
   stand_in_for_lite0(monkeypatch)
   assert evaluate_command.main([f'--workdir={workdir}', '--extractor=lite0']) == 0
@@ -326,6 +329,7 @@ def test_a_round_without_the_teacher_it_descends_from_is_refused_before_training
   assert '00_teacher, which is missing; copy that folder too' in capsys.readouterr().err
 
 
+@pytest.mark.full
 def test_the_benchmark_of_sampling_says_how_many_calls_it_compared(workdir):
   done = subprocess.run(
     [sys.executable, 'benchmarks/sampling.py', f'--workdir={workdir}', '--teacher_steps=4',

@@ -29,6 +29,8 @@ from gdistill.samplers import noise as image_noise
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
 
+pytestmark = pytest.mark.full
+
 RNG = np.random.default_rng(5)
 PICTURES = RNG.integers(0, 256, (3, 8, 8), dtype=np.uint8)
 

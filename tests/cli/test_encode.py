@@ -53,6 +53,7 @@ def test_it_prints_the_digest_and_pictures_a_second_and_then_has_nothing_to_do(
   assert not (tmp_path / 'cache' / 'lock.json').exists()
 
 
+@pytest.mark.full
 def test_killed_and_repeated_it_ends_with_the_same_digest(given, tmp_path):
   config = latent_runs.config(PHOTOS, given, latents=dict(shard_size=2, batch_size=2))
   # The script waits for the signal when three shards and a part of the fourth are written.
@@ -116,7 +117,7 @@ def test_sigterm_leaves_with_42_and_whole_shards(given, tmp_path):
   assert names == sorted(f'latents-0000{k}.{e}' for k in (0, 1) for e in ('array_record', 'json'))
 
 
-@pytest.mark.heavy
+@pytest.mark.full
 def test_two_processes_share_the_work(given, tmp_path):
   import socket
 

@@ -12,6 +12,8 @@ from gdistill.published import adm
 from gdistill.recipe import settings as recipes
 from gdistill.rounds import folder as folders
 
+pytestmark = pytest.mark.full
+
 COSINE = recipes.Noise('cosine')
 
 

@@ -61,6 +61,7 @@ def test_every_variant_resolves_survives_json_and_is_explained(name, variant):
   assert 'Hardware assumed' in text and 'Result' in text
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(('name', 'variant'), ALL)
 def test_students_without_w_are_the_naive_and_the_single_w_ones(name, variant):
   recipe = reading.from_config(load(name, variant))

@@ -14,6 +14,8 @@ from gdistill import errors
 from gdistill.convert import autoencoder as convert
 from gdistill.models import vae
 
+pytestmark = pytest.mark.full
+
 RNG = np.random.default_rng(0)
 NETS = {
   'kl': vae.KL(widths=(32, 64), layers=1),

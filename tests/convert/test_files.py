@@ -27,6 +27,8 @@ from gdistill.models import efficientnet
 from gdistill.models import inception
 from gdistill.published import teachers
 
+pytestmark = pytest.mark.full
+
 RNG = np.random.default_rng(0)
 USUAL = 'model.safetensors'
 STATE = {'a.weight': np.arange(6, dtype=np.float32).reshape(2, 3), 'b': np.ones(2, np.float16)}

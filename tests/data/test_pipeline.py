@@ -167,13 +167,13 @@ def program(tmp_path, mode):
   )  # fmt: skip
 
 
-@pytest.mark.heavy
+@pytest.mark.full
 @pytest.mark.parametrize('mode', ['signals', 'killed'])
 def test_workers_outlive_signals_to_the_group_and_their_death_is_told(tmp_path, mode):
   assert program(tmp_path, mode).wait(waits.SECONDS) == 0
 
 
-@pytest.mark.heavy
+@pytest.mark.full
 def test_workers_do_not_outlive_the_killed_process_that_reads(tmp_path):
   run = program(tmp_path, 'sleep')
   workers = [int(pid) for pid in run.stdout.readline().split()]

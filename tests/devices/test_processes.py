@@ -156,7 +156,7 @@ def together(script, count):
   ]  # fmt: skip
 
 
-@pytest.mark.heavy
+@pytest.mark.full
 def test_one_process_that_fails_leaves_with_its_own_code_and_takes_the_others_along():
   children = together(ONE_FAILS, 2)
   _, lines = children[1].communicate(timeout=2 * waits.SECONDS)
@@ -185,7 +185,7 @@ exit_codes.exit_process(exit_codes.call(command, False))
 """
 
 
-@pytest.mark.heavy
+@pytest.mark.full
 def test_who_does_not_come_in_time_is_named():
   children = together(ONE_IS_LATE, 3)
   try:

@@ -12,6 +12,8 @@ from gdistill.drawing import edit
 from gdistill.drawing import style_transfer
 from gdistill.samplers import noise
 
+pytestmark = pytest.mark.full
+
 KEYS = noise.image_keys(jnp.array([5, 17]))
 
 

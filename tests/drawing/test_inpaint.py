@@ -15,6 +15,8 @@ from gdistill.samplers import ddim
 from gdistill.samplers import noise
 from gdistill.samplers import stochastic as stochastic_sampler
 
+pytestmark = pytest.mark.full
+
 SHAPE = (2, 3, 1)
 MASKS = np.array([[[1, 1, 0], [0, 1, 0]], [[0, 0, 1], [1, 0, 0]]], np.float32)[..., None]
 KEYS = noise.image_keys(jnp.array([5, 17]))

@@ -9,6 +9,8 @@ from known_models import COSINE
 from gdistill.core import projections
 from gdistill.drawing import style_transfer
 
+pytestmark = pytest.mark.full
+
 
 def sides(gaussians):
   """Returns (x, cond_a, cond_b, w_a, w_b), with different conditions and w in A and B."""

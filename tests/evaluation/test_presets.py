@@ -78,6 +78,7 @@ def test_published_figures_are_the_printed_ones():
   }  # fmt: skip
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('name', NAMES)
 def test_a_folder_of_pictures_becomes_a_row_that_says_in_what_it_departs(name, tmp_path, capsys):
   preset = presets.get(name)

@@ -8,6 +8,8 @@ import pytest
 import waits
 import yaml
 
+pytestmark = pytest.mark.full
+
 SLURM = ['--run_id=Run_1', '--config=configs/digits.py', '--nodes=2', '--gpus=4']
 GKE = ['--run_id=Run_1', '--config=configs/digits.py', '--tpu_type=v5litepod-16',
        '--bucket=gs://bucket/runs', '--image=europe-docker.pkg.dev/p/r/gdistill:1']  # fmt: skip

@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.full
+
 ROOT = pathlib.Path(__file__).parent.parent.parent
 SCRIPTS = sorted([*ROOT.glob('launch/*.sh'), *ROOT.glob('launch/*.sbatch')])
 COMMANDS = [
@@ -25,7 +27,6 @@ SUBMITTERS = {
   'gpu.sh run': ['--run_id=a', '--gpus=16'],
   'two_processes.sh': ['--run_id=a', '--processes=16', '--config.mesh.cpu_devices=1'],
 }
-HEAVY = pytest.mark.heavy  # each runs the real planner; the ordinary suite uses a fake planner
 
 
 def test_shellcheck_finds_nothing():
@@ -53,12 +54,21 @@ def test_the_commands_of_the_readme_run(machine, line):
   done = machine.run(words[1].removeprefix('launch/'), *words[2:], '--dry-run')
   assert done.returncode == 0, done.stderr
   assert done.stdout and not done.stderr
-  assert {c[0] for c in machine.calls()} <= {'python'}  # only the planner was run
+  # Only the planner was run, and a Python that was asked for its version.
+  assert {c[0] for c in machine.calls()} <= {'python', 'python3.13'}
 
 
 @pytest.mark.parametrize('script', [s.name for s in SCRIPTS if s.name.endswith('.sh')])
 def test_help_is_the_comment_that_opens_the_script(machine, script):
-  if script in ('common.sh', 'setup.sh', 'local.sh', 'test.sh', 'worker.sh', 'task.sh'):
+  if script in (
+    'common.sh',
+    'setup.sh',
+    'python.sh',
+    'local.sh',
+    'test.sh',
+    'worker.sh',
+    'task.sh',
+  ):
     pytest.skip('part of the other scripts, or passes its arguments on')
   done = machine.run(script, '--help')
   assert done.returncode == 0 and f'bash launch/{script}' in done.stdout
@@ -84,10 +94,7 @@ def test_what_a_config_says_of_devices_is_never_run_by_the_shell(tmp_path, value
   assert not (tmp_path / 'ran').exists()
 
 
-@pytest.mark.parametrize(
-  'launcher',
-  [name if name == 'tpu.sh create' else pytest.param(name, marks=HEAVY) for name in SUBMITTERS],
-)
+@pytest.mark.parametrize('launcher', SUBMITTERS)
 def test_the_real_planner_judges_the_batch(launcher, tmp_path):
   script, *command = launcher.split()
   given = [*command, *SUBMITTERS[launcher], '--config=configs/digits.py', '--dry-run']

@@ -10,6 +10,8 @@ import time
 import pytest
 import waits
 
+pytestmark = pytest.mark.full
+
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
 

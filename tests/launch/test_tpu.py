@@ -8,6 +8,8 @@ import subprocess
 import pytest
 import waits
 
+pytestmark = pytest.mark.full
+
 HERE = ['--run_id=Run_1', '--zone=us-west4-a', '--project=my-project']
 CONFIG = '--config=configs/digits.py:tiny'
 RUN = [*HERE, '--tpu_type=v5litepod-8', '--bucket=gs://bucket/runs', CONFIG]

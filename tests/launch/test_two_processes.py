@@ -14,6 +14,8 @@ import waits
 
 from gdistill.devices import processes
 
+pytestmark = pytest.mark.full
+
 ROOT = pathlib.Path(__file__).parent.parent.parent
 RUN = ['--run_id=a', '--config=configs/digits.py:tiny']
 
@@ -143,7 +145,6 @@ def ended(child, pids):
   return time.monotonic() - began
 
 
-@pytest.mark.heavy
 def test_a_real_run_whose_processes_are_killed_and_stopped_ends_with_the_same_bits(
   tmp_path, record_property
 ):

@@ -120,6 +120,7 @@ def test_a_learned_sigma_is_computed_and_left_out():
   np.testing.assert_allclose(both.apply({'params': params}, *inputs()), expected, atol=1e-5)
 
 
+@pytest.mark.full
 def test_a_teacher_cast_once_says_what_one_cast_at_every_use_says():
   net = dit.DiT(**TINY, w_features=8, dtype=jnp.bfloat16)
   params = filled(net)
@@ -134,6 +135,7 @@ def test_a_teacher_cast_once_says_what_one_cast_at_every_use_says():
   assert (net.apply({'params': lost}, *inputs()) != expected).any()
 
 
+@pytest.mark.full
 def test_checkpointed_blocks_have_the_same_parameters_outputs_and_gradients():
   nets = [dit.DiT(**{**TINY, 'depth': 1}, remat=remat) for remat in (False, True)]
   params = {'params': filled(nets[0])}

@@ -154,6 +154,7 @@ def test_everything_is_learned_but_null_text():
     assert np.abs(leaf).max() > 0, path
 
 
+@pytest.mark.full
 def test_checkpointed_blocks_have_the_same_parameters_outputs_and_gradients():
   nets = [latent_unet.LatentUNet(**CLASS, remat=remat) for remat in (False, True)]
   given = inputs(nets[0])
@@ -169,6 +170,7 @@ def test_checkpointed_blocks_have_the_same_parameters_outputs_and_gradients():
     assert again.count(in_a_block) > plain.count(in_a_block)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('fields', [TWO_LEVELS, CLASS])
 def test_a_teacher_cast_once_says_what_one_cast_at_every_use_says(fields):
   net = latent_unet.LatentUNet(**fields, w_features=8, dtype=jnp.bfloat16)

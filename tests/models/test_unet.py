@@ -1,11 +1,16 @@
+import functools
+
 import chex
 import jax
 import numpy as np
+import pytest
 from jax import numpy as jnp
 
 from gdistill.models import blocks
 from gdistill.models import unet
 
+# Compiled without optimisation, because compiling takes longer than running.
+jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 TINY = dict(
   channels=8, multipliers=(1, 2), num_blocks=1, attention_resolutions=(4,), num_classes=3,
   emb_channels=16, groups=4,
@@ -51,11 +56,11 @@ def test_imagenet64_settings_have_the_printed_count():
 def test_a_fresh_student_is_the_conditional_teacher_bit_for_bit_at_every_w():
   teacher, student = unet.UNet(**TINY), unet.UNet(**TINY, w_features=16, w_scale=50.0)
   params = filled(teacher)
-  fresh = student.init(jax.random.key(3), *inputs(1))['params']
+  fresh = jit(student.init)(jax.random.key(3), *inputs(1))['params']
   z, logsnr, cond, _ = inputs()
-  expected = jax.jit(teacher.apply)({'params': params}, z, logsnr, cond, jnp.zeros(4))
+  expected = jit(teacher.apply)({'params': params}, z, logsnr, cond, jnp.zeros(4))
   grown = {'params': {**fresh, **params}}
-  apply = jax.jit(student.apply)
+  apply = jit(student.apply)
   for w in (0.0, 0.3, 1.7, 4.0):
     found = apply(grown, z, logsnr, cond, jnp.full(4, w))
     np.testing.assert_array_equal(found, expected)
@@ -66,11 +71,11 @@ def test_a_fresh_student_is_the_conditional_teacher_bit_for_bit_at_every_w():
 
 def test_the_null_label_is_a_zero_one_hot_and_not_class_zero():
   net = unet.UNet(**TINY)
-  params = filled(net)
+  params, apply = filled(net), jit(net.apply)
   z, logsnr, _, w = inputs()
 
   def at(params, label):
-    return net.apply({'params': params}, z, logsnr, {'label': jnp.full(4, label)}, w)
+    return apply({'params': params}, z, logsnr, {'label': jnp.full(4, label)}, w)
 
   null = at(params, -1)
   assert np.abs(null - at(params, 0)).max() > 1e-3
@@ -82,21 +87,22 @@ def test_rows_do_not_see_each_other():
   net = unet.UNet(**TINY, w_features=8)
   params = {'params': filled(net)}
   z, logsnr, cond, w = inputs()
-  whole = net.apply(params, z, logsnr, cond, w)
-  alone = net.apply(params, z[2:3], logsnr[2:3], {'label': cond['label'][2:3]}, w[2:3])
+  whole = jit(net.apply)(params, z, logsnr, cond, w)
+  alone = jit(net.apply)(params, z[2:3], logsnr[2:3], {'label': cond['label'][2:3]}, w[2:3])
   np.testing.assert_allclose(whole[2:3], alone, atol=2e-5)
 
 
 def test_a_fresh_network_says_zero_and_every_block_is_its_shortcut():
   net = unet.UNet(**TINY)
-  params = net.init(jax.random.key(0), *inputs(1))
-  np.testing.assert_array_equal(net.apply(params, *inputs()), 0.0)
+  params = jit(net.init)(jax.random.key(0), *inputs(1))
+  np.testing.assert_array_equal(jit(net.apply)(params, *inputs()), 0.0)
   block = blocks.ResBlock(8, 4)
   h, emb = jnp.ones((1, 4, 4, 8)), jnp.ones((1, 16))
   found = block.apply(block.init(jax.random.key(0), h, emb, False), h, emb, False)
   np.testing.assert_array_equal(found, h)
 
 
+@pytest.mark.full
 def test_bfloat16_computes_close_to_float32_and_returns_float32():
   net, half = unet.UNet(**TINY), unet.UNet(**TINY, dtype=jnp.bfloat16)
   params = {'params': filled(net)}
@@ -108,6 +114,7 @@ def test_bfloat16_computes_close_to_float32_and_returns_float32():
   }
 
 
+@pytest.mark.full
 def test_dropout_acts_in_training_only():
   net = unet.UNet(**TINY, dropout=0.5)
   params = {'params': filled(net)}
@@ -118,6 +125,7 @@ def test_dropout_acts_in_training_only():
   assert np.abs(a - b).max() > 1e-3
 
 
+@pytest.mark.full
 def test_checkpointed_blocks_have_the_same_parameters_outputs_and_gradients():
   nets = [unet.UNet(**TINY, remat=remat) for remat in (False, True)]
   params = {'params': filled(nets[0])}
@@ -133,6 +141,7 @@ def test_checkpointed_blocks_have_the_same_parameters_outputs_and_gradients():
   assert forwards[1] > forwards[0]
 
 
+@pytest.mark.full
 def test_a_teacher_cast_once_says_what_one_cast_at_every_use_says():
   net = unet.UNet(**{**TINY, 'attention_resolutions': (4,)}, dtype=jnp.bfloat16)
   params = filled(net)

@@ -25,7 +25,7 @@ def test_they_call_the_package_define_nothing_and_hold_no_outputs(file):
     assert not any(isinstance(node, defined) for node in ast.walk(tree))
 
 
-@pytest.mark.heavy
+@pytest.mark.full
 def test_they_run_to_the_end(tmp_path, monkeypatch):
   nbclient, nbformat = pytest.importorskip('nbclient'), pytest.importorskip('nbformat')
   monkeypatch.setenv('GDISTILL_NOTEBOOK_CONFIG', 'configs/digits.py:tiny')

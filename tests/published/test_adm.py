@@ -16,6 +16,8 @@ from gdistill.recipe import reading
 from gdistill.training import assemble
 from gdistill.training import checks as run_checks
 
+pytestmark = pytest.mark.full
+
 
 @pytest.fixture(autouse=True)
 def exact():

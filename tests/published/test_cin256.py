@@ -15,6 +15,8 @@ from gdistill.models import latent_unet
 from gdistill.published import source_files
 from gdistill.recipe import settings as recipes
 
+pytestmark = pytest.mark.full
+
 SMALL_CIN256 = dict(
   channels=(32, 64), num_blocks=1, attention=(False, True), heads=(1, 1), context='class',
   context_dim=24, num_classes=1000, out_channels=3,

@@ -17,6 +17,8 @@ from gdistill.core import schedule
 from gdistill.published import teachers
 from gdistill.recipe import settings as recipes
 
+pytestmark = pytest.mark.full
+
 
 @pytest.fixture(autouse=True)
 def exact():

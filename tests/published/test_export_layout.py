@@ -6,6 +6,8 @@ import pytest
 
 from gdistill.published import export_layout
 
+pytestmark = pytest.mark.full
+
 TEXT = {'text_encoder', 'tokenizer'}
 
 

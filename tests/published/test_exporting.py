@@ -20,6 +20,8 @@ from gdistill.rounds import folder as folders
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
 
+pytestmark = pytest.mark.full
+
 COSINE = recipes.Noise('cosine')
 
 

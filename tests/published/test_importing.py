@@ -21,6 +21,8 @@ from gdistill.training import checks as run_checks
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
 
+pytestmark = pytest.mark.full
+
 
 @pytest.fixture(autouse=True)
 def exact():

@@ -9,6 +9,8 @@ from gdistill.models import latent_unet
 from gdistill.published import model_settings
 from gdistill.rounds import network as networks
 
+pytestmark = pytest.mark.full
+
 
 @pytest.mark.parametrize(
   ('fields', 'context', 'heads', 'head_dim'),

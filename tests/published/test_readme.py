@@ -9,6 +9,8 @@ import pytest
 from gdistill.recipe import settings as recipes
 from gdistill.rounds import folder as folders
 
+pytestmark = pytest.mark.full
+
 COSINE = recipes.Noise('cosine')
 
 

@@ -8,6 +8,8 @@ from gdistill.published import schedulers
 from gdistill.recipe import settings as recipes
 from gdistill.rounds import network as networks
 
+pytestmark = pytest.mark.full
+
 DDIM = dict(_class_name='DDIMScheduler')
 
 

@@ -11,6 +11,8 @@ from gdistill import errors
 from gdistill.published import source_files
 from gdistill.published import teachers
 
+pytestmark = pytest.mark.full
+
 
 def test_the_digest_sees_names_types_shapes_and_numbers():
   state = {'a': np.zeros(2, np.float32), 'b': np.ones((1, 2), np.float32)}

@@ -12,6 +12,8 @@ import safetensors.numpy
 from gdistill import errors
 from gdistill.published import teachers
 
+pytestmark = pytest.mark.full
+
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):

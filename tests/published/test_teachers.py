@@ -15,6 +15,8 @@ from gdistill.convert import autoencoder as autoencoders
 from gdistill.convert import dit
 from gdistill.published import teachers
 
+pytestmark = pytest.mark.full
+
 
 @pytest.fixture(autouse=True)
 def exact():

@@ -96,7 +96,12 @@ def hurt(file, kind, older):
 
 
 @pytest.mark.parametrize(
-  'steps', ['micro', pytest.param('digits', marks=pytest.mark.soak)], indirect=True
+  'steps',
+  [
+    pytest.param('micro', marks=pytest.mark.full),
+    pytest.param('digits', marks=pytest.mark.soak),
+  ],
+  indirect=True,
 )
 def test_every_file_in_every_way(steps, record_property):
   found = []
@@ -116,7 +121,8 @@ def test_every_file_in_every_way(steps, record_property):
 
 
 CASES = [
-  pytest.param('micro', 200, id='200'),
+  pytest.param('micro', 20, id='20'),
+  pytest.param('micro', 200, id='200', marks=pytest.mark.full),
   pytest.param('digits', 2000, id='2000', marks=pytest.mark.soak),
 ]
 

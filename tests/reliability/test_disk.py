@@ -117,6 +117,7 @@ def test_another_fault_than_a_full_disk_costs_no_step(tmp_path, monkeypatch):
   assert sorted(p.name for p in steps.iterdir()) == ['1', '2', '3']
 
 
+@pytest.mark.full
 def test_a_run_on_a_full_disk_ends_with_4_and_goes_on_once_there_is_room(disk, undisturbed):
   disturbed.config(disk / 'run')
   left = disturbed.at('first compile', disk / 'run')  # the config and the ledger exist by then

@@ -38,7 +38,10 @@ sys.exit(code)
 """
 
 
-@pytest.mark.parametrize('updates', [1200, pytest.param(20_000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+  'updates',
+  [pytest.param(1200, marks=pytest.mark.full), pytest.param(20_000, marks=pytest.mark.soak)],
+)
 def test_nothing_grows(tmp_path, updates, record_property):
   workdir = tmp_path / 'run'
   disturbed.config(

@@ -11,6 +11,8 @@ from gdistill.rounds import network as networks
 from gdistill.training import assemble
 from gdistill.training import losses as stage_losses
 
+pytestmark = pytest.mark.full
+
 CASES = {
   'teacher': {},
   'teacher, dropout and flips': dict(model=dict(dropout=0.1), data=dict(flip=True)),

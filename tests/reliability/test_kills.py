@@ -73,7 +73,8 @@ def fifty():
 @pytest.mark.parametrize(
   'plan',
   [
-    pytest.param(SIX, id='6'),
+    pytest.param((SAVING,), id='1'),
+    pytest.param(SIX, id='6', marks=pytest.mark.full),
     pytest.param(disturbed.seeded(1, fifty()), id='50', marks=pytest.mark.soak),
   ],
 )
@@ -176,6 +177,7 @@ exit_codes.exit_process(exit_codes.call(lambda: train.main(sys.argv[1:]), False)
 """
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('pair', [(signal.SIGTERM, signal.SIGTERM), (signal.SIGHUP, signal.SIGINT)])
 def test_a_second_signal_leaves_at_once_and_no_half_step_is_seen(tmp_path, pair):
   workdir = tmp_path / 'run'
@@ -202,6 +204,7 @@ def test_a_second_signal_leaves_at_once_and_no_half_step_is_seen(tmp_path, pair)
   assert step_checkpoints.restore_latest(steps)[0] == whole
 
 
+@pytest.mark.full
 def test_when_every_step_is_damaged_it_ends_with_4_lists_them_and_starts_nothing_afresh(tmp_path):
   workdir = tmp_path / 'run'
   disturbed.config(workdir, train=dict(max_to_keep=3, checkpoint_every=3))

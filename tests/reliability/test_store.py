@@ -13,7 +13,7 @@ from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import ledger
 from gdistill.workdir import storage
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.full
 
 
 @pytest.fixture

@@ -8,6 +8,8 @@ import sys
 import disturbed
 import pytest
 
+pytestmark = pytest.mark.full
+
 # Each call of time.time() jumps by hours or days, forwards or back.
 CLOCK = """
 import itertools, sys, time

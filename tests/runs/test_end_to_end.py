@@ -17,7 +17,7 @@ from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
 
 ROOT = pathlib.Path(__file__).parents[2]
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.full
 
 
 def start(folder, config, *more):

@@ -25,6 +25,8 @@ from gdistill.training import checks as run_checks
 from gdistill.training import run as training_run
 from gdistill.workdir import finished as finished_rounds
 
+pytestmark = pytest.mark.full
+
 PHOTOS, TEXT, IMAGENET, SD = latent_runs.KINDS
 COMPILED = {}  # {config: compiled train steps, which all runs of the config share}
 
@@ -51,9 +53,7 @@ def undisturbed(given, tmp_path_factory):
   return run(PHOTOS, given, tmp_path_factory.mktemp('latent_run') / 'run')[1]
 
 
-@pytest.mark.parametrize(
-  'name', [PHOTOS, *(pytest.param(n, marks=pytest.mark.heavy) for n in (TEXT, IMAGENET, SD))]
-)
+@pytest.mark.parametrize('name', [PHOTOS, TEXT, IMAGENET, SD])
 def test_every_config_goes_from_pictures_to_figures(given, tmp_path, name):
   recipe, workdir = run(name, given, tmp_path / 'run')
   kind, text = latent_runs.KINDS[name]
@@ -128,7 +128,7 @@ def test_a_shared_cache_serves_runs_and_one_of_another_autoencoder_is_refused(
     run(PHOTOS, given, workdir, latents=other)
 
 
-@pytest.mark.parametrize('name', [PHOTOS, pytest.param(SD, marks=pytest.mark.heavy)])
+@pytest.mark.parametrize('name', [PHOTOS, SD])
 def test_a_copy_elsewhere_is_evaluated_with_its_own_networks(given, tmp_path, name):
   (tmp_path / 'inputs').mkdir()
   for part in ('pictures', 'captioned.tar', 'text', latent_runs.KINDS[name][0]):
@@ -183,7 +183,6 @@ def first_state(recipe):
   return training_run._fresh_state(run.setups[first.stage], first.teacher, key, run.mesh)
 
 
-@pytest.mark.heavy
 def test_an_inpainting_run_goes_from_pictures_to_figures_and_paints(given, tmp_path):
   more = dict(model=dict(extra_channels=5), latents=dict(masks=2))
   recipe, workdir = run(SD, given, tmp_path / 'run', **more)

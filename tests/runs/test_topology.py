@@ -14,7 +14,7 @@ import pytest
 from gdistill.workdir import finished as finished_rounds
 
 ROOT = pathlib.Path(__file__).parents[2]
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.full
 
 MESHES = {  # {name: (processes, microbatches, mesh of each process)}
   'eight devices': (1, 1, {'cpu_devices': 8}),

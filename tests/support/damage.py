@@ -8,7 +8,7 @@ import pytest
 
 from gdistill import errors
 
-CASES = [pytest.param(60, id='60'), pytest.param(500, marks=pytest.mark.heavy, id='500')]
+CASES = [pytest.param(60, id='60'), pytest.param(500, marks=pytest.mark.full, id='500')]
 
 
 def damaged(data: bytes, case: int) -> bytes:

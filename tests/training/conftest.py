@@ -1,16 +1,12 @@
 """The finished run that the tests of training share."""
 
-import ladder
 import latent_runs
 import pytest
 
 
 @pytest.fixture(scope='session')
-def undisturbed(tmp_path_factory):
-  """Returns the workdir of a finished micro run; a test that changes files works on a copy."""
-  workdir = tmp_path_factory.mktemp('undisturbed') / 'run'
-  ladder.run(workdir)
-  return workdir
+def undisturbed(micro_run):
+  return micro_run
 
 
 @pytest.fixture(scope='session')

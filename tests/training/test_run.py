@@ -47,6 +47,7 @@ def test_every_round_leaves_a_finished_folder(undisturbed):
   assert events.count('round-finished') == len(assemble.plan_of(micro.recipe())) == 4
 
 
+@pytest.mark.full
 def test_one_compiled_step_serves_every_round_of_its_stage(tmp_path):
   compiled = {}
   ladder.run(tmp_path / 'run', compiled=compiled)
@@ -55,6 +56,7 @@ def test_one_compiled_step_serves_every_round_of_its_stage(tmp_path):
   assert set(compiled) == {'teacher', 'guidance', 'progressive'}
 
 
+@pytest.mark.full
 def test_interrupted_after_every_update_and_restarted_it_ends_bitwise_the_same(
   undisturbed, tmp_path
 ):
@@ -102,12 +104,14 @@ def test_a_finished_run_does_nothing(undisturbed):
   assert ladder.times(undisturbed) == before
 
 
+@pytest.mark.full
 def test_other_seeds_give_other_parameters(undisturbed, tmp_path):
   ladder.run(tmp_path / 'run', seed=1)
   found, others = ladder.digests(tmp_path / 'run'), ladder.digests(undisturbed)
   assert not set(found.values()) & set(others.values())
 
 
+@pytest.mark.full
 def test_checkpoint_cadence_does_not_reach_the_parameters(undisturbed, tmp_path):
   ladder.run(tmp_path / 'run', train={'checkpoint_every': 2})
   assert ladder.digests(tmp_path / 'run') == ladder.digests(undisturbed)
@@ -124,6 +128,7 @@ def test_a_run_can_begin_from_a_finished_round_elsewhere(undisturbed, tmp_path):
   assert card['num_steps'] == 1 and card['takes_w']
 
 
+@pytest.mark.full
 def test_a_finished_run_grows_an_encoders_ladder_and_may_leave_it_out_again(
   undisturbed, tmp_path, capsys
 ):
@@ -164,6 +169,7 @@ def test_a_finished_run_grows_an_encoders_ladder_and_may_leave_it_out_again(
     assert both[0] == both[1], name
 
 
+@pytest.mark.full
 def test_an_encoders_ladder_alone_and_one_beside_a_decoders_from_a_round_elsewhere(
   undisturbed, tmp_path
 ):
@@ -207,6 +213,7 @@ def test_what_a_kill_after_the_card_left_undone_is_done_at_the_next_start(undist
   assert len(finished) == 4
 
 
+@pytest.mark.full
 def test_the_single_w_student_and_the_naive_baseline_take_no_w(tmp_path):
   recipe = ladder.run(
     tmp_path / 'a',
@@ -235,6 +242,7 @@ def test_a_broken_teacher_is_not_learnt_from(tmp_path):
     )
 
 
+@pytest.mark.full
 def test_told_to_stop_while_it_compiles_it_leaves_at_once(tmp_path):
   # A compile may take minutes, and an orderly exit would shut JAX down while its thread compiles.
   script = (

@@ -274,6 +274,7 @@ def bucket(request, monkeypatch):
     yield name
 
 
+@pytest.mark.full
 @pytest.mark.filterwarnings('ignore')
 def test_a_workdir_lives_in_an_object_store(bucket, logged):
   run = f'{bucket}/run'

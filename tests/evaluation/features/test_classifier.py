@@ -29,12 +29,14 @@ def extract(params, pixels, **more):
   return extractors.extract(extractors.of_classifier(params), pixels, **more)
 
 
+@pytest.mark.full
 def test_held_out_digits_are_told_apart():
   pixels, labels = digits()
   out = extract(trained(), pixels[1400:])
   assert (out['logits'].argmax(1) == labels[1400:]).mean() >= 0.97
 
 
+@pytest.mark.full
 def test_two_trainings_agree_to_the_bit():
   pixels, labels = digits()
   again = classifier.train_classifier(pixels[:1400], labels[:1400], 10, seed=0)

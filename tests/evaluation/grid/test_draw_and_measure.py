@@ -23,6 +23,7 @@ from gdistill.workdir import storage
 PHOTOS, TEXT, _, SD = latent_runs.KINDS
 
 
+@pytest.mark.full
 def test_pictures_may_leave_the_devices_or_stay_there(workdir, capsys):
   """The number of kept pictures changes no figure, but few are not enough for a new measure."""
   whole = micro.evaluate(workdir)
@@ -44,7 +45,7 @@ def test_pictures_may_leave_the_devices_or_stay_there(workdir, capsys):
   assert {r['bank'] for r in again} == {7}
 
 
-@pytest.mark.heavy
+@pytest.mark.full
 def test_one_two_and_eight_devices_give_the_same_figures(workdir):
   found = []
   for count in (1, 2, 8):
@@ -60,7 +61,7 @@ def test_one_two_and_eight_devices_give_the_same_figures(workdir):
   grids.compare(found[2], found[0])
 
 
-@pytest.mark.heavy
+@pytest.mark.full
 def test_a_process_may_have_nothing_to_draw(workdir):
   """20 pictures make one batch of 32, so the first of two processes draws all of them."""
   expected = micro.evaluate(workdir)

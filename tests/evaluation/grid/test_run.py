@@ -58,7 +58,7 @@ def test_a_report_keeps_the_full_grid_while_all_of_it_is_there(tmp_path, monkeyp
   assert grid_run.full_rows(run) == []
 
 
-@pytest.mark.heavy
+@pytest.mark.full
 @pytest.mark.parametrize('processes', [1, 2])
 def test_killed_in_the_middle_it_goes_on_and_ends_with_the_same_figures(
   workdir, tmp_path, processes
