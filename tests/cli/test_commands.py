@@ -185,6 +185,7 @@ def test_rows_of_a_run_and_of_pictures_stand_in_one_table(workdir, tmp_path, mon
   assert len(capsys.readouterr().out.splitlines()) == 2 + len(rows) + 1
 
 
+@pytest.mark.full
 def test_a_grid_without_a_bank_has_no_neighbours(workdir, monkeypatch):
   stand_in_for_lite0(monkeypatch)
   given = [f'--workdir={workdir}', '--extractor=lite0', '--config.evaluation.bank=0']
@@ -205,6 +206,7 @@ def test_drawing_anew_forgets_what_was_measured_of_the_old_pictures(workdir, mon
   assert len(left) == 1 and '-classifier-' in left[0]
 
 
+@pytest.mark.full
 def test_a_damaged_cell_is_named(workdir):
   micro.evaluate(workdir)
   recipe = micro.recipe()  # names the cells of the quick grid; other tests draw the full grid too

@@ -85,7 +85,7 @@ def test_the_tiny_decoder_does_not_tell_far_latents_apart():
   params = params_of(TINY)
   z = np.sign(RNG.normal(size=(3, 4, 4, 6))).astype(np.float32)
   one, two, near = (apply(TINY, params, 'decode', a * z) for a in (40.0, 80.0, 1.0))
-  np.testing.assert_array_equal(one, two)
+  np.testing.assert_allclose(one, two, rtol=0, atol=1e-4)  # tanh near 1 may be off by a rounding
   assert np.abs(one - near).max() > 1e-3
 
 

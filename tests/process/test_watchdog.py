@@ -83,11 +83,13 @@ def test_a_disk_that_is_stuck_does_not_hold_it_back(tmp_path):
   assert 'stuck_here' in lines and 'the stacks of all threads are above; repeat' in lines
 
 
+@pytest.mark.full
 def test_what_takes_its_time_is_given_six_times_as_much(tmp_path):
   lines, seconds = left(start(tmp_path, 'patient'))
   assert counted(lines) == 6 and seconds > 5.5
 
 
+@pytest.mark.full
 def test_a_process_that_was_suspended_is_not_stuck(tmp_path):
   child = start(tmp_path, fault='suspended')
   assert os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WEXITED).si_code == os.CLD_STOPPED

@@ -129,7 +129,9 @@ def test_fifty_kills_of_the_digits_cost_time_and_nothing_else(tmp_path, record_p
 @pytest.mark.parametrize(
   'points',
   [
-    pytest.param(['first compile', SAVING, 'a cell drawn, not measured'], id='3'),
+    pytest.param(
+      ['first compile', SAVING, 'a cell drawn, not measured'], id='3', marks=pytest.mark.full
+    ),
     pytest.param([*disturbed.POINTS] * 2, id='20', marks=pytest.mark.soak),
   ],
 )

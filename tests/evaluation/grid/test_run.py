@@ -24,6 +24,7 @@ def cells(recipe, workdir, size):
   return grid_run.list_cells(run, grid_run.of_size(run, size))
 
 
+@pytest.mark.full
 def test_encoders_are_in_no_cell_and_no_evaluation_waits_for_them(trained):
   recipe, workdir = micro.recipe(), storage.path(trained)
   more = dataclasses.replace(recipe, encoder=True)
