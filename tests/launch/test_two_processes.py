@@ -5,6 +5,7 @@ import os
 import pathlib
 import signal
 import subprocess
+import sys
 import time
 
 import disturbed
@@ -114,9 +115,9 @@ def launch(folder, root, **environment):
   )
   file.write_text(json.dumps(config))
   words = ['--run_id=run', f'--config={file}', f'--workdir_root={root}']
+  own = {'GDISTILL_PYTHON': sys.executable, 'RESTART_SECONDS': '1', 'PEER_SECONDS': '20'}
   return subprocess.Popen(
-    ['bash', 'launch/two_processes.sh', *words],
-    cwd=ROOT, env={**os.environ, 'RESTART_SECONDS': '1', 'PEER_SECONDS': '20', **environment},
+    ['bash', 'launch/two_processes.sh', *words], cwd=ROOT, env={**os.environ, **own, **environment},
     stderr=subprocess.PIPE, text=True, start_new_session=True,
   )  # fmt: skip
 
