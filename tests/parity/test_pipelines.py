@@ -315,7 +315,7 @@ def test_a_checkpoint_becomes_safetensors_without_what_is_not_a_tensor(
     np.testing.assert_array_equal(array, state[name].float().numpy())
   assert found['half'].dtype == np.float16 and found['brain'].dtype == np.float32
   assert command.main([*given, f'--out={tmp_path}/found.safetensors']) == 2
-  assert 'found.safetensors exists; name another file' in capsys.readouterr().err
+  assert 'found.safetensors exists already; give another path' in capsys.readouterr().err
   run(*given)
   assert (tmp_path / 'model.safetensors').is_file()
   torch.save({'ema': {'w': torch.ones(1)}, 'opt': {'w': torch.zeros(1)}}, tmp_path / 'ema.pt')
