@@ -8,7 +8,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 select='not full and not parity and not soak' extras='[test]' dist=loadscope
 case "${1:-}" in
   full) select=full dist=loadfile; shift ;;
-  soak) select=soak TEST_PROCESSES=1; shift ;;
+  soak) select=soak dist=loadfile TEST_PROCESSES=1; shift ;;
   parity) select=parity extras='[test,parity]' dist=loadfile; shift ;;
 esac
 setup "$extras"
