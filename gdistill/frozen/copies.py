@@ -19,7 +19,7 @@ def keep(frozen: frozen_networks.Frozen, workdir: storage.epath.Path) -> None:
   """Copies the frozen networks into the workdir, unless the workdir already has all copies."""
   if _kept(workdir):
     return
-  with tempfile.TemporaryDirectory() as folder:
+  with tempfile.TemporaryDirectory(dir=storage.temporary_root()) as folder:
     if frozen.text:
       texts.write(folder, frozen.text)
     autoencoders.write(os.path.join(folder, frozen_networks.AUTOENCODER), frozen.autoencoder)

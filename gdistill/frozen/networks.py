@@ -46,7 +46,7 @@ def _on_disk(path: str, parts: tuple[str, ...] = ('',)) -> str:
   """
   if storage.is_local(path):
     return path
-  folder = tempfile.mkdtemp(prefix='gdistill-')
+  folder = tempfile.mkdtemp(prefix='gdistill-', dir=storage.temporary_root())
   atexit.register(shutil.rmtree, folder, ignore_errors=True)
   for part in parts:
     for name in storage.files(storage.path(path) / part):

@@ -1,8 +1,7 @@
 """Writes the training metrics of a round as JSON lines and TensorBoard events."""
 
 import json
-import pathlib
-import tempfile
+import struct
 import time
 
 import jax
@@ -47,16 +46,24 @@ def _step_of(line: str) -> int:
 
 
 def _tensorboard(rows: list[tuple[int, dict]]) -> bytes:
-  """Returns the bytes of a TensorBoard event file, written to a temporary folder first.
+  """Returns the bytes of a TensorBoard event file: records of length, checksum, event, checksum.
 
-  The temporary folder is needed because tensorboardX writes to local disks only, and a workdir may
-  be in an object store.
+  tensorboardX makes the events and the checksums. Its writer is not used, because that writer needs
+  a local disk: a workdir may be in an object store, on a machine without temporary folders.
   """
-  import tensorboardX
+  from tensorboardX import record_writer
+  from tensorboardX import summary
+  from tensorboardX.proto import event_pb2
 
-  with tempfile.TemporaryDirectory() as folder:
-    with tensorboardX.SummaryWriter(folder) as writer:
-      for step, row in rows:
-        for name, value in row.items():
-          writer.add_scalar(name, value, step)
-    return next(pathlib.Path(folder).glob('events*')).read_bytes()
+  now = time.time()
+  events = [event_pb2.Event(wall_time=now, file_version='brain.Event:2')]
+  for step, row in rows:
+    for name, value in row.items():
+      scalar = summary.scalar(name, float(value))
+      events.append(event_pb2.Event(wall_time=now, step=step, summary=scalar))
+  found = bytearray()
+  for data in (e.SerializeToString() for e in events):
+    length = struct.pack('<Q', len(data))
+    for part in (length, data):
+      found += part + struct.pack('<I', record_writer.masked_crc32c(part))
+  return bytes(found)

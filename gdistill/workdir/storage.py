@@ -11,6 +11,7 @@ import os
 import pathlib
 import secrets
 import shutil
+import tempfile
 from typing import Any, Literal
 
 import numpy as np
@@ -41,6 +42,17 @@ def path(p: epath.PathLike) -> epath.Path:
 def is_local(p: epath.PathLike) -> bool:
   """Returns whether the path is on local disk, not in an object store."""
   return '://' not in os.fspath(p)
+
+
+def temporary_root() -> str:
+  """Returns the folder for temporary files; raises ConfigError if no such folder can be written."""
+  try:
+    return tempfile.gettempdir()
+  except FileNotFoundError as e:
+    raise errors.ConfigError(
+      'no folder for temporary files can be written, but the autoencoder and the text encoder need '
+      'one; set the environment variable TMPDIR to a folder on a local disk'
+    ) from e
 
 
 def _fresh(p: epath.PathLike) -> epath.Path:

@@ -54,7 +54,7 @@ def test_with_a_clock_that_jumps(undisturbed, tmp_path):
 
 # Runs a command where the folders for temporary files are read-only. The repository and the
 # interpreter may lie in these folders, so their files stay visible. Only $1, the test's own folder,
-# stays writable. It is also the current folder, on which Python then falls back.
+# stays writable. The current folder is read-only too, because Python would fall back on it.
 READ_ONLY = """
 set -e
 mount --bind "$1" "$1"
@@ -66,7 +66,7 @@ for folder in /tmp /var/tmp /usr/tmp; do
       mount -o remount,bind,ro,nosuid,nodev,noexec "$folder"
   fi
 done
-cd "$1"
+cd /tmp
 shift
 exec "$@"
 """
@@ -88,7 +88,7 @@ def test_without_a_place_for_temporary_files(undisturbed, tmp_path):
   permitted = run('true')
   if permitted.returncode:
     pytest.skip(f'may not make a folder read-only: {permitted.stderr.strip()}')
-  found = run(sys.executable, '-c', 'import tempfile; print(tempfile.gettempdir())')
-  assert found.stdout == f'{tmp_path}\n', found.stderr
+  found = run(sys.executable, '-c', 'import tempfile; tempfile.gettempdir()')
+  assert 'No usable temporary directory' in found.stderr
   workdir = tmp_path / 'run'
   ends_as(workdir, undisturbed, run(*disturbed.command(workdir)))

@@ -156,3 +156,12 @@ def test_a_store_whose_package_is_missing_is_named_with_it(monkeypatch, scheme, 
     storage.check_writable('--workdir', f'{scheme}://b/x')
   monkeypatch.setattr(storage.importlib.util, 'find_spec', lambda name: object())
   storage.check_writable('--workdir', f'{scheme}://b/x')
+
+
+def test_no_folder_for_temporary_files_is_one_line(monkeypatch):
+  def none():
+    raise FileNotFoundError(2, 'No usable temporary directory found')
+
+  monkeypatch.setattr('tempfile.gettempdir', none)
+  with pytest.raises(errors.ConfigError, match='set the environment variable TMPDIR'):
+    storage.temporary_root()
