@@ -11,6 +11,8 @@ from gdistill.cli import picture_flags
 from gdistill.cli import picture_job
 from gdistill.cli import source_pictures
 
+_BLACK = 127  # largest grey value of a mask that counts as black: the picture is kept there
+
 
 def parser() -> command_line.Parser:
   p = picture_flags.parser(
@@ -87,7 +89,7 @@ class Masks:
     """Returns the mask of picture i, [H, W, 1] of 0 and 1, at the size of the network's pictures.
 
     `factor` is the ratio of the picture's side to the side of the latents. Raises DataError if the
-    mask has another size than the picture, is all black, or has too thin a white part.
+    mask has another size than the picture, has no white part, or has too thin a white part.
     """
     import numpy as np
 
@@ -102,11 +104,9 @@ class Masks:
         f'{original.shape[1]} x {original.shape[0]}: a mask must have the size of its picture; '
         'resize the mask'
       )
-    mask = (source_pictures.fitted(self._masks, k, found, shape) > 127).astype(np.float32)
+    mask = (source_pictures.fitted(self._masks, k, found, shape) > _BLACK).astype(np.float32)
     if not mask.any():
-      raise errors.DataError(
-        f'--mask={file} is black, so there is nothing to paint; make the part to paint white'
-      )
+      raise errors.DataError(f'--mask={file} {_nothing_to_paint(self._masks, k, found, shape)}')
     if self._trained and not mask[::factor, ::factor].any():
       raise errors.DataError(
         f'--mask={file}: the white part is too thin, because the network reads one mask pixel in '
@@ -114,5 +114,28 @@ class Masks:
       )
     if mask.all() and file not in self._warned:
       self._warned.add(file)
-      progress.say(f'warning: --mask={file} is white everywhere: nothing of the picture is kept')
+      lowest, highest = int(found.min()), int(found.max())
+      said = f'{lowest} everywhere' if lowest == highest else f'{lowest} to {highest} everywhere'
+      progress.say(
+        f'warning: --mask={file} is {said}, and values above {_BLACK} of 255 are painted: nothing '
+        'of the picture is kept'
+      )
     return mask
+
+
+def _nothing_to_paint(masks: source_pictures.Sources, k: int, found, shape: Sequence[int]) -> str:
+  """Returns why mask k, whose grey values are `found`, paints nothing, and what to do about it."""
+  largest, full = int(found.max()), 255
+  if largest > _BLACK:
+    return (
+      f'has values up to {largest} of 255, but its white part is too thin: resized to '
+      f'{shape[1]} x {shape[0]}, no value is above {_BLACK}; make the white part wider'
+    )
+  if deep := masks.largest_of_16_bits(k):
+    largest, full = deep, 65_535
+  same = ' everywhere' if found.min() == found.max() and full == 255 else ''
+  what = f'is {largest}{same}' if same else f'has no value above {largest}'
+  return (
+    f'{what} of {full:,}, and only values above {full // 2:,} are painted; write {full:,} (white) '
+    'where to paint and 0 (black) where to keep'
+  )

@@ -151,6 +151,10 @@ def _draw(job: Job, out: str, request: Mapping[str, Any], scale: int | None) -> 
   results = [(i, seed) for i in range(len(job.sources)) for seed in job.seeds]
   todo = [result for result in results if not storage.exists(out / job.name(*result))]
   done, size, edit = len(results) - len(todo), _batch(job.shape, len(todo)), None
+  for i in dict.fromkeys(i for i, _ in todo):  # every picture is checked before one is drawn
+    job.source(i)
+    if job.mask:
+      job.mask(i)
   with interrupt.Interrupt() as stop, progress.Progress(job.title, len(results), done) as bar:
     for first in range(0, len(todo), size):
       batch = todo[first : first + size]

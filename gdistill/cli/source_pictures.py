@@ -10,8 +10,6 @@ from gdistill import errors
 # Files that a command writes beside its results: request.json holds the flags of the command, and
 # sheet.png shows the source pictures beside the results.
 REQUEST, SHEET = 'request.json', 'sheet.png'
-# Largest factor by which a picture is enlarged to the size that the network works at.
-_MOST_ENLARGED = 4
 
 
 class Sources:
@@ -61,7 +59,14 @@ class Sources:
     """
     from gdistill.data import images
 
-    return images.decoded(self.files[i], channels, True, under)
+    return images.decoded(self.files[i], channels, under)
+
+  def largest_of_16_bits(self, i: int) -> int:
+    """Returns the largest value of picture i if it is 16-bit grey, and 0 for any other picture."""
+    from PIL import Image
+
+    with Image.open(self.files[i]) as picture:
+      return int(picture.getextrema()[1]) if picture.mode.startswith('I;16') else 0
 
 
 def fitted(sources: Sources, i: int, pixels: Any, shape: Sequence[int]) -> Any:
@@ -72,11 +77,12 @@ def fitted(sources: Sources, i: int, pixels: Any, shape: Sequence[int]) -> Any:
   from gdistill.data import pictures
 
   height, width = shape[:2]
-  if pixels.shape[0] * _MOST_ENLARGED < height or pixels.shape[1] * _MOST_ENLARGED < width:
+  most = pictures.ENLARGED
+  if pixels.shape[0] * most < height or pixels.shape[1] * most < width:
     raise errors.DataError(
       f'{sources.flag}={sources.files[i]} is {pixels.shape[1]} x {pixels.shape[0]} pixels, too few '
-      f'for the {width} x {height} of the network, because a picture is '
-      'enlarged at most 4 times; give a larger picture'
+      f'for the {width} x {height} of the network, because a picture is enlarged at most {most} '
+      'times; give a larger picture'
     )
   return pictures.fitted(pixels, height, width)
 

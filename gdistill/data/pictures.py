@@ -3,63 +3,168 @@
 import functools
 import io
 import zlib
+from typing import Any
 
 import numpy as np
 
 from gdistill import errors
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp')
+# Pillow's names of the formats that are decoded.
+FORMATS = ('JPEG', 'PNG', 'WEBP')
 _MODES = {1: 'L', 3: 'RGB'}
 # Largest number of pixels that a picture may have, because a small file can claim a size that fills
 # the memory. Pillow itself warns above 89 million pixels.
 _MOST_PIXELS = 89_000_000
+# Largest factor by which a picture is enlarged.
+ENLARGED = 4
+# EXIF's tag of the orientation, and Pillow's numbers of the turns that make a picture upright:
+# mirror, half turn, mirror upside down, transpose, quarter turn right, transverse, and quarter turn
+# left.
+_ORIENTATION = 0x112
+_TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
+# A file with an EXIF orientation or a PNG's transparent colour has at least one of these marks.
+_MARKS = (
+  b'Exif', b'EXIF', b'eXIf', b'exif', b'tiff:Orientation', b'com.adobe.xmp', b'XMP ', b'tRNS',
+)  # fmt: skip
 _PNG = b'\x89PNG\r\n\x1a\n'
 _BLOCK = 512  # number of picture rows that are converted to floats at a time, to save memory
 
 
-def decode(
-  data: bytes, name: str, channels: int = 3, upright: bool = False, under: str = 'white'
-) -> np.ndarray:
+class TooSmall(errors.DataError):
+  """A picture of fewer pixels than a quarter of the side that the picture is resized to."""
+
+
+def decode(data: bytes, name: str, channels: int = 3, under: str = 'white') -> np.ndarray:
   """Returns the pixels of a JPEG, PNG or WebP file, [H, W, channels] uint8.
 
   `name` is the file's name and is used only in error lines; the format is found from the content of
-  `data`, not from the suffix of `name`. Grey and CMYK pictures are converted to `channels`
-  channels. Transparent pixels are blended with the colour `under`. Of a 16-bit grey value, only the
-  upper 8 bits are returned. Of an animation, only the first frame is decoded. EXIF orientation is
-  ignored, as in TensorFlow's decoders, unless `upright` is True. Raises DataError for a picture
-  that cannot be decoded. Some damage to the pixels of JPEG and WebP files goes unnoticed, because
-  these two formats have no checksums.
+  `data`, not from the suffix of `name`. The picture is turned upright as its EXIF orientation says.
+  Grey and CMYK pictures are converted to `channels` channels. Transparent pixels are blended with
+  the colour `under`. Of a 16-bit grey value, only the upper 8 bits are returned. Of an animation,
+  only the first frame is decoded. Raises DataError for a picture that cannot be decoded. Some
+  damage to the pixels of JPEG and WebP files goes unnoticed, because these two formats have no
+  checksums.
   """
   import PIL  # imported inside the function, because Pillow loads slowly
   from PIL import Image
-  from PIL import ImageOps
 
   try:
     if data.startswith(_PNG):
       _check_png(data)
-    with Image.open(io.BytesIO(data), formats=('JPEG', 'PNG', 'WEBP')) as picture:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
       if picture.width * picture.height > _MOST_PIXELS:
-        raise ValueError(f'it claims {picture.width} x {picture.height} pixels, too many to decode')
-      if upright:
-        picture = ImageOps.exif_transpose(picture)
-      # 16-bit grey is shifted to 8 bits here, because Pillow would clip the values at 255.
-      if picture.mode.startswith('I;16'):
-        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-      if picture.mode in ('RGBA', 'LA', 'PA') or 'transparency' in picture.info:
-        picture = picture.convert('RGBA')
-        picture = Image.alpha_composite(Image.new('RGBA', picture.size, under), picture)
+        raise Image.DecompressionBombError(f'{picture.width} x {picture.height} pixels')
+      picture.load()
+      turn = _turn(picture)
+      picture = _opaque(picture, data, under)
+      if turn is not None:
+        picture = picture.transpose(turn)
       pixels = np.asarray(picture.convert(_MODES[channels]))
   except PIL.UnidentifiedImageError:
     reason = 'it is no JPEG, PNG or WebP' if data else 'it is empty'
     raise errors.DataError(
       f'{name} is no readable picture: {reason}; fix or remove this picture'
     ) from None
+  except Image.DecompressionBombError as e:  # Pillow raises this error too, above its own limit
+    claimed = str(e) if 'limit' not in str(e) else 'more pixels'
+    raise errors.DataError(
+      f'{name} is not decoded: it claims {claimed}, and the limit is {_MOST_PIXELS:,} pixels; make '
+      'the picture smaller, or remove it'
+    ) from e
   except Exception as e:  # Pillow raises OSError, SyntaxError, struct.error and many others
     reason = errors.brief(e)
     raise errors.DataError(
       f'{name} is no readable picture: {reason}; fix or remove this picture'
     ) from e
   return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def _turn(picture: Any) -> Any:
+  """Returns Pillow's number of the turn that makes a picture upright, or None if it is upright."""
+  try:
+    return _TURNS.get(picture.getexif().get(_ORIENTATION))
+  except Exception:  # damaged EXIF data raise many kinds of exceptions, and harm no pixel
+    return None
+
+
+def read_otherwise(data: bytes) -> str:
+  """Returns why earlier versions of gdistill decoded a picture file to other pixels, or ''.
+
+  Earlier versions ignored EXIF orientation, and the transparent colour of PNG files of 2, 4 or
+  16 bits a channel.
+  """
+  if not any(mark in data for mark in _MARKS):
+    return ''  # almost all pictures end here, without being decoded
+  from PIL import Image
+
+  try:
+    with Image.open(io.BytesIO(data), formats=('JPEG', 'PNG', 'WEBP')) as picture:
+      picture.load()
+      if _turn(picture) is not None:
+        return 'turned upright as their EXIF orientation says'
+      depth = data[24] if data.startswith(_PNG) and 'transparency' in picture.info else 8
+      if picture.mode[:1] in 'ILR' and depth in (2, 4, 16):
+        return 'with a transparent colour that is now white'
+  except Exception:  # a picture that cannot be decoded has no pixels in any version
+    return ''
+  return ''
+
+
+def _opaque(picture: Any, data: bytes, under: str) -> Any:
+  """Returns a Pillow picture of 8 bits a channel, whose transparent pixels have the colour `under`.
+
+  `data` holds the bytes of the picture's file.
+  """
+  from PIL import Image
+
+  if picture.mode in ('I', 'F'):
+    raise ValueError('its pixels have 32 bits; save it with 8 or 16 bits a channel')
+  key, alpha = picture.info.get('transparency'), None
+  # 16-bit grey is shifted to 8 bits here, because Pillow would clip the values at 255.
+  if picture.mode.startswith('I;16'):
+    deep = np.asarray(picture)
+    picture = Image.fromarray((deep >> 8).astype(np.uint8))
+    if isinstance(key, int):
+      alpha = Image.fromarray(np.where(deep == key, 0, 255).astype(np.uint8))
+  elif data.startswith(_PNG):
+    # Pillow scales the pixels to 8 bits, but not the transparent colour.
+    depth = data[24]
+    if picture.mode == 'RGB' and depth == 16 and key:
+      picture.info['transparency'] = tuple(part >> 8 for part in key)
+    elif picture.mode == 'L' and depth < 8 and key:
+      picture.info['transparency'] = key * 255 // (2**depth - 1)
+  if alpha is None and not (picture.mode in ('RGBA', 'LA', 'PA') or key is not None):
+    return picture
+  picture = picture.convert('RGBA')
+  if alpha is not None:
+    picture.putalpha(alpha)
+  return Image.alpha_composite(Image.new('RGBA', picture.size, under), picture)
+
+
+def squared(data: bytes, name: str, channels: int, size: int) -> np.ndarray:
+  """Returns the centre square of a picture file, resized by area to [size, size, channels] uint8.
+
+  Raises DataError for a picture that cannot be decoded, and TooSmall for a picture that would be
+  enlarged more than ENLARGED times.
+  """
+  return checked_square(decode(data, name, channels), name, size)
+
+
+def checked_square(pixels: np.ndarray, name: str, size: int) -> np.ndarray:
+  """Returns `square(pixels, size)`; raises TooSmall if that enlarges more than ENLARGED times."""
+  height, width = pixels.shape[:2]
+  if too_small(width, height, size):
+    raise TooSmall(
+      f'{name} is {width} x {height} pixels, too few for {size} x {size}, because a picture is '
+      f'enlarged at most {ENLARGED} times; remove this picture, or give a larger one'
+    )
+  return square(pixels, size)
+
+
+def too_small(width: int, height: int, size: int) -> bool:
+  """Returns whether the centre square would be enlarged more than ENLARGED times to `size`."""
+  return min(width, height) * ENLARGED < size
 
 
 def convert(pixels: np.ndarray, name: str, channels: int) -> np.ndarray:

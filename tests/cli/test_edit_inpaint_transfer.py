@@ -254,6 +254,45 @@ def test_a_size_is_width_first_and_a_mask_may_be_too_thin(images, tmp_path):
     inpaint.Masks(sources, masks, True)(0, (8, 8, 1), 4)
 
 
+def right_half(value, dtype=np.uint8):
+  mask = np.zeros((8, 8), dtype)
+  mask[:, 4:] = value
+  return mask
+
+
+@pytest.mark.parametrize(
+  ('mask', 'said'),
+  [
+    (right_half(1), 'has no value above 1 of 255, and only values above 127 are painted'),
+    (right_half(127), 'has no value above 127 of 255'),
+    (np.full((8, 8), 90, np.uint8), 'is 90 everywhere of 255'),
+    (right_half(1, np.uint16), 'has no value above 1 of 65,535, and only values above 32,767'),
+    (right_half(255, np.uint16), 'has no value above 255 of 65,535'),
+    (np.dstack([right_half(255), *[right_half(0)] * 2]), 'has no value above 76 of 255'),  # red
+    (np.eye(8, dtype=np.uint8) * 255, r'values up to 255 of 255, .* too thin: resized to 2 x 2'),
+  ],
+)  # fmt: skip
+def test_a_mask_that_paints_nothing_says_its_largest_value(mask, said, images, tmp_path):
+  Image.fromarray(mask).save(tmp_path / 'm.png')
+  files = images / 'a.png', tmp_path / 'm.png'
+  sources, masks = (source_pictures.Sources(str(file), '--mask') for file in files)
+  size = 2 if 'thin' in said else 8
+  with pytest.raises(errors.DataError, match=said):
+    inpaint.Masks(sources, masks, False)(0, (size, size, 1), 1)
+
+
+def test_no_picture_is_drawn_if_a_later_one_cannot_be_used(
+  workdir, images, tmp_path, monkeypatch, capsys
+):
+  Image.fromarray(np.zeros((1, 1), np.uint8)).save(images / 'z.png')
+  monkeypatch.setattr(picture_job, '_batch', lambda shape, most: 1)
+  monkeypatch.setattr(editor, 'editor', None)  # would fail if it were called
+  argv = ['edit', f'--folder={workdir}/02_progressive_2', f'--image={images}', '--label=3']
+  assert run(*argv, f'--out={tmp_path}/out') == 3
+  assert 'z.png is 1 x 1 pixels, too few for the 8 x 8' in capsys.readouterr().err
+  assert not (tmp_path / 'out').exists()
+
+
 def test_another_request_is_refused_with_what_differs(workdir, images, tmp_path, capsys):
   given = [f'--folder={workdir}/02_progressive_2', f'--image={images}', f'--out={tmp_path}/out']
   assert run('edit', *given, '--label=3') == 0
@@ -383,8 +422,8 @@ def test_masks_go_by_name_and_are_checked(workdir, images, tmp_path, capsys):
   changed = read(tmp_path / 'strokes/a.png') != PICTURES[0]
   assert changed[2, :3].any() and not np.delete(changed, 2, 0).any() and not changed[2, 3:].any()
   for pixels, code, words in (
-    (np.zeros((8, 8), np.uint8), 3, 'is black, so there is nothing to paint'),
-    (np.full((8, 8), 255, np.uint8), 0, 'is white everywhere: nothing of'),
+    (np.zeros((8, 8), np.uint8), 3, 'm.png is 0 everywhere of 255, and only values above 127 are'),
+    (np.full((8, 8), 255, np.uint8), 0, 'm.png is 255 everywhere, and values above 127 of 255 are'),
     (np.full((8, 9), 255, np.uint8), 3, 'a mask must have the size of its picture'),
   ):
     Image.fromarray(pixels).save(tmp_path / 'm.png')

@@ -136,21 +136,100 @@ def test_of_an_animation_the_first_picture_counts():
   np.testing.assert_array_equal(pictures.decode(data, 'x'), first)
 
 
-def test_orientation_is_left_alone():
+@pytest.mark.parametrize('kind', ['PNG', 'JPEG', 'WEBP'])
+@pytest.mark.parametrize('orientation', range(10))
+def test_pictures_stand_upright_as_exif_says(orientation, kind):
+  # The turns are those of the standard: where the first row and the first column of the file are.
+  upright = {
+    2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2), 6: lambda a: np.rot90(a, -1),
+    7: lambda a: a[::-1, ::-1].transpose(1, 0, 2), 8: np.rot90,
+  }.get(orientation, lambda a: a)  # fmt: skip
   exif = Image.Exif()
-  exif[0x0112] = 6  # a quarter turn
-  assert pictures.decode(encode(ramp(), 'JPEG', exif=exif), 'x').shape == (40, 50, 3)
+  exif[0x0112] = orientation
+  data = encode(ramp(), kind, exif=exif)
+  as_stored = pictures.decode(encode(ramp(), kind), 'x')
+  np.testing.assert_array_equal(pictures.decode(data, 'x'), upright(as_stored))
+
+
+def test_damaged_exif_data_harm_no_picture():
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  data = encode(ramp(), 'JPEG', exif=exif)
+  place = data.index(b'Exif')
+  plain = pictures.decode(encode(ramp(), 'JPEG'), 'x')
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')
+    for junk in (b'\xff' * 30, b'MM\0*\0\0\xff\xf0' + b'\x09' * 22):
+      bad = data[: place + 6] + junk[: len(exif.tobytes()) - 6] + data[place + 6 + len(junk) :]
+      with contextlib.suppress(errors.DataError):  # the junk may reach beyond the EXIF data
+        np.testing.assert_array_equal(pictures.decode(bad, 'x'), plain)
+
+
+def png(colour, depth, rows, width, key=b''):
+  """Returns a PNG file by its definition: `rows` of bytes, and the bytes of a tRNS chunk."""
+
+  def part(kind, data):
+    return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+
+  header = struct.pack('>IIBBBBB', width, len(rows), depth, colour, 0, 0, 0)
+  palette = part(b'PLTE', bytes(range(90))) if colour == 3 else b''
+  return b''.join((
+    b'\x89PNG\r\n\x1a\n', part(b'IHDR', header), palette, part(b'tRNS', key) if key else b'',
+    part(b'IDAT', zlib.compress(b''.join(b'\0' + row for row in rows))), part(b'IEND', b''),
+  ))  # fmt: skip
 
 
 @pytest.mark.parametrize(
-  ('orientation', 'turned'), [(1, lambda a: a), (3, lambda a: a[::-1, ::-1]),
-                              (6, lambda a: np.rot90(a, -1)), (8, np.rot90)],
+  ('colour', 'depth', 'row', 'key', 'found'),
+  [
+    (0, 16, '7700 77ff 7800', '77ff', [0x77, 'white', 0x78]),
+    (0, 16, '0000 0001 ffff', '0000', ['white', 0, 255]),
+    (4, 16, '1000 ffff 2000 0000', '', [0x10, 'white']),
+    (4, 16, '0000 80ff', '', [255 - 0x80]),
+    (0, 8, '05 06 05', '0005', ['white', 6, 'white']),
+    (0, 4, '12 30', '0002', [17, 'white', 51, 0]),
+    (0, 2, '1b', '0001', [0, 'white', 170, 255]),
+    (0, 1, 'a0', '0001', ['white', 0, 'white', 0]),
+    (2, 16, '1e00 2e00 3e00 1f00 2e00 3e00', '1e00 2e00 3e00', ['white', (0x1F, 0x2E, 0x3E)]),
+    (2, 16, '0000 0000 0000 1e1e 0000 0000', '1e1e 0000 0000', [(0, 0, 0), 'white']),
+    (2, 8, '1e2e3e 1f2e3e', '001e 002e 003e', ['white', (0x1F, 0x2E, 0x3E)]),
+    (3, 8, '00 01', 'ff00', [(0, 1, 2), 'white']),
+    (3, 4, '12', 'ff00', ['white', (6, 7, 8)]),
+    (3, 8, '00 01', '80', [(127, 128, 128), (3, 4, 5)]),
+  ],
 )  # fmt: skip
-def test_orientation_is_obeyed_where_pictures_are_to_stand_upright(orientation, turned):
+def test_transparent_colours_of_every_depth_are_white(colour, depth, row, key, found):
+  row = bytes.fromhex(row)
+  pixels = pictures.decode(png(colour, depth, [row, row], len(found), bytes.fromhex(key)), 'x')
+  wanted = np.array([(255,) * 3 if f == 'white' else np.broadcast_to(f, 3) for f in found])
+  assert np.abs(pixels.astype(int) - wanted).max() <= 1  # blended values are rounded
+
+
+def test_a_turned_transparent_16_bit_picture_is_both():
   exif = Image.Exif()
-  exif[0x0112] = orientation
-  found = pictures.decode(encode(ramp(), exif=exif), 'x', upright=True)
-  np.testing.assert_array_equal(found, turned(ramp()))
+  exif[0x0112] = 8
+  deep = np.array([[0x1100, 0x2200], [0x3300, 0x4400], [0x1100, 0x5500]], np.uint16)
+  grey = encode(Image.fromarray(deep), exif=exif, transparency=0x1100)
+  data = png(0, 16, [r.astype('>u2').tobytes() for r in deep], 2, b'\x11\0')
+  place = grey.index(b'eXIf') - 4
+  length = 12 + int.from_bytes(grey[place : place + 4], 'big')
+  data = data[:33] + grey[place : place + length] + data[33:]  # after IHDR
+  upright = np.array([[0x22, 0x44, 0x55], [255, 0x33, 255]])
+  np.testing.assert_array_equal(pictures.decode(data, 'x', 1)[..., 0], upright)
+
+
+@pytest.mark.parametrize(('height', 'width', 'ok'), [
+  (16, 16, True), (15, 900, False), (900, 15, False), (1, 1, False), (16, 90, True),
+])  # fmt: skip
+def test_no_picture_is_enlarged_more_than_four_times(height, width, ok):
+  data = encode(np.zeros((height, width, 3), np.uint8))
+  if ok:
+    assert pictures.squared(data, 'x', 3, 64).shape == (64, 64, 3)
+    return
+  said = f'cat/1.png is {width} x {height} pixels, too few for 64 x 64, .* at most 4 times'
+  with pytest.raises(pictures.TooSmall, match=said):
+    pictures.squared(data, 'cat/1.png', 3, 64)
 
 
 @pytest.mark.parametrize(
@@ -209,7 +288,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(side):
   parts = part(b'IHDR', header) + part(b'IDAT', zlib.compress(bytes(999))) + part(b'IEND', b'')
   with warnings.catch_warnings():
     warnings.simplefilter('ignore')
-    with pytest.raises(errors.DataError, match='pixels'):
+    with pytest.raises(errors.DataError, match=r'x is not decoded.* is 89,000,000 pixels'):
       pictures.decode(b'\x89PNG\r\n\x1a\n' + parts, 'x')
 
 
