@@ -1,8 +1,6 @@
 """Reads captioned pictures from a folder, WebDataset shards or TFDS; lists a source's captions."""
 
-import csv
 import dataclasses
-import json
 import os
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -10,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from gdistill import errors
+from gdistill.data import caption_files
 from gdistill.data import images
 from gdistill.data import pictures
 from gdistill.data import source
@@ -19,7 +18,6 @@ from gdistill.recipe import settings as recipes
 
 Kind = Literal['folder', 'webdataset', 'tfds']
 CLASS_NAMES = ('pictures',)  # the one class of all captioned pictures, which have no labels
-_TABLES = ('metadata.jsonl', 'metadata.csv', 'captions.csv')
 _FEATURES = ('captions', 'caption', 'text')
 
 
@@ -57,8 +55,9 @@ def split(path: str, kind: Kind, size: int, name: str = '', data_dir: str = '') 
 
   `name` is a subfolder of `path`, or for TFDS the name of the split. The source's `read.caption(i)`
   returns the caption of example i without decoding the picture of example i. The source's
-  `read.notes` holds messages for the user about examples that were left out. Raises DataError if a
-  picture folder, shard or data set is missing or damaged.
+  `read.notes` holds messages for the user about examples that were left out and about captions of
+  several lines. Captions of TensorFlow data sets are counted only when `read.caption` reads them.
+  Raises DataError if a picture folder, shard or data set is missing or damaged.
   """
   if kind == 'tfds':
     return _tfds(path, name or 'train', data_dir, size)
@@ -123,6 +122,7 @@ class _Files:
   captions: list[str]
   size: int
   notes: tuple[str, ...]
+  changed: str  # says which captions earlier versions read otherwise, for error lines; or ''
 
   @property
   def labels(self) -> np.ndarray:
@@ -156,73 +156,52 @@ def _folder(path: str, size: int) -> source.Source:
     raise errors.DataError(
       f'data.path={path} is no folder of pictures; set data.path to a folder of picture files'
     )
-  table = next((t for t in _TABLES if os.path.isfile(os.path.join(path, t))), '')
-  if table:
-    known = _table(os.path.join(path, table))
+  tables = [t for t in caption_files.TABLES if os.path.isfile(os.path.join(path, t))]
+  texts = {n: os.path.splitext(os.path.join(path, n))[0] + '.txt' for n in names}
+  tally = caption_files.Tally()
+  if tables:
+    known = caption_files.table(os.path.join(path, tables[0]), tally)
   else:
-    known = {n: _beside(os.path.splitext(os.path.join(path, n))[0] + '.txt') for n in names}
+    known = {n: _beside(file, n, tally) for n, file in texts.items()}
   without = [n for n in names if not known.get(n)]
   missing = sorted(known.keys() - set(names))
   kept = [n for n in names if known.get(n)]
   if not kept:
     raise errors.DataError(
       f'{path}: none of {len(names):,} pictures has a caption; put <name>.txt beside <name>.png, '
-      f'or put a {" or ".join(_TABLES)} with the columns file_name and text into {path}'
+      f'or put a {" or ".join(caption_files.TABLES)} with the columns file_name and text into '
+      f'{path}'
     )
-  notes = ()
+  notes = tally.notes(path)
   if without or missing:
-    notes = (
+    notes += (
       f'{path}: {len(without):,} pictures without a caption and {len(missing):,} captions without '
       f'a picture are left out, the first of them {(without or missing)[0]!r}',
+    )
+  if unread := tables[1:] + [f for f in texts.values() if tables and os.path.isfile(f)]:
+    notes += (
+      f'{path}: all captions are read from {tables[0]}, so {len(unread):,} other files of captions '
+      f'are not read, the first of them {os.path.basename(unread[0])!r}',
     )
   captions = [known[n] for n in kept]
   parts = [
     f'{n} {os.path.getsize(os.path.join(path, n))} {c}' for n, c in zip(kept, captions, strict=True)
   ]
-  read = _Files(path, kept, captions, size, notes)
+  read = _Files(path, kept, captions, size, notes, tally.changed)
   return _source(read, len(kept), size, source.fingerprint(parts))
 
 
-def _beside(file: str) -> str:
-  """Returns the caption in the text file `file`, or '' if that file does not exist."""
+def _beside(file: str, name: str, tally: caption_files.Tally) -> str:
+  """Returns the caption of picture `name` in the text file `file`, or '' if there is no file."""
   try:
-    with open(file, encoding='utf-8-sig') as f:
-      return webdataset.first_line(f.read())
+    return tally.caption(caption_files.text_of(file), name)
   except FileNotFoundError:
     return ''
-  except (OSError, UnicodeDecodeError) as e:
+  except (OSError, ValueError) as e:
     raise errors.DataError(
       f'{file} cannot be read ({errors.brief(e)}); every caption must be readable '
       'text: save it as UTF-8'
     ) from e
-
-
-def _table(file: str) -> dict[str, str]:
-  """Returns {file_name: caption} of a table of captions, a .csv or .jsonl file.
-
-  Raises DataError for a row that lacks file_name or text, or that repeats a file_name.
-  """
-  found = {}
-  try:
-    with open(file, encoding='utf-8-sig', newline='') as f:
-      if file.endswith('.csv'):
-        rows = enumerate(csv.DictReader(f), 2)
-      else:
-        rows = ((n, json.loads(line)) for n, line in enumerate(f, 1) if line.strip())
-      for number, row in rows:
-        name, text = (row.get(c) if isinstance(row, dict) else None for c in ('file_name', 'text'))
-        if not isinstance(name, str) or not isinstance(text, str):
-          raise ValueError(f'row {number} has no file_name and text')
-        name = os.path.normpath(name)
-        if name in found:
-          raise ValueError(f'row {number} names {name!r} again')
-        found[name] = webdataset.first_line(text)
-  except (OSError, ValueError, csv.Error, RecursionError) as e:
-    raise errors.DataError(
-      f'{file} cannot be read ({errors.brief(e)}); each row needs the texts file_name and text, '
-      'and no file_name may occur twice: correct the table'
-    ) from e
-  return found
 
 
 def _tfds(name: str, split: str, data_dir: str, size: int) -> source.Source:
@@ -262,7 +241,17 @@ class _Tfds:
   where: str  # name of the data set and its split, for error lines
   feature: str
   size: int
-  notes = ()
+  # Counts the captions that `caption` returned; `counted` holds the numbers of their examples.
+  tally: caption_files.Tally = dataclasses.field(default_factory=caption_files.Tally)
+  counted: set[int] = dataclasses.field(default_factory=set)
+
+  @property
+  def notes(self) -> tuple[str, ...]:
+    return self.tally.notes(self.where)
+
+  @property
+  def changed(self) -> str:
+    return self.tally.changed
 
   @property
   def labels(self) -> np.ndarray:
@@ -270,7 +259,7 @@ class _Tfds:
 
   def __call__(self, i: int) -> tuple[np.ndarray, int]:
     example = self._example(i)
-    self._caption(i, example)  # raises DataError if example i has no caption
+    self._text(i, example)  # raises DataError if example i has no caption
     image = example['image']
     if isinstance(image, bytes):
       pixels = pictures.decode(image, self.name(i))
@@ -279,14 +268,18 @@ class _Tfds:
     return pictures.square(pixels, self.size), 0
 
   def caption(self, i: int) -> str:
-    return self._caption(i, self._example(i))
+    text = self._text(i, self._example(i))
+    if i in self.counted:
+      return caption_files.one_line(text)
+    self.counted.add(i)
+    return self.tally.caption(text, f'example {i}')
 
   def name(self, i: int) -> str:
     return f'example {i} of {self.where}'
 
-  def _caption(self, i: int, example: dict[str, Any]) -> str:
+  def _text(self, i: int, example: dict[str, Any]) -> str:
     found = _first_text(example[self.feature])
-    if not found:
+    if not caption_files.one_line(found):
       raise errors.DataError(
         f'{self.name(i)} has no text in {self.feature!r}; set data.dataset to a data set whose '
         'pictures all have captions'
@@ -305,11 +298,12 @@ class _Tfds:
 
 
 def _first_text(value: Any) -> str:
-  """Returns the first caption in a string, a list of captions, or a dict with a field 'text'."""
+  """Returns the first text in a string, a list of captions, or a dict with a field 'text'."""
   if isinstance(value, dict):
     return _first_text(value.get('text', ''))
   if isinstance(value, list | tuple | np.ndarray):
-    return next(filter(None, map(_first_text, value)), '')
+    texts = map(_first_text, value)
+    return next(filter(caption_files.one_line, texts), '')
   if isinstance(value, bytes):
     value = value.decode('utf-8', 'replace')
-  return webdataset.first_line(value) if isinstance(value, str) else ''
+  return value if isinstance(value, str) else ''

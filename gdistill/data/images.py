@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gdistill import errors
+from gdistill.data import caption_files
 from gdistill.data import pictures
 from gdistill.data import source
 
@@ -84,26 +85,26 @@ class _Square:
     return pictures.square(pixels, self.size)
 
 
-def captions(path: str, images: Images) -> list[str]:
-  """Returns the caption of each picture: the first line of '<name>.txt' in the folder `path`.
+def captions(path: str, images: Images) -> tuple[list[str], tuple[str, ...]]:
+  """Returns (captions, notes): the caption of each picture is '<name>.txt' in the folder `path`.
 
-  `<name>` is the picture's path relative to `images.path`, without the suffix.
+  `<name>` is the picture's path relative to `images.path`, without the suffix. `notes` has a
+  message for the user if captions have several lines.
   """
-  found = []
+  found, tally = [], caption_files.Tally()
   for name in images.names:
     name = os.path.splitext(os.path.relpath(name, images.path))[0]
     file = os.path.join(path, f'{name}.txt')
     try:
-      with open(file, encoding='utf-8') as f:
-        found.append(f.readline().strip())
-    except (OSError, UnicodeDecodeError) as e:
+      found.append(tally.caption(caption_files.text_of(file), name))
+    except (OSError, ValueError) as e:
       raise errors.DataError(
         f'{file} cannot be read ({errors.brief(e)}); every picture needs a caption in a text file '
-        'of the same name'
+        'of the same name, saved as UTF-8'
       ) from e
     if not found[-1]:
       raise errors.DataError(f'{file} is empty; write the caption of the picture into this file')
-  return found
+  return found, tally.notes(path)
 
 
 def _load(path: str, flag: str, any_size: bool) -> Images:

@@ -148,10 +148,12 @@ class Job:
       for field, mine in {'masks': 0, **self._made_from}.items():
         theirs = found.get(field, 0 if field == 'masks' else mine)
         if theirs != mine:
+          changed = self._examples.changed if field in ('examples', 'captions') else ''
           raise errors.DataError(
             f'{out} holds latents of {_DIFFERENCES[field]} ({str(theirs)[:80] or "none"}) than '
-            f"this run's ({mine or 'none'}), according to {name}; set latents.cache to another "
-            f'folder, or remove {out}'
+            f"this run's ({mine or 'none'}), according to {name}"
+            f'{f": {changed}" if changed else ""}; set latents.cache to another folder, or remove '
+            f'{out}'
           )
 
   def clean(self) -> None:

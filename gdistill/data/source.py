@@ -49,6 +49,11 @@ class Source:
     return pixels, int(label)
 
   @property
+  def changed(self) -> str:
+    """Which examples earlier versions of gdistill read otherwise, for error lines; '' if none."""
+    return getattr(self.read, 'changed', '')
+
+  @property
   def fields(self) -> dict[str, tuple[tuple[int, ...], type]]:
     """Returns {name: (shape, dtype)} of the arrays that `gather` returns, for one example."""
     return {'pixels': (self.shape, np.uint8), 'label': ((), np.int32)}
@@ -128,6 +133,10 @@ class _Subset:
   @property
   def notes(self) -> tuple[str, ...]:
     return self.inner.notes
+
+  @property
+  def changed(self) -> str:
+    return getattr(self.inner, 'changed', '')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

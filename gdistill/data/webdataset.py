@@ -17,6 +17,7 @@ from typing import BinaryIO
 import numpy as np
 
 from gdistill import errors
+from gdistill.data import caption_files
 from gdistill.data import pictures
 from gdistill.data import source
 
@@ -38,13 +39,15 @@ class Index:
   `rows[i, 0]` is the number of the shard that holds sample i. `rows[i, 1:3]` is the (offset, size
   in bytes) of the picture of sample i. `rows[i, 3:5]` is the (offset, size in bytes) of the caption
   of sample i. `rows[i, 5]` is the suffix of the caption's file, as an index into _TEXTS. `notes`
-  has a message for the user if samples without a picture or a caption were left out.
+  has messages for the user about samples that were left out and about captions of several lines.
+  `changed` says, for error lines, which captions earlier versions read otherwise.
   """
 
   shards: tuple[str, ...]
   rows: np.ndarray  # int64 [number of samples, 6]
   fingerprint: str
   notes: tuple[str, ...] = ()
+  changed: str = ''
 
 
 def index(path: str) -> Index:
@@ -54,12 +57,13 @@ def index(path: str) -> Index:
   all tar headers and captions, but no pictures. Raises DataError if a shard is missing or damaged.
   """
   names, rows, out = tuple(shards(path)), array.array('q'), _LeftOut()
+  tally = caption_files.Tally()
 
   def parts():
     for number, shard in enumerate(names):
-      for key, picture, caption, kind, words in _samples(shard, out):
+      for key, picture, caption, kind, text in _samples(shard, out):
         rows.extend((number, *picture, *caption, kind))
-        yield f'{key} {picture[1]} {words}'
+        yield f'{key} {picture[1]} {tally.caption(text, key)}'
 
   fingerprint = source.fingerprint(parts())
   if not rows:
@@ -68,8 +72,11 @@ def index(path: str) -> Index:
       f'or a .json with {" or ".join(map(repr, _FIELDS))}), but {out}; set '
       'data.path to other shards'
     )
-  notes = (f'{path}: {out} are left out',) if out.first else ()
-  return Index(names, np.frombuffer(rows, np.int64).reshape(-1, 6).copy(), fingerprint, notes)
+  notes = tally.notes(path)
+  if out.first:
+    notes += (f'{path}: {out} are left out',)
+  found = np.frombuffer(rows, np.int64).reshape(-1, 6).copy()
+  return Index(names, found, fingerprint, notes, tally.changed)
 
 
 def shards(path: str) -> list[str]:
@@ -122,6 +129,10 @@ class Read:
     return self.index.notes
 
   @property
+  def changed(self) -> str:
+    return self.index.changed
+
+  @property
   def labels(self) -> np.ndarray:
     return np.zeros(len(self.index.rows), np.int32)
 
@@ -131,7 +142,8 @@ class Read:
     return pictures.square(pixels, self.size), 0
 
   def caption(self, i: int) -> str:
-    found = _words(self._data(i, slice(3, 5)), int(self.index.rows[i, 5]))
+    text = _text(self._data(i, slice(3, 5)), int(self.index.rows[i, 5]))
+    found = caption_files.one_line(text)
     if not found:
       raise errors.DataError(
         f'{self.name(i)} lost its caption since the run began; start the run again'
@@ -184,10 +196,10 @@ class _LeftOut:
 
 
 def _samples(shard: str, out: _LeftOut) -> Iterator[tuple]:
-  """Yields (key, picture, caption, kind, words) of each sample with a picture and a caption.
+  """Yields (key, picture, caption, kind, text) of each sample with a picture and a caption.
 
   `picture` and `caption` are the (offset, size in bytes) of the two files in the shard. `kind` is
-  the suffix of the caption's file, as an index into _TEXTS, and `words` is the caption as text.
+  the suffix of the caption's file, as an index into _TEXTS, and `text` is the text of the caption.
   `out` counts the samples that lack a picture or a caption.
   """
   try:
@@ -195,13 +207,13 @@ def _samples(shard: str, out: _LeftOut) -> Iterator[tuple]:
       members = _members(f, shard)
       for key, fields in members.items():
         picture = next((fields[e[1:]] for e in pictures.SUFFIXES if e[1:] in fields), None)
-        words = ''
+        text = ''
         for kind, caption in ((k, fields[e]) for k, e in enumerate(_TEXTS) if e in fields):
           f.seek(caption[0])
-          if words := _words(f.read(caption[1]), kind):
+          if text := _text(f.read(caption[1]), kind):
             break
-        if picture and words:
-          yield key, picture, caption, kind, words
+        if picture and text:
+          yield key, picture, caption, kind, text
         else:
           out.pictures += not picture
           out.captions += bool(picture)
@@ -272,26 +284,20 @@ def _check_end(f: BinaryIO, offset: int) -> None:
     block = f.read(2**20)
 
 
-def _words(data: bytes, kind: int) -> str:
-  """Returns the caption in `data`, the bytes of a caption file, or '' if `data` has no caption."""
+def _text(data: bytes, kind: int) -> str:
+  """Returns the text of the caption in `data`, the bytes of a caption file.
+
+  Returns '' if `data` is not readable or has no caption that is more than spaces.
+  """
   try:
-    found = data.decode('utf-8-sig')
+    found = caption_files.decoded(data)
     if _TEXTS[kind] == 'json':
       stored = json.loads(found)
       found = next((stored[f] for f in _FIELDS if stored.get(f)), '')
-      found = found[0] if isinstance(found, list) else found
-    return first_line(found)
+      found = next(filter(caption_files.one_line, found), '') if isinstance(found, list) else found
+    return found if caption_files.one_line(found) else ''
   except (ValueError, AttributeError, TypeError, RecursionError):
     return ''
-
-
-def first_line(text: str) -> str:
-  """Returns the first line of `text` that is not empty, because files may list several captions.
-
-  A lone half of a surrogate pair, which JSON may hold, becomes '?'.
-  """
-  words = next(filter(None, map(str.strip, text.splitlines())), '')
-  return words.encode('utf-8', 'replace').decode()
 
 
 def _expanded(pattern: str) -> Iterator[str]:

@@ -16,6 +16,7 @@ from gdistill.evaluation.features import extractors
 from gdistill.evaluation.figures import clip_score as clip_scores
 from gdistill.evaluation.figures import measure
 from gdistill.evaluation.figures import statistics
+from gdistill.process import progress
 from gdistill.workdir import storage
 
 BANK = 10_000  # largest number of pictures whose features enter precision, recall and KID
@@ -79,14 +80,18 @@ def evaluate(
 def captions(images: data.Images, folder: str) -> list[str]:
   """Returns the caption of each picture, read from the text files in `folder`.
 
-  Raises DataError if the pictures come from an .npz file, because captions are found by file name.
+  Prints how many captions have several lines. Raises DataError if the pictures come from an .npz
+  file, because captions are found by file name.
   """
   if not images.names:
     raise errors.DataError(
       f'--images={images.path} must be a folder when captions are given, because a caption is '
       'found by the file name of the picture; give the folder of the pictures'
     )
-  return data.captions(folder, images)
+  found, notes = data.captions(folder, images)
+  for line in notes:
+    progress.say(line)
+  return found
 
 
 def clip_score(

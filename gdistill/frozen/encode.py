@@ -74,6 +74,8 @@ def run(
   other networks or of other pictures.
   """
   counter = _Texts(frozen.text) if frozen.text else None
+  sentences = captions.of_source(train, settings.template) if counter else ()
+  # After `of_source`, because some readers count captions of several lines when they read them.
   for line in getattr(train.read, 'notes', ()):
     progress.say(line)
   job = latent_cache.Job(
@@ -84,7 +86,7 @@ def run(
     train,
     _encoder(frozen.autoencoder, train.shape, settings, inpainting),
     counter and counter.described,
-    captions.of_source(train, settings.template) if counter else (),
+    sentences,
   )  # fmt: skip
   job.check()
   if not verify and not processes.any_process(not job.finished):

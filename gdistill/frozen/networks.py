@@ -15,6 +15,7 @@ import numpy as np
 from gdistill import errors
 from gdistill.convert import autoencoder as autoencoders
 from gdistill.convert import text as texts
+from gdistill.data import caption_files
 from gdistill.process import progress
 from gdistill.recipe import settings as recipes
 from gdistill.rounds import folder as folders
@@ -100,7 +101,9 @@ class Frozen:
     """
     if self.text is None:
       return None
-    ids, mask, warnings = self.text.tokens(prompts)
+    # Prompts are read as captions are, so that a text of several lines, or with a byte-order mark,
+    # has the tokens that training has seen.
+    ids, mask, warnings = self.text.tokens([caption_files.one_line(p) for p in prompts])
     warnings = warnings if warn else []
     for line in warnings[:_MOST_SAID]:
       progress.say(f'warning: {line}')

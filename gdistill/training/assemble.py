@@ -124,6 +124,13 @@ class Run:
     """The prompts that evaluation samples with; [] if the network is not conditioned on text."""
     if not self.latents.text:
       return []
+    # The prompts in the card of a finished round are kept, even if the data now have others,
+    # because the grid must not mix pictures that were drawn for other prompts.
+    for r in self.plan if self.workdir is not None else ():
+      if finished_rounds.is_finished(self.workdir / r.name):
+        card = finished_rounds.read_card(self.workdir / r.name)
+        if 'prompts' in (card.get('latents') or {}):
+          return run_prompts.of_card(card)
     return run_prompts.of_run(*self.pictures, self.latents.template)
 
   @property

@@ -69,7 +69,7 @@ def train(
     if run.autoencoder:
       _encode(run, stop)
     processes.agree('data', run.examples.fingerprint)
-    _check_same_data(workdir, run.examples)
+    _check_same_data(workdir, run.examples, run.pictures[0].changed)
   updates = sum(r.steps for r in todo)
   progress.say(
     f'{workdir}: {len(todo)} of {len(plan)} rounds to do, {updates:,} updates, on {run.mesh.size} '
@@ -123,8 +123,11 @@ def _encode(run: assemble.Run, stop: interrupt.Interrupt) -> None:
     copies.keep(run.frozen, run.workdir)
 
 
-def _check_same_data(workdir: storage.epath.Path, examples: Any) -> None:
-  """Raises DataError unless the examples have the fingerprint that the run began with."""
+def _check_same_data(workdir: storage.epath.Path, examples: Any, changed: str) -> None:
+  """Raises DataError unless the examples have the fingerprint that the run began with.
+
+  `changed` says which examples earlier versions of gdistill read otherwise, or is ''.
+  """
   told = [e for e in ledger.ledger(workdir) if e['event'] == 'data']
   if not told:
     _record(workdir, 'data', examples=len(examples), fingerprint=examples.fingerprint)
@@ -132,7 +135,8 @@ def _check_same_data(workdir: storage.epath.Path, examples: Any) -> None:
     raise errors.DataError(
       f'the training data are not those this run began with: now {len(examples)} examples with '
       f'fingerprint {examples.fingerprint}, at first {told[0].get("examples")} with '
-      f'{told[0].get("fingerprint")}; restore the first data or choose another workdir'
+      f'{told[0].get("fingerprint")}{f": {changed}" if changed else ""}; restore the first data or '
+      'choose another workdir'
     )
 
 

@@ -34,7 +34,7 @@ def pictures(tmp_path):
 
 def beside(path):
   for name, words in WORDS.items():
-    put((path / name).with_suffix('.txt'), f'\n {words} \nanother one\n')
+    put((path / name).with_suffix('.txt'), f'\ufeff\n {words} \n\n')
 
 
 def jsonl(path):
@@ -101,13 +101,67 @@ def test_a_folder_without_captions_is_refused(pictures):
   ('metadata.jsonl', b'{"file_name": "a.png"}', 'metadata.jsonl cannot be read .row 1 has no file'),
   ('metadata.jsonl', b'\n[1]', 'row 2 has no file_name and text'),
   ('metadata.jsonl', b'{', 'metadata.jsonl cannot be read'),
-  ('captions.csv', b'name,text\na.png,x', 'row 2 has no file_name and text'),
+  ('captions.csv', b'name,text\na.png,x', "row 1 is the header .* it has 'name', 'text'"),
   ('captions.csv', b'file_name,text\na.png,x\n./a.png,y', "row 3 names 'a.png' again"),
 ])  # fmt: skip
 def test_a_damaged_caption_is_named(pictures, name, content, why):
   labelled.write(pictures / name, content)
   with pytest.raises(errors.DataError, match=why):
     load(pictures)
+
+
+LINES = ('one\ntwo', 'a\x0bcat', 'plain')
+WHOLE = ['one two', 'a\x0bcat', 'plain']
+SEVERAL = '1 of 3 captions have several lines, and all lines of a text are read as one caption '
+CUT = 'read only the first line of a caption, and 2 captions are longer (the first is '
+
+
+def several_beside(path):
+  for name, words in zip(WORDS, LINES, strict=True):
+    put((path / name).with_suffix('.txt'), words)
+
+
+def several_in_lines(path):
+  rows = [{'file_name': n, 'text': w} for n, w in zip(WORDS, LINES, strict=True)]
+  put(path / 'metadata.jsonl', '\n'.join(map(json.dumps, rows)))
+
+
+def several_in_cells(path):
+  put(path / 'captions.csv', 'file_name,text\n' + '\n'.join(
+    f'{n},"{w}"' for n, w in zip(WORDS, LINES, strict=True)))  # fmt: skip
+
+
+@pytest.mark.parametrize('form', [several_beside, several_in_lines, several_in_cells])
+def test_all_lines_of_a_caption_are_kept_and_told(pictures, form):
+  form(pictures)
+  found = load(pictures)
+  assert captions.of_source(found, '') == WHOLE
+  assert found.read.notes == (f"{pictures}: {SEVERAL}(the first is 'a.png')",)
+  assert found.changed == f"earlier versions of gdistill {CUT}'a.png')"
+  assert found.subset(np.array([2, 0])).changed == found.changed
+
+
+def test_the_fingerprint_of_captions_of_one_line_is_that_of_earlier_versions(pictures):
+  beside(pictures)
+  found = load(pictures)
+  parts = [f'{n} {os.path.getsize(pictures / n)} {w}' for n, w in WORDS.items()]
+  assert found.fingerprint == source.fingerprint(parts) and found.changed == ''
+  put(pictures / 'a.txt', 'a cat\non a mat')
+  assert load(pictures).fingerprint != found.fingerprint
+
+
+def test_files_of_captions_that_a_table_hides_are_told(pictures):
+  beside(pictures)
+  table(pictures)
+  assert load(pictures).read.notes == (
+    f'{pictures}: all captions are read from captions.csv, so 3 other files of captions are not '
+    "read, the first of them 'a.txt'",
+  )
+  jsonl(pictures)
+  [note] = load(pictures).read.notes
+  assert (
+    "from metadata.jsonl, so 4 other files of captions are not read, the first of them 'c" in note
+  )
 
 
 def test_a_picture_that_goes_away_or_breaks_is_named(pictures):
@@ -248,6 +302,23 @@ def test_the_first_caption_of_tfds_is_taken(tmp_path, feature, kind, values):
   assert [found.read.caption(i) for i in range(2)] == ['a cat', 'été']
   for i in range(2):
     np.testing.assert_array_equal(found[i][0], labelled.pixels_of('train', 0, i))
+
+
+def test_captions_of_tfds_are_whole_texts_and_counted_once_when_they_are_read(tmp_path):
+  image = tensorflow_datasets.features.Image(shape=(None, None, 3))
+  examples = [
+    {'image': io.BytesIO(labelled.encode(labelled.pixels_of('train', 0, 0))), 'text': text}
+    for text in LINES
+  ]
+  name = write_tfds(tmp_path, {'image': image, 'text': TEXT()}, examples)
+  found = load(name, 'tfds', data_dir=str(tmp_path))
+  assert found.read.notes == () and found.changed == ''
+  for _ in range(2):
+    assert captions.of_source(found, '') == WHOLE
+  [note] = found.read.notes
+  assert note.endswith(f"train: {SEVERAL}(the first is 'example 0')")
+  assert found.changed == f"earlier versions of gdistill {CUT}'example 0')"
+  assert pickle.loads(pickle.dumps(found.read)).caption(0) == WHOLE[0]  # noqa: S301
 
 
 def test_an_example_of_tfds_without_text_is_named(tmp_path):

@@ -90,11 +90,20 @@ def test_captions_lie_where_their_pictures_do(tmp_path):
       (tmp_path / part / place).mkdir(parents=True)
   for place in ('a', 'b'):
     Image.fromarray(PIXELS[0]).save(tmp_path / 'pictures' / place / '1.png')
-    (tmp_path / 'words' / place / '1.txt').write_text(f' of {place} \nand more')
+    (tmp_path / 'words' / place / '1.txt').write_text(f'\ufeff\n of {place} \r\nand more', 'utf-8')
   found = images.load(str(tmp_path / 'pictures'))
-  assert images.captions(str(tmp_path / 'words'), found) == ['of a', 'of b']
+  assert images.captions(str(tmp_path / 'words'), found) == (
+    ['of a and more', 'of b and more'],
+    (
+      f'{tmp_path}/words: 2 of 2 captions have several lines, and all lines of a text are read as '
+      "one caption (the first is 'a/1')",
+    ),
+  )
   (tmp_path / 'words' / 'b' / '1.txt').write_text(' \n')
   with pytest.raises(errors.DataError, match=r'b/1\.txt is empty'):
+    images.captions(str(tmp_path / 'words'), found)
+  (tmp_path / 'words' / 'a' / '1.txt').write_bytes('of a'.encode('utf-16-le'))
+  with pytest.raises(errors.DataError, match=r'a/1\.txt cannot be read .*null characters.*UTF-8'):
     images.captions(str(tmp_path / 'words'), found)
 
 

@@ -9,6 +9,7 @@ import encoded
 import pytest
 
 from gdistill import errors
+from gdistill.data import caption_files
 from gdistill.data import latent_cache
 from gdistill.data import latents
 
@@ -250,3 +251,25 @@ def test_a_full_disk_is_an_error_and_the_next_run_goes_on(cache, tmp_path):
     assert encoded.made(small)[0]['digest'] == cache[1]['digest']
   finally:
     subprocess.run(['umount', small], check=True)
+
+
+def test_a_cache_of_captions_of_one_line_is_refused_with_the_reason(tmp_path):
+  """An earlier version has made the cache; the captions are now read whole, and so differ."""
+  encoded.made(tmp_path)
+  tally = caption_files.Tally()
+  longer = [
+    tally.caption(c.replace('e 3', 'e\n3'), f'{i}.png') for i, c in enumerate(encoded.CAPTIONS)
+  ]
+  assert longer == encoded.CAPTIONS
+  longer = [c.replace('e 3', 'e 3, whole') for c in longer]
+
+  class Read:
+    changed = tally.changed
+
+  examples = dataclasses.replace(encoded.pictures(), read=Read())
+  with pytest.raises(
+    errors.DataError,
+    match=r'other captions .*: earlier versions of gdistill read only the first line of a caption, '
+    r"and 2 captions are longer \(the first is '3.png'\); set latents.cache to another folder",
+  ):
+    encoded.job(tmp_path, captions=longer, examples=examples).check()

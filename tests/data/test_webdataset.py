@@ -103,13 +103,29 @@ def test_the_parts_of_a_sample_need_not_lie_together(tmp_path):
 
 @pytest.mark.parametrize('ext, stored, expected', [
   ('txt', ' a cat \n', 'a cat'),
-  ('TXT', '\n\na cat\nanother caption', 'a cat'),
+  ('TXT', '\n\na cat\r\n\non a mat', 'a cat on a mat'),
+  ('txt', 'a cat\x0bon\x85a\u2028mat', 'a cat\x0bon\x85a\u2028mat'),
   ('caption', '\ufeffune été', 'une été'),
   ('json', json.dumps({'caption': 'a 🐈', 'text': 'no'}), 'a 🐈'),
+  ('json', '\ufeff' + json.dumps({'caption': '\ufeff\none\ntwo'}), 'one two'),
   ('json', json.dumps({'caption': None, 'text': ['first', 'second']}), 'first'),
+  ('json', json.dumps({'caption': [' \n', 'second\nline']}), 'second line'),
 ])  # fmt: skip
 def test_captions_are_found_in_every_form(tmp_path, ext, stored, expected):
   check(all_of(pack(tmp_path / 'a.tar', sample('a', 1, stored, ext))), [1], [expected])
+
+
+def test_captions_of_several_lines_are_told(tmp_path):
+  members = [*sample('a', 1, 'one\ntwo'), *sample('b', 2, 'a\x0bcat'), *sample('c', 3)]
+  found = load(pack(tmp_path / 'a.tar', members))
+  assert found.read.notes == (
+    f'{tmp_path}/a.tar: 1 of 3 captions have several lines, and all lines of a text are read as '
+    "one caption (the first is 'a')",
+  )
+  assert found.changed.endswith(
+    "first line of a caption, and 2 captions are longer (the first is 'a')"
+  )
+  assert load(pack(tmp_path / 'b.tar', sample('a', 1))).changed == ''
 
 
 def test_plain_text_counts_before_json(tmp_path):
@@ -129,12 +145,13 @@ def test_samples_that_lack_something_are_left_out_with_one_line(tmp_path):
     *sample('elsewhere', 3, '{"title": "x"}', 'json'),
     *sample('list', 3, '[1]', 'json'),
     ('latin.txt', b'\xe9t\xe9'), sample('latin', 4)[0],
+    ('wide.txt', 'a cat'.encode('utf-16-le')), sample('wide', 4)[0],
     ('notes.cls', '3'), ('.hidden.txt', 'x'), ('README', 'x'),
   ]  # fmt: skip
   found = load(pack(tmp_path / 'a.tar', members))
   assert (len(found), found.read.caption(0)) == (1, 'picture 1')
   [note] = found.read.notes
-  assert '6 samples without a readable caption and 1 without a picture (the first is' in note
+  assert '7 samples without a readable caption and 1 without a picture (the first is' in note
   assert "'no-caption' in" in note and note.endswith('a.tar) are left out')
   assert load(pack(tmp_path / 'b.tar', sample('a', 1))).read.notes == ()
 

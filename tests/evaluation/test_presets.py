@@ -36,7 +36,7 @@ def pictures(folder, count, size, captions):
     Image.fromarray(p).save(folder / f'{i}.png')
     if captions:
       found = extractors.extract(Words.image, p[None])['f'][0]
-      (folder / f'{i}.txt').write_text(f'{" ".join(str(v) for v in found)}\nanother caption')
+      (folder / f'{i}.txt').write_text('\n'.join(str(v) for v in found))
   return folder
 
 

@@ -125,7 +125,7 @@ def test_captions_that_are_cut_are_counted_and_the_pictures_left_out_are_told(
   for i in range(12):
     labelled.write(path / f'{i:02d}.png', latent_runs.png(i))
     if i > 1:
-      (path / f'{i:02d}.txt').write_text('the cat' if i % 2 else f'the cat of the cat {i}')
+      (path / f'{i:02d}.txt').write_text('the\n\ncat' if i % 2 else f'the cat of the cat {i}')
   recipe = latent_runs.recipe(
     SD, given, data=dict(name='captions', path=str(path), held_out=0.4),
     latents=dict(text_length=5), model=dict(context_length=5),
@@ -135,6 +135,7 @@ def test_captions_that_are_cut_are_counted_and_the_pictures_left_out_are_told(
   encoding.run(recipe, tmp_path / 'cache')
   said = capsys.readouterr().err
   assert f'{len(long)} captions were cut to the 5 tokens that the text encoder reads' in said
+  assert '5 of 10 captions have several lines' in said and "the first is '03.png'" in said
   assert '2 pictures without a caption' in said and "the first of them '00.png'" in said
 
 

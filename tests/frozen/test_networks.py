@@ -3,6 +3,7 @@
 import dataclasses
 
 import latent_runs
+import numpy as np
 import pytest
 
 from gdistill import errors
@@ -57,3 +58,10 @@ def test_of_many_prompts_that_are_cut_a_few_are_said(given, capsys):
   assert len(capsys.readouterr().err.splitlines()) == 5
   frozen.tokens(['the cat of the cat'] * 5, warn=False)
   assert not capsys.readouterr().err
+
+
+def test_a_prompt_is_read_as_a_caption_is(given):
+  frozen = frozen_networks.Frozen(text=frozen_networks.text_encoder(str(given / 'text'), 9))
+  ids, mask = frozen.tokens(['\ufeff\n\nthe\ncat\r\n', 'the cat'])
+  np.testing.assert_array_equal(ids[0], ids[1])
+  np.testing.assert_array_equal(mask[0], mask[1])

@@ -26,6 +26,7 @@ from gdistill.frozen import prompts as run_prompts
 from gdistill.rounds import network as networks
 from gdistill.rounds import plan as plans
 from gdistill.training import assemble
+from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
 
 PHOTOS, TEXT, IMAGENET, SD = latent_runs.KINDS
@@ -95,6 +96,21 @@ def test_the_card_of_a_round_keeps_the_prompts_that_the_run_is_measured_with(lat
   run = assemble.Run(latent_runs.recipe(name, latent_inputs))
   run.examples = run.pictures[0]  # the card only counts the examples, so no latents are encoded
   assert run_prompts.of_card(run.card_entries()) == run.prompts != []
+
+
+def test_the_prompts_of_a_finished_round_are_kept_when_captions_change(latent_inputs, monkeypatch):
+  """Cells of the grid that were drawn before are not mixed with cells of other prompts."""
+  card = {'latents': {'prompts': ['of the card'], 'template': 'a {}'}, 'class_names': ['pictures']}
+  monkeypatch.setattr(finished_rounds, 'read_card', lambda folder: card)
+  finished = []
+  monkeypatch.setattr(finished_rounds, 'is_finished', lambda folder: folder.name in finished)
+  recipe = latent_runs.recipe(SD, latent_inputs)
+  of_data = assemble.Run(recipe, NOWHERE).prompts
+  assert of_data == assemble.Run(recipe).prompts != ['of the card']
+  finished.append(assemble.plan_of(recipe)[0].name)
+  assert assemble.Run(recipe, NOWHERE).prompts == ['of the card']
+  del card['latents']['prompts']  # a card that names no prompts
+  assert assemble.Run(recipe, NOWHERE).prompts == of_data
 
 
 def test_a_folder_without_a_config_holds_no_run(tmp_path):

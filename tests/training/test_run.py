@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import disturbed
+import labelled
 import ladder
 import micro
 import numpy as np
@@ -288,3 +289,21 @@ def test_a_workdir_taken_by_another_run_since_the_checks_is_left_as_it_is(tmp_pa
     training_run.train(run, interrupt.Interrupt(), timing.Seconds())
   assert storage.read_json(run.workdir / 'config.json') == other
   assert storage.list_dir(run.workdir) == ['config.json']
+
+
+def test_a_run_that_began_with_captions_of_one_line_is_refused_with_the_reason(tmp_path):
+  """Earlier versions read only the first line of a caption, so they gave another fingerprint."""
+  for i in range(8):
+    labelled.write(
+      tmp_path / 'set' / f'{i}.png', labelled.encode(labelled.pixels_of('train', 0, i))
+    )
+    (tmp_path / 'set' / f'{i}.txt').write_text(f'picture {i}' + '\nof a cat' * (i == 3))
+  data = dict(name='captions', path=str(tmp_path / 'set'), split='', held_out=0.25)
+  run = assemble.Run(micro.recipe(data=data), tmp_path / 'run')
+  ledger.record(tmp_path / 'run', 'data', examples=6, fingerprint='0123456789abcdef')
+  with interrupt.Interrupt() as stop, pytest.raises(
+    errors.DataError,
+    match=r"are not those this run began with: .*: earlier versions of gdistill read only the "
+    r"first line of a caption, and 1 captions are longer \(the first is '3.png'\); restore the",
+  ):  # fmt: skip
+    training_run.train(run, stop, timing.Seconds())
