@@ -10,7 +10,7 @@ import pathlib
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -19,6 +19,7 @@ from flax import traverse_util
 from jax import numpy as jnp
 
 from gdistill import errors
+from gdistill.convert import added_tokens
 from gdistill.convert import bert
 from gdistill.convert import clip
 from gdistill.convert import files
@@ -41,8 +42,10 @@ class TextEncoder:
 
   Every text is padded or truncated to `length` tokens. `width` is the number of channels of a
   hidden state. `digest` is a hash of the parameters, of the network's sizes and of the tokenizer's
-  files, but not of `length`. `sources` maps a path in Stable Diffusion's layout, for example
-  'text_encoder/config.json', to the path of the file that was read.
+  files, but not of `length`. `earlier_digest` is the digest in records of earlier versions, which
+  split added tokens into bytes; it differs from `digest` only if the tokenizer has such tokens.
+  `sources` maps a path in Stable Diffusion's layout, for example 'text_encoder/config.json', to the
+  path of the file that was read.
   """
 
   kind: Literal['clip', 'bert']
@@ -51,6 +54,7 @@ class TextEncoder:
   length: int
   width: int
   digest: str
+  earlier_digest: str
   tokenizer: tokenizers.Tokenizer
   sources: Mapping[str, pathlib.Path]
 
@@ -68,14 +72,14 @@ class TextEncoder:
     mask = np.full(ids.shape, self.kind == 'clip')
     cut = []
     for row, found in enumerate(t.inner.encode_batch(texts, add_special_tokens=False)):
-      kept = [t.start, *found.ids[:room], t.end]
+      numbers, places = _in_full(found, t.groups)
+      kept = [t.start, *numbers[:room], t.end]
       ids[row, : len(kept)] = kept
       mask[row, : len(kept)] = True
-      if len(found.ids) > room:
+      if len(numbers) > room:
         cut.append(
-          f'prompt {row} has {len(found.ids)} tokens and the text encoder reads {room}: '
-          f'{len(found.ids) - room} were dropped, from '
-          f'{_word(texts[row], found.offsets[room][0])!r} on'
+          f'prompt {row} has {len(numbers)} tokens and the text encoder reads {room}: '
+          f'{len(numbers) - room} were dropped, from {_word(texts[row], places[room])!r} on'
         )
     return ids, mask, cut
 
@@ -114,11 +118,12 @@ def read(path: str, length: int = 0) -> TextEncoder:
   tokenizer = tokenizers.read(tokens, kind, settings)
   sizes = net.tower if kind == 'clip' else net.sizes
   words = net.words if kind == 'clip' else net.sizes
-  last = max(tokenizer.inner.get_vocab().values())
+  token, last = max(tokenizer.inner.get_vocab().items(), key=lambda item: item[1])
   if last >= words.vocabulary:
     raise errors.ConfigError(
-      f'{tokens} has a token with id {last:,}, but {weights} has only {words.vocabulary:,} token '
-      'embeddings; use the tokenizer that comes with these weights'
+      f'{tokens} has {token!r}, a token with id {last:,}, but {weights} has only '
+      f'{words.vocabulary:,} token embeddings; use the tokenizer that comes with these weights, or '
+      'the weights that were saved with this tokenizer'
     )
   # transformers writes a model_max_length of 1e30 for a tokenizer without maximum length, so the
   # number of the network's position embeddings also limits the length.
@@ -131,8 +136,9 @@ def read(path: str, length: int = 0) -> TextEncoder:
       'this range, or 0 for the default'
     )
   used = {f'tokenizer/{n}': tokens / n for n in tokenizers.FILES if (tokens / n).is_file()}
+  digest, earlier = _digests(net, params, used, tokenizer.added)
   return TextEncoder(
-    kind, net, params, length, sizes.width, _digest(net, params, used), tokenizer,
+    kind, net, params, length, sizes.width, digest, earlier, tokenizer,
     {**_network_sources(folder, weights), **used},
   )  # fmt: skip
 
@@ -227,16 +233,39 @@ def _check(file: pathlib.Path, params: dict, net: nn.Module) -> None:
     )
 
 
-def _digest(net: nn.Module, params: dict, tokenizer_files: Mapping[str, pathlib.Path]) -> str:
-  """Returns 16 hex digits of sha256 over network sizes, parameters and the tokenizer's files."""
+def _digests(
+  net: nn.Module, params: dict, tokenizer_files: Mapping[str, pathlib.Path], added: str
+) -> tuple[str, str]:
+  """Returns two hashes: with the description `added` of added tokens, and without it.
+
+  A hash is 16 hex digits of sha256 over network sizes, parameters and the tokenizer's files.
+  """
   h = hashlib.sha256(repr(net.tower if hasattr(net, 'tower') else net.sizes).encode())
   for name, value in sorted(traverse_util.flatten_dict(params, sep='/').items()):
     h.update(f'{name} {value.shape}\n'.encode())
     h.update(np.ascontiguousarray(value))
   for name, file in sorted(tokenizer_files.items()):
-    data = file.read_bytes()
-    h.update(f'{name} {len(data)}\n'.encode() + data)
-  return h.hexdigest()[:16]
+    if file.name != added_tokens.FILE:  # `added` describes the tokens of this file
+      data = file.read_bytes()
+      h.update(f'{name} {len(data)}\n'.encode() + data)
+  earlier = h.hexdigest()[:16]
+  h.update(added.encode())
+  return h.hexdigest()[:16], earlier
+
+
+def _in_full(found: Any, groups: Mapping[int, Sequence[int]]) -> tuple[list[int], list[int]]:
+  """Returns (ids, places in the text) of the tokens `found`, with every group of tokens complete.
+
+  The first token of a group stands for the whole group, unless the text has the second one next.
+  """
+  ids, places = [], []
+  for k, (number, (place, _)) in enumerate(zip(found.ids, found.offsets, strict=True)):
+    group = groups.get(number, [number])
+    if len(group) > 1 and found.ids[k + 1 : k + 2] == group[1:2]:
+      group = [number]
+    ids += group
+    places += [place] * len(group)
+  return ids, places
 
 
 def _word(text: str, place: int) -> str:

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gdistill import errors
+from gdistill.convert import added_tokens
 from gdistill.convert import text_config
 
 _TOKENIZER = 'tokenizer.json'
 _SETTINGS = ('tokenizer_config.json', 'special_tokens_map.json')
 # Names of all files that a tokenizer may have; each tokenizer has only some of these files.
-FILES = (_TOKENIZER, 'vocab.json', 'merges.txt', 'vocab.txt', *_SETTINGS)
+FILES = (_TOKENIZER, 'vocab.json', 'merges.txt', 'vocab.txt', added_tokens.FILE, *_SETTINGS)
 # Default special tokens, for a tokenizer whose settings leave a special token out.
 _SPECIAL = {
   'clip': {
@@ -36,27 +37,31 @@ class Tokenizer:
   """Holds `inner`, a tokenizer of the package tokenizers, and the ids of three special tokens.
 
   A row of token ids consists of `start`, the ids of the text, `end`, and `pad` repeated up to the
-  length of the row.
+  length of the row. `groups` maps the id of a token of several embeddings to the ids of all of
+  them, see added_tokens.groups. `added` is '' unless the tokenizer has tokens that earlier versions
+  of gdistill read otherwise, and then describes all added tokens.
   """
 
   inner: Any
   start: int
   end: int
   pad: int
+  groups: Mapping[int, Sequence[int]]
+  added: str
 
 
 def settings(folder: pathlib.Path) -> dict[str, Any]:
   """Returns the fields of tokenizer_config.json and special_tokens_map.json as one dict.
 
-  If tokenizer_config.json and special_tokens_map.json define the same token, the entry of
-  special_tokens_map.json is used, because special_tokens_map.json has the padding token that Stable
-  Diffusion 2 was trained with. If tokenizer_config.json has the field 'added_tokens_decoder', which
-  newer versions of transformers write, then special_tokens_map.json is ignored.
+  An entry of special_tokens_map.json replaces that of tokenizer_config.json, because
+  special_tokens_map.json has the padding token that Stable Diffusion 2 was trained with. If
+  tokenizer_config.json has the field 'added_tokens_decoder', which newer versions of transformers
+  write, then special_tokens_map.json is ignored.
   """
   config, special = (
     text_config.read(folder / name) if (folder / name).is_file() else {} for name in _SETTINGS
   )
-  return config if 'added_tokens_decoder' in config else {**config, **special}
+  return added_tokens.settings(config, special)
 
 
 def read(folder: pathlib.Path, kind: str, settings: Mapping[str, Any]) -> Tokenizer:
@@ -88,6 +93,9 @@ def read(folder: pathlib.Path, kind: str, settings: Mapping[str, Any]) -> Tokeni
     known = {token.content for token in inner.get_added_tokens_decoder().values()}
     new = [n for n, t in names.items() if t not in known and inner.token_to_id(t) is not None]
     inner.add_special_tokens([_added(tokenizers, special[n]) for n in new])
+    before = _described(inner)
+    added_tokens.add(inner, folder, settings)
+    after = _described(inner)
   except errors.GdistillError:
     raise
   except Exception as e:  # the package tokenizers raises plain Exception, not a subclass
@@ -102,7 +110,17 @@ def read(folder: pathlib.Path, kind: str, settings: Mapping[str, Any]) -> Tokeni
         f"{folder}: {name}={names[name]!r} is not in the tokenizer's vocabulary; download the "
         'tokenizer files again'
       )
-  return Tokenizer(inner, *around.values())
+  groups = added_tokens.groups(inner) if kind == 'clip' else {}
+  added = f'{after} {groups}' if groups or after != before else ''
+  return Tokenizer(inner, *around.values(), groups, added)
+
+
+def _described(inner: Any) -> list[tuple]:
+  """Returns (id, content, flags) of every added token of `inner`; the flags change what is read."""
+  return [
+    (i, t.content, t.single_word, t.lstrip, t.rstrip, t.normalized)
+    for i, t in sorted(inner.get_added_tokens_decoder().items())
+  ]
 
 
 def _added(tokenizers: Any, token: str | Mapping[str, Any]) -> Any:

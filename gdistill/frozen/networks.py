@@ -192,6 +192,12 @@ def read_frozen(folder: folders.Folder, decoder: str = '') -> Frozen:
   if not about['text']:
     return Frozen(found)
   text = text_encoder(beside(folder, ''), about['text_length'])
+  if text.digest != about['text'] == text.earlier_digest:
+    raise errors.CheckpointError(
+      f'{folder.path} was made by a version of gdistill that split the tokens that were added to '
+      'its tokenizer into bytes, and this version reads them as tokens; import the teacher again, '
+      'or train a new run, and draw from that one'
+    )
   if text.digest != about['text']:
     raise errors.CheckpointError(
       f'{folder.path} was trained with another text encoder ({about["text"]}), and '

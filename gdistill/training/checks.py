@@ -174,6 +174,14 @@ def _same_networks(run: assemble.Run, card: dict, where: str, first: str) -> Non
   recipe = run.recipe
   theirs = card.get('latents') if recipe.latent else None
   for name, mine in run.frozen.names().items() if theirs else ():
+    if (
+      name == 'text' and run.frozen.text and theirs[name] == run.frozen.text.earlier_digest != mine
+    ):
+      raise errors.ConfigError(
+        f'latents.text={recipe.latents.text} has tokens that were added to its tokenizer, and '
+        f'{where} was made by a version of gdistill that split such tokens into bytes; import or '
+        'train that round again'
+      )
     if theirs[name] != mine:
       raise errors.ConfigError(
         f'latents.{name} gives {mine!r}, and {where} was trained with {theirs[name]!r}; use the '

@@ -1,13 +1,17 @@
 """Tests of the frozen networks: whether they fit the trained network, their names, and prompts."""
 
 import dataclasses
+import shutil
+import types
 
 import latent_runs
 import numpy as np
 import pytest
+import texts
 
 from gdistill import errors
 from gdistill.frozen import networks as frozen_networks
+from gdistill.workdir import storage
 
 PHOTOS, TEXT, _, SD = latent_runs.KINDS
 
@@ -65,3 +69,30 @@ def test_a_prompt_is_read_as_a_caption_is(given):
   ids, mask = frozen.tokens(['\ufeff\n\nthe\ncat\r\n', 'the cat'])
   np.testing.assert_array_equal(ids[0], ids[1])
   np.testing.assert_array_equal(mask[0], mask[1])
+
+
+def test_a_round_of_a_version_that_split_added_tokens_is_told(given, tmp_path):
+  shutil.copytree(given / 'kl', tmp_path / 'autoencoder')
+  for part in ('text_encoder', 'tokenizer'):
+    shutil.copytree(given / 'text' / part, tmp_path / part)
+  rows = len(texts.clip_vocabulary())
+  listed = {str(rows): {'content': '<toy>'}}
+  texts.edit(tmp_path / 'tokenizer' / 'tokenizer_config.json', added_tokens_decoder=listed)
+  text = frozen_networks.text_encoder(str(texts.grown(tmp_path, rows + 1)), 9)
+  autoencoder = frozen_networks.autoencoder(str(tmp_path / 'autoencoder'))
+  names = {'autoencoder': frozen_networks.encoder_digest(autoencoder), 'text_length': 9}
+  channels = autoencoder.latent_channels
+
+  def read(digest):
+    return frozen_networks.read_frozen(
+      types.SimpleNamespace(
+        path=storage.path(tmp_path), card={'latents': {**names, 'text': digest}},
+        settings=types.SimpleNamespace(image_channels=channels),
+      )
+    )  # fmt: skip
+
+  assert read(text.digest).text.digest == text.digest != text.earlier_digest
+  with pytest.raises(errors.CheckpointError, match='that split the tokens that were added to its'):
+    read(text.earlier_digest)
+  with pytest.raises(errors.CheckpointError, match='trained with another text encoder'):
+    read('0' * 16)

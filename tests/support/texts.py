@@ -93,6 +93,27 @@ def clip_folder(path, state=None, pad='<|endoftext|>', **more):
   return path
 
 
+def grown(folder, rows, seed=1):
+  """Gives CLIP's text tower in `folder` a table of `rows` token embeddings; returns `folder`."""
+  name, top = 'text_model.embeddings.token_embedding.weight', folder / 'text_encoder'
+  state = safetensors.numpy.load_file(top / 'model.safetensors')
+  more = rows - len(state[name])
+  new = np.random.default_rng(seed).normal(size=(more, WIDTH)).astype(np.float32)
+  state[name] = np.concatenate([state[name], new])
+  safetensors.numpy.save_file(state, top / 'model.safetensors')
+  put(top / 'config.json', json.dumps({**_read(top / 'config.json'), 'vocab_size': rows}))
+  return folder
+
+
+def edit(file, **fields):
+  """Replaces `fields` of the JSON object in `file`, which may be missing."""
+  put(file, json.dumps({**(_read(file) if file.exists() else {}), **fields}))
+
+
+def _read(file):
+  return json.loads(file.read_text())
+
+
 def bert_folder(path, state=None, **more):
   config = dict(
     model_type='bert', vocab_size=len(BERT_WORDS), max_position_embeddings=40, hidden_act='gelu',

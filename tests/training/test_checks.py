@@ -1,5 +1,6 @@
 """Tests of the checks before a run: what is refused, in which words, before anything is written."""
 
+import dataclasses
 import json
 import shutil
 
@@ -136,6 +137,13 @@ def test_a_teacher_of_other_frozen_networks_is_refused(latent_inputs):
     ):
       changed = {**card, 'latents': {**card['latents'], name: value}}
       run_checks.initial(assemble.Run(recipe), changed)
+  run = assemble.Run(recipe)
+  text = dataclasses.replace(run.frozen.text, digest='new', earlier_digest=run.frozen.text.digest)
+  run.frozen = dataclasses.replace(run.frozen, text=text)
+  with pytest.raises(
+    errors.ConfigError, match=r"initial='sd' was made by a version .* into bytes;"
+  ):
+    run_checks.initial(run, card)
 
 
 def test_a_missing_initial_folder_is_a_checkpoint_error(tmp_path):

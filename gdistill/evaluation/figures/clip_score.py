@@ -107,9 +107,16 @@ def _tokenizer(name: str, file: str) -> object:
       "--captions needs the Python package tokenizers; run: pip install 'gdistill[text]'"
     ) from None
   try:
-    return tokenizers.Tokenizer.from_file(file)
+    found = tokenizers.Tokenizer.from_file(file)
   except Exception as e:  # the tokenizers library raises plain Exception
     raise errors.DataError(
       f'--tokenizer={file} is not a readable tokenizer.json ({errors.brief(e)}); download the '
       'file again'
     ) from e
+  token, number = max(found.get_vocab().items(), key=lambda item: item[1], default=('', -1))
+  if number >= (rows := clip.Words().vocabulary):
+    raise errors.DataError(
+      f'--tokenizer={file} has {token!r}, a token with id {number:,}, but {name} has only {rows:,} '
+      f'token embeddings; give the tokenizer.json of {weights.SOURCES[name].where}'
+    )
+  return found

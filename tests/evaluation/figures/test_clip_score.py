@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from gdistill import errors
 from gdistill.evaluation.figures import clip_score
 
 
@@ -31,3 +32,18 @@ def test_what_is_no_list_of_pairs_is_refused(image, text):
 def test_an_embedding_of_zero_has_no_direction():
   with pytest.raises(ValueError, match='cosine is undefined'):
     clip_score.score(np.zeros((2, 3)), np.ones((2, 3)))
+
+
+def test_a_tokenizer_with_more_tokens_than_clip_has_embeddings_is_refused(tmp_path, monkeypatch):
+  import tokenizers
+
+  monkeypatch.setattr(clip_score.extractors, 'load', lambda name, file: None)
+  words = {f'w{i}': i for i in range(49408)}
+  tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, 'w0'))
+  file = str(tmp_path / 'tokenizer.json')
+  tokenizer.save(file)
+  clip_score.Scorer.load('clip_l14', tokenizer=file)
+  tokenizer.add_tokens(['<toy>'])
+  tokenizer.save(file)
+  with pytest.raises(errors.DataError, match=r"'<toy>', a token with id 49,408, but clip_l14 has"):
+    clip_score.Scorer.load('clip_l14', tokenizer=file)
