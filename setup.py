@@ -12,7 +12,10 @@ setuptools.setup(
   long_description_content_type='text/markdown',
   license='Apache-2.0',
   packages=setuptools.find_packages(include=['gdistill', 'gdistill.*']),
-  package_data={'gdistill.evaluation.report': ['templates/*']},
+  package_data={
+    'gdistill.evaluation.report': ['templates/*'],
+    'gdistill.recipe': ['imagenet_classes.txt'],
+  },
   python_requires='>=3.11',
   install_requires=[
     'chex>=0.1.90',

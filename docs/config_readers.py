@@ -27,6 +27,7 @@ _PASS_ON = {
 _TAKE_OUT = {'get', 'items', 'pop', 'values'}
 _PROPERTIES = {'property', 'functools.cached_property'}
 _NOTHING: frozenset = frozenset()
+_RECIPE = 'gdistill.recipe.'  # the sections are in files of this package
 
 Values = Iterable[tuple[str, str]]
 
@@ -102,7 +103,7 @@ class _Program:
         inner = f'{owner}.{name}'
         out |= {('module', inner)} if inner in self._modules else self.lookup((owner,), name)
       elif kind in ('instance', 'class'):
-        section = owner.removeprefix(f'{recipes.__name__}.')
+        section = owner.removeprefix(_RECIPE).rpartition('.')[2] if _RECIPE in owner else ''
         if kind == 'instance' and section in SECTIONS and not path.startswith('recipe/'):
           for found in owners(section, name):
             self.reads[found, name].add(path)

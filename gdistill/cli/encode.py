@@ -69,7 +69,7 @@ def _run(args, overrides) -> int:
   frozen_networks.check_fits(run.frozen, recipe.latents, recipe.model)
   with interrupt.Interrupt() as stop:
     done = encode.run(
-      run.pictures[0], run.frozen, run.latents, run.inpainting, out, stop, verify=True
+      run.own_pictures[0], run.frozen, run.latents, run.inpainting, out, stop, verify=True
     )
   if not jax.process_index():
     print(f'{out}: {done.index["count"]:,} pictures, digest {done.index["digest"]}')

@@ -82,7 +82,7 @@ def _run(args, overrides) -> int:
   else:
     run = assemble.Run(reading.from_config(config_file.load(args.config, overrides)))
     held_out = args.split == 'held_out'
-    images = run.pictures[held_out]
+    images = run.own_pictures[held_out]  # statistics need no classes, so no map of classes
     if args.most:
       images = images.subset(images.indices(args.most))
   if len(images) < 2:

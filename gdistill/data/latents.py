@@ -13,6 +13,7 @@ import numpy as np
 
 from gdistill import errors
 from gdistill.data import records
+from gdistill.data import source
 
 FORMAT = 'gdistill-latents'
 COMMAND = 'gdistill encode'
@@ -97,6 +98,18 @@ class Latents:
       out |= {'text': np.stack(texts), 'text_mask': np.stack(masks)}
     return out
 
+  def renumbered(self, numbers: Sequence[int], names: Sequence[str]) -> 'Latents':
+    """Returns these latents with class k as number numbers[k], and with the class names `names`.
+
+    The fingerprint changes only if a number changes.
+    """
+    index = {**self.index, 'class_names': list(names)}
+    if list(numbers) == list(range(len(names))):
+      return dataclasses.replace(self, index=index)
+    digest = source.fingerprint([self.fingerprint, 'classes', *map(str, numbers)])
+    read = _Renumbered(self.read, tuple(numbers))
+    return dataclasses.replace(self, index={**index, 'digest': digest}, read=read)
+
 
 def load(folder: str, shape: tuple[int, int, int]) -> Latents:
   """Returns the Latents in the cache folder `folder`; a latent must have the shape `shape`.
@@ -131,6 +144,18 @@ def _masked_shape(count: int, shape: tuple[int, int, int]) -> tuple[int, ...]:
 def _shards(folder: str, listed: Sequence[dict[str, Any]]) -> records.Shards:
   shards = tuple((s['name'], s['count']) for s in listed)
   return records.Shards(folder, shards, COMMAND)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Renumbered:
+  """Reads example i of the reader `inner`, with the label k as numbers[k]."""
+
+  inner: Callable[[int], tuple[np.ndarray, np.ndarray, int, int]]
+  numbers: tuple[int, ...]
+
+  def __call__(self, i: int) -> tuple[np.ndarray, np.ndarray, int, int]:
+    latents, masked, label, caption = self.inner(i)
+    return latents, masked, self.numbers[label], caption
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -3,12 +3,13 @@
 import concurrent.futures
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from gdistill import errors
+from gdistill.recipe import class_names
 
 _THREADS = 8  # number of threads that read examples ahead
 
@@ -105,6 +106,44 @@ class Source:
       count=len(index),
       fingerprint=fingerprint([self.fingerprint, hashlib.sha256(index.tobytes()).hexdigest()]),
     )
+
+  def renumbered(self, numbers: Sequence[int], names: Sequence[str]) -> 'Source':
+    """Returns this source with class k as number numbers[k], and with the class names `names`.
+
+    The fingerprint changes only if a number changes.
+    """
+    if list(numbers) == list(range(len(names))):
+      return dataclasses.replace(self, class_names=tuple(names))
+    to = np.asarray(numbers, np.int32)
+    inside = isinstance(self.read, _Arrays)
+    return dataclasses.replace(
+      self,
+      read=_Arrays(self.read.pixels, to[self.read.labels])
+      if inside
+      else _Renumbered(self.read, to),
+      class_names=tuple(names),
+      fingerprint=fingerprint([self.fingerprint, 'classes', *map(str, numbers)]),
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Renumbered:
+  """Reads example i of the reader `inner`, with the label k as numbers[k]; a class, as _Subset."""
+
+  inner: Callable[[int], tuple[np.ndarray, int]]
+  numbers: np.ndarray
+
+  def __call__(self, i: int) -> tuple[np.ndarray, int]:
+    pixels, label = self.inner(i)
+    return pixels, int(self.numbers[label])
+
+  @property
+  def changed(self) -> str:
+    return getattr(self.inner, 'changed', '')
+
+  @property
+  def notes(self) -> tuple[str, ...]:
+    return self.inner.notes
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -231,7 +270,9 @@ def same_classes(train: Source, held: Source, where: str, splits: tuple[str, str
   """
   if held.class_names != train.class_names:
     odd = sorted(set(held.class_names) ^ set(train.class_names)) or ['their order']
+    more = class_names.difference(train.class_names, held.class_names, tuple(map(repr, splits)))
     raise errors.DataError(
-      f'{where}: {splits[0]!r} and {splits[1]!r} differ in their classes: {", ".join(odd[:5])}; '
+      f'{where}: {splits[0]!r} and {splits[1]!r} differ in their classes: {", ".join(odd[:5])}'
+      f'{f"; {more}" if more else ", which are equal names in two spellings"}; '
       'give the two splits the same class names, in the same order'
     )

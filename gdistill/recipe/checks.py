@@ -17,6 +17,7 @@ def check_recipe(recipe: recipes.Recipe) -> None:
   _need(0 <= recipe.seed < 2**32, 'seed', recipe.seed, 'must be from 0 to 2**32 - 1')
   _check_stages(recipe)
   _check_data(recipe.data)
+  _check_map(recipe)
   _check_latents(recipe)
   check_noise(recipe.noise)
   check_model(recipe.model)
@@ -72,6 +73,20 @@ def _check_data(data: recipes.Data) -> None:
   for name, low, high in (('workers', 0, 256), ('threads', 1, 256), ('prefetch', 1, 1024)):
     value = getattr(data, name)
     _need(low <= value <= high, f'data.{name}', value, f'must be from {low} to {high}')
+
+
+def _check_map(recipe: recipes.Recipe) -> None:
+  """Raises ConfigError if the map of classes has no teacher, or a teacher without classes."""
+  file = recipe.data.classes
+  _need(
+    not file or bool(recipe.initial), 'data.classes', file,
+    "names the classes of the round in initial, and initial=''; leave data.classes out, or set "
+    'initial to the folder of the teacher',
+  )  # fmt: skip
+  _need(
+    not file or recipe.model.context != 'text', 'data.classes', file,
+    "must be '' with model.context='text': a network that reads text has no numbers of classes",
+  )  # fmt: skip
 
 
 def _check_latents(recipe: recipes.Recipe) -> None:

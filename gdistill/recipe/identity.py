@@ -17,6 +17,7 @@ MAY_CHANGE = (
   'train.remat',
   'train.stall_seconds',
   'data.path',
+  'data.classes',  # what the map says is in the fingerprint of the examples
   'latents.autoencoder',
   'latents.text',
   'latents.cache',
@@ -42,7 +43,7 @@ def digest_together(recipe: recipes.Recipe) -> str:
 
   The hash leaves out the keys that say where and how each process reads its own data.
   """
-  own = {f'data.{name}' for name in ('path', 'workers', 'threads', 'prefetch')}
+  own = {f'data.{name}' for name in ('path', 'classes', 'workers', 'threads', 'prefetch')}
   own |= {f'latents.{name}' for name in ('autoencoder', 'text', 'cache')}
   fields = {k: v for k, v in flat(reading.to_dict(recipe)).items() if k not in own}
   return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]

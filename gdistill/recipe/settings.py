@@ -3,6 +3,10 @@
 import dataclasses
 from typing import Literal
 
+from gdistill.recipe import evaluation_settings
+
+Evaluation = evaluation_settings.Evaluation
+
 
 @dataclasses.dataclass(frozen=True)
 class Data:
@@ -25,6 +29,10 @@ class Data:
   split: str = 'train'
   # Name of the split that is held out of training; used only if `held_out` is 0.
   held_out_split: str = 'test'
+  # File that says which class of the round in `initial` each class of the data is: a JSON object,
+  # or text with a line `name of the data = name of the teacher` for each class. Labels are then the
+  # teacher's numbers. '' means that both have the same names in the same order.
+  classes: str = ''
   # Whether training mirrors each picture left to right with probability 1/2.
   flip: bool = False
   # Number of processes on each host that read examples; 0 reads in threads of the training process.
@@ -300,38 +308,6 @@ class Train:
   # Seconds without an update until the watchdog ends the process with exit code 134; 0: never. The
   # limit is at least 30 times the median update, and in compiles and saves six times this key.
   stall_seconds: float = 300.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-  """The grid of strengths w and sampling steps N: a quick grid after training, and a full grid."""
-
-  # Guidance strengths w of the grid; a student is sampled only at w from w_min to w_max.
-  ws: tuple[float, ...]
-  # Numbers of sampling steps N of the grid; students are sampled only at N that have a round.
-  num_steps: tuple[int, ...]
-  # Number of pictures for each model, w and N of the quick grid, sampled after training.
-  quick_images: int
-  # Number of DDIM steps in which the guided teacher samples the reference of the quick grid.
-  quick_reference_steps: int
-  # Number of pictures for each model, w and N of the full grid (`gdistill evaluate --grid=full`).
-  full_images: int
-  # Number of DDIM steps in which the guided teacher samples the reference of the full grid.
-  full_reference_steps: int
-  # Number of pictures that each process samples at a time; more need more memory.
-  batch_size: int
-  # Largest number of training pictures, and of held-out pictures, that metrics such as FD use.
-  real_images: int = 10_000
-  # Network whose features metrics such as FD compare: a small classifier that is trained on the
-  # run's own training pictures, or a published network.
-  extractor: Literal['classifier', 'inception', 'lite0', 'clip_b32', 'clip_l14'] = 'classifier'
-  # Weights file of a published `extractor`; '' means the path that `gdistill convert` writes to.
-  weights: str = ''
-  # Number of pictures stored for each model, w and N, for the report and for other extractors.
-  keep_images: int = 2_000
-  # Number of pictures for each model, w and N whose features are stored, because precision, recall
-  # and KID need features; more take more disk space.
-  bank: int = 10_000
 
 
 STAGES = ('teacher', 'guidance', 'progressive')

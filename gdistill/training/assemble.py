@@ -17,9 +17,11 @@ from gdistill.frozen import copies
 from gdistill.frozen import encode
 from gdistill.frozen import networks as frozen_networks
 from gdistill.frozen import prompts as run_prompts
+from gdistill.recipe import class_map
 from gdistill.recipe import identity
 from gdistill.recipe import reading
 from gdistill.recipe import settings as recipes
+from gdistill.rounds import classes
 from gdistill.rounds import folder as folders
 from gdistill.rounds import network as networks
 from gdistill.rounds import plan as plans
@@ -34,7 +36,7 @@ class Run:
   Each cached property, such as `mesh`, is built at the first use and then stays in memory.
   `workdir` may be None if no file of the run is needed, for example for --plan. `devices` is the
   number of devices to plan for, and may exceed the devices of this machine; None takes the devices
-  of this machine. Outside of this module, only training/checks.py reads the attribute `recipe`.
+  of this machine. Outside of this module, only the checks of training/ read the attribute `recipe`.
   """
 
   def __init__(self, recipe: recipes.Recipe, workdir: Any = None, devices: int | None = None):
@@ -98,14 +100,44 @@ class Run:
     return frozen_networks.Frozen(self.autoencoder).picture_shape(self.input_shape)
 
   @functools.cached_property
-  def pictures(self) -> tuple[source.Source, source.Source]:
-    """The pictures with labels, as a pair (training set, held-out set)."""
+  def own_pictures(self) -> tuple[source.Source, source.Source]:
+    """The pictures with the data's own labels, as a pair (training set, held-out set)."""
     try:
       return data.load(self.data, self.picture_shape)
     except errors.ShapeError as e:
       if self.autoencoder is None:
         raise
       raise self._of_another_shape(e.found) from e
+
+  @functools.cached_property
+  def class_order(self) -> tuple[list[int], tuple[str, ...]] | None:
+    """(number of each class of the data, name of each number), or None for the data's own.
+
+    The map of data.classes says the numbers. The names are the teacher's, or those of the data if
+    the teacher has numbers only.
+    """
+    file = self.data.classes
+    card = self._card_of_classes() if file else None
+    if card is None:
+      return None
+    data_names = self.own_pictures[0].class_names
+    names, count = classes.names_of(card), card['model']['num_classes']
+    numbers = class_map.numbers(file, data_names, names, count)
+    own = (data_names[numbers.index(k)] for k in range(count))
+    return numbers, names or tuple(own)
+
+  def _card_of_classes(self) -> Mapping[str, Any] | None:
+    """Returns card.json of `initial`, or, if it is gone, of a finished round of the run."""
+    own = [self.workdir / r.name for r in self.plan] if self.workdir is not None else []
+    found = (f for f in (storage.path(self.initial), *own) if finished_rounds.is_finished(f))
+    return next(map(finished_rounds.read_card, found), None)
+
+  @functools.cached_property
+  def pictures(self) -> tuple[source.Source, source.Source]:
+    """The pictures with the labels of `class_order`, as a pair (training set, held-out set)."""
+    if self.class_order is None:
+      return self.own_pictures
+    return tuple(found.renumbered(*self.class_order) for found in self.own_pictures)
 
   @functools.cached_property
   def latent_folder(self) -> str:
@@ -117,7 +149,8 @@ class Run:
     """The examples that training reads: pictures, or latents that are encoded already."""
     if not self.recipe.latent:
       return self.pictures[0]
-    return latents.load(self.latent_folder, self.input_shape)
+    found = latents.load(self.latent_folder, self.input_shape)
+    return found if self.class_order is None else found.renumbered(*self.class_order)
 
   @functools.cached_property
   def prompts(self) -> list[str]:

@@ -20,6 +20,7 @@ from gdistill.recipe import settings as recipes
 from gdistill.rounds import folder as folders
 from gdistill.rounds import network as networks
 from gdistill.training import assemble
+from gdistill.training import class_checks
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
 
@@ -29,6 +30,7 @@ _MOST_IN_V = 50.0  # largest 1 / alpha(t=1) without a warning: Stable Diffusion 
 def everything(run: assemble.Run) -> None:
   """Checks the run's devices, data, folders and evaluation grid."""
   mesh(run)
+  class_checks.check(run)
   data(run)
   folders_and_grid(run)
   _warn_of_eps(run)

@@ -20,6 +20,7 @@ from gdistill.frozen import encode
 from gdistill.process import interrupt
 from gdistill.process import progress
 from gdistill.process import timing
+from gdistill.recipe import class_names
 from gdistill.recipe import settings as recipes
 from gdistill.rounds import folder as folders
 from gdistill.rounds import network as networks
@@ -114,7 +115,7 @@ def _tidy(workdir: storage.epath.Path, r: plans.Round) -> None:
 def _encode(run: assemble.Run, stop: interrupt.Interrupt) -> None:
   """Encodes training pictures without latents, and copies the frozen networks to the workdir."""
   done = encode.run(
-    run.pictures[0], run.frozen, run.latents, run.inpainting, run.latent_folder, stop
+    run.own_pictures[0], run.frozen, run.latents, run.inpainting, run.latent_folder, stop
   )
   if done.encoded:
     speed = done.encoded / done.seconds
@@ -129,14 +130,18 @@ def _check_same_data(workdir: storage.epath.Path, examples: Any, changed: str) -
   `changed` says which examples earlier versions of gdistill read otherwise, or is ''.
   """
   told = [e for e in ledger.ledger(workdir) if e['event'] == 'data']
+  names = list(examples.class_names)
   if not told:
-    _record(workdir, 'data', examples=len(examples), fingerprint=examples.fingerprint)
+    count, fingerprint = len(examples), examples.fingerprint
+    _record(workdir, 'data', examples=count, fingerprint=fingerprint, class_names=names)
   elif told[0].get('fingerprint') != examples.fingerprint:
+    before = told[0].get('class_names', names)  # older versions recorded no names
+    odd = class_names.difference(names, before, ('the data now', 'the data at first'))
     raise errors.DataError(
       f'the training data are not those this run began with: now {len(examples)} examples with '
       f'fingerprint {examples.fingerprint}, at first {told[0].get("examples")} with '
-      f'{told[0].get("fingerprint")}{f": {changed}" if changed else ""}; restore the first data or '
-      'choose another workdir'
+      f'{told[0].get("fingerprint")}{"; classes: " + odd if odd else ""}'
+      f'{": " + changed if changed else ""}; restore the first data or choose another workdir'
     )
 
 

@@ -21,6 +21,7 @@ from gdistill.process import interrupt
 from gdistill.process import progress
 from gdistill.process import timing
 from gdistill.training import assemble
+from gdistill.training import class_checks
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
 
@@ -42,6 +43,7 @@ def evaluate(
   Process 0 returns the rows of report/metrics.json; every other process returns [].
   """
   _check_finished(run)
+  class_checks.check(run, tell=False)
   grid = of_size(run, size)
   cells = list_cells(run, grid)
   asked = grid_cells.matching(cells, again)
