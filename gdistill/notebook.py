@@ -40,7 +40,11 @@ class Gallery:
     return self.num_steps * (2 if self.card['guided'] else 1)
 
   def pixels(self, w: float) -> np.ndarray:
-    """Returns the pictures sampled at guidance strength w, uint8 [seeds, labels, H, W, C]."""
+    """Returns the pictures sampled at guidance strength w, uint8 [seeds, labels, H, W, C].
+
+    Raises ConfigError if w is out of range, and NumericsError if a picture is not finite.
+    """
+    sampling.check_w(f'{w=}', w, self.card)
     rows, columns = len(self._seeds), len(self._labels)
     seeds, labels = self._seeds.repeat(columns), np.tile(self._labels, rows)
     pixels = self._draw(seeds, labels, np.full(len(seeds), w), self.num_steps)

@@ -1,7 +1,6 @@
 """The flags of all commands that sample pictures: number of steps, w, seeds, negative prompt."""
 
 import dataclasses
-import math
 
 from gdistill import errors
 from gdistill.cli import command_line
@@ -54,7 +53,7 @@ def drawing(args, card: dict) -> Drawing:
   seeds = numbers('seeds', args.seeds, 2**32)
   if args.scale is not None and not 1 <= args.scale <= 64:
     raise errors.ConfigError(f'--scale={args.scale} must be a number from 1 to 64')
-  w = strength(args)
+  w = strength(args, card)
   check_strength(args.folder, card, '--w', w)
   return Drawing(num_steps, sampler, w, seeds)
 
@@ -84,22 +83,22 @@ def numbers(flag: str, text: str, limit: int) -> list[int]:
   return out
 
 
-def strength(args) -> float:
+def strength(args, card: dict) -> float:
   """Returns the guidance strength w, from --w or from --guidance_scale = 1 + w.
 
-  Raises ConfigError if --w and --guidance_scale are both given, or if w is negative or not finite.
+  Raises ConfigError if --w and --guidance_scale are both given, or if w is negative, not finite or
+  too large.
   """
+  from gdistill.drawing import sampling
+
   if args.w is not None and args.guidance_scale is not None:
     raise errors.ConfigError(
       f'--w={args.w} and --guidance_scale={args.guidance_scale} mean the same; give only one'
     )
   scale = args.guidance_scale
   w = (1.0 if args.w is None else args.w) if scale is None else scale - 1.0
-  if not math.isfinite(w) or w < 0:
-    given = f'--w={args.w}' if scale is None else f'--guidance_scale={scale}'
-    raise errors.ConfigError(
-      f'{given} must be a number of at least {"0" if scale is None else "1, which is w = 0"}'
-    )
+  given = f'--w={args.w}' if scale is None else f'--guidance_scale={scale}, which is w = {w:g},'
+  sampling.check_w(given, w, card)
   return w
 
 

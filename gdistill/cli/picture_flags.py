@@ -149,6 +149,7 @@ def encoder(args, checked: Checked) -> Encoder:
   Raises ConfigError if the round of the Encoder cannot invert pictures.
   """
   from gdistill.drawing import editor
+  from gdistill.drawing import sampling
   from gdistill.workdir import finished as finished_rounds
 
   where = args.encoder or args.folder
@@ -174,8 +175,7 @@ def encoder(args, checked: Checked) -> Encoder:
   num_steps = _encode_steps(args, card, where)
   smallest = 0.0 if card['guided'] else card['w_min']
   w = smallest if args.source_w is None else args.source_w
-  if not 0 <= w < float('inf'):
-    raise errors.ConfigError(f'--source_w={w} must be a number of at least 0')
+  sampling.check_w(f'--source_w={w}', w, card)
   source = condition(where, card, args.source_label, args.source_prompt, 'source_')
   drawing_flags.check_strength(where, card, '--source_w', w)
   return Encoder(where, num_steps, w, source)
@@ -187,14 +187,15 @@ def _encode_steps(args, card: dict, where: str) -> int:
   Raises ConfigError if the encoder in the folder `where` was distilled for another number of steps
   than --encode_steps.
   """
+  from gdistill.drawing import sampling
+
   steps = args.encode_steps if args.encode_steps is not None else card['num_steps'] or 64
   if card['num_steps'] and steps != card['num_steps']:
     raise errors.ConfigError(
       f'--encode_steps={steps}: {where} was distilled for {card["num_steps"]} steps; use '
       f'--encode_steps={card["num_steps"]}'
     )
-  if not 1 <= steps <= 100_000:
-    raise errors.ConfigError(f'--encode_steps={steps} must be from 1 to 100000')
+  sampling.check_count('--encode_steps', steps, where, card)
   return steps
 
 

@@ -13,6 +13,17 @@ def clip(x_hat: types.Images) -> types.Images:
   return jnp.clip(x_hat, -1.0, 1.0)
 
 
+def unhidden(project: types.Project | None) -> types.Project | None:
+  """Returns `project`, changed to return NaN where x_hat is infinite; None if `project` is None.
+
+  Clipping would turn an infinite x_hat into an ordinary pixel, so that a picture drawn from it
+  would look finite.
+  """
+  if project is None:
+    return None
+  return lambda x_hat: jnp.where(jnp.isinf(x_hat), jnp.nan, project(x_hat))
+
+
 def dynamic_threshold(percentile: float = 0.995) -> types.Project:
   """Returns a projection that clips x_hat to [-s, s] and divides the result by s.
 

@@ -9,6 +9,7 @@ import numpy as np
 from gdistill import errors
 from gdistill.core import masks
 from gdistill.core import pixels as core_pixels
+from gdistill.core import projections
 from gdistill.devices import mesh as meshes
 from gdistill.drawing import edit
 from gdistill.drawing import inpaint
@@ -26,7 +27,8 @@ from gdistill.samplers import noise as image_noise
 # 'from_prompts' are the conditions of the source pictures. 'mask' [n, H, W, 1] is 1 where a picture
 # is to be painted.
 Rows = Mapping[str, Any]
-Draw = Callable[[tuple, Rows, Mapping[str, jax.Array]], jax.Array]
+# Returns (pixels [n, H, W, C] uint8, finite [n]: whether the values of a picture are finite).
+Draw = Callable[[tuple, Rows, Mapping[str, jax.Array]], tuple[jax.Array, jax.Array]]
 
 
 class Editor:
@@ -35,11 +37,11 @@ class Editor:
   `counts` holds numbers of steps by name, such as 'num_steps'. The function `draw(params, rows,
   counts)` is compiled once for every size of picture; `params` are all parameters that `draw`
   needs. Rows are drawn in batches, which are split over this process's devices; the picture of a
-  row depends on that row alone.
+  row depends on that row alone. `path` is the folder of the round that draws, for error lines.
   """
 
-  def __init__(self, draw: Draw, params: Any, batch_size: int):
-    self.batch_size = batch_size
+  def __init__(self, draw: Draw, params: Any, batch_size: int, path: Any):
+    self.batch_size, self._path = batch_size, path
     self._whole, self._rows = meshes.over_local_devices(batch_size)
     self._params = jax.device_put(params, self._whole)
     self._draw = jax.jit(
@@ -57,14 +59,17 @@ class Editor:
 
     After each batch, `progress(n)` is called, where n is the number of rows drawn so far, and then
     `stop.check()`, which raises Preempted if a signal asked this process to exit. The last batch is
-    filled up with repeated rows, which are not returned.
+    filled up with repeated rows, which are not returned. Raises NumericsError if a picture is not
+    finite.
     """
     total, out = len(rows['pixels']), []
-    counts = {name: np.int32(n) for name, n in counts.items()}
+    counts, num_steps = {name: np.int32(n) for name, n in counts.items()}, counts['num_steps']
     for first in range(0, total, self.batch_size):
       index = np.resize(np.arange(first, min(first + self.batch_size, total)), self.batch_size)
       batch = jax.device_put(jax.tree.map(lambda a: np.asarray(a)[index], dict(rows)), self._rows)
-      drawn = self._draw(self._params, batch, counts)
+      drawn, finite = self._draw(self._params, batch, counts)
+      about = {'seed': rows['seeds'][index], 'w': rows['w'][index]}
+      sampling.check_finite(finite, self._path, about, num_steps)
       done = min(first + self.batch_size, total)
       out.append(np.asarray(drawn)[: done - first])
       progress(done)
@@ -106,7 +111,7 @@ def editor(
       )  # fmt: skip
     return of.pixels(params, z)
 
-  return Editor(draw, of.params, batch_size)
+  return Editor(draw, of.params, batch_size, folder.path)
 
 
 def painter(
@@ -139,10 +144,10 @@ def painter(
       # to be painted.
       small = masks.covering(mask, of.factor)
       z = inpaint.constrained(of.v_fn(params), x, small, cond, *rest, stochastic=of.stochastic)
-    drawn = of.pixels(params, z)
-    return inpaint.composite(drawn, rows['pixels'], mask) if exact else drawn
+    drawn, finite = of.pixels(params, z)
+    return inpaint.composite(drawn, rows['pixels'], mask) if exact else drawn, finite
 
-  return Editor(draw, of.params, batch_size)
+  return Editor(draw, of.params, batch_size, folder.path)
 
 
 class _Networks:
@@ -158,7 +163,7 @@ class _Networks:
     )
     self.noise = networks.noise(folder.noise)
     self.factor = frozen.autoencoder.factor if frozen.autoencoder else 1
-    self.project = networks.projection(frozen.autoencoder is not None)
+    self.project = projections.unhidden(networks.projection(frozen.autoencoder is not None))
     self.stochastic = sampling.own_sampler(folder.card) == 'stochastic'
 
   def v_fn(self, params):
@@ -184,7 +189,8 @@ class _Networks:
     return self._frozen.encode(params[0][1], core_pixels.to_images(rows['pixels']))
 
   def pixels(self, params, x):
-    return core_pixels.from_images(self._frozen.decode(params[0][1], x))
+    images = self._frozen.decode(params[0][1], x)
+    return core_pixels.from_images(images), core_pixels.finite(x, images)
 
 
 def check_pair(card: Mapping[str, Any], encoder: Mapping[str, Any], where: str) -> None:

@@ -1,7 +1,8 @@
 """Samples from a finished round: one compiled program for every number of steps and every w."""
 
 import copy
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from gdistill.core import condition
 from gdistill.core import guidance
 from gdistill.core import masks
 from gdistill.core import pixels as core_pixels
+from gdistill.core import projections
 from gdistill.core import types
 from gdistill.devices import mesh as meshes
 from gdistill.frozen import networks as frozen_networks
@@ -27,6 +29,10 @@ from gdistill.samplers import noise as image_noise
 from gdistill.samplers import stochastic
 
 SAMPLERS = ('ddim', 'stochastic', 'ancestral', 'dpm_solver')
+# Largest w of a guided network. Guidance multiplies the difference of two predictions by w, and
+# with it the rounding errors of both: at w = 1000, errors of float32 reach the grey levels of a
+# picture, and those of bfloat16 exceed its whole range. Published pictures have w from 0 to 20.
+MOST_W = 1000.0
 
 
 class Sampler:
@@ -51,6 +57,7 @@ class Sampler:
     self.batch_size = batch_size
     self._frozen = frozen or frozen_networks.read_frozen(folder)
     self._program = _program(folder, sampler)
+    self._path = folder.path
     self._prompts = self._frozen.tokens(run_prompts.of_card(folder.card) or [''], warn=False)
     self._negative = None if negative is None else self._frozen.tokens([negative])
     self._whole, self._rows = meshes.over_local_devices(batch_size)
@@ -58,7 +65,7 @@ class Sampler:
     schedule = networks.noise(folder.noise)
     shape = networks.image_shape(folder.settings)
     project = networks.projection(self._frozen.autoencoder is not None)
-    walk = _walk(sampler, project)
+    walk = _walk(sampler, projections.unhidden(project))
 
     def draw(params, rows, negative, num_steps):
       _, around = params
@@ -68,7 +75,8 @@ class Sampler:
       if folder.settings.extra_channels:
         cond['extra'] = nothing_known(self._frozen, around, (batch_size, *shape))
       x = walk(v_fn, image_noise.start(keys, shape), cond, rows['w'], num_steps, schedule, keys)
-      return core_pixels.from_images(self._frozen.decode(around, x)), x
+      images = self._frozen.decode(around, x)
+      return core_pixels.from_images(images), x, core_pixels.finite(x, images)
 
     jitted = jax.jit(
       draw,
@@ -99,8 +107,14 @@ class Sampler:
     return self.draw_both(seeds, labels, w, num_steps)[0]
 
   def draw_both(self, seeds, labels, w, num_steps: int) -> tuple[jax.Array, jax.Array]:
-    """Returns (pixels, x) of a batch; x is the network's output: latents, or images in [-1, 1]."""
-    return self._draw(self._params, *self._arguments(seeds, labels, w, num_steps))
+    """Returns (pixels, x) of a batch; x is the network's output: latents, or images in [-1, 1].
+
+    Raises NumericsError if a picture of the batch is not finite.
+    """
+    given = self._arguments(seeds, labels, w, num_steps)
+    pixels, x, finite = self._draw(self._params, *given)
+    check_finite(finite, self._path, {'seed': seeds, 'w': w}, num_steps)
+    return pixels, x
 
   @property
   def num_prompts(self) -> int:
@@ -121,6 +135,7 @@ class Sampler:
     """Returns a copy of this sampler with the parameters of the round `folder`, not recompiled."""
     other = copy.copy(self)
     other._params = jax.device_put(arguments(folder, self._frozen), self._whole)
+    other._path = folder.path
     return other
 
   def __call__(
@@ -135,7 +150,8 @@ class Sampler:
     """Returns the pixels of any number of images, drawn in batches.
 
     After each batch, `progress(n)` is called, where n is the number of images drawn so far, and
-    then `stop.check()`, which raises Preempted if a signal asked this process to exit.
+    then `stop.check()`, which raises Preempted if a signal asked this process to exit. Raises
+    NumericsError if a picture is not finite.
     """
     out = []
     for first in range(0, len(seeds), self.batch_size):
@@ -146,6 +162,24 @@ class Sampler:
       if stop is not None:
         stop.check()
     return np.concatenate(out)
+
+
+def check_finite(finite: Any, folder: Any, rows: Mapping[str, Any], num_steps: int) -> None:
+  """Raises NumericsError if one of the pictures of a batch is not finite: `finite` [B] is False.
+
+  `rows` holds the seeds and strengths w of the pictures, {'seed': [n], 'w': [n]}, n <= B. The error
+  names the round in `folder` that drew the pictures and the first picture that is not finite.
+  """
+  count = len(rows['seed'])
+  bad = np.flatnonzero(~np.asarray(finite)[:count])
+  if len(bad):
+    seed, w = (rows[name][bad[0]] for name in ('seed', 'w'))
+    raise errors.NumericsError(
+      f'{len(bad)} of {count} pictures drawn from {folder} are not finite (NaN or infinity), the '
+      f'first with seed {seed}, w = {w:g} and {num_steps} step{"s" if num_steps > 1 else ""}, so '
+      'they are not written; use a smaller w; if that does not help, the weights are damaged or '
+      'the training failed: train or import the round again'
+    )
 
 
 def _program(folder: folders.Folder, sampler: str) -> tuple:
@@ -232,8 +266,7 @@ def check_steps(folder: Any, card: dict, num_steps: int, sampler: str) -> None:
   """Raises ConfigError if the round cannot draw with this sampler and this number of steps."""
   check_draws(folder, card)
   trained = card['num_steps']
-  if not 1 <= num_steps <= 100_000:
-    raise errors.ConfigError(f'--num_steps={num_steps} must be from 1 to 100000')
+  check_count('--num_steps', num_steps, folder, card)
   if sampler not in SAMPLERS:
     raise errors.ConfigError(f'--sampler={sampler!r} must be one of {", ".join(SAMPLERS)}')
   if trained and num_steps != trained:
@@ -246,3 +279,49 @@ def check_steps(folder: Any, card: dict, num_steps: int, sampler: str) -> None:
       f'--sampler={sampler!r}: this student was distilled for the sampler '
       f'{own_sampler(card)}; use --sampler={own_sampler(card)}, or sample from another round'
     )
+
+
+def check_count(flag: str, num_steps: int, folder: Any, card: dict) -> None:
+  """Raises ConfigError unless `num_steps` is from 1 to the number of times of the round's schedule.
+
+  A continuous noise schedule takes up to 100,000 steps. A discrete one of T betas takes T: with
+  more steps, neighbouring steps have the same noise level. `flag` is named in the error.
+  """
+  noise = folders.settings_of(card)[1]
+  times = networks.times(noise)
+  if not 1 <= num_steps <= (times or 100_000):
+    why = f', because the noise schedule {noise.name} of {folder} has {times} times'
+    raise errors.ConfigError(
+      f'{flag}={num_steps} must be from 1 to {times or 100_000}{why if times else ""}'
+    )
+
+
+def check_w(given: str, w: float, card: dict) -> None:
+  """Raises ConfigError unless w is from 0 to MOST_W, or to the largest w of the student's training.
+
+  `given` is the flag with its value, which the error names.
+  """
+  most = max(MOST_W, card.get('w_max') or 0.0)
+  if not 0 <= w <= most:
+    raise errors.ConfigError(
+      f'{given} must be a number of at least 0 and at most {most:g}: guidance multiplies rounding '
+      'errors by w, and beyond this nothing else is left; usual strengths are from 0 to 20'
+    )
+
+
+def rounding(card: dict, num_steps: int) -> str:
+  """Returns a sentence on the times that diffusers rounds at N = `num_steps`; '' if it rounds none.
+
+  The times t = i/N, i = 1 to N, of a discrete schedule with T betas have the timesteps T i/N - 1,
+  between which gdistill interpolates. The schedulers of diffusers take whole timesteps.
+  """
+  times = networks.times(folders.settings_of(card)[1])
+  rounded = num_steps - math.gcd(num_steps, times) if times else 0
+  if not rounded:
+    return ''
+  first = times * (num_steps - 1) / num_steps - 1  # the first timestep that is not whole
+  return (
+    f'{num_steps} steps do not divide the {times} timesteps of this noise schedule, so that '
+    f'{rounded} of the {num_steps} timesteps are not whole, the first {first:.2f}: diffusers would '
+    f'round it to {round(first + 1) - 1}, and its pictures would differ slightly'
+  )

@@ -227,6 +227,12 @@ def _to_float32(folder: pathlib.Path) -> None:
 
 def _write_arrays(file: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
   file.parent.mkdir(parents=True, exist_ok=True)
+  for name, a in arrays.items():
+    if a.dtype.kind in 'fV' and not np.isfinite(a.astype(np.float32)).all():  # 'V' is bfloat16
+      raise errors.NumericsError(
+        f'{file.name}: {name} is not finite (holds NaN or infinity), so nothing is exported; the '
+        'weights of the round are damaged: restore its folder from a copy, or train it again'
+      )
   files.write(file, {name: np.ascontiguousarray(a) for name, a in arrays.items()})
 
 

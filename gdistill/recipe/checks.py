@@ -5,6 +5,9 @@ from typing import Any
 from gdistill import errors
 from gdistill.recipe import settings as recipes
 
+# Largest guidance strength w; drawing.sampling.MOST_W is the same limit and has the reason.
+MOST_W = 1000.0
+
 
 def _need(ok: bool, name: str, value: Any, remedy: str) -> None:
   """Raises ConfigError with the line 'name=value remedy' if `ok` is False."""
@@ -26,7 +29,7 @@ def check_recipe(recipe: recipes.Recipe) -> None:
   _check_distillation(recipe)
   _check_mesh(recipe.mesh)
   _check_loop(recipe.train)
-  _check_evaluation(recipe.evaluation)
+  _check_evaluation(recipe.evaluation, recipe.noise)
 
 
 def _check_stages(recipe: recipes.Recipe) -> None:
@@ -269,6 +272,7 @@ def _check_distillation(recipe: recipes.Recipe) -> None:
       'must be above 0: only dropped labels train the null condition that guidance needs',
     )  # fmt: skip
   _need(guidance.w_min >= 0, 'guidance.w_min', guidance.w_min, 'must be at least 0')
+  _need(guidance.w_max <= MOST_W, 'guidance.w_max', guidance.w_max, f'must be at most {MOST_W:g}')
   _need(
     guidance.w_min <= guidance.w_max, 'guidance.w_min', guidance.w_min,
     f'must not be above guidance.w_max={guidance.w_max}',
@@ -351,7 +355,7 @@ def _check_loop(train: recipes.Train) -> None:
     )  # fmt: skip
 
 
-def _check_evaluation(e: recipes.Evaluation) -> None:
+def _check_evaluation(e: recipes.Evaluation, noise: recipes.Noise) -> None:
   for name in ('quick_images', 'full_images'):
     value = getattr(e, name)
     _need(
@@ -366,14 +370,17 @@ def _check_evaluation(e: recipes.Evaluation) -> None:
   for name in ('keep_images', 'bank'):
     value = getattr(e, name)
     _need(0 <= value < 2**31, f'evaluation.{name}', value, f'must be from 0 to {2**31 - 1}')
+  most, why = 100_000, ''
+  if noise.name != 'cosine':
+    most, why = 1000, f' with noise.name={noise.name!r}, a schedule of 1000 times'
   for name in ('quick_reference_steps', 'full_reference_steps'):
     value = getattr(e, name)
-    _need(1 <= value <= 100_000, f'evaluation.{name}', value, 'must be from 1 to 100000')
+    _need(1 <= value <= most, f'evaluation.{name}', value, f'must be from 1 to {most}{why}')
   _need(
-    bool(e.ws) and min(e.ws) >= 0, 'evaluation.ws', e.ws,
-    'must list guidance strengths of at least 0',
+    bool(e.ws) and min(e.ws) >= 0 and max(e.ws) <= MOST_W, 'evaluation.ws', e.ws,
+    f'must list guidance strengths from 0 to {MOST_W:g}',
   )  # fmt: skip
   _need(
-    bool(e.num_steps) and min(e.num_steps) >= 1 and max(e.num_steps) <= 100_000,
-    'evaluation.num_steps', e.num_steps, 'must list numbers of steps from 1 to 100000',
+    bool(e.num_steps) and min(e.num_steps) >= 1 and max(e.num_steps) <= most,
+    'evaluation.num_steps', e.num_steps, f'must list numbers of steps from 1 to {most}{why}',
   )  # fmt: skip

@@ -113,6 +113,11 @@ def betas(settings: recipes.Noise) -> np.ndarray:
   return make[settings.name](settings.beta_start, settings.beta_end)
 
 
+def times(settings: recipes.Noise) -> int | None:
+  """Returns the number of times of a discrete noise schedule, or None for a continuous schedule."""
+  return None if settings.name == 'cosine' else len(betas(settings))
+
+
 def noise(settings: recipes.Noise) -> schedule.Schedule:
   """Returns the noise schedule that `settings` describes, a function from t to logsnr."""
   if settings.name == 'cosine':

@@ -17,3 +17,10 @@ def test_what_lies_between_goes_to_the_nearest_and_what_lies_beyond_to_the_ends(
   x = np.array([0.6 / 127.5 - 1, 0.4 / 127.5 - 1, 254.6 / 127.5 - 1, -3.0, 7.0], np.float32)
   found = pixels.from_images(x.reshape(5, 1, 1, 1)).reshape(5)
   np.testing.assert_array_equal(found, [1, 0, 255, 0, 255])
+
+
+def test_a_picture_is_finite_if_all_its_values_are_in_every_array():
+  images, latents = np.zeros((4, 2, 2, 3), np.float32), np.ones((4, 1, 1, 4), np.float32)
+  images[1, 0, 1, 2], images[2, 1, 1, 0], latents[3, 0, 0, 3] = np.nan, -np.inf, np.inf
+  np.testing.assert_array_equal(pixels.finite(images, latents), [True, False, False, False])
+  np.testing.assert_array_equal(pixels.finite(images), [True, False, False, True])

@@ -30,6 +30,11 @@ def score(image: np.ndarray, text: np.ndarray, scale: float = 1.0) -> float:
     raise ValueError(
       f'{image.shape=} and {text.shape=} must be equal, [n, d]; give one text for each image'
     )
+  if not (np.isfinite(image).all() and np.isfinite(text).all()):
+    raise errors.NumericsError(
+      'embeddings are not all finite: the weights of the CLIP network are damaged; make the weight '
+      'file again with gdistill convert'
+    )
   norms = np.linalg.norm(image, axis=1) * np.linalg.norm(text, axis=1)
   if not (norms > 0).all():
     raise ValueError(

@@ -6,6 +6,8 @@ import dataclasses
 
 import numpy as np
 
+from gdistill import errors
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sums:
@@ -32,6 +34,11 @@ class Sums:
       raise ValueError(
         f'{logits.shape=} and {place.shape=} must be [n, classes] and [n]; give a row and a place '
         'for each image'
+      )
+    if not np.isfinite(logits).all():
+      raise errors.NumericsError(
+        'logits are not all finite: the weights of the feature network are damaged; make the '
+        'weight file again with gdistill convert'
       )
     if not 1 <= splits <= total:
       raise ValueError(

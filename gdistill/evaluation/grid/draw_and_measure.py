@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from gdistill import errors
 from gdistill.devices import processes
 from gdistill.drawing import sampling
 from gdistill.evaluation.features import extractors
@@ -191,7 +192,10 @@ class _Kept:
     self._index = [np.zeros(0, np.int64)]
 
   def add(self, index: np.ndarray, pixels: jax.Array, x: jax.Array) -> None:
-    """Adds the pictures of a batch whose place in the cell is below `keep_images`."""
+    """Adds the pictures of a batch whose place in the cell is below `keep_images`.
+
+    Raises NumericsError if a latent is too large for float16.
+    """
     few = index[index < self._drawing.keep_images]
     if not len(few):
       return
@@ -199,7 +203,13 @@ class _Kept:
     self._pixels.append(np.asarray(pixels)[: len(few)])
     latents = np.zeros((len(few), 0), np.float16)
     if self._drawing.latent_shape is not None:
-      latents = np.asarray(x, np.float16)[: len(few)]
+      latents = np.asarray(x)[: len(few)].astype(np.float16)
+      if not np.isfinite(latents).all():
+        raise errors.NumericsError(
+          'latents beyond 65504, the largest number of float16, cannot be stored in a cell; the '
+          'network draws latents that no autoencoder decodes: use a smaller w in evaluation.ws, or '
+          'train the round again'
+        )
     self._latents.append(latents)
 
   def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

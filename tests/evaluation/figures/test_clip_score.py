@@ -47,3 +47,9 @@ def test_a_tokenizer_with_more_tokens_than_clip_has_embeddings_is_refused(tmp_pa
   tokenizer.save(file)
   with pytest.raises(errors.DataError, match=r"'<toy>', a token with id 49,408, but clip_l14 has"):
     clip_score.Scorer.load('clip_l14', tokenizer=file)
+
+
+@pytest.mark.parametrize('bad', [np.nan, np.inf])
+def test_embeddings_that_are_not_finite_give_no_score(bad):
+  with pytest.raises(errors.NumericsError, match='embeddings are not all finite'):
+    clip_score.score(np.array([[1.0, bad]]), np.ones((1, 2)))

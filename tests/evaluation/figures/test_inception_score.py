@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from gdistill import errors
 from gdistill.evaluation.figures import inception_score
 
 
@@ -47,3 +48,9 @@ def test_splits_must_fit(splits):
 def test_logits_are_a_table():
   with pytest.raises(ValueError, match=r'\[n, classes\]'):
     inception_score.score(np.zeros(5))
+
+
+@pytest.mark.parametrize('bad', [np.nan, np.inf])
+def test_logits_that_are_not_finite_give_no_score(bad):
+  with pytest.raises(errors.NumericsError, match='logits are not all finite'):
+    inception_score.score(np.array([[0.0, 1.0], [bad, 0.0]]))
