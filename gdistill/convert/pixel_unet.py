@@ -10,7 +10,9 @@ A caller passes four inputs to the exported network: `timestep`, `class_labels`,
   and into the projection of w, because the projected w is added to the time embedding before the
   time MLP.
 - `class_labels` is the label, or `num_classes` for the null class, whose embedding is zero.
-- `timestep_cond` is embeddings.w_features(w, w_features, 1000), if the network takes w.
+- `timestep_cond` is embeddings.w_features(w, w_features, w_scale), if the network takes w. The
+  function of diffusers for these features multiplies w by 1000, so a caller gives it
+  w * w_scale / 1000.
 - `encoder_hidden_states` is an array [B, 0, 1], which holds no text tokens. The only blocks of
   diffusers that have attention and also change the resolution by residual blocks attend to text
   tokens and pixels; without text tokens, such blocks compute self-attention.
@@ -35,7 +37,6 @@ from gdistill.recipe import settings as recipes
 _OF = "gdistill's pixel U-Net in diffusers"
 _DOWN = ('ResnetDownsampleBlock2D', 'SimpleCrossAttnDownBlock2D')
 _UP = ('ResnetUpsampleBlock2D', 'SimpleCrossAttnUpBlock2D')
-_W_SCALE = 1000.0  # factor by which diffusers multiplies w before the embedding of w
 
 # Name of a layer in models.unet -> name of the layer in diffusers.
 _ENDS = {
@@ -121,11 +122,6 @@ def _config(settings: recipes.Model, takes_w: bool) -> dict[str, Any]:
     raise errors.ConfigError(
       f'model.multipliers={settings.multipliers} must begin with 1: diffusers '
       'has no other networks; multiply model.channels by the first multiplier instead'
-    )
-  if takes_w and settings.w_scale != _W_SCALE:
-    raise errors.ConfigError(
-      f'model.w_scale={settings.w_scale} is not {_W_SCALE}, as in diffusers; distil again with '
-      f'model.w_scale={_W_SCALE}'
     )
   for name, value in (('freq_shift', 1.0), ('cos_first', False), ('learned_sigma', False)):
     if (mine := getattr(settings, name)) != value:

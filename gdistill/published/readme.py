@@ -164,9 +164,12 @@ def _strength(folder: folders.Folder) -> list[str]:
   if folder.takes_w or folder.guided:
     lines.append(f'w = torch.full((len(z),), {_scale(folder) - 1.0:g})')
   if folder.takes_w:
+    scale = folder.settings.w_scale
+    # A pixel U-Net may have any w_scale; diffusers multiplies w by 1000.
+    given = 'w' if scale == 1000.0 else f'w * ({scale!r} / 1000)'
     lines += [
       'features = diffusers.StableDiffusionPipeline.get_guidance_scale_embedding(',
-      '  None, w, unet.config.time_cond_proj_dim)',
+      f'  None, {given}, unet.config.time_cond_proj_dim)',
     ]
   return lines
 

@@ -129,8 +129,8 @@ class Model:
   dropout: float
   # Number of Fourier features of w in a network that takes w, an even number.
   w_features: int
-  # Factor on w in the Fourier features of w; larger resolves smaller differences of w. An export
-  # to diffusers needs 1000.
+  # Factor on w in the Fourier features of w; larger resolves smaller differences of w. An export of
+  # a student on latents to diffusers needs 1000.
   w_scale: float
   # Type that the network computes in; trained parameters, norms and the output stay float32.
   dtype: Literal['float32', 'bfloat16']

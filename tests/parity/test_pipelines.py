@@ -226,11 +226,14 @@ def by_readme(folder, shape, w, num_steps, label):
   return tuple(np.moveaxis(names[n].numpy(), 1, -1) for n in ('z', 'images') if n in names)
 
 
-@pytest.mark.parametrize('logsnr_min', [-20.0, -8.0])
+@pytest.mark.parametrize(
+  ('logsnr_min', 'changed'),
+  [(-20.0, {}), (-8.0, {}), (-20.0, dict(w_scale=4.0, image_channels=1))],  # the last: digits
+)
 def test_an_exported_network_of_pixels_draws_the_same_images_and_comes_back_whole(
-  logsnr_min, tmp_path
+  logsnr_min, changed, tmp_path
 ):
-  settings, mine = recipes.Model(**published.PIXEL), tmp_path / 'round'
+  settings, mine = recipes.Model(**{**published.PIXEL, **changed}), tmp_path / 'round'
   noise = recipes.Noise('cosine', logsnr_min=logsnr_min)
   params = published.finished(mine, settings, noise)
   run('export', f'--folder={mine}', f'--out={tmp_path}/out')

@@ -143,7 +143,6 @@ def test_a_row_of_its_own_for_no_label_is_taken_in():
 @pytest.mark.parametrize(
   ('changed', 'message'),
   [
-    (dict(w_scale=4.0), 'model.w_scale=4.0 is not 1000.0'),
     (dict(multipliers=(2, 2)), r'model.multipliers=\(2, 2\) must begin with 1'),
     (dict(heads=1, attention_resolutions=(8, 4)), r'heads of \[32, 64\] channels'),
   ],

@@ -84,7 +84,6 @@ def test_what_was_exported_comes_back_and_says_when_it_was_changed(pixel_round, 
   [
     (dict(published.PIXEL), COSINE, dict(sampler='stochastic'), 'for the stochastic sampler'),
     (dict(published.PIXEL, time='index'), published.SD_NOISE, {}, "model.time='phi' and noise"),
-    (dict(published.PIXEL, w_scale=4.0), COSINE, {}, 'w_scale=4.0 is not 1000.0'),
     (dict(published.PIXEL, freq_shift=0.0), COSINE, {}, r'model\.freq_shift=0\.0 is not 1\.0'),
     (dict(published.PIXEL, cos_first=True), COSINE, {}, r'model\.cos_first=True is not False'),
     (dict(published.PIXEL, learned_sigma=True), COSINE, {}, r'model\.learned_sigma=True is not'),
