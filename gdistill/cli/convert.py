@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from gdistill.cli import command_line
 from gdistill.cli import exit_codes
+from gdistill.cli import out_folder
 
 NETWORKS = ('inception', 'lite0', 'clip_b32', 'clip_l14')
 CHECKPOINT = 'checkpoint'
@@ -59,11 +60,13 @@ def _checkpoint(args) -> int:
       'checkpoint (.ckpt, .pt, .pth or .bin)'
     )
   out = pathlib.Path(args.out) if args.out else source.with_suffix('.safetensors')
-  if out.suffix != '.safetensors' or out.exists():
-    why = 'exists already' if out.exists() else 'must end in .safetensors'
-    raise errors.ConfigError(f'--out={out} {why}; give another path')
-  arrays = files.checkpoint(source)
-  files.write(out, arrays)
+  if out.suffix != '.safetensors':
+    raise errors.ConfigError(f'--out={out} must end in .safetensors; give another path')
+  with out_folder.claimed_file(out):
+    if out.exists():
+      raise errors.ConfigError(f'--out={out} exists already; give another path')
+    arrays = files.checkpoint(source)
+    files.write(out, arrays)
   print(f'{out}: {len(arrays)} arrays, {out.stat().st_size:,} bytes', file=sys.stderr)
   return 0
 
@@ -94,6 +97,7 @@ def _run(args) -> int:
     params = files.params_from(args.network, files.read(source))
   except errors.ConfigError as e:
     raise errors.ConfigError(f'--source={source}: {e}') from e
-  digest = weights.write(out, args.network, params, sha256)
+  with out_folder.claimed_file(out):
+    digest = weights.write(out, args.network, params, sha256)
   print(f'{out}: {args.network}, sha256 of its arrays {digest}', file=sys.stderr)
   return 0

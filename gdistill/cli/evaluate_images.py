@@ -6,6 +6,7 @@ import sys
 
 from gdistill.cli import command_line
 from gdistill.cli import extractor_flags
+from gdistill.cli import out_folder
 
 
 def add_flags(p: command_line.Parser) -> None:
@@ -69,12 +70,13 @@ def run(args) -> int:
       args.clip or 'clip_l14', args.clip_weights or '', args.tokenizer or ''
     )
   meshes.use_compile_cache()
-  with progress.Progress('measuring', len(images)) as bar:
-    clip = scorer.image.name if scorer else ''
-    row = samples.evaluate(images, args.reference, extractor, bar.update, preset, clip)
-  if scorer:
-    row |= samples.clip_score(images, sentences, scorer)
-  _print_row(row, args.out, samples.few(len(images), extractor))
+  with out_folder.claimed_file(args.out):
+    with progress.Progress('measuring', len(images)) as bar:
+      clip = scorer.image.name if scorer else ''
+      row = samples.evaluate(images, args.reference, extractor, bar.update, preset, clip)
+    if scorer:
+      row |= samples.clip_score(images, sentences, scorer)
+    _print_row(row, args.out, samples.few(len(images), extractor))
   return 0
 
 

@@ -1,5 +1,6 @@
-"""Samples the results of edit, inpaint and transfer in batches; a stopped command can resume."""
+"""Draws the pictures of sample, edit, inpaint and transfer; a stopped command can resume."""
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +26,6 @@ class Job:
   without masks.
   """
 
-  title: str
   sources: source_pictures.Sources
   shape: tuple[int, int, int]  # (height, width, channels) of the network's pictures
   seeds: Sequence[int]
@@ -62,16 +62,26 @@ def run(
   `masks` holds the paths of the mask files, and `mask(i, shape, factor)` returns the mask of source
   picture i; both are None for commands without masks.
   """
+  from gdistill.devices import mesh as meshes
+
+  paths = [args.folder] + ([encoder.path] if encoder else [])
+  wanted = request(args, title, paths)
+  wanted['files'] = source_pictures.stamps(checked.sources, *([masks] if masks else []))
+  with held(args.out, wanted) as stop:
+    meshes.use_compile_cache()
+    meshes.make_cpu_devices(checked.card['config']['mesh']['cpu_devices'])
+    job = _job(args, checked, make, counts, encoder, mask)
+    _draw(job, args.out, wanted, args.scale, stop)
+  return 0
+
+
+def _job(args, checked, make, counts, encoder, mask) -> Job:
+  """Reads the networks, and returns the Job for the arguments of `run`."""
   import numpy as np
 
-  from gdistill.devices import mesh as meshes
   from gdistill.frozen import networks as frozen_networks
   from gdistill.rounds import folder as folders
 
-  request = _request(args, checked, title, encoder, masks)
-  _check_out(args.out, request)
-  meshes.use_compile_cache()
-  meshes.make_cpu_devices(checked.card['config']['mesh']['cpu_devices'])
   folder = folders.read_folder(args.folder)
   frozen = frozen_networks.read_frozen(folder)
   size = picture_flags.working_size(args.size, checked.settings, frozen)
@@ -84,44 +94,43 @@ def run(
     encoder_folder = folder if same else folders.read_folder(encoder.path)
   shape = (*size, 3 if frozen.autoencoder else checked.settings.image_channels)
   factor = frozen.autoencoder.factor if frozen.autoencoder else 1
-  job = Job(
-    title, checked.sources, shape, checked.drawing.seeds, row, counts,
+  return Job(
+    checked.sources, shape, checked.drawing.seeds, row, counts,
     lambda batch_size: make(folder, frozen, encoder_folder, batch_size),
     (lambda i: mask(i, shape, factor)) if mask else None,
   )  # fmt: skip
-  return _draw(job, args.out, request, args.scale)
 
 
-def _request(
-  args,
-  checked: picture_flags.Checked,
-  title: str,
-  encoder: picture_flags.Encoder | None,
-  masks: source_pictures.Sources | None,
-) -> dict[str, Any]:
-  """Returns the flags and inputs that the results depend on.
+def request(args, title: str, folders: Sequence[str]) -> dict[str, Any]:
+  """Returns the flags that the results of a command depend on, for request.json.
 
-  Network parameters are listed as digests, and picture files as [path, size in bytes, time of last
-  change in ns].
+  `title` names the command, and `folders` are the rounds that draw, which are listed as digests of
+  their parameters.
   """
   from gdistill.workdir import finished as finished_rounds
 
-  paths = [args.folder] + ([encoder.path] if encoder else [])
-  request = {k: v for k, v in vars(args).items() if k not in ('out', 'debug', 'scale')}
-  request['drawn_by'] = title
-  request['parameters'] = [finished_rounds.params_digest(path) for path in paths]
-  request['files'] = source_pictures.stamps(checked.sources, *([masks] if masks else []))
-  return request
+  wanted = {k: v for k, v in vars(args).items() if k not in ('out', 'debug', 'scale')}
+  wanted['drawn_by'] = title
+  wanted['parameters'] = [finished_rounds.params_digest(path) for path in folders]
+  return wanted
 
 
-def _check_out(out: str, request: Mapping[str, Any]) -> None:
-  """Raises ConfigError unless `out` is new, is empty or has results of an equal `request`.
+def held(out: str, wanted: Mapping[str, Any]) -> contextlib.AbstractContextManager[Any]:
+  """Returns `out_folder.held` of --out, for a command whose request is `wanted`.
 
-  The request.json that an earlier command wrote to `out` must have the same content as `request`.
+  The context raises ConfigError unless `out` is new, is empty or has results of the same request.
+  """
+  return out_folder.held(out, lambda: _check_out(out, wanted))
+
+
+def _check_out(out: str, wanted: Mapping[str, Any]) -> None:
+  """Raises ConfigError unless `out` is new, is empty or has results of the request `wanted`.
+
+  The request.json that an earlier command wrote to `out` must have the same content as `wanted`.
   """
   from gdistill.workdir import storage
 
-  file, wanted = storage.path(out) / source_pictures.REQUEST, storage.jsonable(dict(request))
+  file, wanted = storage.path(out) / source_pictures.REQUEST, storage.jsonable(dict(wanted))
   if not storage.exists(file):
     out_folder.check_new(out)
     return
@@ -137,40 +146,67 @@ def _check_out(out: str, request: Mapping[str, Any]) -> None:
     )
 
 
-def _draw(job: Job, out: str, request: Mapping[str, Any], scale: int | None) -> int:
-  """Samples the results that are not in `out` yet, then writes figures.json and sheet.png.
+def draw_missing(
+  out: Any,
+  wanted: Mapping[str, Any],
+  names: Mapping[Any, str],
+  batch_size: Callable[[int], int],
+  make: Callable[[Sequence[Any], int], Callable[[Sequence[Any]], Any]],
+  stop: Any,
+) -> None:
+  """Draws the pictures that the folder `out` lacks, in batches, and writes each as a PNG file.
 
-  If `scale` is None, the pictures on the sheet are enlarged to about 64 pixels a side.
+  `wanted` is the request that `held` was given. `names` is {result: file name}, where a result is
+  any key. `batch_size(n)` is the size of a batch if n pictures are missing. `make(todo, size)` is
+  called only if results, `todo`, are missing, and returns a function from at most `size` results to
+  their pixels, uint8 [n, H, W, C].
   """
   from gdistill.drawing import sheets
-  from gdistill.process import interrupt
   from gdistill.process import progress
   from gdistill.workdir import storage
 
   out = storage.path(out)
-  results = [(i, seed) for i in range(len(job.sources)) for seed in job.seeds]
-  todo = [result for result in results if not storage.exists(out / job.name(*result))]
-  done, size, edit = len(results) - len(todo), _batch(job.shape, len(todo)), None
-  for i in dict.fromkeys(i for i, _ in todo):  # every picture is checked before one is drawn
-    job.source(i)
-    if job.mask:
-      job.mask(i)
-  with interrupt.Interrupt() as stop, progress.Progress(job.title, len(results), done) as bar:
+  todo = [result for result, name in names.items() if not storage.exists(out / name)]
+  done, draw = len(names) - len(todo), None
+  if not todo:
+    progress.say(f'nothing to do: all {len(names)} pictures are in {out} already')
+  size = batch_size(len(todo))
+  with progress.Progress(wanted['drawn_by'], len(names), done) as bar:
     for first in range(0, len(todo), size):
       batch = todo[first : first + size]
-      rows = _rows(job, batch)
-      edit = edit or job.make(size)
-      drawn = edit(rows, job.counts)
+      draw = draw or make(todo, size)
+      drawn = draw(batch)
+      stop.watch()  # raises if another command has taken the lock of `out` over
       # request.json is written before the first result, so that a later command can tell whether
       # the results belong to the same request.
-      storage.write_json(out / source_pictures.REQUEST, request)
+      storage.write_json(out / source_pictures.REQUEST, wanted)
       for result, pixels in zip(batch, drawn, strict=True):
-        storage.write_bytes(out / job.name(*result), sheets.png(pixels))
+        storage.write_bytes(out / names[result], sheets.png(pixels))
       done += len(batch)
       bar.update(done)
       stop.check()
-    _summarise(job, out, scale or max(1, 64 // max(job.shape[:2])), stop)
-  return 0
+
+
+def _draw(job: Job, out: str, wanted: Mapping[str, Any], scale: int | None, stop: Any) -> None:
+  """Draws the results that are not in `out` yet, then writes figures.json and sheet.png.
+
+  If `scale` is None, the pictures on the sheet are enlarged to about 64 pixels a side.
+  """
+  from gdistill.workdir import storage
+
+  results = [(i, seed) for i in range(len(job.sources)) for seed in job.seeds]
+  names = {result: job.name(*result) for result in results}
+
+  def make(todo, size):
+    for i in dict.fromkeys(i for i, _ in todo):  # every picture is checked before one is drawn
+      job.source(i)
+      if job.mask:
+        job.mask(i)
+    edit = job.make(size)
+    return lambda batch: edit(_rows(job, batch), job.counts)
+
+  draw_missing(out, wanted, names, lambda most: _batch(job.shape, most), make, stop)
+  _summarise(job, storage.path(out), scale or max(1, 64 // max(job.shape[:2])), stop)
 
 
 def _rows(job: Job, batch: Sequence[tuple[int, int]]) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def _run(args) -> int:
   storage.check_writable('--out', settings.out)
   prepare_settings.check(settings)
   new = not os.path.exists(settings.out)
-  lock = ledger.Lock(settings.out)
+  lock = ledger.Lock(settings.out, name=f'--out={settings.out}')
   began = time.monotonic()
   try:
     with interrupt.Interrupt(lock.check) as stop, lock:

@@ -7,7 +7,7 @@ from gdistill import errors
 from gdistill.cli import command_line
 from gdistill.cli import drawing_flags
 from gdistill.cli import exit_codes
-from gdistill.cli import out_folder
+from gdistill.cli import picture_job
 
 
 def parser() -> command_line.Parser:
@@ -44,7 +44,10 @@ def parser() -> command_line.Parser:
   p.add_argument(
     '--scale', type=int, default=8, help='factor that enlarges the images in grid.png (default 8)'
   )
-  p.add_argument('--out', required=True, help='folder for the images: new or empty')
+  p.add_argument(
+    '--out', required=True,
+    help='folder for the images: new, empty, or begun by the same command, which then resumes',
+  )  # fmt: skip
   return p
 
 
@@ -54,57 +57,93 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(args) -> int:
-  import numpy as np
-
   from gdistill.devices import mesh as meshes
-  from gdistill.drawing import sampling
-  from gdistill.drawing import sheets
   from gdistill.frozen import networks as frozen_networks
-  from gdistill.process import interrupt
-  from gdistill.process import progress
+  from gdistill.frozen import prompts as run_prompts
   from gdistill.rounds import folder as folders
   from gdistill.workdir import finished as finished_rounds
-  from gdistill.workdir import storage
 
   card = finished_rounds.read_card(args.folder)
   drawing, negative = drawing_flags.drawing(args, card), drawing_flags.negative(args, card)
-  out_folder.check_new(args.out)
+  wanted, folder = picture_job.request(args, 'sampling', [args.folder]), None
+  wanted['prompts'] = args.prompt or run_prompts.of_card(card)  # those of card.json may change
   meshes.use_compile_cache()
   meshes.make_cpu_devices(card['config']['mesh']['cpu_devices'])
-  folder = folders.read_folder(args.folder)
-  frozen = frozen_networks.read_frozen(folder, _decoder(args.decoder, folder))
+  decoder = ''
+  if args.decoder:
+    folder = folders.read_folder(args.folder)
+    decoder = _decoder(args.decoder, folder)
+    found = frozen_networks.autoencoder(decoder)
+    wanted['decoder_digest'] = frozen_networks.encoder_digest(found)
+  with picture_job.held(args.out, wanted) as stop:
+    folder = folder or folders.read_folder(args.folder)
+    _draw(args, drawing, negative, folder, decoder, wanted, stop)
+  return 0
+
+
+def _draw(args, drawing, negative, folder, decoder, wanted, stop) -> None:
+  """Draws the pictures that --out lacks, then writes grid.png and prints a summary.
+
+  `decoder` is the path of an autoencoder, or '' for the network's own. `wanted` is the request.
+  """
+  import numpy as np
+
+  from gdistill.data import pictures
+  from gdistill.drawing import sampling
+  from gdistill.drawing import sheets
+  from gdistill.frozen import networks as frozen_networks
+  from gdistill.workdir import storage
+
+  frozen = frozen_networks.read_frozen(folder, decoder)
   prompts = _prompts(args, folder, frozen)
-  classes = len(prompts) if prompts else folder.settings.num_classes
+  classes, kind = folder.settings.num_classes, 'label'
+  if prompts:
+    classes, kind = len(prompts), 'prompt'
   labels = drawing_flags.numbers(
     'labels', f'0..{classes - 1}' if args.labels is None else args.labels, classes
   )
-  out = storage.path(args.out)
+  names = {
+    (label, seed): f'{kind}{label}_seed{seed}.png' for seed in drawing.seeds for label in labels
+  }
 
-  pairs = [(label, seed) for seed in drawing.seeds for label in labels]
-  column = np.array(pairs)
-  with interrupt.Interrupt() as stop, progress.Progress('sampling', len(pairs)) as bar:
-    # The batch size is a power of two, so that a later command for another number of pictures often
-    # finds its compiled program in the compilation cache.
-    size = min(1 << (len(pairs) - 1).bit_length(), 256)
+  def make(todo, size):
     draw = sampling.Sampler(folder, drawing.sampler, size, frozen, negative)
     if prompts:
       draw = draw.with_prompts(prompts)
-    w = np.full(len(pairs), drawing.w)
-    pixels = draw(column[:, 1], column[:, 0], w, drawing.num_steps, stop, bar.update)
-  kind = 'prompt' if prompts else 'label'
-  for (label, seed), picture in zip(pairs, pixels, strict=True):
-    storage.write_bytes(out / f'{kind}{label}_seed{seed}.png', sheets.png(picture))
-  rows = pixels.reshape(len(drawing.seeds), len(labels), *pixels.shape[1:])
+
+    def drawn(batch):
+      column = np.array(batch)
+      w = np.full(len(batch), drawing.w)
+      return draw(column[:, 1], column[:, 0], w, drawing.num_steps)
+
+    return drawn
+
+  picture_job.draw_missing(args.out, wanted, names, _batch, make, stop)
+  out = storage.path(args.out)
+  channels = 3 if frozen.autoencoder else folder.settings.image_channels
+  read = [pictures.decode(storage.read_bytes(out / n), str(out / n), channels)
+          for n in names.values()]  # fmt: skip
+  rows = np.stack(read).reshape(len(drawing.seeds), len(labels), *read[0].shape)
   storage.write_bytes(out / 'grid.png', sheets.png(sheets.sheet(rows, args.scale)))
-  steps = drawing.num_steps
-  calls = steps * (2 if card['guided'] else 1)
+  steps, more = drawing.num_steps, 's' if len(names) > 1 else ''
+  calls = steps * (2 if folder.card['guided'] else 1)
   print(
-    f'{len(pairs)} picture{"s" if pairs[1:] else ""} in {out}; grid.png has a column for each '
+    f'{len(names)} picture{more} in {out}; grid.png has a column for each '
     f'{kind} and a row for each seed; sampler {drawing.sampler}, {steps} '
     f'step{"s" if steps > 1 else ""}, {calls} network call{"s" if calls > 1 else ""} each',
     file=sys.stderr,
   )
-  return 0
+  if note := sampling.rounding(folder.card, steps):
+    print(f'note: {note}', file=sys.stderr)
+
+
+def _batch(most: int) -> int:
+  """Returns the batch size for `most` pictures: `most` rounded up to a power of two, at most 256.
+
+  A later command for another number of pictures then often finds its compiled program in the
+  compilation cache.
+  """
+  return min(1 << max(most - 1, 0).bit_length(), 256)
 
 
 def _decoder(name: str, folder) -> str:

@@ -8,6 +8,7 @@ from gdistill.cli import command_line
 from gdistill.cli import config_file
 from gdistill.cli import exit_codes
 from gdistill.cli import extractor_flags
+from gdistill.cli import out_folder
 
 
 def parser() -> command_line.Parser:
@@ -91,13 +92,13 @@ def _run(args, overrides) -> int:
     )
   extractor = extractor_flags.load(args)
   meshes.use_compile_cache()
-  with progress.Progress('measuring', len(images)) as bar:
+  with out_folder.claimed_file(args.out), progress.Progress('measuring', len(images)) as bar:
     if args.source:
       found = samples.statistics_of_images(images, extractor, bar.update)
     else:
       d = run.data
       split = (d.held_out_split or 'held out') if held_out else d.split
       found = samples.statistics_of_source(images, d.name, split, extractor, bar.update)
-  storage.write_bytes(args.out, found.to_bytes())
+    storage.write_bytes(args.out, found.to_bytes())
   print(f'{args.out}: {len(images):,} pictures measured by {extractor.name}', file=sys.stderr)
   return 0

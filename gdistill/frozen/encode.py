@@ -91,7 +91,10 @@ def run(
   job.check()
   if not verify and not processes.any_process(not job.finished):
     return Done(records.read_index(folder, latents.FORMAT, latents.COMMAND, 'latents.cache'))
-  with ledger.Lock(folder) if not jax.process_index() else contextlib.nullcontext() as lock:
+  lock = contextlib.nullcontext()
+  if not jax.process_index():
+    lock = ledger.Lock(folder, name=f'latents.cache={folder}')
+  with lock as lock:
     done = _work(job, lock, stop)
   if counter and counter.cut:
     progress.say(f'{counter.cut:,} captions were cut to the {counter.described.length} tokens '
@@ -202,17 +205,25 @@ def autoencoded(
   autoencoder: autoencoders.Autoencoder, batch_size: int
 ) -> Callable[[np.ndarray], np.ndarray]:
   """Returns a function that encodes pictures [B, H, W, 3] uint8 as latents and decodes the latents
-  to pictures of the same shape, for any B.
+  to pictures of the same shape, for any B. The function raises NumericsError if a latent or a
+  picture is not finite.
   """
 
   @jax.jit
   def back(params, batch):
     mean, _ = autoencoder.encode(params, pixels.to_images(batch))
-    return pixels.from_images(autoencoder.decode(params, mean))
+    images = autoencoder.decode(params, mean)
+    return pixels.from_images(images), pixels.finite(mean, images)
 
   def through(given):
     parts = (given[i : i + batch_size] for i in range(0, len(given), batch_size))
     full = (np.resize(p, (batch_size, *p.shape[1:])) for p in parts)
-    return np.concatenate([np.asarray(back(autoencoder.params, p)) for p in full])[: len(given)]
+    found, finite = zip(*(back(autoencoder.params, p) for p in full), strict=True)
+    if not all(np.asarray(f).all() for f in finite):
+      raise errors.NumericsError(
+        'pictures that were encoded and decoded are not finite: the weights that '
+        'latents.autoencoder names are damaged; download the autoencoder again'
+      )
+    return np.concatenate([np.asarray(p) for p in found])[: len(given)]
 
   return through

@@ -23,6 +23,9 @@ except ImportError:  # not a POSIX system, so `_alone` does nothing
   fcntl = None
 
 
+LOCK = 'lock.json'  # name of the lock's file
+
+
 @contextlib.contextmanager
 def _alone(folder: epath.Path) -> Iterator[None]:
   """Context manager that lets only one process of this machine at a time run the `with` block.
@@ -32,14 +35,27 @@ def _alone(folder: epath.Path) -> Iterator[None]:
   if fcntl is None or not storage.is_local(folder):
     yield
     return
-  folder.mkdir(parents=True, exist_ok=True)
-  fd = os.open(folder, os.O_RDONLY)
+  fd = _opened(folder)
   try:
     with contextlib.suppress(OSError):  # ignored: some network disks have no file locks
       fcntl.flock(fd, fcntl.LOCK_EX)
     yield
   finally:
     os.close(fd)
+
+
+def _opened(folder: epath.Path) -> int:
+  """Makes the folder if it does not exist, and returns an open file descriptor of the folder."""
+  for left in (2, 1, 0):
+    try:
+      folder.mkdir(parents=True, exist_ok=True)
+      return os.open(folder, os.O_RDONLY)
+    except OSError as e:
+      # The folder is not found if another process that failed has just removed its empty folder.
+      if not isinstance(e, FileNotFoundError) or not left:
+        raise errors.CheckpointError(
+          f'cannot make the folder {folder}: {errors.brief(e)}; {errors.write_advice(e)}'
+        ) from e
 
 
 def _machine() -> str | None:
@@ -68,7 +84,7 @@ def _started(pid: int) -> str | None:
 
 def token(workdir: epath.PathLike) -> str:
   """Returns the token in a workdir's lock.json; '' if there is no readable lock."""
-  file = storage.path(workdir) / 'lock.json'
+  file = storage.path(workdir) / LOCK
   try:
     holder = storage.read_json(file) if storage.exists(file) else {}
   except errors.CheckpointError:  # a network disk may show half a file, so callers retry
@@ -77,10 +93,14 @@ def token(workdir: epath.PathLike) -> str:
 
 
 class Lock:
-  """The lock of a workdir: lock.json names the only process that may write to the workdir."""
+  """The lock of a folder: lock.json names the only process that may write to the folder.
 
-  def __init__(self, workdir: epath.PathLike, lease_seconds: float = 60):
-    self._file = storage.path(workdir) / 'lock.json'
+  `name` is what errors call the folder, such as '--out=pictures'; by default 'workdir WORKDIR'.
+  """
+
+  def __init__(self, workdir: epath.PathLike, lease_seconds: float = 60, name: str = ''):
+    self._file = storage.path(workdir) / LOCK
+    self._name = name or f'workdir {os.fspath(self._file.parent)}'
     self._lease = lease_seconds
     self._lost = False
     self._stop = threading.Event()
@@ -190,8 +210,8 @@ class Lock:
 
   def _refuse(self, holder: dict) -> None:
     raise errors.ConfigError(
-      f'workdir {os.fspath(self._file.parent)} is in use by {_who(holder)}; '
-      'stop that process, wait until its lease expires, or choose another workdir'
+      f'{self._name} is in use by {_who(holder)}; stop that process, wait until its lease '
+      f'expires, or choose another {re.split("[ =]", self._name)[0]}'
     )
 
 

@@ -57,7 +57,9 @@ def test_sample_writes_a_picture_for_every_label_and_seed(workdir, tmp_path, cap
   shown = gallery.pixels(1.0)[1, 0]
   np.testing.assert_array_equal(shown.squeeze(), many)
   assert gallery.num_steps == gallery.network_calls == 2
-  assert sample.main([*given, f'--out={out}']) == 2  # --out is not empty
+  (tmp_path / 'full').mkdir()
+  (tmp_path / 'full' / 'file').write_text('')
+  assert sample.main([*given, f'--out={tmp_path}/full']) == 2
   assert 'is not empty' in capsys.readouterr().err
 
 
@@ -75,6 +77,8 @@ def test_sample_writes_a_picture_for_every_label_and_seed(workdir, tmp_path, cap
     (['--seeds=-1'], 2, 'must be numbers'),
     (['--w=nan'], 2, 'must be a number'),
     (['--w=-1'], 2, 'at least 0'),
+    (['--w=1e39'], 2, '--w=1e+39 must be a number of at least 0 and at most 1000: guidance'),
+    (['--guidance_scale=1e39'], 2, '--guidance_scale=1e+39, which is w = 1e+39, must be'),
     (['--w=9', '--labels=1', '--seeds=1'], 0, 'warning: --w=9.0 is outside 0.0 to 4.0'),
     (['--folder=nowhere'], 4, 'nowhere'),
     (['--folder=model.pt'], 2, 'is a .pt file, not a round folder'),

@@ -139,7 +139,7 @@ def test_a_signal_keeps_what_is_drawn_and_the_command_goes_on(
   assert run(*given[:-1], f'--out={tmp_path}/whole') == 0
   batch, ages = picture_job._batch, {}
   monkeypatch.setattr(picture_job, '_batch', lambda shape, most: 2)
-  monkeypatch.setattr(interrupt, 'Interrupt', lambda: micro.StopAfter(1))
+  monkeypatch.setattr(interrupt, 'Interrupt', lambda watch: micro.StopAfter(1))
   for count in (4, 8):  # pictures after 2 and 4 batches of two; there are 3 seeds
     assert run(*given) == 42
     found = sorted((tmp_path / 'out').rglob('*_seed*.png'))

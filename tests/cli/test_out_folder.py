@@ -30,3 +30,65 @@ def test_a_folder_is_whole_or_not_there_and_what_failed_is_named(tmp_path):
   with out_folder.atomic(out) as temporary:
     (temporary / 'file').write_text('x')
   assert [p.name for p in out.iterdir()] == ['file']
+
+
+def test_of_two_commands_for_one_new_folder_the_second_is_refused(tmp_path):
+  out, line = tmp_path / 'out', r'^--out=.*/out is in use by host .*, pid \d+, .* another --out$'
+  with out_folder.atomic(out) as first:
+    (first / 'file').write_text('of the first')
+    for other in (out_folder.atomic, out_folder.claimed_file):
+      with pytest.raises(errors.ConfigError, match=line), other(out):
+        pass
+    assert not out.exists()
+  assert [p.name for p in tmp_path.iterdir()] == ['out']
+  assert (out / 'file').read_text() == 'of the first'
+  with pytest.raises(errors.ConfigError, match='is not empty; name a new'), out_folder.atomic(out):
+    pass
+  assert [p.name for p in tmp_path.iterdir()] == ['out']
+
+
+def test_what_a_killed_command_left_beside_is_deleted_by_the_next(tmp_path):
+  left = tmp_path / '.tmp-out' / 'new'
+  left.mkdir(parents=True)
+  (left / 'half').write_text('x')
+  (left.parent / 'lock.json').write_text('{"token": "a", "heartbeat": 0}')
+  (left.parent / '.tmp-0123').write_text('{"tok')
+  with out_folder.atomic(tmp_path / 'out') as temporary:
+    assert not list(temporary.iterdir())
+  assert [p.name for p in tmp_path.iterdir()] == ['out']
+
+
+def test_a_folder_that_was_filled_meanwhile_is_not_touched(tmp_path):
+  out = tmp_path / 'out'
+  with (
+    pytest.raises(errors.ConfigError, match='was written by another program while this command'),
+    out_folder.atomic(out) as temporary,
+  ):
+    (temporary / 'ours').write_text('x')
+    out.mkdir()
+    (out / 'theirs').write_text('x')
+  assert [p.name for p in out.iterdir()] == ['theirs'] and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_name_of_the_greatest_length_and_a_link_are_written(tmp_path):
+  (tmp_path / 'real').mkdir()
+  (tmp_path / 'link').symlink_to(tmp_path / 'real')
+  for name in ('x' * 255, 'link'):
+    with out_folder.atomic(tmp_path / name) as temporary:
+      (temporary / 'file').write_text('x')
+    assert (tmp_path / name / 'file').exists()
+  assert (tmp_path / 'link').is_symlink() and len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_held_folder_is_checked_twice_and_removed_if_nothing_was_written(tmp_path):
+  out, seen = tmp_path / 'out', []
+  check = lambda: seen.append(sorted(p.name for p in tmp_path.rglob('*')))
+  with out_folder.held(str(out), check):
+    out_folder.check_new(out)  # the lock alone does not make the folder count as full
+    with pytest.raises(errors.ConfigError, match='is in use by'), out_folder.held(out, check):
+      pass
+  assert seen == [[], ['lock.json', 'out'], ['lock.json', 'out']]
+  assert not out.exists()
+  with out_folder.held(out, lambda: None):
+    (out / 'file').write_text('x')
+  assert [p.name for p in out.iterdir()] == ['file']
