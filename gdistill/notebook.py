@@ -9,18 +9,22 @@ from gdistill import errors
 from gdistill.drawing import sampling
 from gdistill.drawing import sheets
 from gdistill.evaluation import presets
+from gdistill.rounds import classes
 from gdistill.rounds import folder as folders
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
 
 
 class Gallery:
-  """Samples a finished round for fixed labels and seeds at any w, with one compiled program."""
+  """Samples a finished round for fixed labels and seeds at any w, with one compiled program.
+
+  A label is the number of a class, or a text that names the class as in `gdistill sample --labels`.
+  """
 
   def __init__(
     self,
     folder: Any,
-    labels: Sequence[int] | None = None,
+    labels: Sequence[int | str] | None = None,
     seeds: Sequence[int] = range(4),
     num_steps: int | None = None,
     sampler: str | None = None,
@@ -31,8 +35,18 @@ class Gallery:
     sampling.check_steps(folder, self.card, self.num_steps, self._sampler_name)
     read = folders.read_folder(folder)
     labels = range(min(10, read.settings.num_classes)) if labels is None else labels
+    labels = [self._number(k) if isinstance(k, str) else k for k in labels]
     self._labels, self._seeds = np.array(labels), np.array(seeds)
     self._draw = sampling.Sampler(read, self._sampler_name, len(self._labels) * len(self._seeds))
+
+  def _number(self, name: str) -> int:
+    """Returns the number of the class called `name`; raises ConfigError if there is none."""
+    found = classes.number(self.card, name, 'labels')
+    if found is None:
+      raise errors.ConfigError(
+        f'labels: {name!r} is no class of this round; give one of the class_names of its card.json'
+      )
+    return found
 
   @property
   def network_calls(self) -> int:

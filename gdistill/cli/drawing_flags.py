@@ -1,9 +1,19 @@
 """The flags of all commands that sample pictures: number of steps, w, seeds, negative prompt."""
 
 import dataclasses
+import re
+from collections.abc import Sequence
 
 from gdistill import errors
 from gdistill.cli import command_line
+from gdistill.recipe import class_names
+
+# What --label, --labels and --source_label say about their values.
+LABEL = (
+  'by its name, or by its number, which counts from 0; if a text could be the name of one class '
+  'and the number of another, write name:TEXT or number:N'
+)
+_RANGE = re.compile(r'(number:)?(\d{1,9})\.\.(\d{1,9})', re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +91,51 @@ def numbers(flag: str, text: str, limit: int) -> list[int]:
       'no number twice; a range begins with its smaller end and has at most 100000 numbers'
     ) from None
   return out
+
+
+def labels(given: Sequence[str] | None, card: dict, count: int, prompts: bool) -> list[int]:
+  """Returns the numbers of the classes that the values of --labels name, or of the prompts.
+
+  Without values, returns all numbers below `count`. A value is the name or the number of a class,
+  or several of them and ranges of numbers, separated by commas. Raises ConfigError if a value names
+  no class or may mean two classes, or if a class is named twice.
+  """
+  if given is None:
+    return list(range(count))
+  if prompts:
+    return numbers('labels', ','.join(given), count)
+  from gdistill.rounds import classes
+
+  out: list[int] = []
+  for text in given:
+    whole = classes.number(card, text, '--labels')  # a name may have commas
+    parts = [text] if whole is not None else text.split(',')
+    found = [k for part in parts for k in _numbers_of_classes(part.strip(), card, count)]
+    if not found or len(set(found + out)) < len(found + out) or -1 in found:
+      names = classes.names_of(card)
+      known = f' or names of classes ({class_names.listed(names)})' if names else ''
+      raise errors.ConfigError(
+        f'--labels={text!r} must be numbers from 0 to {count - 1}, such as 2 or 0..9 or 1,3,5,'
+        f'{known}; no class twice; a range begins with its smaller end; a name with a comma is '
+        'given alone, as one --labels of several'
+      )
+    out += found
+  return out
+
+
+def _numbers_of_classes(text: str, card: dict, count: int) -> list[int]:
+  """Returns the class that `text` means, or the classes of a range such as 0..9; [-1] if none."""
+  from gdistill.rounds import classes
+
+  found = classes.number(card, text, '--labels')
+  if found is not None:
+    return [found]
+  ends = _RANGE.fullmatch(text)
+  if not ends or not int(ends[2]) <= int(ends[3]) < count:
+    return [-1]
+  every = range(int(ends[2]), int(ends[3]) + 1)
+  # Every number of a range is read as if it were written alone, so that it never means two classes.
+  return list(every) if ends[1] else [classes.number(card, str(k), '--labels') for k in every]
 
 
 def strength(args, card: dict) -> float:

@@ -9,6 +9,7 @@ from gdistill import errors
 from gdistill.cli import command_line
 from gdistill.cli import drawing_flags
 from gdistill.cli import source_pictures
+from gdistill.recipe import class_names
 
 NONE = 'none'  # the value of --label for the null condition
 
@@ -22,8 +23,8 @@ def parser(name: str, description: str) -> command_line.Parser:
   )
   p.add_argument(
     '--label',
-    help=f'class to draw, by its number or its name; {NONE} draws without a class, if the network '
-    'was trained to',
+    help=f'class to draw, {drawing_flags.LABEL}; {NONE} draws without a class, if the network was '
+    'trained to',
   )
   p.add_argument('--prompt', help='text to draw, for a network that is conditioned on text')
   drawing_flags.add(p)
@@ -53,7 +54,9 @@ def add_source(p: command_line.Parser, when: str = '') -> None:
 
   `when` is put at the end of each flag's help text.
   """
-  p.add_argument('--source_label', help=f'class that the picture shows, or {NONE}{when}')
+  p.add_argument(
+    '--source_label', help=f'class that the picture shows, given as in --label, or {NONE}{when}'
+  )
   p.add_argument(
     '--source_prompt',
     help=f'text of what the picture shows, for a network that is conditioned on text{when}',
@@ -208,6 +211,7 @@ def condition(
   gets a prompt but is conditioned on classes. `flag` is the prefix of the flag names in error
   lines: 'source_' for --source_label and --source_prompt, '' for --label and --prompt.
   """
+  from gdistill.rounds import classes
   from gdistill.rounds import folder as folders
 
   if (card.get('latents') or {}).get('text'):
@@ -224,27 +228,52 @@ def condition(
     raise errors.ConfigError(
       f'--{flag}prompt={prompt!r}: {where} is not conditioned on text; give --{flag}label'
     )
-  names, classes = [str(n) for n in card['class_names']], folders.settings_of(card)[0].num_classes
+  names, count = classes.names_of(card), folders.settings_of(card)[0].num_classes
   if label is None:
-    raise errors.ConfigError(f'--{flag}label is missing: give one of {_listed(names, classes)}')
-  if label == NONE and NONE not in names:
-    if card['guided'] and folders.null_of(card) not in ('none', 'network'):
+    raise errors.ConfigError(f'--{flag}label is missing: give one of {_listed(names, count)}')
+  found = classes.number(card, label, f'--{flag}label')
+  drops = card['guided'] and folders.null_of(card) not in ('none', 'network')
+  if label == NONE and found is not None and drops:
+    raise errors.ConfigError(
+      f'--{flag}label={NONE} can mean no class or the class {found}, {NONE!r}, of {where}: give '
+      f'{classes.NO_CLASS} for no class, or number:{found}'
+    )
+  if found is not None:
+    return Condition(found)
+  if label in (NONE, classes.NO_CLASS):
+    if drops:
       return Condition(-1)
     raise errors.ConfigError(
-      f'--{flag}label={NONE}: {where} was trained on pictures with a class only; give a class'
+      f'--{flag}label={label}: {where} was trained on pictures with a class only; give a class'
     )
-  if label in names:
-    return Condition(names.index(label))
-  if label.isascii() and label.isdigit() and int(label) < classes:
-    return Condition(int(label))
   # If `label` is a number, the error suggests no similar class, because classes with similar
   # numbers, such as 2 and 12, are unrelated.
   number = label.lstrip('+-').isdigit()
   near = [] if number else difflib.get_close_matches(label, names, 1)
   raise errors.ConfigError(
     f'--{flag}label={label} is not a class of {where}; '
-    + (f'did you mean {near[0]}?' if near else f'give one of {_listed(names, classes)}')
+    + (f'did you mean {near[0]}?' if near else f'give one of {_listed(names, count)}')
   )
+
+
+def in_words(args, checked: Checked, encoder: Encoder | None) -> str:
+  """Returns a line that says by number and name which classes are drawn, or '' for prompts."""
+  from gdistill.rounds import classes
+  from gdistill.workdir import finished as finished_rounds
+
+  if checked.condition.prompt is not None:
+    return ''
+  line = f'--label={args.label} draws {classes.shown(checked.card, [checked.condition.label])}'
+  if encoder is None:
+    return line
+  card = finished_rounds.read_card(encoder.path)
+  line += (
+    f'; --source_label={args.source_label} is {classes.shown(card, [encoder.condition.label])}'
+  )
+  theirs, ours = classes.names_of(card), classes.names_of(checked.card)
+  owners = f'--encoder={encoder.path}', f'--folder={args.folder}'
+  odd = class_names.difference(theirs, ours, owners) if theirs and ours else ''
+  return f'{line}; their classes differ: {odd}' if odd else line
 
 
 def working_size(text: str | None, settings: Any, frozen: Any) -> tuple[int, int]:
@@ -278,7 +307,8 @@ def working_size(text: str | None, settings: Any, frozen: Any) -> tuple[int, int
   return height, width
 
 
-def _listed(names: Sequence[str], classes: int) -> str:
+def _listed(names: Sequence[str], count: int) -> str:
   if names and len(names) <= 30:
     return ', '.join(names)
-  return f'0 to {classes - 1}' + (', or a name' if names else '')
+  more = f', or a name, as in {class_names.listed(names)}' if names else ''
+  return f'0 to {count - 1}{more}'

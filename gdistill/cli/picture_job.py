@@ -80,6 +80,7 @@ def _job(args, checked, make, counts, encoder, mask) -> Job:
   import numpy as np
 
   from gdistill.frozen import networks as frozen_networks
+  from gdistill.process import progress
   from gdistill.rounds import folder as folders
 
   folder = folders.read_folder(args.folder)
@@ -92,6 +93,8 @@ def _job(args, checked, make, counts, encoder, mask) -> Job:
     counts = {**counts, 'encode_steps': encoder.num_steps}
     same = os.path.realpath(encoder.path) == os.path.realpath(args.folder)
     encoder_folder = folder if same else folders.read_folder(encoder.path)
+  if line := picture_flags.in_words(args, checked, encoder):
+    progress.say(line)
   shape = (*size, 3 if frozen.autoencoder else checked.settings.image_channels)
   factor = frozen.autoencoder.factor if frozen.autoencoder else 1
   return Job(

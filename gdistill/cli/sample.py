@@ -25,8 +25,9 @@ def parser() -> command_line.Parser:
   )
   p.add_argument(
     '--labels',
-    help='numbers of the classes to draw, or of the prompts of a text network, such as 2, 0..9 or '
-    '1,3,5 (default: all)',
+    action='append',
+    help=f'classes to draw, each {drawing_flags.LABEL}; several as in 0..9 or 1,3,5 or cat,dog; '
+    'may be given several times; for a text network numbers of its prompts (default: all)',
   )
   p.add_argument(
     '--prompt', action='append',
@@ -65,6 +66,8 @@ def _run(args) -> int:
 
   card = finished_rounds.read_card(args.folder)
   drawing, negative = drawing_flags.drawing(args, card), drawing_flags.negative(args, card)
+  if not (card.get('latents') or {}).get('text'):
+    drawing_flags.labels(args.labels, card, card['model']['num_classes'], False)
   wanted, folder = picture_job.request(args, 'sampling', [args.folder]), None
   wanted['prompts'] = args.prompt or run_prompts.of_card(card)  # those of card.json may change
   meshes.use_compile_cache()
@@ -92,16 +95,14 @@ def _draw(args, drawing, negative, folder, decoder, wanted, stop) -> None:
   from gdistill.drawing import sampling
   from gdistill.drawing import sheets
   from gdistill.frozen import networks as frozen_networks
+  from gdistill.rounds import classes
   from gdistill.workdir import storage
 
   frozen = frozen_networks.read_frozen(folder, decoder)
   prompts = _prompts(args, folder, frozen)
-  classes, kind = folder.settings.num_classes, 'label'
-  if prompts:
-    classes, kind = len(prompts), 'prompt'
-  labels = drawing_flags.numbers(
-    'labels', f'0..{classes - 1}' if args.labels is None else args.labels, classes
-  )
+  kind, count = ('prompt', len(prompts)) if prompts else ('label', folder.settings.num_classes)
+  labels = drawing_flags.labels(args.labels, folder.card, count, bool(prompts))
+  shown = '' if prompts else f' ({classes.shown(folder.card, labels)})'
   names = {
     (label, seed): f'{kind}{label}_seed{seed}.png' for seed in drawing.seeds for label in labels
   }
@@ -129,7 +130,7 @@ def _draw(args, drawing, negative, folder, decoder, wanted, stop) -> None:
   calls = steps * (2 if folder.card['guided'] else 1)
   print(
     f'{len(names)} picture{more} in {out}; grid.png has a column for each '
-    f'{kind} and a row for each seed; sampler {drawing.sampler}, {steps} '
+    f'{kind}{shown} and a row for each seed; sampler {drawing.sampler}, {steps} '
     f'step{"s" if steps > 1 else ""}, {calls} network call{"s" if calls > 1 else ""} each',
     file=sys.stderr,
   )

@@ -6,7 +6,7 @@ from typing import Any
 from gdistill import errors
 from gdistill.recipe import class_names
 
-NONE = 'none'  # what a user writes for the null condition
+NO_CLASS = 'number:-1'  # another way to write the null condition as a label
 # Kinds of published networks that were trained on ImageNet's classes, if they have 1,000.
 _OF_IMAGENET = ('adm64', 'adm256', 'cin256', 'dit', 'sit')
 
