@@ -71,10 +71,17 @@ def discrete(betas: np.ndarray) -> Schedule:
   return Schedule(inside, float(table[-1]), float(table[0]))
 
 
+# The logsnr at which betas with a terminal SNR of zero end, in place of -inf. There alpha is 2e-9,
+# which float32 cannot tell from 0 beside a sigma of 1: a DDIM step is the same rotation to the bit.
+# A finite number keeps posteriors, ratios of alphas and interpolation between indices free of NaN.
+_PURE_NOISE = -40.0
+
+
 def _logsnrs(betas: np.ndarray) -> np.ndarray:
-  """Returns [T] float64: the logsnr at every index of T betas."""
+  """Returns [T] float64: the logsnr at every index of T betas, and -40 where a logsnr is lower."""
   abar = np.cumprod(1.0 - np.asarray(betas, np.float64))
-  return np.log(abar) - np.log1p(-abar)
+  with np.errstate(divide='ignore'):
+    return np.maximum(np.log(abar) - np.log1p(-abar), _PURE_NOISE)
 
 
 def index(logsnr: types.PerExample, betas: np.ndarray) -> types.PerExample:
@@ -111,6 +118,17 @@ def squared_cosine_betas(count: int = 1000) -> np.ndarray:
   """
   abar = np.cos((np.arange(count + 1) / count + 0.008) / 1.008 * np.pi / 2) ** 2
   return np.minimum(1.0 - abar[1:] / abar[:-1], 0.999)
+
+
+def zero_terminal_snr(betas: np.ndarray) -> np.ndarray:
+  """Returns the betas with sqrt(abar) shifted and scaled, so that abar is 0 at the last index.
+
+  sqrt(abar) at the first index is kept. The last beta is exactly 1. Source: Lin et al., arXiv
+  2305.08891, algorithm 1.
+  """
+  root = np.sqrt(np.cumprod(1.0 - np.asarray(betas, np.float64)))
+  abar = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
+  return 1.0 - abar / np.concatenate([[1.0], abar[:-1]])
 
 
 def angle(logsnr: types.PerExample) -> types.PerExample:

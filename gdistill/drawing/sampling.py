@@ -220,7 +220,7 @@ def as_v_fn(
   other = None
   if 'null' in around:
     other = networks.as_v_fn(folder.net, around['null'], folder.settings, schedule)
-  return guidance.guided(v_fn, null, other)
+  return guidance.guided(v_fn, null, other, channels=folder.settings.guided_channels)
 
 
 def nothing_known(

@@ -148,6 +148,12 @@ def _check_network(folder: folders.Folder) -> None:
       f"'cosine', and this network has {settings.time!r} and {folder.noise.name!r}; draw from this "
       'round with gdistill sample'
     )
+  if folder.guided and settings.guided_channels:
+    raise errors.ConfigError(
+      f'{folder.path}: model.guided_channels={settings.guided_channels} must be 0, which means all '
+      "channels, because diffusers' pipelines guide all channels; draw from this round with "
+      'gdistill sample'
+    )
   inpainting = settings.image_channels + 1
   if settings.extra_channels not in (0, inpainting):
     raise errors.ConfigError(

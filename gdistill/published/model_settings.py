@@ -89,4 +89,5 @@ def build(settings: recipes.Model, noise: recipes.Noise) -> networks.Network:
   """
   recipe_checks.check_model(settings)
   recipe_checks.check_noise(noise)
+  recipe_checks.check_predict(settings, noise)
   return networks.build(settings, False, noise_settings=noise)

@@ -90,6 +90,9 @@ class Noise:
   beta_start: float = 0.00085
   # Last beta of the schedules 'linear_beta' and 'scaled_linear'.
   beta_end: float = 0.012
+  # Whether the betas are rescaled so that z at t = 1 is pure noise, as those of some published
+  # networks that predict v. Needs a discrete schedule, and a network that does not predict eps.
+  zero_terminal_snr: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,6 +173,9 @@ class Model:
   cos_first: bool = False
   # Whether 'unet' or 'dit' has extra outputs for a variance, which gdistill ignores.
   learned_sigma: bool = False
+  # Number of channels, from the first, that guidance changes; 0 means all. The authors of DiT and
+  # SiT sample with 3 of 4 channels.
+  guided_channels: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -108,9 +108,11 @@ class _Index:
 def betas(settings: recipes.Noise) -> np.ndarray:
   """Returns the 1,000 betas of the discrete noise schedule that `settings` describes."""
   if settings.name == 'squared_cosine':
-    return schedule.squared_cosine_betas()
-  make = {'linear_beta': schedule.linear_betas, 'scaled_linear': schedule.scaled_linear_betas}
-  return make[settings.name](settings.beta_start, settings.beta_end)
+    found = schedule.squared_cosine_betas()
+  else:
+    make = {'linear_beta': schedule.linear_betas, 'scaled_linear': schedule.scaled_linear_betas}
+    found = make[settings.name](settings.beta_start, settings.beta_end)
+  return schedule.zero_terminal_snr(found) if settings.zero_terminal_snr else found
 
 
 def times(settings: recipes.Noise) -> int | None:

@@ -4,6 +4,7 @@ The checks neither compile a program nor write a file.
 """
 
 import contextlib
+import dataclasses
 import math
 
 import numpy as np
@@ -24,6 +25,14 @@ from gdistill.training import class_checks
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
 
+# {key: default} of the sections `model` and `noise`: the card.json of an earlier version lacks the
+# keys that are newer, and its network is one with the default values of these keys.
+_DEFAULTS = {
+  f'{section}.{field.name}': field.default
+  for section, kind in (('model', recipes.Model), ('noise', recipes.Noise))
+  for field in dataclasses.fields(kind)
+  if field.default is not dataclasses.MISSING
+}
 _MOST_IN_V = 50.0  # largest 1 / alpha(t=1) without a warning: Stable Diffusion has 15, ADM 20,000
 
 
@@ -189,7 +198,7 @@ def _same_networks(run: assemble.Run, card: dict, where: str, first: str) -> Non
         f'latents.{name} gives {mine!r}, and {where} was trained with {theirs[name]!r}; use the '
         'autoencoder, text encoder and text_length of that round'
       )
-  theirs = identity.flat({'model': card['model'], 'noise': card['noise']})
+  theirs = _DEFAULTS | identity.flat({'model': card['model'], 'noise': card['noise']})
   mine = identity.flat(reading.to_dict(recipe))
   free = {'model.dropout', 'model.dtype', *(('model.predict',) if first == 'teacher' else ())}
   if first == 'teacher' and not card['model'].get('extra_channels', 0):

@@ -58,8 +58,9 @@ def _guidance(setup: stage_setup.StageSetup) -> Callable[..., types.PerExample]:
       for params in (teacher_params if pair else (teacher_params,))
     )
     halves = core_guidance.halves(
-      teacher, other=other[0] if pair else None, one_batch=settings.one_batch
-    )
+      teacher, other=other[0] if pair else None, one_batch=settings.one_batch,
+      channels=setup.model.guided_channels,
+    )  # fmt: skip
     return guidance.loss(
       student, halves, examples, key,
       ws_per_pass=settings.ws_per_pass, trajectory_steps=steps, **_distilled(setup),

@@ -72,3 +72,11 @@ def test_guidance_in_v_is_guidance_in_x(mixture, cosine):
   v = guidance.guided(mixture.v_fn)(z, logsnr, cond, w)
   expected = mixture.guided_x(z, logsnr, np.asarray(cond['label']), w)
   np.testing.assert_allclose(process.x_from_v(z, v, logsnr), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize('one_batch', [False, True])
+def test_channels_that_are_not_guided_are_the_conditional_models(one_batch):
+  v_fn = guidance.guided(three_with_label_one_without, one_batch=one_batch, channels=3)
+  v = v_fn(jnp.zeros((2, 2, 2, 4)), LOGSNR, COND, jnp.full(2, 2.0))
+  np.testing.assert_allclose(v[..., :3], 7.0)  # (1 + 2) * 3 - 2 * 1
+  np.testing.assert_allclose(v[..., 3], 3.0)

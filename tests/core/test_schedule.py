@@ -108,3 +108,21 @@ def test_squared_cosine_betas_are_the_printed_quotients():
   expected = [min(1 - f(t) / f(t - 1), 0.999) for t in range(1, 1001)]
   np.testing.assert_allclose(schedule.squared_cosine_betas(), expected, rtol=1e-9)
   assert schedule.squared_cosine_betas()[-1] == 0.999
+
+
+def test_betas_of_zero_terminal_snr_end_at_pure_noise_and_stay_finite():
+  before = schedule.scaled_linear_betas(0.00085, 0.012)
+  betas = schedule.zero_terminal_snr(before)
+  root = np.sqrt(np.cumprod(1.0 - betas))
+  old = np.sqrt(np.cumprod(1.0 - before))
+  assert betas[-1] == 1.0 and root[-1] == 0.0 and np.isclose(root[0], old[0], rtol=1e-12)
+  # A shift and a factor keep the ratios of differences.
+  np.testing.assert_allclose(np.diff(root) / np.diff(root)[0], np.diff(old) / np.diff(old)[0])
+  noise = schedule.discrete(betas)
+  t = jnp.asarray([0.5, 0.998, 0.9985, 0.999, 0.9995, 1.0], jnp.float32)
+  logsnr = noise(t)
+  assert np.isfinite(logsnr).all() and (np.diff(logsnr) < 0).all()
+  np.testing.assert_allclose(schedule.index(logsnr, betas), 1000 * t - 1, atol=1e-3)
+  alpha, sigma = schedule.alpha_sigma(logsnr[-1:])
+  assert alpha < 2**-24 and sigma == 1.0  # beside sigma, float32 cannot tell alpha from 0
+  assert schedule.angle(logsnr[-1:]) == np.float32(np.pi / 2)

@@ -56,7 +56,7 @@ def randomised(net):
   return net.eval()
 
 
-def stable_diffusion(folder, predict, unet):
+def stable_diffusion(folder, predict, unet, **scheduler):
   """Writes a small Stable Diffusion with the installed diffusers and transformers."""
   texts.clip_tokenizer(folder / 'raw')
   vocabulary = len(texts.clip_vocabulary())
@@ -74,9 +74,9 @@ def stable_diffusion(folder, predict, unet):
     unet=randomised(diffusers.UNet2DConditionModel(
       sample_size=8, layers_per_block=1, norm_num_groups=8, cross_attention_dim=32, **unet,
     )),
-    scheduler=diffusers.PNDMScheduler(
-      beta_start=0.00085, beta_end=0.012, beta_schedule='scaled_linear', skip_prk_steps=True,
-      steps_offset=1, prediction_type=predict,
+    scheduler=diffusers.DDIMScheduler(
+      beta_start=0.00085, beta_end=0.012, beta_schedule='scaled_linear', clip_sample=False,
+      steps_offset=1, prediction_type=predict, **scheduler,
     ),
     safety_checker=None, feature_extractor=None, requires_safety_checker=False,
   )  # fmt: skip
@@ -109,9 +109,14 @@ def run(*argv):
   assert command.main(list(argv)) == 0
 
 
-@pytest.mark.parametrize(('predict', 'unet'), [('epsilon', SD1), ('v_prediction', SD2)])
-def test_an_imported_teacher_draws_what_stable_diffusions_pipeline_draws(predict, unet, tmp_path):
-  source = stable_diffusion(tmp_path, predict, unet)
+@pytest.mark.parametrize(
+  ('predict', 'unet', 'zero'),
+  [('epsilon', SD1, False), ('v_prediction', SD2, False), ('v_prediction', SD2, True)],
+)
+def test_an_imported_teacher_draws_what_stable_diffusions_pipeline_draws(
+  predict, unet, zero, tmp_path
+):
+  source = stable_diffusion(tmp_path, predict, unet, rescale_betas_zero_snr=zero)
   run('import', f'--source={source}', f'--out={tmp_path}/round')
   folder = folders.read_folder(tmp_path / 'round')
   sampler = sampling.Sampler(folder, 'ddim', 2).with_prompts(PROMPTS)

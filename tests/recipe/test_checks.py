@@ -82,6 +82,9 @@ changed = changed_config.changed
     ('latents__masks', 0, 'from 1 to'),
     ('model__epsilon', 0.0, 'above 0'),
     ('noise__beta_start', 0.0, 'above 0 and below 1'),
+    ('noise__zero_terminal_snr', True, "must be False with noise.name='cosine'"),
+    ('model__guided_channels', 2, 'from 0, which means all, to model.image_channels=1'),
+    ('model__guided_channels', -1, 'from 0, which means all, to'),
     ('evaluation__ws', (), 'must list'),
     ('data__held_out', 1.0, 'below 1'),
     ('data__held_out', 0.0, 'above 0: digits has no held-out split'),
@@ -191,3 +194,12 @@ def test_encoders_that_have_nothing_to_learn_from_are_refused(given, words):
   with pytest.raises(errors.ConfigError, match=re.escape(words)) as e:
     reading.from_config(changed(encoder=True, **given))
   assert '\n' not in str(e.value)
+
+
+def test_a_schedule_that_ends_at_pure_noise_is_for_networks_that_predict_v_or_x():
+  noise = {'name': 'squared_cosine', 'zero_terminal_snr': True}
+  words = "model.predict='eps' must be 'v', 'x' or 'flow' with noise.zero_terminal_snr=True"
+  with pytest.raises(errors.ConfigError, match=re.escape(words)):
+    reading.from_config(changed(noise=noise, model__predict='eps'))
+  for predict in ('v', 'x'):
+    assert reading.from_config(changed(noise=noise, model__predict=predict)).noise.zero_terminal_snr
