@@ -65,10 +65,25 @@ def _checkpoint(args) -> int:
   with out_folder.claimed_file(out):
     if out.exists():
       raise errors.ConfigError(f'--out={out} exists already; give another path')
+    _say_what_cannot_be_imported(source)
     arrays = files.checkpoint(source)
     files.write(out, arrays)
   print(f'{out}: {len(arrays)} arrays, {out.stat().st_size:,} bytes', file=sys.stderr)
   return 0
+
+
+def _say_what_cannot_be_imported(source) -> None:
+  """Prints a note if the arrays of the checkpoint are those of no network for gdistill import."""
+  from gdistill.convert import pickled_names
+  from gdistill.published import families
+
+  names = pickled_names.names(source)
+  if what := families.of_arrays(names):
+    why = 'which gdistill import cannot read, also not as safetensors'
+    print(f'note: {source} is {what}, {why}', file=sys.stderr)
+  if what := families.of_whole_file(names):
+    why = 'which gdistill import reads only from a folder of diffusers; --autoencoder may be this file'
+    print(f'note: {source} is {what}, {why}', file=sys.stderr)
 
 
 def _run(args) -> int:

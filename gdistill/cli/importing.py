@@ -47,6 +47,11 @@ def parser() -> command_line.Parser:
     default='',
     help='licence of the network (default: the licence that the model card in the source states)',
   )
+  p.add_argument(
+    '--guided_channels', type=int, default=0,
+    help='number of channels, from the first, that guidance changes: 3 is the rule by which the '
+    'authors of DiT and SiT sample (default: 0, all channels)',
+  )  # fmt: skip
   return p
 
 
@@ -67,6 +72,7 @@ def _run(args) -> int:
     card = importing.run(
       args.source, storage.path(temporary), kind=args.kind, null=args.null,
       autoencoder=args.autoencoder, text=args.text, tiny=args.tiny, licence=args.licence,
+      guided_channels=args.guided_channels,
     )  # fmt: skip
   if 'imported' not in card:
     print(f'{out}: a {card["stage"]} round that gdistill had exported', file=sys.stderr)

@@ -211,9 +211,10 @@ _LISTS = (
   'block_out_channels', 'num_encoder_blocks', 'num_decoder_blocks', 'encoder_block_out_channels',
 )  # fmt: skip
 _COUNTS = ('layers_per_block', 'norm_num_groups', 'latent_channels', 'num_vq_embeddings')
-# Default scale of the latents for each kind of autoencoder. diffusers' default is 0.18215 for 'vq'
-# too, but latent diffusion does not scale the latents of its autoencoders with a codebook.
-_SCALES = {'kl': 0.18215, 'vq': 1.0, 'tiny': 1.0}
+DEFAULT_SCALE = 0.18215  # diffusers' default of scaling_factor, for AutoencoderKL and for VQModel
+# Scale of the latents for each kind of autoencoder without a stated scale. For 'vq' the scale is 1,
+# because latent diffusion does not scale the latents of its autoencoders with a codebook.
+_SCALES = {'kl': DEFAULT_SCALE, 'vq': 1.0, 'tiny': 1.0}
 # Scale of the latents of vae.Tiny with `pool`. The scale gives latents a standard deviation of
 # about 1: on 1,000 photographs of 64x64 pixels, the unscaled latents had a standard deviation of
 # 0.89 overall and of 0.83 around each channel's mean.

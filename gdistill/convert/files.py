@@ -247,12 +247,21 @@ def _is_safe(file: pathlib.Path) -> bool:
   return (index[1] if index else file.suffix.lower()) == '.safetensors'
 
 
-def _of_torch(file: pathlib.Path, out: pathlib.Path) -> errors.ConfigError:
+class Pickled(errors.ConfigError):
+  """Raised for weights at `file` that are not safetensors, mostly one of torch's pickles."""
+
+  def __init__(self, file: pathlib.Path, line: str):
+    super().__init__(line)
+    self.file = file
+
+
+def _of_torch(file: pathlib.Path, out: pathlib.Path) -> Pickled:
   of_torch, other = "one of torch's files, which may hold code", 'not a .safetensors file'
   what = of_torch if _is_torchs(file) else other
-  return errors.ConfigError(
+  return Pickled(
+    file,
     f'{file} is {what}; turn it into safetensors first: gdistill convert checkpoint '
-    f'--source={shlex.quote(str(file))} --out={shlex.quote(str(out))}'
+    f'--source={shlex.quote(str(file))} --out={shlex.quote(str(out))}',
   )
 
 

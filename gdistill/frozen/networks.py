@@ -150,9 +150,17 @@ def of_settings(latents: recipes.Latents) -> Frozen:
 def check_fits(frozen: Frozen, latents: recipes.Latents, model: recipes.Model) -> None:
   """Raises ConfigError if the trained network's input sizes differ from the output sizes of the
   frozen networks.
+
+  Prints a note if the autoencoder's scale may be a default that nobody meant.
   """
   if frozen.autoencoder is None:
     return
+  if (frozen.autoencoder.kind, frozen.autoencoder.scale) == ('vq', autoencoders.DEFAULT_SCALE):
+    progress.say(
+      f'note: {latents.autoencoder}/config.json: scaling_factor={frozen.autoencoder.scale:g}, the '
+      'default that diffusers writes for every VQModel, is taken: the run works on latents times '
+      'this number'
+    )
   wanted = {'image_channels': frozen.autoencoder.latent_channels}
   if frozen.text:
     wanted |= {'context_dim': frozen.text.width, 'context_length': frozen.text.length}

@@ -4,6 +4,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
 from gdistill import errors
 from gdistill.convert import adm
 from gdistill.published import model_settings
@@ -68,6 +70,12 @@ def _read_network(
   """
   file = source_files.weights_file(path)
   state = source_files.read_weights(file)
+  first = np.shape(state.get('input_blocks.0.0.weight', ()))
+  if first[1:2] == (6,):
+    raise errors.ConfigError(
+      f"{file} is ADM's upsampler, which takes a small picture beside the noise and which gdistill "
+      'cannot import yet; give the network that draws without a small picture'
+    )
   with source_files.errors_begin_with(file):
     net = model_settings.build(settings, release.noise)
     params = adm.params_from(state, net, release.image_size, release.order)

@@ -11,6 +11,7 @@ from gdistill.convert import autoencoder as autoencoders
 from gdistill.convert import files
 from gdistill.convert import stable_diffusion_unet as unet2d
 from gdistill.models import latent_unet
+from gdistill.process import progress
 from gdistill.published import model_settings
 from gdistill.published import schedulers
 from gdistill.published import source_files
@@ -45,8 +46,32 @@ def read(
     'head_order': 'q, k, v apart',
     'epsilon': settings.epsilon,
   }
-  frozen = autoencoders.read(autoencoder or own)
+  where = autoencoder or own
+  frozen = _of_latent_diffusion(autoencoders.read(where), where, noise)
   return teacher.Teacher(kind, settings, noise, params, 'trained', about, autoencoder=frozen)
+
+
+def _of_latent_diffusion(
+  frozen: autoencoders.Autoencoder, where: str | pathlib.Path, noise: recipes.Noise
+) -> autoencoders.Autoencoder:
+  """Returns the autoencoder with the scale of latents that the network was trained on.
+
+  diffusers writes scaling_factor=0.18215 for every VQModel whose scale nobody stated, and latent
+  diffusion's networks, which have the noise schedule NOISE, were trained on latents without a
+  scale. Any other number, and 0.18215 with another noise schedule, is taken as config.json says.
+  Prints a note of what is taken.
+  """
+  if frozen.kind != 'vq' or frozen.scale == 1.0 or not pathlib.Path(where).is_dir():
+    return frozen
+  said = f'note: {where}/config.json: scaling_factor={frozen.scale:g}'
+  if frozen.scale != autoencoders.DEFAULT_SCALE or noise != NOISE:
+    progress.say(f'{said} is taken: the network is read as trained on latents times this number')
+    return frozen
+  progress.say(
+    f'{said} is not taken: diffusers writes this default for every VQModel, and latent '
+    "diffusion's network works on latents without a scale"
+  )
+  return dataclasses.replace(frozen, scale=1.0)
 
 
 def _read_folder(path: pathlib.Path) -> _Network:

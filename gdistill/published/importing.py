@@ -23,7 +23,7 @@ from gdistill.workdir import storage
 TINY = 'autoencoder_tiny'  # folder of the tiny autoencoder that gdistill sample --decoder=tiny uses
 
 
-def run(source: str, out: storage.epath.Path, *, tiny: str = '', **given: str) -> dict[str, Any]:
+def run(source: str, out: storage.epath.Path, *, tiny: str = '', **given: Any) -> dict[str, Any]:
   """Writes the network at `source` to `out` as a finished round; returns the content of card.json.
 
   `given` holds the other keyword arguments of teachers.read. `tiny` is the path of a tiny

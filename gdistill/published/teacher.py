@@ -19,7 +19,7 @@ class Teacher:
   - 'none': the network cannot be guided
   """
 
-  kind: str  # family of the network, such as 'dit'; one of teachers.KINDS
+  kind: str  # family of the network, such as 'dit'; one of kinds.KINDS
   settings: recipes.Model
   noise: recipes.Noise
   params: dict

@@ -1,4 +1,4 @@
-"""Finds out which kind of published network a source holds, and reads the source as a Teacher.
+"""Reads the published network that a source holds as a Teacher.
 
 A source is a folder or a .safetensors file. The functions in this file write no files.
 """
@@ -11,11 +11,11 @@ from flax import traverse_util
 
 from gdistill import errors
 from gdistill.convert import autoencoder as autoencoders
-from gdistill.convert import files
 from gdistill.process import progress
 from gdistill.published import adm
 from gdistill.published import cin256
 from gdistill.published import dit
+from gdistill.published import kinds
 from gdistill.published import source_files
 from gdistill.published import stable_diffusion
 from gdistill.published import teacher
@@ -31,17 +31,6 @@ _READERS = {
   'adm64': adm.read,
   'adm256': adm.read,
 }
-KINDS = tuple(_READERS)
-# Pairs (kind, name of an array by which `kind_of` recognises the kind), tried from top to bottom.
-# adm256 must come before adm64: ADM has 18 input blocks for 256 pixels and 16 for 64 pixels, so a
-# file of adm256 holds the array of adm64 too.
-_ARRAY_OF_KIND = (
-  ('cin256', 'model.diffusion_model.input_blocks.0.0.weight'),
-  ('dit', 'x_embedder.proj.weight'),
-  ('dit', 'transformer_blocks.0.norm1.emb.class_embedder.embedding_table.weight'),
-  ('adm256', 'input_blocks.17.0.in_layers.0.weight'),
-  ('adm64', 'input_blocks.15.0.in_layers.0.weight'),
-)
 # Argument of `read` -> (kinds that take the argument, why other kinds do not take the argument).
 _TAKEN_BY = {
   'null': (('adm64', 'adm256'), 'has a null condition of its own'),
@@ -57,15 +46,16 @@ def read(
   autoencoder: str = '',
   text: str = '',
   licence: str = '',
+  guided_channels: int = 0,
 ) -> teacher.Teacher:
   """Returns the published network at `source`, a folder or a .safetensors file, as a Teacher.
 
-  - `kind` is one of KINDS; if `kind` is '', the names of the folders and arrays of `source` tell
-    the kind.
+  - `kind` is one of kinds.KINDS; if `kind` is '', `kinds.kind_of` finds out the kind.
   - `null` is the file of a second, unconditional network, for ADM only.
   - `autoencoder` and `text` are paths of an autoencoder and a text encoder that are read instead of
     the autoencoder and the text encoder in `source`.
   - `licence` is the licence of the network; if '', the licence is read from README.md in `source`.
+  - `guided_channels` is the number of channels, from the first, that guidance changes; 0: all.
 
   Raises ConfigError if an argument does not fit the network, and DataError if a file is missing or
   damaged.
@@ -73,20 +63,17 @@ def read(
   path = pathlib.Path(source)
   if not path.exists():
     raise errors.DataError(f'--source={path} does not exist; give a folder or a .safetensors file')
-  if path.is_file():
-    source_files.weights_file(path)  # raises ConfigError if `path` is a PyTorch pickle
-  given, kind = kind, kind or kind_of(path, text)
-  if kind not in KINDS:
-    raise errors.ConfigError(f'--kind={kind!r} must be one of {", ".join(KINDS)}')
+  given, kind = kind, kinds.kind_of(path, kind, autoencoder, text)
   for flag, value in (('null', null), ('autoencoder', autoencoder), ('text', text)):
-    kinds, reason = _TAKEN_BY[flag]
-    if value and kind not in kinds:
+    takers, reason = _TAKEN_BY[flag]
+    if value and kind not in takers:
       raise errors.ConfigError(
-        f'--{flag}={value} is only for networks of kind {", ".join(kinds)}, and the kind of '
+        f'--{flag}={value} is only for networks of kind {", ".join(takers)}, and the kind of '
         f'--source, {kind}, {reason}; leave --{flag} out'
       )
   found = _READERS[kind](path, kind, null=null, autoencoder=autoencoder, text=text)
   _check_frozen(found, path, autoencoder, text)
+  found = _with_guided_channels(found, guided_channels)
   if kind == 'dit' and not given:
     progress.say(
       f"--source={path} is read as DiT. SiT's arrays have the same names: give --kind=sit for SiT"
@@ -95,27 +82,26 @@ def read(
   return dataclasses.replace(found, about=about)
 
 
-def kind_of(path: pathlib.Path, text: str = '') -> str:
-  """Returns the kind of the network at `path`, which the names of folders or arrays there tell.
+def _with_guided_channels(found: teacher.Teacher, channels: int) -> teacher.Teacher:
+  """Returns the teacher with guidance in the first `channels` channels, or in all if 0.
 
-  A folder with unet/ is a Stable Diffusion if the folder has text_encoder/ or if `text`, the path
-  of a text encoder, is given; otherwise the folder is a cin256. Returns 'dit' for a SiT too,
-  because DiT and SiT have the same array names. Raises ConfigError if no name of a folder or an
-  array at `path` tells the kind.
+  For a DiT or SiT guided in all channels, prints a note on the authors' rule. Raises ConfigError if
+  the network does not have so many channels.
   """
-  if path.is_dir():
-    if (path / 'unet').is_dir():
-      return 'stable_diffusion' if text or (path / 'text_encoder').is_dir() else 'cin256'
-    if (path / 'transformer').is_dir():
-      return 'dit'
-  names = set(files.names(source_files.weights_file(path)))
-  for kind, name in _ARRAY_OF_KIND:
-    if name in names:
-      return kind
-  raise errors.ConfigError(
-    f'--source={path}: no folder or array name in the source tells the kind of network; give '
-    f'--kind={"|".join(KINDS)}'
-  )
+  most = found.settings.image_channels
+  if not 0 <= channels <= most:
+    raise errors.ConfigError(
+      f'--guided_channels={channels} must be from 0, which means all channels, to {most}, the '
+      f'channels of the network'
+    )
+  if found.kind in ('dit', 'sit') and not channels:
+    progress.say(
+      f'note: the authors of DiT and SiT guide channels 0 to 2 only, and their published FIDs are '
+      f'of that rule; this teacher is guided in all {most} channels: give --guided_channels=3 for '
+      "the authors' rule"
+    )
+  settings = dataclasses.replace(found.settings, guided_channels=channels)
+  return dataclasses.replace(found, settings=settings)
 
 
 def licence_of(path: pathlib.Path) -> str:

@@ -1,6 +1,7 @@
 """Latent diffusion's ImageNet network is read from its own file and from a folder of diffusers."""
 
 import json
+import re
 
 import imported
 import jax
@@ -61,6 +62,42 @@ def test_latent_diffusion_is_read_by_its_own_names_from_one_file(tmp_path, monke
   assert folder.noise == recipes.Noise('scaled_linear', beta_start=0.0015, beta_end=0.0195)
   assert len(folder.card['class_names']) == 1000 and folder.settings.image_size == 64
   imported.assert_close(imported.drawn(folder), imported.one_step(folder, BETAS))
+
+
+@pytest.mark.parametrize(
+  ('scale', 'betas', 'taken', 'words'),
+  [
+    (
+      0.18215,
+      {},
+      1.0,
+      r'\S+/vqvae/config.json: scaling_factor=0.18215 is not taken: diffusers wri',
+    ),
+    (0.18215, dict(beta_end=0.012), 0.18215, 'scaling_factor=0.18215 is taken: the network is rea'),
+    (0.3, {}, 0.3, 'scaling_factor=0.3 is taken'),
+    (1.0, {}, 1.0, ''),
+    (None, {}, 1.0, ''),
+  ],
+)
+def test_the_scale_that_diffusers_writes_for_every_codebook_is_not_latent_diffusions(
+  scale, betas, taken, words, tmp_path, monkeypatch, capsys
+):
+  net, state, vq = cin256(monkeypatch)
+  source = tmp_path / 'cin'
+  published.put(source / 'unet', unet2d.config_from(net, 64), state)
+  autoencoders.write(source / 'vqvae', vq)
+  config = json.loads((source / 'vqvae' / 'config.json').read_text()) | {'scaling_factor': scale}
+  (source / 'vqvae' / 'config.json').write_text(json.dumps(config))
+  (source / 'scheduler').mkdir()
+  (source / 'scheduler' / 'scheduler_config.json').write_text(json.dumps(dict(
+    _class_name='DDIMScheduler', beta_schedule='scaled_linear', beta_start=0.0015, beta_end=0.0195,
+    clip_sample=False, timestep_spacing='trailing',
+  ) | betas))  # fmt: skip
+  folder = imported.as_round(source, tmp_path)
+  said = capsys.readouterr().err
+  assert frozen_networks.read_frozen(folder).autoencoder.scale == taken
+  assert folder.card['latents']['autoencoder'].endswith(f'-{taken:g}-0')
+  assert said.count('note: ') == bool(words) and re.search(words, said), said
 
 
 def test_latent_diffusion_is_read_by_diffusers_names_from_a_folder(tmp_path, monkeypatch):

@@ -42,6 +42,22 @@ def test_dit_is_told_by_its_names_and_guided_by_its_own_null_row(tmp_path):
   imported.assert_close(imported.drawn(folder), imported.one_step(folder, imported.DDPM_BETAS))
 
 
+def test_dit_is_guided_in_the_channels_that_its_authors_guide(tmp_path, capsys):
+  state = dit.state_from(imported.dit_params(), 'original', 4)
+  source, given = imported.save(tmp_path / 'dit.safetensors', state), {'kind': 'dit'}
+  given |= imported.with_autoencoder(tmp_path)
+  folder = imported.as_round(source, tmp_path, guided_channels=3, **given)
+  assert 'guided' not in capsys.readouterr().err
+  guided, plain = (imported.one_step(folder, imported.DDPM_BETAS, w) for w in (imported.W, 0.0))
+  expected = np.concatenate([guided[..., :3], plain[..., 3:]], axis=-1)
+  imported.assert_close(imported.drawn(folder), expected)
+  assert np.linalg.norm(guided - expected) > 0.05 * np.linalg.norm(expected)
+  teachers.read(source, **given)
+  assert 'guided in all 4 channels: give --guided_channels=3' in capsys.readouterr().err
+  with pytest.raises(errors.ConfigError, match=r'--guided_channels=5 must be from 0, .* to 4'):
+    teachers.read(source, **given, guided_channels=5)
+
+
 def dit_pipeline(source, config=(), scheduler=()):
   """Writes a folder of diffusers with a DiT whose width is shared by 4 heads; its parameters."""
   params = imported.dit_params()

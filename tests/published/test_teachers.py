@@ -1,6 +1,5 @@
 """The kind of a source is told by its files, and arguments that do not fit the kind are refused."""
 
-import pathlib
 import shutil
 
 import imported
@@ -10,7 +9,6 @@ import pytest
 import safetensors.numpy
 
 from gdistill import errors
-from gdistill.convert import adm
 from gdistill.convert import autoencoder as autoencoders
 from gdistill.convert import dit
 from gdistill.published import teachers
@@ -34,20 +32,10 @@ def test_what_may_be_sit_is_said_to_be_taken_for_dit(tmp_path, capsys):
     tmp_path / 'a.safetensors', dit.state_from(imported.dit_params(), 'original', 4)
   )
   given = imported.with_autoencoder(tmp_path)
-  for kind, lines in (('', 1), ('dit', 0), ('sit', 0)):
+  for kind, lines in (('', 2), ('dit', 1), ('sit', 1)):
     teachers.read(file, kind=kind, **given)
     said = capsys.readouterr().err
-    assert said.count('\n') == lines and ('give --kind=sit for SiT' in said) == bool(lines)
-
-
-@pytest.mark.parametrize(('fields', 'size', 'kind'),
-                         [(adm.ADM_64, 64, 'adm64'), (adm.ADM_256, 256, 'adm256')])  # fmt: skip
-def test_adm_is_told_by_its_names(fields, size, kind, tmp_path):
-  entries = len(fields['multipliers']) * (fields['num_blocks'] + 1)  # and one that ends no level
-  names = [f'input_blocks.{i}.0.in_layers.0.weight' for i in range(1, entries)]
-  assert entries == {64: 16, 256: 18}[size]
-  source = imported.save(tmp_path / 'adm.safetensors', {n: np.zeros(1, np.float32) for n in names})
-  assert teachers.kind_of(pathlib.Path(source)) == kind
+    assert said.count('\n') == lines and ('give --kind=sit for SiT' in said) == (lines == 2)
 
 
 def test_an_autoencoder_of_other_latents_is_refused(tmp_path):
