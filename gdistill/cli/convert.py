@@ -82,7 +82,9 @@ def _say_what_cannot_be_imported(source) -> None:
     why = 'which gdistill import cannot read, also not as safetensors'
     print(f'note: {source} is {what}, {why}', file=sys.stderr)
   if what := families.of_whole_file(names):
-    why = 'which gdistill import reads only from a folder of diffusers; --autoencoder may be this file'
+    why = (
+      'which gdistill import reads only from a folder of diffusers; --autoencoder may be this file'
+    )
     print(f'note: {source} is {what}, {why}', file=sys.stderr)
 
 

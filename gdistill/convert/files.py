@@ -227,6 +227,10 @@ def _unreadable(file: pathlib.Path, e: Exception) -> errors.DataError:
   return errors.DataError(f'{file} holds no readable weights: {reason}; download the file again')
 
 
+# Suffix of weights that neither gdistill nor torch can read -> library that the suffix belongs to.
+_OTHERS = {
+  '.onnx': 'ONNX', '.gguf': 'llama.cpp', '.msgpack': 'Flax', '.h5': 'Keras', '.tflite': 'TensorFlow'
+}  # fmt: skip
 _TORCH = ('.ckpt', '.pt', '.pth', '.bin')
 # Patterns of the file names that transformers and diffusers give to indices and shards. The name of
 # a variant (.fp16) may come before or after a shard's numbers.
@@ -256,6 +260,12 @@ class Pickled(errors.ConfigError):
 
 
 def _of_torch(file: pathlib.Path, out: pathlib.Path) -> Pickled:
+  if file.suffix.lower() in _OTHERS:
+    return Pickled(
+      file,
+      f'{file} is a file of {_OTHERS[file.suffix.lower()]}, and gdistill reads only safetensors; '
+      "download the network's .safetensors file",
+    )
   of_torch, other = "one of torch's files, which may hold code", 'not a .safetensors file'
   what = of_torch if _is_torchs(file) else other
   return Pickled(

@@ -35,6 +35,7 @@ _CLASSES = {
   'StableDiffusionControlNet': 'Stable Diffusion with a ControlNet',
   'StableDiffusionAdapter': 'Stable Diffusion with an adapter',
   'StableDiffusionGLIGEN': 'Stable Diffusion with boxes', 'StableDiffusionLDM3D': 'LDM3D',
+  'FlaxStableDiffusion': 'Stable Diffusion as Flax weights',
   'OnnxStableDiffusion': 'Stable Diffusion as ONNX', 'StableDiffusionOnnx': 'as ONNX',
   'StableUnCLIP': 'Stable unCLIP', 'UnCLIP': 'unCLIP', 'AltDiffusion': 'AltDiffusion',
   'StableCascade': 'Stable Cascade', 'Wuerstchen': 'Würstchen', 'PaintByExample': 'an inpainter',

@@ -39,8 +39,8 @@ def run(source: str, out: storage.epath.Path, *, tiny: str = '', **given: Any) -
         f'--{surplus[0]} out'
       )
     return _import_export(pathlib.Path(source), out)
-  found = teachers.read(source, **given)
   small = autoencoders.read(tiny) if tiny else None
+  found = teachers.read(source, **given)
   if small is not None:
     _check_tiny(small, found, tiny)
   if found.text is not None:

@@ -6,11 +6,13 @@ import types
 
 import latent_runs
 import numpy as np
+import published
 import pytest
 import texts
 
 from gdistill import errors
 from gdistill.frozen import networks as frozen_networks
+from gdistill.recipe import settings as recipes
 from gdistill.workdir import storage
 
 PHOTOS, TEXT, _, SD = latent_runs.KINDS
@@ -49,6 +51,17 @@ def test_the_scale_of_latents_is_part_of_what_made_them():
     for more in ({}, {'scale': 1.0}, {'shift': 0.5})
   }
   assert len(names) == 3
+
+
+def test_a_codebooks_default_scale_is_said_to_be_taken(capsys):
+  for kind, scale, said in (('vq', 0.18215, 1), ('vq', 1.0, 0), ('kl', 0.18215, 0)):
+    found = dataclasses.replace(published.autoencoder(kind), scale=scale)
+    latents = recipes.Latents(autoencoder='data/vq')
+    model = recipes.Model(**published.LATENT)
+    frozen_networks.check_fits(frozen_networks.Frozen(found), latents, model)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == said
+    assert not said or 'data/vq/config.json: scaling_factor=0.18215, the default' in lines[0]
 
 
 def test_of_many_prompts_that_are_cut_a_few_are_said(given, capsys):

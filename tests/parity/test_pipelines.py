@@ -331,6 +331,30 @@ def test_a_checkpoint_becomes_safetensors_without_what_is_not_a_tensor(
   assert safetensors.load_file(tmp_path / 'ema.safetensors') == {'w': np.ones(1)}
 
 
+@pytest.mark.parametrize('zipped', [True, False])
+def test_checkpoints_are_looked_into_before_they_are_converted(zipped, tmp_path, capsys):
+  xl = 'conditioner.embedders.1.model.ln_final.bias'
+  for name, array in (('xl', xl), ('dit', 'x_embedder.proj.weight')):
+    torch.save(
+      {'state_dict': {array: torch.ones(3)}, 'epoch': 3}, tmp_path / f'{name}.ckpt',
+      _use_new_zipfile_serialization=zipped,
+    )  # fmt: skip
+    given = ['import', f'--source={tmp_path}/{name}.ckpt', f'--out={tmp_path}/out']
+    assert command.main(given) == 2
+  said = capsys.readouterr().err.splitlines()
+  assert (
+    'xl.ckpt is Stable Diffusion XL, which gdistill cannot import yet, so converting' in said[0]
+  )
+  assert 'gdistill convert checkpoint' in said[1] and 'those of dit' in said[1] and len(said) == 2
+  run('convert', 'checkpoint', f'--source={tmp_path}/xl.ckpt')
+  said = capsys.readouterr().err
+  assert (
+    said.startswith('note: ') and 'is Stable Diffusion XL, which gdistill import cannot' in said
+  )
+  assert safetensors.load_file(tmp_path / 'xl.safetensors').keys() == {xl}
+  assert not (tmp_path / 'out').exists()
+
+
 def test_checkpoints_that_hold_code_or_nothing_are_refused(tmp_path, monkeypatch, capsys):
   torch.save({'state_dict': {'x': pathlib.PurePosixPath('a')}}, tmp_path / 'code.ckpt')
   torch.save({'epoch': 3}, tmp_path / 'empty.ckpt')

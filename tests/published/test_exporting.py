@@ -91,6 +91,10 @@ def test_what_was_exported_comes_back_and_says_when_it_was_changed(pixel_round, 
       dict(published.CLASS, extra_channels=3), published.SD_NOISE, {},
       r'model\.extra_channels=3 must be 0, or 4 for inpainting',
     ),
+    (
+      dict(published.PIXEL, guided_channels=2), COSINE, dict(guided=True, takes_w=False),
+      "guided_channels=2 must be 0, .* because diffusers' pipelines guide all channels",
+    ),
     (dict(published.CLASS, time='phi'), COSINE, {}, "model.time='phi' must be 'index'"),
     (
       dict(published.PIXEL, network='dit', multipliers=(1,), attention_resolutions=(), patch=2),

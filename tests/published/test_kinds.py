@@ -193,6 +193,13 @@ def test_checkpoints_of_networks_that_can_be_imported_are_to_be_converted(tmp_pa
       kinds.kind_of(file)
 
 
+def test_weights_of_other_libraries_are_not_to_be_converted(tmp_path):
+  (tmp_path / 'a.msgpack').write_bytes(b'x')
+  with pytest.raises(errors.ConfigError, match=r'a\.msgpack is a file of Flax, .*download') as e:
+    kinds.kind_of(tmp_path / 'a.msgpack')
+  assert 'convert' not in str(e.value)
+
+
 def test_a_part_of_a_pipeline_is_said_to_be_a_part(tmp_path):
   names = [
     'down_blocks.0.resnets.0.time_emb_proj.weight',

@@ -55,7 +55,7 @@ def torch_alone(folder):
      'takes w already, so it is a student'),
     (lambda f: edited(f / 'unet' / 'config.json', cross_attention_dim=40), errors.ConfigError,
      "text embeddings of 40 channels, and the text encoder's have 32"),
-    (lambda f: shutil.rmtree(f / 'vae'), errors.DataError, 'holds no autoencoder'),
+    (lambda f: shutil.rmtree(f / 'vae'), errors.DataError, 'has no vae/, the autoencoder of'),
   ],
 )  # fmt: skip
 def test_a_folder_of_stable_diffusions_that_is_not_whole_is_refused(

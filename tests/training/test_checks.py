@@ -165,6 +165,19 @@ def test_a_config_of_a_run_that_is_none_is_said_so(undisturbed, tmp_path):
     ladder.run(tmp_path / 'run')
 
 
+def test_a_card_without_newer_keys_has_their_defaults(undisturbed):
+  run = assemble.Run(micro.recipe(stages=('guidance',), initial=str(undisturbed / '00_teacher')))
+  card = finished_rounds.read_card(f'{undisturbed}/00_teacher')
+  old = {**card, 'model': dict(card['model'])}
+  del old['model']['guided_channels']
+  run_checks.initial(run, old)
+  changed = dataclasses.replace(
+    run.recipe, model=dataclasses.replace(run.recipe.model, guided_channels=1)
+  )
+  with pytest.raises(errors.ConfigError, match=r'guided_channels=1 .*set model\.guided_channels=0'):
+    run_checks.initial(assemble.Run(changed), old)
+
+
 def test_a_run_goes_on_when_keys_with_defaults_have_come_since(undisturbed, tmp_path):
   shutil.copytree(undisturbed, tmp_path / 'run')
   old = json.loads((tmp_path / 'run' / 'config.json').read_text())
