@@ -66,6 +66,7 @@ _CLASSES = {
 _ARRAYS = (
   ('a LoRA, which is no network of its own', ('lora_down.weight',)),
   ('a LoRA, which is no network of its own', ('.lora_A.',)),
+  ('a LoRA, which is no network of its own', ('.lora.down.',)),
   ('a ControlNet', ('^control_model.',)),
   ('a ControlNet', ('controlnet_cond_embedding.',)),
   ('motion modules for video', ('motion_modules.',)),

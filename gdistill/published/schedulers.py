@@ -145,9 +145,14 @@ def noise_from(
 
 def _refuse(where: str, field: str, value: Any, remedy: str) -> None:
   raise errors.ConfigError(
-    f'{where}: {field}={value!r} must be {remedy}; gdistill cannot import a network with another '
-    f'{field}; give another --source'
+    f'{where}: {field}={_short(value)} must be {remedy}; gdistill cannot import a network with '
+    f'another {field}; give another --source'
   )
+
+
+def _short(value: Any) -> str:
+  """Returns a value of a JSON file for an error line, cut if the value is a long list."""
+  return errors.brief(ValueError(repr(value)), 80)
 
 
 def _older_prediction_type(config: Mapping[str, Any]) -> str:
@@ -168,7 +173,7 @@ def _from_fields(config: Mapping[str, Any], zero: bool, where: str) -> recipes.N
     if field not in config and value is None:
       raise errors.ConfigError(
         f'{where}: {field} is missing, and gdistill knows no default of _class_name='
-        f'{config.get("_class_name")!r}; add beta_schedule, beta_start and beta_end that the '
+        f'{_short(config.get("_class_name"))}; add beta_schedule, beta_start and beta_end that the '
         'network was trained with'
       )
   if found['beta_schedule'] not in list(_BETAS):
@@ -177,7 +182,7 @@ def _from_fields(config: Mapping[str, Any], zero: bool, where: str) -> recipes.N
   for field, value in ends.items():
     if not (folding.is_share(value) and value > 0):
       raise errors.ConfigError(
-        f'{where}: {field}={value!r} must be a number between 0 and 1; correct the file, or '
+        f'{where}: {field}={_short(value)} must be a number between 0 and 1; correct the file, or '
         'download the file again'
       )
   numbers = {field: float(value) for field, value in ends.items()}

@@ -89,6 +89,8 @@ def test_a_scheduler_says_the_noise_and_what_is_predicted(config, noise, predict
     (dict(rescale_betas_zero_snr='yes'), "rescale_betas_zero_snr='yes' must be true or false"),
     (dict(use_flow_sigmas=True), 'use_flow_sigmas=True must be False'),
     (dict(beta_start=None), 'beta_start=None must be a number between 0 and 1'),
+    (dict(beta_start=[0.1] * 1000), r'beta_start=\[0.1, .*\] must be a number between 0 and 1'),
+    (dict(beta_schedule=[0.1] * 1000), r'beta_schedule=\[0.1, .*\] must be one of linear'),
     (dict(beta_end=1.5), 'beta_end=1.5 must be a number between 0 and 1'),
     (dict(beta_end='0.02'), "beta_end='0.02' must be a number between 0 and 1"),
     (dict(prediction_type=['epsilon']), r"prediction_type=\['epsilon'\] must be one of epsilon, "),
