@@ -164,9 +164,11 @@ def _grid(args, overrides) -> int:
   """Evaluates the finished run in --workdir over its grid of w and steps, and writes the report."""
   import jax
 
+  from gdistill.data import source
   from gdistill.devices import mesh as meshes
   from gdistill.devices import processes
   from gdistill.evaluation.grid import run as grid_run
+  from gdistill.process import progress
   from gdistill.process import timing
   from gdistill.training import assemble
 
@@ -180,6 +182,8 @@ def _grid(args, overrides) -> int:
   again = {k: getattr(args, k) for k in names if getattr(args, k) is not None}
   seconds = timing.Seconds()
   with held_workdir.hold(run.workdir, seconds, run.loop.stall_seconds) as stop:
+    for line in () if jax.process_index() else source.notes(*run.own_pictures):
+      progress.say(line)
     rows = grid_run.evaluate(run, args.grid or 'quick', stop, seconds, again)
     if not jax.process_index():
       grid_run.write(run, rows)

@@ -56,6 +56,8 @@ def run(args) -> int:
   preset = presets.get(args.preset) if args.preset else None
   captions = _captions_folder(args, preset)
   images = data.load(args.images, size=preset.size if preset else 0)
+  for line in images.passed.notes(f'--images={args.images}'):
+    progress.say(line)
   # A missing --reference is reported before the large weights of the feature network are read.
   if not os.path.exists(args.reference):
     raise errors.DataError(

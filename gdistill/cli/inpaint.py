@@ -1,5 +1,6 @@
 """gdistill inpaint: paints the masked part of pictures and keeps the rest."""
 
+import collections
 import os
 from collections.abc import Sequence
 
@@ -72,6 +73,10 @@ class Masks:
     self, sources: source_pictures.Sources, masks: source_pictures.Sources, trained: bool
   ):
     self._sources, self._masks, self._trained = sources, masks, trained
+    from gdistill.process import progress
+
+    for line in masks.notes:
+      progress.say(line)
     self._warned, self._of = set(), [0] * len(sources)
     if not os.path.isdir(masks.path):
       return
@@ -82,6 +87,19 @@ class Masks:
       raise errors.DataError(
         f'--mask={masks.path} has no mask for the picture {lacking[0]} of {sources.path}{more}; '
         'add a mask with the same file name'
+      )
+    twice = [stem for stem, count in collections.Counter(masks.stems).items() if count > 1]
+    if twice:
+      raise errors.DataError(
+        f'--mask={masks.path} has several masks of the name {twice[0]}; remove all but one of them'
+      )
+    known = set(sources.stems)
+    unused = [k for k, stem in enumerate(masks.stems) if stem not in known]
+    if unused:
+      progress.say(
+        f'--mask={masks.path}: {len(unused):,} mask{"s have" if unused[1:] else " has"} no picture '
+        f'of the same name in --image={sources.path} and {"are" if unused[1:] else "is"} not used '
+        f'(such as {masks.files[unused[0]]})'
       )
     self._of = [places[stem] for stem in sources.stems]
 

@@ -131,6 +131,7 @@ def check(args) -> Checked:
   Raises ConfigError if a flag does not fit the round in --folder. Raises DataError if --image names
   no picture.
   """
+  from gdistill.process import progress
   from gdistill.rounds import folder as folders
   from gdistill.workdir import finished as finished_rounds
 
@@ -138,6 +139,8 @@ def check(args) -> Checked:
   drawing = drawing_flags.drawing(args, card)
   wanted = condition(args.folder, card, args.label, args.prompt)
   sources = source_pictures.Sources(args.image, '--image')
+  for line in sources.notes:
+    progress.say(line)
   if source_pictures.inside(args.out, args.image):
     raise errors.ConfigError(
       f'--out={args.out} lies in --image={args.image}, so that the results would be taken for '

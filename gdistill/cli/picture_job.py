@@ -131,9 +131,10 @@ def _check_out(out: str, wanted: Mapping[str, Any]) -> None:
 
   The request.json that an earlier command wrote to `out` must have the same content as `wanted`.
   """
+  from gdistill.data import sheet_marks
   from gdistill.workdir import storage
 
-  file, wanted = storage.path(out) / source_pictures.REQUEST, storage.jsonable(dict(wanted))
+  file, wanted = storage.path(out) / sheet_marks.REQUEST, storage.jsonable(dict(wanted))
   if not storage.exists(file):
     out_folder.check_new(out)
     return
@@ -164,6 +165,7 @@ def draw_missing(
   called only if results, `todo`, are missing, and returns a function from at most `size` results to
   their pixels, uint8 [n, H, W, C].
   """
+  from gdistill.data import sheet_marks
   from gdistill.drawing import sheets
   from gdistill.process import progress
   from gdistill.workdir import storage
@@ -182,7 +184,7 @@ def draw_missing(
       stop.watch()  # raises if another command has taken the lock of `out` over
       # request.json is written before the first result, so that a later command can tell whether
       # the results belong to the same request.
-      storage.write_json(out / source_pictures.REQUEST, wanted)
+      storage.write_json(out / sheet_marks.REQUEST, wanted)
       for result, pixels in zip(batch, drawn, strict=True):
         storage.write_bytes(out / names[result], sheets.png(pixels))
       done += len(batch)
@@ -232,6 +234,7 @@ def _summarise(job: Job, out: Any, scale: int, stop: Any) -> None:
   import numpy as np
 
   from gdistill.data import pictures
+  from gdistill.data import sheet_marks
   from gdistill.drawing import sheets
   from gdistill.process import progress
   from gdistill.workdir import storage
@@ -253,7 +256,8 @@ def _summarise(job: Job, out: Any, scale: int, stop: Any) -> None:
     if i < _MOST_ON_SHEET:
       sheet.append(np.stack(tiles))
   storage.write_json(out / _FIGURES, figures)
-  storage.write_bytes(out / source_pictures.SHEET, sheets.png(sheets.sheet(np.stack(sheet), scale)))
+  found = sheets.png(sheets.sheet(np.stack(sheet), scale))
+  storage.write_bytes(out / sheet_marks.SHEET, sheet_marks.marked(found))
   height, width = job.shape[:2]
   if resized:
     progress.say(
@@ -262,7 +266,7 @@ def _summarise(job: Job, out: Any, scale: int, stop: Any) -> None:
     )
   which = f'the first {_MOST_ON_SHEET}' if len(job.sources) > _MOST_ON_SHEET else 'all'
   progress.say(
-    f'{len(figures)} picture{"s" if len(figures) > 1 else ""} in {out}; {source_pictures.SHEET} '
+    f'{len(figures)} picture{"s" if len(figures) > 1 else ""} in {out}; {sheet_marks.SHEET} '
     f'shows {which} source pictures beside their results; {_FIGURES} has the RMS difference of '
     'each result from its source'
   )

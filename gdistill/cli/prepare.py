@@ -86,6 +86,8 @@ def _run(args) -> int:
     with interrupt.Interrupt(lock.check) as stop, lock:
       try:
         job = prepare.plan(settings, stop.check)
+        for line in prepare.notes(job):
+          progress.say(line)
         with progress.Progress('preparing', job.total, job.done) as bar:
           indices = prepare.work(
             job, stop.check, lambda done, speed: bar.update(done, pictures_a_second=speed)
@@ -102,7 +104,8 @@ def _run(args) -> int:
     skipped = len(index['made']['skipped'])
     print(
       f'{os.path.join(settings.out, split)}: {index["count"]:,} pictures of {settings.size} x '
-      f'{settings.size}, {len(index["class_names"]):,} classes, {skipped:,} skipped, '
+      f'{settings.size}, {len(index["class_names"]):,} classes, '
+      f'{skipped:,} unreadable pictures skipped, '
       f'digest {index["digest"]}'
     )
   seconds, made = time.monotonic() - began, job.total - job.done

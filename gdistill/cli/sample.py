@@ -92,6 +92,7 @@ def _draw(args, drawing, negative, folder, decoder, wanted, stop) -> None:
   import numpy as np
 
   from gdistill.data import pictures
+  from gdistill.data import sheet_marks
   from gdistill.drawing import sampling
   from gdistill.drawing import sheets
   from gdistill.frozen import networks as frozen_networks
@@ -125,7 +126,8 @@ def _draw(args, drawing, negative, folder, decoder, wanted, stop) -> None:
   read = [pictures.decode(storage.read_bytes(out / n), str(out / n), channels)
           for n in names.values()]  # fmt: skip
   rows = np.stack(read).reshape(len(drawing.seeds), len(labels), *read[0].shape)
-  storage.write_bytes(out / 'grid.png', sheets.png(sheets.sheet(rows, args.scale)))
+  grid = sheet_marks.marked(sheets.png(sheets.sheet(rows, args.scale)))
+  storage.write_bytes(out / sheet_marks.GRID, grid)
   steps, more = drawing.num_steps, 's' if len(names) > 1 else ''
   calls = steps * (2 if folder.card['guided'] else 1)
   print(

@@ -7,24 +7,23 @@ from typing import Any
 
 from gdistill import errors
 
-# Files that a command writes beside its results: request.json holds the flags of the command, and
-# sheet.png shows the source pictures beside the results.
-REQUEST, SHEET = 'request.json', 'sheet.png'
-
 
 class Sources:
   """The picture files that a flag names: one file, or all picture files of a folder.
 
   `stems` are the files' paths relative to the folder, without suffixes. `names` are the names of
   the results: a file's stem or, if that stem is not unique, the stem with the file's suffix.
+  `notes` are lines for the user about files that are passed over.
   """
 
   def __init__(self, path: str, flag: str):
     from gdistill.data import images
+    from gdistill.data import sheet_marks
 
-    self.path, self.flag = path, flag
+    self.path, self.flag, self.notes = path, flag, ()
     if os.path.isdir(path):
-      self.files, top = self._without_sheets(images.files(path, flag)), path
+      (self.files, over), top = images.files(path, flag), path
+      self.notes = over.notes(f'{flag}={path}')
     elif os.path.isfile(path):
       self.files, top = (path,), os.path.dirname(path) or '.'
     else:
@@ -32,7 +31,7 @@ class Sources:
       raise errors.DataError(f'{flag}={path} {where}; give a picture or a folder of pictures')
     paths = [os.path.relpath(f, top) for f in self.files]
     self.stems = [os.path.splitext(p)[0] for p in paths]
-    taken = collections.Counter([*self.stems, os.path.splitext(SHEET)[0]])
+    taken = collections.Counter([*self.stems, os.path.splitext(sheet_marks.SHEET)[0]])
     self.names = [s if taken[s] == 1 else p for s, p in zip(self.stems, paths, strict=True)]
     for name, count in collections.Counter(self.names).items():
       if count > 1:
@@ -43,14 +42,6 @@ class Sources:
 
   def __len__(self) -> int:
     return len(self.files)
-
-  def _without_sheets(self, files: Sequence[str]) -> tuple[str, ...]:
-    """Returns `files` without each sheet.png that a gdistill command wrote beside its results."""
-    return tuple(
-      f for f in files
-      if os.path.basename(f) != SHEET
-      or not os.path.exists(os.path.join(os.path.dirname(f), REQUEST))
-    )  # fmt: skip
 
   def read(self, i: int, channels: int, under: str = 'white') -> Any:
     """Returns picture i, [H, W, channels] uint8, turned upright as its EXIF orientation says.

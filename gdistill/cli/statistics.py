@@ -53,6 +53,7 @@ def main(argv: Sequence[str]) -> int:
 def _run(args, overrides) -> int:
   from gdistill import errors
   from gdistill.data import images as pictures
+  from gdistill.data import source
   from gdistill.devices import mesh as meshes
   from gdistill.evaluation import samples
   from gdistill.process import progress
@@ -80,12 +81,16 @@ def _run(args, overrides) -> int:
   storage.check_writable('--out', os.path.dirname(os.path.abspath(args.out)))
   if args.source:
     images = pictures.load(args.source, '--source', args.size or 0)
+    notes = images.passed.notes(f'--source={args.source}')
   else:
     run = assemble.Run(reading.from_config(config_file.load(args.config, overrides)))
     held_out = args.split == 'held_out'
     images = run.own_pictures[held_out]  # statistics need no classes, so no map of classes
+    notes = source.notes(images)
     if args.most:
       images = images.subset(images.indices(args.most))
+  for line in notes:
+    progress.say(line)
   if len(images) < 2:
     raise errors.DataError(
       f'--{given} has {len(images)} picture; statistics need at least 2: give more pictures'

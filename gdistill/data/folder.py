@@ -1,24 +1,25 @@
 """Reads pictures `<split>/<class>/<name>.jpg` from a folder, a tar archive or a zip archive."""
 
+import contextlib
 import dataclasses
 import os
-import tarfile
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from gdistill import errors
+from gdistill.data import archives
 from gdistill.data import files
+from gdistill.data import passed
 from gdistill.data import pictures
+from gdistill.data import sheet_marks
 from gdistill.data import source
 from gdistill.recipe import settings as recipes
 
-_ARCHIVES = ('.zip', '.tar', '.tar.gz', '.tgz', '.tar.bz2', '.tar.xz', '.txz')
-_MOST_MEMBERS = 2_000_000  # largest number of pictures in one archive
 _MOST_BYTES = 16 * 2**30  # largest number of bytes of an archive's pictures in memory
 _LARGEST = 2**28  # largest number of bytes of one picture file
-_MOST_RATIO = 200  # largest ratio of the pictures' unpacked bytes to the archive's bytes
+_HEAD = 4096  # number of first bytes of a picture that may hold the mark of a contact sheet
+_MOST_NAMED = 5  # largest number of class folders that an error line names
 
 
 def load(
@@ -29,13 +30,15 @@ def load(
   The two sources are the splits data.split and data.held_out_split. If data.held_out is set, the
   pictures of data.split are divided, and the share data.held_out of every class is held out. If the
   name of a split is '', the class folders lie directly in data.path. The class names are the sorted
-  names of the class folders. Pictures whose size is not `shape` are cropped and resized.
+  names of the class folders. Pictures whose size is not `shape` are cropped and resized. Raises
+  DataError if a class folder of data.split has no picture.
   """
-  found = listing(settings.path)
+  splits = [settings.split] if settings.held_out else [settings.split, settings.held_out_split]
+  found = listing(settings.path, splits)
   train = split(found, settings.split, shape)
   if settings.held_out:
     return source.held_out(train, settings.held_out)
-  held = split(found, settings.held_out_split, shape)
+  held = split(found, settings.held_out_split, shape, held_out=True)
   splits = (settings.split, settings.held_out_split)
   source.same_classes(train, held, f'data.path={settings.path}', splits)
   return train, held
@@ -49,56 +52,88 @@ class Listing:
   in random order. If `spool` is '', `contents` holds the bytes of an archive's pictures in memory.
   If `spool` is the path of a file, this file holds the bytes of an archive's pictures one after
   another, and `offsets` holds the position in the file where each picture begins.
+
+  `others` are files that are no pictures, `folders` all folders, `broken` links that lead nowhere,
+  and `sheets` contact sheets that gdistill wrote. Hidden and system files are in none of these.
   """
 
   path: str
   sizes: dict[str, int]
+  others: set[str]
+  folders: set[str]
+  broken: set[str]
+  sheets: set[str] = dataclasses.field(default_factory=set)
   contents: dict[str, bytes] | None = None
   spool: str = ''
   offsets: dict[str, int] | None = None
 
+  def data(self, name: str, most: int = -1) -> bytes:
+    """Returns the first `most` bytes of a picture, by default all bytes."""
+    if self.contents is not None:
+      return self.contents[name][: None if most < 0 else most]
+    size = min(self.sizes[name], _LARGEST) if most < 0 else min(self.sizes[name], most)
+    file = os.path.join(self.path, name)
+    return _bytes(self.spool or file, file, self.offsets[name] if self.spool else 0, size)
 
-def listing(path: str, spool: str = '', poll: Callable[[], None] = lambda: None) -> Listing:
+
+def listing(
+  path: str, splits: Sequence[str], spool: str = '', poll: Callable[[], None] = lambda: None
+) -> Listing:
   """Lists the pictures of a folder or an archive; unpacks an archive to the file `spool`.
 
   If `spool` is '', the pictures of an archive are unpacked to memory. `poll()` is called between
-  the pictures of an archive and may raise an exception to stop the unpacking.
+  the pictures of an archive and may raise an exception to stop the unpacking. Of a folder, only the
+  `splits` are listed at any depth. If all pictures of an archive lie in one top folder, which holds
+  the split splits[0], the names in the listing begin below this top folder.
   """
-  if not os.path.isfile(path):
-    return Listing(path, _folder(path))
-  if not spool:
-    contents = _without_one_top(dict(_archive(path, _MOST_BYTES, 'keep in memory')))
-    return Listing(path, {n: len(data) for n, data in contents.items()}, contents)
-  where, end = {}, 0
-  try:
-    with open(spool, 'wb') as f:
-      for name, data in _archive(path, 2**50, 'unpack'):
-        where[name] = end, len(data)
-        end += f.write(data)
-        poll()
-  except OSError as e:
-    raise files.unwritable(spool, e) from e
-  where = _without_one_top(where)
-  sizes = {n: size for n, (_, size) in where.items()}
-  return Listing(path, sizes, None, spool, {n: offset for n, (offset, _) in where.items()})
+  found = _archive(path, spool, poll) if os.path.isfile(path) else _folder(path, splits)
+  found = _without_sheets(found)
+  top = _one_top(found.sizes, f'{splits[0]}/' if splits[0] else '')
+  if not top or not os.path.isfile(path):
+    return found
+
+  def below(names):
+    # Files beside the top folder are kept, to be counted as passed over.
+    kept = [n for n in names if n.startswith(top) or ('/' not in n and names is not found.folders)]
+    if not isinstance(names, dict):
+      return {n.removeprefix(top) for n in kept}
+    return {n.removeprefix(top): names[n] for n in kept}
+
+  fields = ('sizes', 'others', 'folders', 'broken', 'sheets', 'contents', 'offsets')
+  values = {f: getattr(found, f) for f in fields}
+  return dataclasses.replace(found, **{f: v and below(v) for f, v in values.items()})
 
 
-def split(listed: Listing, name: str, shape: tuple[int, int, int]) -> source.Source:
-  """Returns the source of the pictures in `<name>/<class>/`, or in `<class>/` if `name` is ''."""
+def split(
+  listed: Listing, name: str, shape: tuple[int, int, int], held_out: bool = False
+) -> source.Source:
+  """Returns the source of the pictures in `<name>/<class>/`, or in `<class>/` if `name` is ''.
+
+  `read.notes` of the source says what was passed over. Raises DataError if there are no pictures,
+  or if a class folder has no pictures and the split is not held out.
+  """
   prefix = f'{name}/' if name else ''
-  names = [n for n in listed.sizes if n.startswith(prefix) and n.count('/') == bool(name) + 1]
+  depth = prefix.count('/') + 1
+  names = [n for n in listed.sizes if n.startswith(prefix) and n.count('/') == depth]
+  over = _passed_over(listed, prefix, held_out)
   if not names:
-    raise errors.DataError(_nothing(listed, prefix))
+    raise errors.DataError(_nothing(listed, prefix, over))
   names.sort(key=lambda n: n.split('/'))  # sorts by class, then by file name
   classes = [n.removeprefix(prefix).partition('/')[0] for n in names]
   class_names = tuple(sorted(set(classes)))
+  within = {n for n in (*listed.folders, *listed.broken) if n.startswith(prefix)}
+  empty = {n for n in within if n.count('/') == depth - 1} - {prefix + c for c in class_names}
+  if empty and not held_out:
+    raise errors.DataError(_empty(listed, sorted(empty), depth))
+  over.add(passed.EMPTY, empty - listed.broken)
   numbers = {c: k for k, c in enumerate(class_names)}
   labels = np.array([numbers[c] for c in classes], np.int32)
   sizes = np.array([listed.sizes[n] for n in names], np.int64)
   contents = listed.contents and [listed.contents[n] for n in names]
   offsets = listed.offsets and np.array([listed.offsets[n] for n in names], np.int64)
   parts = [f'{n.removeprefix(prefix)} {size}' for n, size in zip(names, sizes, strict=True)]
-  read = _Read(listed.path, names, sizes, labels, shape, contents, listed.spool, offsets)
+  notes = over.notes(f'data.path={listed.path}')
+  read = _Read(listed.path, names, sizes, labels, shape, contents, listed.spool, offsets, notes)
   return source.Source(
     read, len(names), shape, class_names, source.fingerprint(parts), heavy=contents is not None
   )
@@ -119,6 +154,7 @@ class _Read:
   contents: list[bytes] | None
   spool: str
   offsets: np.ndarray | None
+  notes: tuple[str, ...]
 
   def __call__(self, i: int) -> tuple[np.ndarray, int]:
     pixels = pictures.decode(self._data(i), os.path.join(self.path, self.names[i]), self.shape[2])
@@ -135,148 +171,202 @@ class _Read:
     if self.contents is not None:
       return self.contents[i]
     name = os.path.join(self.path, self.names[i])
-    try:
-      with open(self.spool or name, 'rb') as f:
-        if not self.spool:
-          return f.read(_LARGEST)
-        f.seek(int(self.offsets[i]))
-        return f.read(int(self.sizes[i]))
-    except OSError as e:
-      raise errors.DataError(f'{name} cannot be read: {e.strerror}; fix or remove the file') from e
+    if not self.spool:
+      return _bytes(name, name, 0, _LARGEST)
+    return _bytes(self.spool, name, int(self.offsets[i]), int(self.sizes[i]))
 
 
-def _nothing(listed: Listing, prefix: str) -> str:
+def _bytes(file: str, name: str, first: int, size: int) -> bytes:
+  """Returns `size` bytes of a file from byte `first`; `name` is the name in error lines."""
+  try:
+    with open(file, 'rb') as f:
+      f.seek(first)
+      return f.read(size)
+  except OSError as e:
+    raise errors.DataError(f'{name} cannot be read: {e.strerror}; fix or remove the file') from e
+
+
+def _passed_over(listed: Listing, prefix: str, held_out: bool = False) -> passed.Passed:
+  """Returns what is passed over in the split `prefix`.
+
+  Unless the split is held out, pictures that lie beside all splits are counted too.
+  """
+  depth, over = prefix.count('/') + 1, passed.Passed()
+  beside = [] if held_out or not prefix else [n for n in listed.sizes if '/' not in n]
+  inside = [n for n in listed.sizes if n.startswith(prefix)]
+  over.add(passed.DEEP, (n for n in inside if n.count('/') > depth))
+  over.add(passed.LOOSE, (*beside, *(n for n in inside if n.count('/') < depth)))
+  over.add_files(n for n in listed.others if n.startswith(prefix))
+  over.add(passed.LINK, (n for n in listed.broken if n.startswith(prefix)))
+  over.add(passed.SHEET, (n for n in listed.sheets if n.startswith(prefix)))
+  return over
+
+
+def _empty(listed: Listing, folders: list[str], depth: int) -> str:
+  """Returns the text of the DataError for class folders without pictures."""
+  over, known = passed.Passed(), set(folders)
+
+  def inside(names):
+    return (n for n in names if '/'.join(n.split('/')[:depth]) in known)
+
+  over.add(passed.DEEP, inside(listed.sizes))
+  over.add_files(inside(listed.others))
+  over.add(passed.LINK, inside(listed.broken))
+  over.add(passed.SHEET, inside(listed.sheets))
+  some, more = ', '.join(folders[:_MOST_NAMED]), len(folders) - _MOST_NAMED
+  one = len(folders) == 1
+  return (
+    f'data.path={listed.path}: the class folder{"" if one else "s"} {some}'
+    f'{f" and {more:,} more" if more > 0 else ""} {"has" if one else "have"} no pictures, so '
+    f'training would miss {"this class" if one else "these classes"}; '
+    f'passed over: {over or "nothing, because nothing is there"}; put pictures directly into '
+    f'{folders[0]}, or remove {"it" if one else "these folders"}: '
+    'see "Folders of classes" in docs/data.md'
+  )
+
+
+def _nothing(listed: Listing, prefix: str, over: passed.Passed) -> str:
   """Returns the text of the DataError for a split that has no pictures."""
   where = f'data.path={listed.path}'
-  flat = sum(n.startswith(prefix) and n.count('/') == prefix.count('/') for n in listed.sizes)
+  names = [n for n in listed.sizes if n.startswith(prefix)]
+  flat = sum(n.count('/') == prefix.count('/') for n in names)
   if flat:
     return (
       f'{where}: {prefix or "its top"} has {flat:,} pictures in no class subfolder, so without '
       "labels (ImageNet's validation pictures come like that); sort the pictures into "
       '<class>/ folders, or use no held-out split and set data.held_out=0.05 in the recipe'
     )
-  tops = sorted({n.partition('/')[0] for n in listed.sizes})
+  tops = sorted({n.partition('/')[0] for n in (*listed.sizes, *listed.folders)})
+  below = sorted(n for n in listed.folders if f'{n}/'.endswith(f'/{prefix}'))
+  if prefix and below:
+    unpack = 'unpack the archive and ' if os.path.isfile(listed.path) else ''
+    top = below[0].removesuffix(f'/{prefix[:-1]}')
+    path = top if unpack else os.path.join(listed.path, top)
+    advice = f'{prefix} lies in {top}/: {unpack}set data.path={path}'
+  elif names:
+    inner = prefix + min(names).removeprefix(prefix).partition('/')[0]
+    advice = (
+      'put the pictures directly into the class folders, or give the folder of the class folders '
+      f'as the split, such as {inner}'
+    )
+  else:
+    advice = 'as the split, give the name of the folder of the classes'
+  told = f'; passed over: {over}' if over else ''
   return (
     f'{where} has no pictures named {prefix}<class>/<name> ending in '
     f'{", ".join(pictures.SUFFIXES)}; it holds {", ".join(tops[:5]) or "none at all"}'
-    f'{", ..." if len(tops) > 5 else ""}; as the split, give the name of the folder of the classes'
+    f'{", ..." if len(tops) > 5 else ""}{told}; {advice}: see "Folders of classes" in docs/data.md'
   )
 
 
-def _folder(path: str) -> dict[str, int]:
-  """Returns {'train/cat/1.jpg': size in bytes} of the pictures at most two folders deep."""
+def _folder(path: str, splits: Sequence[str]) -> Listing:
+  """Lists a folder: the `splits` at any depth, and all else at most two folders deep."""
   if not path or not os.path.isdir(path):
     raise errors.DataError(
       f'data.path={path!r} is no folder or archive; give the path of the pictures to train on'
     )
-  found = {}
+  found, tops = Listing(path, {}, set(), set(), set()), {s.partition('/')[0] for s in splits}
+  todo: list[tuple[str, str, tuple[str, ...]]] = [(path, '', ())]
 
-  def walk(folder, prefix, depth):
+  def look(folder, prefix, above):
+    for e in os.scandir(folder):
+      name = prefix + e.name
+      if not passed.visible(e.name):
+        continue
+      if e.is_dir():
+        found.folders.add(name)
+        todo.append((e.path, f'{name}/', above))
+      elif archives.is_picture(e.name):
+        found.sizes[name] = e.stat().st_size
+      else:
+        (found.others if os.path.exists(e.path) else found.broken).add(name)
+
+  while todo:
+    folder, prefix, above = todo.pop()
+    if prefix.count('/') > 2 and not {'', prefix.partition('/')[0]} & tops:
+      continue
+    real = os.path.realpath(folder)
+    if real in above:  # a link that leads back to a folder above
+      continue
     try:
-      for e in os.scandir(folder):
-        if e.is_dir():
-          if depth < 2 and _visible(e.name):
-            walk(e.path, f'{prefix}{e.name}/', depth + 1)
-        elif _is_picture(e.name):
-          found[prefix + e.name] = e.stat().st_size
+      look(folder, prefix, (*above, real))
     except OSError as e:
-      at = e.filename or folder
       raise errors.DataError(
-        f'data.path={path}: {at} cannot be listed: {e.strerror}; make the folder readable'
+        f'data.path={path}: {e.filename or folder} cannot be listed: {e.strerror}; make the '
+        'folder readable'
       ) from e
-
-  walk(path, '', 0)
   return found
 
 
-def _archive(path: str, most_bytes: int, too_much: str) -> Iterator[tuple[str, bytes]]:
-  """Yields (name, bytes) of every picture in the archive `path`, without writing to the disk.
+def _archive(path: str, spool: str, poll: Callable[[], None]) -> Listing:
+  """Lists an archive, and unpacks its pictures to memory, or to the file `spool`."""
+  names, contents, where, end = archives.Names(), {}, {}, 0
+  most, verb = (2**50, 'unpack') if spool else (_MOST_BYTES, 'keep in memory')
 
-  Raises DataError if the archive is damaged or too large; the pictures of the archive may have at
-  most `most_bytes` bytes together. `too_much` is the verb in the error line about the size:
-  'unpack' or 'keep in memory'.
-  """
-  if not path.lower().endswith(_ARCHIVES):
-    raise errors.DataError(
-      f'data.path={path} is a file, but no archive ({", ".join(_ARCHIVES)}); unpack the file '
-      'and give the path of the folder'
-    )
-  members = total = 0
-  most = min(most_bytes, 2**26 + _MOST_RATIO * os.path.getsize(path))
+  def unpack(f, wanted):
+    nonlocal end
+    for name, data in archives.read(path, most, verb, names, wanted):
+      if f is None:
+        contents[name] = data
+      else:
+        where[name] = end, len(data)
+        end += f.write(data)
+        poll()
 
-  def checked(name, size, read):
-    nonlocal members, total
-    members, total = members + 1, total + size
-    if members > _MOST_MEMBERS or size > _LARGEST or total > most:
-      raise errors.DataError(
-        f'data.path={path} holds more than {_MOST_MEMBERS:,} pictures, more than '
-        f'{most / 2**30:.3g} GiB or a picture of over {_LARGEST / 2**30:g} GiB, which is too much '
-        f'to {too_much}; unpack the archive yourself and give the path of the folder'
-      )
-    # One byte more than `size` is read, to notice a picture that is longer than the header says.
-    data = read(size + 1)
-    if len(data) != size:
-      raise errors.DataError(
-        f'{path}: {name} has another length than the archive says; pack the archive again'
-      )
-    return name.removeprefix('./').lstrip('/'), data
+  def linked(f):
+    """Unpacks the files that are pictures only under the name of a link; returns the tree."""
+    tree = archives.tree(path, {*contents, *where}, names)
+    rest = {at for n, at in tree.files.items() if archives.is_picture(n)} - {*contents, *where}
+    if rest:
+      unpack(f, lambda name: name in rest)
+    return tree
 
   try:
-    if zipfile.is_zipfile(path):
-      with zipfile.ZipFile(path) as z:
-        for info in z.infolist():
-          if _is_picture(info.filename) and not info.is_dir():
-            with z.open(info) as f:
-              yield checked(info.filename, info.file_size, f.read)
-    else:
-      with tarfile.open(path, tarinfo=_Member) as t:
-        for member in t:
-          if member.isfile() and _is_picture(member.name):
-            yield checked(member.name, member.size, t.extractfile(member).read)
-  except (errors.DataError, GeneratorExit):
-    raise
-  # All exceptions are caught, because tarfile, zipfile, lzma and zlib raise their own exceptions.
-  except Exception as e:
-    reason = errors.brief(e)
-    raise errors.DataError(
-      f'data.path={path} cannot be read: {reason}; copy the archive again'
-    ) from e
+    with open(spool, 'wb') if spool else contextlib.nullcontext() as f:
+      unpack(f, archives.is_picture)
+      tree = linked(f)
+  except OSError as e:
+    raise files.unwritable(spool, e) from e
+  for name in sorted(tree.broken):
+    if archives.is_picture(name):
+      raise errors.DataError(
+        f'data.path={path}: {name} is a link to a file that the archive does not hold; pack the '
+        'archive again with that file (tar --dereference packs files instead of links)'
+      )
+  real = {n: at for n, at in tree.files.items() if archives.is_picture(n)}
+  rest = tree.files.keys() - real.keys()
+  others, folders, broken = (set(filter(_seen, s)) for s in (rest, tree.folders, tree.broken))
+  sizes = {n: where[at][1] if spool else len(contents[at]) for n, at in real.items()}
+  if spool:
+    offsets = {n: where[at][0] for n, at in real.items()}
+    return Listing(path, sizes, others, folders, broken, spool=spool, offsets=offsets)
+  kept = {n: contents[at] for n, at in real.items()}
+  return Listing(path, sizes, others, folders, broken, contents=kept)
 
 
-class _Member(tarfile.TarInfo):
-  """The header of a file in a tar archive; a damaged header raises ReadError.
+def _seen(name: str) -> bool:
+  return all(map(passed.visible, name.split('/')))
 
-  The class tarfile.TarInfo would take a damaged header for the end of the archive, so the pictures
-  after a damaged header would be missing without an error.
+
+def _without_sheets(listed: Listing) -> Listing:
+  names = (*listed.sizes, *listed.others)
+  sheets = sheet_marks.sheets(names, lambda n: listed.data(n, _HEAD))
+  if not sheets:
+    return listed
+  sizes = {n: size for n, size in listed.sizes.items() if n not in sheets}
+  return dataclasses.replace(listed, sizes=sizes, sheets=sheets)
+
+
+def _one_top(names: Iterable[str], prefix: str) -> str:
+  """Returns 'top/' if all pictures in folders lie in the folder `top`, which holds the split.
+
+  Returns '' if there are several top folders, or if the split `prefix` lies at the top.
   """
+  depth = prefix.count('/') + 1
+  tops = {n.partition('/')[0] for n in names if '/' in n}
+  top = f'{min(tops)}/' if len(tops) == 1 else ''
 
-  @classmethod
-  def frombuf(cls, buf, encoding, errors):
-    try:
-      return super().frombuf(buf, encoding, errors)
-    except tarfile.EOFHeaderError:
-      raise
-    except tarfile.HeaderError as e:
-      raise tarfile.ReadError(str(e)) from e
+  def has(start, depth):
+    return any(n.startswith(start) and n.count('/') == depth for n in names)
 
-
-def _visible(name: str) -> bool:
-  """Returns False for names of hidden or system files, such as '.DS_Store' or '__MACOSX'."""
-  return not name.startswith('.') and name != '__MACOSX'
-
-
-def _is_picture(name: str) -> bool:
-  parts = name.removeprefix('./').split('/')
-  return name.lower().endswith(pictures.SUFFIXES) and all(map(_visible, parts))
-
-
-def _without_one_top(found: dict) -> dict:
-  """Removes the top folder from all names if all names begin with the same top folder.
-
-  The top folder is removed only if every name also has a split, a class and a file name below the
-  top folder.
-  """
-  tops = {n.partition('/')[0] for n in found}
-  if len(tops) == 1 and all(n.count('/') > 2 for n in found):
-    return {n.partition('/')[2]: v for n, v in found.items()}
-  return found
+  return top if top and not has(prefix, depth) and has(top + prefix, depth + 1) else ''

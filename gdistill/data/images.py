@@ -10,7 +10,9 @@ import numpy as np
 
 from gdistill import errors
 from gdistill.data import caption_files
+from gdistill.data import passed as passed_over
 from gdistill.data import pictures
+from gdistill.data import sheet_marks
 from gdistill.data import source
 
 # Names that the array of pixels may have in an .npz file.
@@ -22,6 +24,7 @@ class Images:
   """Pictures to evaluate: `read(i)` returns picture i, uint8 of `shape` [H, W, 1 or 3].
 
   `names` are the paths of the picture files; `names` is () if the pictures come from an .npz file.
+  `passed` counts the files of the folder that are passed over.
   """
 
   read: Callable[[int], np.ndarray]
@@ -30,6 +33,7 @@ class Images:
   path: str
   names: tuple[str, ...] = ()
   square: '_Square | None' = None
+  passed: passed_over.Passed = dataclasses.field(default_factory=passed_over.Passed)
 
   @property
   def brought(self) -> int:
@@ -118,11 +122,11 @@ def _load(path: str, flag: str, any_size: bool) -> Images:
   )
 
 
-def files(path: str, flag: str) -> tuple[str, ...]:
-  """Returns the sorted paths of all pictures in a folder and its subfolders.
+def files(path: str, flag: str) -> tuple[tuple[str, ...], passed_over.Passed]:
+  """Returns (sorted paths of all pictures in a folder and its subfolders, what is passed over).
 
-  Raises DataError if the folder holds no pictures; `flag` is the command-line flag that gave
-  `path`, for error lines.
+  Hidden and system files are passed over without being counted. Raises DataError if the folder
+  holds no pictures; `flag` is the command-line flag that gave `path`, for error lines.
   """
 
   def unreadable(e):
@@ -130,23 +134,40 @@ def files(path: str, flag: str) -> tuple[str, ...]:
       f'{flag}={path}: {e.filename} cannot be read: {e.strerror}; make the folder readable'
     ) from e
 
-  names, seen = [], set()
-  for folder, folders, found in os.walk(path, onerror=unreadable, followlinks=True):
-    if os.path.realpath(folder) in seen:  # stops loops: a symbolic link may lead to a parent
+  found, seen, over = [], set(), passed_over.Passed()
+  for folder, folders, files in os.walk(path, onerror=unreadable, followlinks=True):
+    real = os.path.realpath(folder)
+    if real in seen:  # stops loops: a symbolic link may lead to a parent
+      above = os.path.realpath(os.path.dirname(folder))
+      if os.path.commonpath((above, real)) != real:
+        over.add(passed_over.TWICE, (os.path.relpath(folder, path),))
       folders.clear()
       continue
-    seen.add(os.path.realpath(folder))
-    folders[:] = sorted(f for f in folders if not f.startswith('.'))
-    names += [
-      os.path.join(folder, f) for f in found
-      if f.lower().endswith(pictures.SUFFIXES) and not f.startswith('.')
-    ]  # fmt: skip
+    seen.add(real)
+    folders[:] = sorted(filter(passed_over.visible, folders))
+    found += [os.path.join(folder, f) for f in files if passed_over.visible(f)]
+  sheets = sheet_marks.sheets(found, _head)
+  names = [f for f in found if f.lower().endswith(pictures.SUFFIXES) and f not in sheets]
+  rest = set(found) - {*names, *sheets}
+  broken = {f for f in rest if not os.path.exists(f)}
+  over.add_files(os.path.relpath(f, path) for f in rest - broken)
+  over.add(passed_over.LINK, (os.path.relpath(f, path) for f in broken))
+  over.add(passed_over.SHEET, (os.path.relpath(f, path) for f in sheets))
   if not names:
     raise errors.DataError(
-      f'{flag}={path} holds no pictures ending in {", ".join(pictures.SUFFIXES)}; '
-      'give the path of a folder with pictures'
+      f'{flag}={path} holds no pictures ending in {", ".join(pictures.SUFFIXES)}'
+      f'{f", but {over}" if over else ""}; give the path of a folder with pictures'
     )
-  return tuple(sorted(names))
+  return tuple(sorted(names)), over
+
+
+def _head(file: str) -> bytes:
+  """Returns the first 4,096 bytes of a file, or b'' if the file cannot be read."""
+  try:
+    with open(file, 'rb') as f:
+      return f.read(4096)
+  except OSError:
+    return b''
 
 
 def decoded(file: str, *how: Any) -> np.ndarray:
@@ -160,7 +181,7 @@ def decoded(file: str, *how: Any) -> np.ndarray:
 
 
 def _folder(path: str, flag: str, any_size: bool) -> Images:
-  names = files(path, flag)
+  names, over = files(path, flag)
   shape = decoded(names[0]).shape
 
   def read(i):
@@ -173,7 +194,7 @@ def _folder(path: str, flag: str, any_size: bool) -> Images:
       )
     return pixels
 
-  return Images(read, len(names), shape, path, names)
+  return Images(read, len(names), shape, path, names, passed=over)
 
 
 def _npz(path: str, flag: str) -> Images:

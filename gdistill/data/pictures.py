@@ -8,10 +8,16 @@ from typing import Any
 import numpy as np
 
 from gdistill import errors
+from gdistill.data import sheet_marks
 
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp')
-# Pillow's names of the formats that are decoded.
-FORMATS = ('JPEG', 'PNG', 'WEBP')
+# Suffixes of the pictures that are read. WebDataset shards with several pictures in a sample take
+# the first of these suffixes, so the order must stay.
+SUFFIXES = (
+  '.jpg', '.jpeg', '.png', '.webp', '.jfif', '.jpe', '.bmp', '.dib', '.gif', '.tif', '.tiff',
+  '.avif', '.ppm', '.pgm', '.pbm', '.pnm',
+)  # fmt: skip
+# Pillow's names of the formats of these pictures.
+FORMATS = 'JPEG', 'PNG', 'WEBP', 'BMP', 'DIB', 'GIF', 'TIFF', 'AVIF', 'PPM'
 _MODES = {1: 'L', 3: 'RGB'}
 # Largest number of pixels that a picture may have, because a small file can claim a size that fills
 # the memory. Pillow itself warns above 89 million pixels.
@@ -36,15 +42,15 @@ class TooSmall(errors.DataError):
 
 
 def decode(data: bytes, name: str, channels: int = 3, under: str = 'white') -> np.ndarray:
-  """Returns the pixels of a JPEG, PNG or WebP file, [H, W, channels] uint8.
+  """Returns the pixels of a picture file of one of FORMATS, [H, W, channels] uint8.
 
   `name` is the file's name and is used only in error lines; the format is found from the content of
   `data`, not from the suffix of `name`. The picture is turned upright as its EXIF orientation says.
   Grey and CMYK pictures are converted to `channels` channels. Transparent pixels are blended with
   the colour `under`. Of a 16-bit grey value, only the upper 8 bits are returned. Of an animation,
-  only the first frame is decoded. Raises DataError for a picture that cannot be decoded. Some
-  damage to the pixels of JPEG and WebP files goes unnoticed, because these two formats have no
-  checksums.
+  only the first frame is decoded, and of a TIFF file only the first page. Raises DataError for a
+  picture that cannot be decoded. Some damage to the pixels of files that are no PNG goes unnoticed,
+  because other formats have no checksums.
   """
   import PIL  # imported inside the function, because Pillow loads slowly
   from PIL import Image
@@ -52,7 +58,9 @@ def decode(data: bytes, name: str, channels: int = 3, under: str = 'white') -> n
   try:
     if data.startswith(_PNG):
       _check_png(data)
-    with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+    if sheet_marks.is_marked(data):
+      raise ValueError('it is a contact sheet that gdistill wrote beside its pictures')
+    with Image.open(io.BytesIO(data), formats=_formats()) as picture:
       if picture.width * picture.height > _MOST_PIXELS:
         raise Image.DecompressionBombError(f'{picture.width} x {picture.height} pixels')
       picture.load()
@@ -62,7 +70,7 @@ def decode(data: bytes, name: str, channels: int = 3, under: str = 'white') -> n
         picture = picture.transpose(turn)
       pixels = np.asarray(picture.convert(_MODES[channels]))
   except PIL.UnidentifiedImageError:
-    reason = 'it is no JPEG, PNG or WebP' if data else 'it is empty'
+    reason = f'it is none of {", ".join(_formats())}' if data else 'it is empty'
     raise errors.DataError(
       f'{name} is no readable picture: {reason}; fix or remove this picture'
     ) from None
@@ -118,11 +126,12 @@ def _opaque(picture: Any, data: bytes, under: str) -> Any:
   """
   from PIL import Image
 
-  if picture.mode in ('I', 'F'):
+  is_deep = picture.mode.startswith('I;16') or (picture.mode == 'I' and picture.format == 'PPM')
+  if picture.mode in ('I', 'F') and not is_deep:
     raise ValueError('its pixels have 32 bits; save it with 8 or 16 bits a channel')
   key, alpha = picture.info.get('transparency'), None
   # 16-bit grey is shifted to 8 bits here, because Pillow would clip the values at 255.
-  if picture.mode.startswith('I;16'):
+  if is_deep:
     deep = np.asarray(picture)
     picture = Image.fromarray((deep >> 8).astype(np.uint8))
     if isinstance(key, int):
@@ -165,6 +174,15 @@ def checked_square(pixels: np.ndarray, name: str, size: int) -> np.ndarray:
 def too_small(width: int, height: int, size: int) -> bool:
   """Returns whether the centre square would be enlarged more than ENLARGED times to `size`."""
   return min(width, height) * ENLARGED < size
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+  """Returns those of FORMATS that the installed Pillow reads; some builds read no AVIF."""
+  from PIL import Image
+
+  Image.init()
+  return tuple(f for f in FORMATS if f in Image.OPEN)
 
 
 def convert(pixels: np.ndarray, name: str, channels: int) -> np.ndarray:

@@ -60,7 +60,10 @@ def plan(settings: prepare_settings.Settings, poll: Callable[[], None]) -> Job:
   sources = _sources(settings, poll)
   if settings.held_out_split:
     train, held = (sources[s] for s in settings.splits)
-    source.same_classes(train, held, f'--source={settings.source}', tuple(settings.splits))
+    try:
+      source.same_classes(train, held, f'--source={settings.source}', tuple(settings.splits))
+    except errors.DataError as e:
+      raise errors.DataError(_with_flags(str(e))) from e
   class_names = sources[settings.split].class_names
   prepare_settings.check_imagenet(settings, class_names, len(sources[settings.split]))
   prepare_settings.begin(settings, class_names)
@@ -73,6 +76,11 @@ def plan(settings: prepare_settings.Settings, poll: Callable[[], None]) -> Job:
   job = Job(settings, sources, shards)
   _check_disk(job)
   return job
+
+
+def notes(job: Job) -> list[str]:
+  """Returns the lines for the user about what the sources of the job passed over."""
+  return [_with_flags(line) for line in source.notes(*job.sources.values())]
 
 
 def work(
@@ -213,12 +221,19 @@ def _sources(
   try:
     if name:
       return {s: tfds.split(name, s, settings.data_dir, settings.shape) for s in settings.splits}
-    found = folder.listing(settings.source, os.path.join(settings.out, _SPOOL), poll)
-    return {s: folder.split(found, s, settings.shape) for s in settings.splits}
+    spool = os.path.join(settings.out, _SPOOL)
+    found = folder.listing(settings.source, settings.splits, spool, poll)
+    return {
+      s: folder.split(found, s, settings.shape, held_out=s != settings.split)
+      for s in settings.splits
+    }
   except errors.DataError as e:
-    # Error lines name recipe fields, so the fields are replaced by the flags of `prepare`.
-    text = str(e).replace('data.path=', '--source=').replace('data.dataset=', '--source=tfds:')
-    raise errors.DataError(text) from e
+    raise errors.DataError(_with_flags(str(e))) from e
+
+
+def _with_flags(text: str) -> str:
+  """Replaces the recipe fields in a line for the user by the flags of `prepare`."""
+  return text.replace('data.path=', '--source=').replace('data.dataset=', '--source=tfds:')
 
 
 def _clean(settings: prepare_settings.Settings) -> None:

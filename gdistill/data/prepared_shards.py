@@ -133,7 +133,8 @@ def index(
 ) -> dict[str, Any]:
   """Writes the file of a split's labels and returns the contents of the split's index.json.
 
-  Raises DataError if a shard of the split is missing or if the split has no readable picture.
+  Raises DataError if a shard of the split is missing, if the split has no readable picture, or if a
+  class has no readable picture for training.
   """
   folder = os.path.join(settings.out, split)
   found = [description(settings.out, s) for s in shards]
@@ -151,6 +152,7 @@ def index(
       f'--source={settings.source}: no picture of {split!r} can be read; replace the '
       'damaged pictures, or set --source to other pictures'
     )
+  _check_classes(settings, split, data, found)
   files.write(os.path.join(folder, records.LABELS), labels)
   result = {
     'format': records.FORMAT,
@@ -173,3 +175,24 @@ def index(
     },
   }
   return {**result, 'digest': records.digest(result)}
+
+
+def _check_classes(
+  settings: prepare_settings.Settings,
+  split: str,
+  data: source.Source,
+  found: Sequence[dict[str, Any]],
+) -> None:
+  """Raises DataError if a class of the training split has no picture in the shards `found`."""
+  counts = np.bincount([k for d in found for k in d['labels']], minlength=len(data.class_names))
+  empty = [data.class_names[k] for k in np.flatnonzero(counts == 0)]
+  if not empty or split != settings.split:
+    return
+  skipped = [name for d in found for name in d['skipped']]
+  first = next((n for n in skipped if f'/{empty[0]}/' in f'/{n}'), '')
+  raise errors.DataError(
+    f'--source={settings.source}: the class {empty[0]!r}'
+    f'{f" and {len(empty) - 1:,} more" if empty[1:] else ""} would have no pictures for training'
+    f'{f", because --skip_corrupt leaves them out, such as {first}" if first else ""}; add '
+    'readable pictures of this class, or remove the class'
+  )

@@ -251,13 +251,25 @@ def fingerprint(parts: Iterable[str]) -> str:
 
 
 def held_out(source: Source, share: float) -> tuple[Source, Source]:
-  """Splits a Source into (training, held out); a fixed `share` of every class is held out."""
+  """Splits a Source into (training, held out); a fixed `share` of every class is held out.
+
+  Raises DataError if a class would have no examples left for training.
+  """
   known, kept, held = labels(source), [], []
   for c in range(len(source.class_names)):
     # The random seed is the number of the class, not the run's seed, so that every run holds out
     # the same examples.
     index = np.random.default_rng(c).permutation(np.flatnonzero(known == c))
     cut = round(share * len(index))
+    if share and cut == len(index):
+      name, count = source.class_names[c], len(index)
+      raise errors.DataError(
+        f'data.held_out={share} holds out all {count:,} examples of the class {name!r}, so '
+        'training would miss this class; lower data.held_out, or add pictures of this class'
+        if count
+        else f'the class {name!r} has no examples, so training would miss this class; '
+        'add pictures of this class, or take its name out of the data set'
+      )
     held.append(index[:cut])
     kept.append(index[cut:])
   return tuple(source.subset(np.sort(np.concatenate(part))) for part in (kept, held))
@@ -266,7 +278,7 @@ def held_out(source: Source, share: float) -> tuple[Source, Source]:
 def same_classes(train: Source, held: Source, where: str, splits: tuple[str, str]) -> None:
   """Raises DataError unless `train` and `held` have the same class names in the same order.
 
-  The error line begins with `where` and names the two `splits`.
+  The error line begins with `where`, names the two `splits` and says what was passed over.
   """
   if held.class_names != train.class_names:
     odd = sorted(set(held.class_names) ^ set(train.class_names)) or ['their order']
@@ -275,4 +287,32 @@ def same_classes(train: Source, held: Source, where: str, splits: tuple[str, str
       f'{where}: {splits[0]!r} and {splits[1]!r} differ in their classes: {", ".join(odd[:5])}'
       f'{f"; {more}" if more else ", which are equal names in two spellings"}; '
       'give the two splits the same class names, in the same order'
+      + ''.join(f' ({note})' for note in notes(train, held))
+    )
+
+
+def notes(*sources: Source) -> tuple[str, ...]:
+  """Returns the lines in which the readers of the sources say what they passed over.
+
+  A line that several sources share is returned once.
+  """
+  return tuple(dict.fromkeys(line for s in sources for line in getattr(s.read, 'notes', ())))
+
+
+def check_classes(train: Source, where: str) -> None:
+  """Raises DataError if a class has no training examples; the error line begins with `where`.
+
+  Sources whose labels are not at hand are not checked, because every example would be read.
+  """
+  inner = train.read
+  while isinstance(inner, _Subset):
+    inner = inner.inner
+  if not hasattr(inner, 'labels'):
+    return
+  counts = np.bincount(labels(train), minlength=len(train.class_names))
+  empty = [train.class_names[c] for c in np.flatnonzero(counts == 0)]
+  if empty:
+    raise errors.DataError(
+      f'{where} has no training examples of {len(empty):,} classes, such as {empty[0]!r}; add '
+      'pictures of these classes, or take their names out of the data set'
     )

@@ -202,6 +202,8 @@ def _reference(
       'a folder of pictures'
     )
   images = data.load(against, '--reference', size)
+  for line in images.passed.notes(f'--reference={against}'):
+    progress.say(line)
   if images.shape != shape:
     raise errors.DataError(
       f'--reference={against} has pictures of {images.shape[1]} x {images.shape[0]}, and the '

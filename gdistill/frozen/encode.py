@@ -76,7 +76,7 @@ def run(
   counter = _Texts(frozen.text) if frozen.text else None
   sentences = captions.of_source(train, settings.template) if counter else ()
   # After `of_source`, because some readers count captions of several lines when they read them.
-  for line in getattr(train.read, 'notes', ()):
+  for line in () if jax.process_index() else source.notes(train):
     progress.say(line)
   job = latent_cache.Job(
     latent_cache.Settings(

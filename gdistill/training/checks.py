@@ -7,9 +7,11 @@ import contextlib
 import dataclasses
 import math
 
+import jax
 import numpy as np
 
 from gdistill import errors
+from gdistill.data import source
 from gdistill.devices import mesh as meshes
 from gdistill.devices import sharding
 from gdistill.frozen import encode
@@ -73,8 +75,9 @@ def data(run: assemble.Run) -> None:
   frozen_networks.check_fits(run.frozen, recipe.latents, recipe.model)
   train_set, held_set = run.pictures
   height, _, channels = run.picture_shape
+  _say_passed_over(run)
+  _check_classes(recipe, run.own_pictures[0])
   for name, mine, theirs in (
-    ('num_classes', recipe.model.num_classes, len(train_set.class_names)),
     ('image_size', height, train_set.shape[0]),
     ('image_channels', channels, train_set.shape[2]),
   ):
@@ -90,6 +93,37 @@ def data(run: assemble.Run) -> None:
       f'held-out examples; a training batch needs {largest} and the metrics need 4; lower '
       'batch_size, change data.held_out or use more data'
     )
+
+
+def _say_passed_over(run: assemble.Run) -> None:
+  """Prints what the readers of the pictures passed over.
+
+  In latent space, the encoding of the training pictures prints the notes of the training pictures.
+  """
+  train, held = run.own_pictures
+  told = source.notes(train) if run.recipe.latent else ()
+  for line in source.notes(train, held):
+    if not jax.process_index() and line not in told:
+      progress.say(line)
+
+
+def _check_classes(recipe: recipes.Recipe, train: source.Source) -> None:
+  """Checks that the model has the classes of the data, and that every class has examples."""
+  mine, theirs = recipe.model.num_classes, len(train.class_names)
+  where = f'the data set data.name={recipe.data.name!r}'
+  if mine != theirs:
+    remedy = f'set model.num_classes={theirs}'
+    over = source.notes(train)
+    if over:
+      remedy = (
+        f'correct the data first, because files were passed over ({"; ".join(over)}); only if '
+        f'these files belong to no class, {remedy}'
+      )
+    raise errors.ConfigError(
+      f'model.num_classes={mine} does not fit {where}, which has {theirs:,} '
+      f'class{"es" if theirs > 1 else ""}; {remedy}'
+    )
+  source.check_classes(train, where)
 
 
 def grid(run: assemble.Run) -> None:

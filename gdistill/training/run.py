@@ -120,6 +120,8 @@ def _encode(run: assemble.Run, stop: interrupt.Interrupt) -> None:
   if done.encoded:
     speed = done.encoded / done.seconds
     progress.say(f'encoded {done.encoded:,} pictures, both flips, {speed:.0f} pictures a second')
+  if left_out := done.index.get('left_out'):
+    progress.say(f'{left_out:,} pictures could not be read and are left out of {run.latent_folder}')
   if not jax.process_index():
     copies.keep(run.frozen, run.workdir)
 

@@ -5,10 +5,13 @@ import zipfile
 
 import labelled
 import numpy as np
+import packing
 import pytest
 
 from gdistill import errors
 from gdistill.data import folder
+from gdistill.data import sheet_marks
+from gdistill.data import source
 
 PICTURE = labelled.encode(labelled.pixels_of('train', 0, 0))
 
@@ -23,10 +26,11 @@ def load(path, split='train', **more):
   return folder.load(labelled.settings('folder', path, split=split, **more), labelled.SHAPE)
 
 
-def test_jpeg_png_and_webp_are_found_in_capitals_too(tmp_path):
-  make(tmp_path, *(f'train/a/{i}.{s}' for i, s in enumerate(('jpg', 'JPEG', 'Png', 'webp', 'txt'))))
+def test_every_suffix_is_found_in_capitals_too(tmp_path):
+  kinds = ('jpg', 'JPEG', 'Png', 'webp', 'bmp', 'GIF', 'tif', 'tiff', 'jfif', 'avif', 'ppm', 'txt')
+  make(tmp_path, *(f'train/a/{i}.{s}' for i, s in enumerate(kinds)))
   train, _ = load(tmp_path, held_out=0.1)
-  assert len(train) == 4
+  assert len(train) == len(kinds) - 1
 
 
 def test_classes_are_sorted_and_may_lie_at_the_top(tmp_path):
@@ -120,7 +124,7 @@ def test_the_fingerprint_is_of_names_and_sizes_and_not_of_the_place(
 def test_an_archive_in_a_spool_reads_like_the_folder(archives, folder_path, tmp_path):
   looks = []
   for kind, path in archives.items():
-    found = folder.listing(str(path), str(tmp_path / kind), lambda: looks.append(1))
+    found = folder.listing(str(path), ['train'], str(tmp_path / kind), lambda: looks.append(1))
     data = folder.split(found, 'train', labelled.SHAPE)
     for i, (_, pixels, label) in enumerate(labelled.examples('train')):
       np.testing.assert_array_equal(data[i][0], pixels)
@@ -183,3 +187,131 @@ def test_a_tar_that_ends_early_or_has_a_damaged_header_is_refused(tmp_path, arch
   labelled.write(tmp_path / 'bad.tar', bytes(bad))
   with pytest.raises(errors.DataError, match='cannot be read: bad checksum'):
     load(tmp_path / 'bad.tar')
+
+
+def notes(*sources):
+  return source.notes(*sources)
+
+
+def test_what_is_passed_over_is_counted_by_reason_with_an_example(tmp_path):
+  make(tmp_path, 'train/a/1.png', 'train/a/x/2.png', 'train/a/x/y/3.png', 'train/loose.png')
+  make(tmp_path, 'top.png', 'train/b/1.png', 'validation/a/1.png', 'validation/b/1.png')
+  make(tmp_path, 'train/a/p.heic', 'train/a/notes.txt', 'train/b/words', 'validation/a/n/1.png')
+  make(tmp_path, 'train/a/Thumbs.db', 'train/.DS_Store', 'train/@eaDir/a/1.png', 'test/a/b/1.png')
+  (tmp_path / 'train/a/gone').symlink_to('nowhere')
+  train, held = load(tmp_path)
+  assert len(train) == 2 and len(held) == 2
+  where = f'data.path={tmp_path}: passed over '
+  assert notes(train) == (
+    f'{where}2 pictures in a folder too deep (such as train/a/x/2.png), '
+    '2 pictures in no class folder (such as top.png), '
+    '1 picture of a format that is not read (such as train/a/p.heic), '
+    '2 files without the suffix of a picture (such as train/a/notes.txt), '
+    '1 link to a place that does not exist (such as train/a/gone)',
+  )
+  assert notes(held) == (f'{where}1 picture in a folder too deep (such as validation/a/n/1.png)',)
+  assert notes(train, held) == notes(train) + notes(held)
+  parts = source.held_out(train, 0.0)
+  assert notes(*parts) == notes(train)  # once, although both parts read the same folder
+
+
+def test_nothing_passed_over_is_not_told(folder_path):
+  assert notes(*load(folder_path)) == ()
+
+
+@pytest.mark.parametrize('name, why', [
+  ('train/b/deep/1.png', r'1 picture in a folder too deep \(such as train/b/deep/1\.png\)'),
+  ('train/b/1.heic', r'1 picture of a format that is not read \(such as train/b/1\.heic\)'),
+  ('train/b/1.txt', r'1 file without the suffix of a picture'),
+  ('train/b/.hidden.png', 'nothing, because nothing is there'),
+])  # fmt: skip
+@pytest.mark.parametrize('kind', ['folder', 'zip', 'tar'])
+def test_a_class_folder_without_pictures_is_refused_by_name(kind, name, why, tmp_path):
+  top = make(tmp_path / 'set', 'train/a/1.png', 'validation/a/1.png', name)
+  path = top if kind == 'folder' else packing.packed(top, tmp_path / f'set.{kind}')
+  said = f'class folder train/b has no pictures, so training would miss this class; .*{why}'
+  with pytest.raises(errors.DataError, match=said):
+    load(path)
+  with pytest.raises(errors.DataError, match=said):
+    load(path, held_out=0.1)
+
+
+def test_many_class_folders_without_pictures_are_counted(tmp_path):
+  make(tmp_path, 'a/1.png', *(f'c{k}/deep/1.png' for k in range(7)))
+  with pytest.raises(errors.DataError, match='class folders c0, c1, c2, c3, c4 and 2 more have no'):
+    load(tmp_path, split='', held_out=0.1)
+
+
+def test_a_broken_link_in_the_place_of_a_class_is_refused(tmp_path):
+  make(tmp_path, 'train/a/1.png')
+  (tmp_path / 'train/b').symlink_to('nowhere')
+  with pytest.raises(
+    errors.DataError, match=r'class folder train/b has no pictures.*1 link to a pl'
+  ):
+    load(tmp_path, held_out=0.1)
+
+
+def test_an_empty_class_folder_in_the_held_out_split_is_told_with_the_difference(tmp_path):
+  make(tmp_path, 'train/a/1.png', 'train/b/1.png', 'validation/a/1.png', 'validation/b/x/1.png')
+  with pytest.raises(
+    errors.DataError, match=r'differ in their classes: b; .*validation/b/x/1\.png'
+  ):
+    load(tmp_path)
+  make(tmp_path, 'validation/b/1.png', 'validation/c/x.txt')
+  assert '1 folder without a picture (such as validation/c)' in notes(load(tmp_path)[1])[0]
+
+
+def test_a_held_out_share_that_empties_a_class_is_refused(tmp_path):
+  make(tmp_path, 'train/a/1.png', 'train/b/1.png', 'train/b/2.png', 'train/b/3.png')
+  with pytest.raises(
+    errors.DataError, match=r"held_out=0.6 holds out all 1 examples of the class 'a"
+  ):
+    load(tmp_path, held_out=0.6)
+
+
+def test_where_the_pictures_lie_is_advised(tmp_path):
+  make(tmp_path, 'set/train/a/1.png', 'set/train/b/1.png')
+  with pytest.raises(errors.DataError, match=f'lies in set/: set data.path={tmp_path}/set:'):
+    load(tmp_path, held_out=0.1)
+  with pytest.raises(errors.DataError, match='class folders as the split, such as train'):
+    load(tmp_path / 'set', split='', held_out=0.1)
+  assert len(load(tmp_path, split='set/train', held_out=0.1)[0]) == 2
+  make(tmp_path, 'other/train/a/1.png')
+  archive = packing.packed(tmp_path, tmp_path / 'two.zip')
+  with pytest.raises(
+    errors.DataError, match=r'lies in other/: unpack the archive and set data.path'
+  ):
+    load(archive, held_out=0.1)
+
+
+def test_links_on_the_disk_are_followed_and_circles_end(tmp_path):
+  make(tmp_path, 'store/1.png', 'store/2.png', 'train/a/3.png')
+  (tmp_path / 'train/b').symlink_to('../store')
+  (tmp_path / 'train/a/4.png').symlink_to('../../store/1.png')
+  (tmp_path / 'train/a/all').symlink_to('..')
+  train, _ = load(tmp_path, held_out=0.1)
+  assert train.read.names == ['train/a/3.png', 'train/a/4.png', 'train/b/1.png', 'train/b/2.png']
+  assert notes(train) == ()
+
+
+def test_a_contact_sheet_of_gdistill_is_passed_over(tmp_path):
+  pixels = labelled.pixels_of('train', 0, 0)
+  marked = sheet_marks.marked(PICTURE)
+  for name, data in (
+    ('train/a/label0_seed0.png', PICTURE), ('train/a/grid.png', PICTURE),  # of an earlier version
+    ('train/b/1.png', PICTURE), ('train/b/grid.png', marked),
+    ('train/c/1.png', PICTURE), ('train/c/sheet.png', PICTURE), ('train/c/request.json', b'{}'),
+    ('train/d/1.png', PICTURE), ('train/d/grid.png', PICTURE),  # a picture of somebody else
+  ):  # fmt: skip
+    labelled.write(tmp_path / 'set' / name, data)
+  for path in (
+    tmp_path / 'set',
+    *(packing.packed(tmp_path / 'set', tmp_path / f's.{k}') for k in packing.KINDS),
+  ):
+    train, _ = load(path, held_out=0.1)
+    assert len(train) == 5
+    np.testing.assert_array_equal(train[4][0], pixels)
+    assert notes(train) == (
+      f'data.path={path}: passed over 3 contact sheets that gdistill wrote (such as '
+      'train/a/grid.png)',
+    )

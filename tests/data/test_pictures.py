@@ -10,6 +10,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from PIL import Image
+from PIL import features
 
 from gdistill import errors
 from gdistill.data import pictures
@@ -273,9 +274,44 @@ def test_every_damaged_bit_of_a_png_is_found():
         np.testing.assert_array_equal(pictures.decode(bytes(bad), 'x'), ramp(8, 8))
 
 
-@pytest.mark.parametrize('kind', ['GIF', 'BMP', 'TIFF'])
+@pytest.mark.parametrize('kind', ['BMP', 'DIB', 'GIF', 'TIFF', 'PPM'])
+@pytest.mark.parametrize('channels', [1, 3])
+def test_formats_without_loss_give_the_pixels(kind, channels):
+  grey = ramp()[..., 0]  # 256 values at most, so GIF keeps them
+  found = pictures.decode(encode(grey, kind), 'x', channels)
+  np.testing.assert_array_equal(found, grey[..., None].repeat(channels, 2))
+
+
+def test_avif_is_read_where_pillow_reads_it():
+  if not features.check('avif'):
+    pytest.skip('this Pillow was built without AVIF: install a newer Pillow')
+  found = pictures.decode(encode(ramp(), 'AVIF', quality=100), 'x')
+  assert np.abs(found.astype(int) - ramp()).max() < 8
+
+
+@pytest.mark.parametrize('kind', ['GIF', 'TIFF'])
+def test_of_several_frames_or_pages_the_first_counts(kind):
+  frames = [Image.fromarray(np.full((8, 9), v, np.uint8)) for v in (40, 200)]
+  data = encode(frames[0], kind, save_all=True, append_images=frames[1:])
+  np.testing.assert_array_equal(pictures.decode(data, 'x', 1), np.full((8, 9, 1), 40))
+
+
+@pytest.mark.parametrize('kind', ['PPM', 'TIFF', 'PNG'])
+def test_of_16_bit_grey_the_upper_8_bits_are_read_in_every_format(kind):
+  values = np.array([[0, 255, 256, 65_535, 0x1234]], np.uint16)
+  found = pictures.decode(encode(values, kind), 'x', 1)
+  np.testing.assert_array_equal(found[0, :, 0], [0, 0, 1, 255, 0x12])
+
+
+@pytest.mark.parametrize('kind', [np.int32, np.float32])
+def test_32_bits_a_pixel_are_refused(kind):
+  with pytest.raises(errors.DataError, match=r'32 bits.*save it with 8 or 16 bits'):
+    pictures.decode(encode(ramp()[..., 0].astype(kind), 'TIFF'), 'x')
+
+
+@pytest.mark.parametrize('kind', ['TGA', 'ICO', 'PCX', 'JPEG2000'])
 def test_other_formats_are_refused_in_words(kind):
-  with pytest.raises(errors.DataError, match='it is no JPEG, PNG or WebP'):
+  with pytest.raises(errors.DataError, match='it is none of JPEG, PNG, WEBP, BMP'):
     pictures.decode(encode(ramp(), kind), 'x')
 
 

@@ -1,0 +1,70 @@
+"""Tells which files a reader of pictures passes over: counts them by reason, with an example."""
+
+import dataclasses
+import os
+from collections.abc import Iterable
+
+# Reasons to pass a file over, as (noun, rest of the phrase).
+DEEP = 'picture', 'in a folder too deep'
+LOOSE = 'picture', 'in no class folder'
+UNREAD = 'picture', 'of a format that is not read'
+OTHER = 'file', 'without the suffix of a picture'
+LINK = 'link', 'to a place that does not exist'
+TWICE = 'folder', 'that another link leads to'
+EMPTY = 'folder', 'without a picture'
+SHEET = 'contact sheet', 'that gdistill wrote'
+_ORDER = DEEP, LOOSE, UNREAD, OTHER, LINK, TWICE, EMPTY, SHEET
+
+# Suffixes of pictures that no reader decodes.
+_UNREAD = (
+  '.heic', '.heif', '.jxl', '.jp2', '.j2k', '.svg', '.psd', '.tga', '.ico', '.exr', '.hdr', '.pcx',
+  '.dng', '.raw', '.cr2', '.cr3', '.nef', '.arw', '.orf', '.rw2', '.eps', '.xcf', '.dds', '.fits',
+)  # fmt: skip
+# Files and folders that systems write beside pictures.
+_SYSTEM = (
+  '__macosx', '@eadir', 'thumbs.db', 'desktop.ini', '$recycle.bin', 'system volume information',
+  'lost+found',
+)  # fmt: skip
+# Files that gdistill writes beside pictures; these files are not counted.
+_OWN = 'request.json', 'figures.json', 'lock.json'
+
+
+def visible(name: str) -> bool:
+  """Returns False for the name of a hidden or system file, such as '.DS_Store' or '__MACOSX'."""
+  return not name.startswith('.') and name.lower() not in _SYSTEM
+
+
+@dataclasses.dataclass(eq=False)
+class Passed:
+  """What a reader passed over: `found` is {reason: (count, example)}; a reason is a constant above.
+
+  `str(passed)` is '20 pictures in a folder too deep (such as cat/2021/0.png), 1 file ...'.
+  """
+
+  found: dict[tuple[str, str], tuple[int, str]] = dataclasses.field(default_factory=dict)
+
+  def add(self, reason: tuple[str, str], names: Iterable[str]) -> None:
+    for name in names:
+      count, first = self.found.get(reason, (0, name))
+      self.found[reason] = count + 1, min(first, name)
+
+  def add_files(self, names: Iterable[str]) -> None:
+    """Counts files that do not have the suffix of a picture that is read."""
+    for name in names:
+      if os.path.basename(name) not in _OWN:
+        self.add(UNREAD if name.lower().endswith(_UNREAD) else OTHER, (name,))
+
+  def __bool__(self) -> bool:
+    return bool(self.found)
+
+  def __str__(self) -> str:
+    parts = ((reason, *self.found[reason]) for reason in _ORDER if reason in self.found)
+    return ', '.join(
+      f'{count:,} {noun}{"s" if count > 1 else ""} {rest} '
+      f'(such as {first if first.isprintable() else repr(first)})'
+      for (noun, rest), count, first in parts
+    )
+
+  def notes(self, where: str) -> tuple[str, ...]:
+    """Returns one line that begins with `where`, or no line if nothing was passed over."""
+    return (f'{where}: passed over {self}',) if self else ()
