@@ -17,6 +17,7 @@ _MOST_MEMBERS = 2_000_000  # largest number of pictures in one archive
 _LARGEST = 2**28  # largest number of bytes of one picture file
 _MOST_RATIO = 200  # largest ratio of the pictures' unpacked bytes to the archive's bytes
 _LONGEST_LINK = 4096  # largest number of bytes of the path that a link in a zip archive holds
+OUTSIDE = '/..'  # a path that leads out of the archive
 _MOST_LINKS = 40  # largest number of links that one path may lead through
 
 
@@ -25,12 +26,12 @@ class Names:
   """The names in an archive that `read` does not yield: other files, folders and links.
 
   `links` is {name of a link: path that the link leads to}. A path that begins with '/' begins at
-  the top of the archive; a path that leads out of the archive is None.
+  the top of the archive.
   """
 
   others: set[str] = dataclasses.field(default_factory=set)
   folders: set[str] = dataclasses.field(default_factory=set)
-  links: dict[str, str | None] = dataclasses.field(default_factory=dict)
+  links: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def is_picture(name: str) -> bool:
@@ -107,7 +108,7 @@ def _zip(path: str, names: Names) -> Iterator[tuple[str, int, Callable[[int], by
         names.folders.add(name.rstrip('/'))
       elif stat.S_ISLNK(info.external_attr >> 16):
         target = read(_LONGEST_LINK).decode('utf-8', 'surrogateescape')
-        names.links[name] = None if target.startswith('/') else target
+        names.links[name] = OUTSIDE if target.startswith('/') else target
       else:
         yield name, info.file_size, read
 
@@ -118,12 +119,18 @@ def _tar(path: str, names: Names) -> Iterator[tuple[str, int, Callable[[int], by
       name = _plain(member.name)
       if member.isdir():
         names.folders.add(name)
-      elif member.issym():
-        names.links[name] = None if member.linkname.startswith('/') else member.linkname
-      elif member.islnk():
-        names.links[name] = '/' + _plain(member.linkname)
+      elif target := link(member):
+        names.links[name] = target
       elif member.isfile():
         yield name, member.size, t.extractfile(member).read
+
+
+def link(member: tarfile.TarInfo) -> str:
+  """Returns the path that a link in a tar archive leads to, as in Names; '' if it is no link."""
+  if member.islnk():
+    return '/' + _plain(member.linkname)
+  outside = member.linkname.startswith('/')
+  return (OUTSIDE if outside else member.linkname) if member.issym() else ''
 
 
 def _plain(name: str) -> str:
@@ -184,7 +191,7 @@ def tree(path: str, files: Iterable[str], names: Names) -> Tree:
   def walk(shown, real, above):
     for entry in sorted(inside[real]):
       name = posixpath.join(shown, entry)
-      at = _followed(posixpath.join(real, entry), links)
+      at = followed(posixpath.join(real, entry), links)
       if at in files:
         found.files[name] = at
         if len(found.files) > _MOST_MEMBERS:
@@ -202,7 +209,7 @@ def tree(path: str, files: Iterable[str], names: Names) -> Tree:
   return found
 
 
-def _followed(name: str, links: dict[str, str | None]) -> str | None:
+def followed(name: str, links: dict[str, str]) -> str | None:
   """Returns the path in the archive that `name` leads to; None if a link on the way is broken."""
   done: list[str] = []
   rest, hops = name.split('/')[::-1], 0
@@ -215,7 +222,7 @@ def _followed(name: str, links: dict[str, str | None]) -> str | None:
       done.pop()
     elif here in links:
       target, hops = links[here], hops + 1
-      if target is None or hops > _MOST_LINKS:
+      if hops > _MOST_LINKS:
         return None
       if target.startswith('/'):
         done = []

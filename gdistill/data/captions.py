@@ -151,7 +151,8 @@ def _folder(path: str, size: int) -> source.Source:
   A file_name in the table of captions is only compared with the names of the pictures found in the
   folder: a path from the table is never opened.
   """
-  names = [os.path.relpath(n, path) for n in images.load(path, 'data.path', size).names]
+  found = images.load(path, 'data.path', size)
+  names = [os.path.relpath(n, path) for n in found.names]
   if not names:
     raise errors.DataError(
       f'data.path={path} is no folder of pictures; set data.path to a folder of picture files'
@@ -183,6 +184,9 @@ def _folder(path: str, size: int) -> source.Source:
       f'{path}: all captions are read from {tables[0]}, so {len(unread):,} other files of captions '
       f'are not read, the first of them {os.path.basename(unread[0])!r}',
     )
+  # The tables and the texts beside pictures are captions, and the notes above speak of them.
+  captions_of = (*caption_files.TABLES, *(os.path.relpath(f, path) for f in texts.values()))
+  notes += found.passed.without(captions_of).notes(f'data.path={path}')
   captions = [known[n] for n in kept]
   parts = [
     f'{n} {os.path.getsize(os.path.join(path, n))} {c}' for n, c in zip(kept, captions, strict=True)

@@ -18,6 +18,8 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from gdistill import errors
 from gdistill.data import files
 from gdistill.data import latent_encoding
@@ -215,6 +217,7 @@ class Job:
         'latents.skip_corrupt=True; set latents.skip_corrupt=False to see why a picture cannot be '
         'read, and check data.path and data.dataset'
       )
+    self._check_classes(latents)
     index = {
       'format': stored.FORMAT,
       'version': records.VERSION,
@@ -229,6 +232,30 @@ class Job:
     }
     index['digest'] = records.digest(index)
     return index
+
+  def _check_classes(self, latents: dict[_Shard, dict[str, Any]]) -> None:
+    """Raises DataError if all pictures of a class were left out; only shards that lack pictures are
+    read.
+    """
+    lacking = [s for s, d in latents.items() if d['count'] < s.last - s.first]
+    reader = source.innermost(self._examples)
+    if not lacking or not (hasattr(reader, 'labels') or hasattr(reader, 'label')):
+      return
+    known, classes = source.labels(self._examples), self._examples.class_names
+    left = np.bincount(known, minlength=len(classes))
+    before = left.copy()
+    shards = [(s.name, latents[s]['count']) for s in lacking]
+    kept = stored.labels(self.settings.out, shards)
+    for shard in lacking:
+      left -= np.bincount(known[shard.first : shard.last], minlength=len(classes))
+    left += np.bincount(kept, minlength=len(classes))
+    empty = [classes[k] for k in np.flatnonzero((left == 0) & (before > 0))]
+    if empty:
+      raise errors.DataError(
+        f'latents.skip_corrupt=True leaves out all pictures of the class {empty[0]!r}'
+        f'{f" and of {len(empty) - 1:,} more" if empty[1:] else ""}, so training would miss '
+        'this class; add readable pictures of this class, or remove the class'
+      )
 
   def _plan(self) -> list[_Shard]:
     made_from = [str(value) for value in self._made_from.values()]

@@ -137,6 +137,17 @@ def load(folder: str, shape: tuple[int, int, int]) -> Latents:
   return Latents(index, read, text or None, in_memory=small)
 
 
+def labels(folder: str, listed: Sequence[tuple[str, int]]) -> np.ndarray:
+  """Returns the labels of all records of shards of pictures, int32 [number of records].
+
+  `listed` has (file name, number of records) of every shard.
+  """
+  shards = records.Shards(folder, tuple(listed), COMMAND)
+  count = sum(n for _, n in listed)
+  read = (shards.read(i, lambda data, *_: HEADER.unpack_from(data)[3]) for i in range(count))
+  return np.fromiter(read, np.int32, count)
+
+
 def _masked_shape(count: int, shape: tuple[int, int, int]) -> tuple[int, ...]:
   return 2, count, *shape[:2], shape[2] + 1
 

@@ -13,7 +13,9 @@ LINK = 'link', 'to a place that does not exist'
 TWICE = 'folder', 'that another link leads to'
 EMPTY = 'folder', 'without a picture'
 SHEET = 'contact sheet', 'that gdistill wrote'
-_ORDER = DEEP, LOOSE, UNREAD, OTHER, LINK, TWICE, EMPTY, SHEET
+SHARD = 'archive', 'compressed or in a subfolder'
+SECOND = 'picture', 'beside another picture of the same sample'
+_ORDER = DEEP, LOOSE, UNREAD, OTHER, LINK, TWICE, EMPTY, SHEET, SHARD, SECOND
 
 # Suffixes of pictures that no reader decodes.
 _UNREAD = (
@@ -34,35 +36,44 @@ def visible(name: str) -> bool:
   return not name.startswith('.') and name.lower() not in _SYSTEM
 
 
+def is_unread(name: str) -> bool:
+  """Returns whether `name` has the suffix of a picture that no reader decodes."""
+  return name.lower().endswith(_UNREAD)
+
+
 @dataclasses.dataclass(eq=False)
 class Passed:
-  """What a reader passed over: `found` is {reason: (count, example)}; a reason is a constant above.
+  """What a reader passed over: `found` is {reason: names}; a reason is a constant above.
 
   `str(passed)` is '20 pictures in a folder too deep (such as cat/2021/0.png), 1 file ...'.
   """
 
-  found: dict[tuple[str, str], tuple[int, str]] = dataclasses.field(default_factory=dict)
+  found: dict[tuple[str, str], set[str]] = dataclasses.field(default_factory=dict)
 
   def add(self, reason: tuple[str, str], names: Iterable[str]) -> None:
-    for name in names:
-      count, first = self.found.get(reason, (0, name))
-      self.found[reason] = count + 1, min(first, name)
+    self.found.setdefault(reason, set()).update(names)
 
   def add_files(self, names: Iterable[str]) -> None:
     """Counts files that do not have the suffix of a picture that is read."""
     for name in names:
       if os.path.basename(name) not in _OWN:
-        self.add(UNREAD if name.lower().endswith(_UNREAD) else OTHER, (name,))
+        self.add(UNREAD if is_unread(name) else OTHER, (name,))
+
+  def without(self, used: Iterable[str]) -> 'Passed':
+    """Returns the same files without those that are `used` for something else, such as captions."""
+    used = set(used)
+    return Passed({reason: names - used for reason, names in self.found.items()})
 
   def __bool__(self) -> bool:
-    return bool(self.found)
+    return any(self.found.values())
 
   def __str__(self) -> str:
-    parts = ((reason, *self.found[reason]) for reason in _ORDER if reason in self.found)
+    found = ((reason, self.found[reason]) for reason in _ORDER if self.found.get(reason))
+    parts = ((*reason, len(names), min(names)) for reason, names in found)
     return ', '.join(
       f'{count:,} {noun}{"s" if count > 1 else ""} {rest} '
       f'(such as {first if first.isprintable() else repr(first)})'
-      for (noun, rest), count, first in parts
+      for noun, rest, count, first in parts
     )
 
   def notes(self, where: str) -> tuple[str, ...]:

@@ -225,6 +225,14 @@ def in_memory(pixels: np.ndarray, labels: np.ndarray, class_names: tuple[str, ..
   return found
 
 
+def innermost(found: Source) -> Any:
+  """Returns the reader of the data set that `found` is, or is a subset of."""
+  read = found.read
+  while isinstance(read, _Subset):
+    read = read.inner
+  return read
+
+
 def labels(found: Source) -> np.ndarray:
   """Returns the labels of all examples of the data set `found`, int32 [count].
 
@@ -304,15 +312,12 @@ def check_classes(train: Source, where: str) -> None:
 
   Sources whose labels are not at hand are not checked, because every example would be read.
   """
-  inner = train.read
-  while isinstance(inner, _Subset):
-    inner = inner.inner
-  if not hasattr(inner, 'labels'):
+  if not hasattr(innermost(train), 'labels'):
     return
   counts = np.bincount(labels(train), minlength=len(train.class_names))
   empty = [train.class_names[c] for c in np.flatnonzero(counts == 0)]
   if empty:
     raise errors.DataError(
-      f'{where} has no training examples of {len(empty):,} classes, such as {empty[0]!r}; add '
-      'pictures of these classes, or take their names out of the data set'
+      f'{where} has no training examples of {len(empty):,} class{"es" if empty[1:] else ""}, such '
+      f'as {empty[0]!r}; add pictures, or take such names out of the data set'
     )

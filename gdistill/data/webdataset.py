@@ -17,7 +17,9 @@ from typing import BinaryIO
 import numpy as np
 
 from gdistill import errors
+from gdistill.data import archives
 from gdistill.data import caption_files
+from gdistill.data import passed
 from gdistill.data import pictures
 from gdistill.data import source
 
@@ -56,7 +58,7 @@ def index(path: str) -> Index:
   A pattern has braces or a wildcard, such as 'at/{00000..00331}.tar' or 'at/*.tar'. `index` reads
   all tar headers and captions, but no pictures. Raises DataError if a shard is missing or damaged.
   """
-  names, rows, out = tuple(shards(path)), array.array('q'), _LeftOut()
+  names, rows, out = tuple(shards(path)), array.array('q'), _LeftOut(_beside_shards(path))
   tally = caption_files.Tally()
 
   def parts():
@@ -75,6 +77,7 @@ def index(path: str) -> Index:
   notes = tally.notes(path)
   if out.first:
     notes += (f'{path}: {out} are left out',)
+  notes += out.passed.notes(path)
   found = np.frombuffer(rows, np.int64).reshape(-1, 6).copy()
   return Index(names, found, fingerprint, notes, tally.changed)
 
@@ -111,6 +114,17 @@ def shards(path: str) -> list[str]:
       'download the shard, or set data.path to a pattern without that shard'
     )
   return found
+
+
+def _beside_shards(path: str) -> passed.Passed:
+  """Returns the archives of a folder of shards that are no shards, as what is passed over."""
+  over = passed.Passed()
+  for folder, folders, files in os.walk(path if os.path.isdir(path) else ''):
+    folders[:] = filter(passed.visible, folders) if folder == path else ()
+    kinds = archives.SUFFIXES if folder != path else tuple(set(archives.SUFFIXES) - {'.tar'})
+    found = (os.path.relpath(os.path.join(folder, f), path) for f in files if passed.visible(f))
+    over.add(passed.SHARD, (f for f in found if f.lower().endswith(kinds) or f.endswith('.TAR')))
+  return over
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -181,8 +195,12 @@ class Read:
 
 @dataclasses.dataclass(eq=False)
 class _LeftOut:
-  """Counts the samples that lack a picture or a caption, and names the first such sample."""
+  """Counts the samples that lack a picture or a caption, and names the first such sample.
 
+  `passed` counts the files that are passed over.
+  """
+
+  passed: passed.Passed
   pictures: int = 0
   captions: int = 0
   first: str = ''
@@ -204,9 +222,11 @@ def _samples(shard: str, out: _LeftOut) -> Iterator[tuple]:
   """
   try:
     with open(shard, 'rb') as f:
-      members = _members(f, shard)
+      members = _members(f, shard, out.passed)
       for key, fields in members.items():
-        picture = next((fields[e[1:]] for e in pictures.SUFFIXES if e[1:] in fields), None)
+        kinds = [e[1:] for e in pictures.SUFFIXES if e[1:] in fields]
+        picture = fields[kinds[0]] if kinds else None
+        out.passed.add(passed.SECOND, (f'{shard}: {key}.{e}' for e in kinds[1:]))
         text = ''
         for kind, caption in ((k, fields[e]) for k, e in enumerate(_TEXTS) if e in fields):
           f.seek(caption[0])
@@ -222,13 +242,14 @@ def _samples(shard: str, out: _LeftOut) -> Iterator[tuple]:
     raise errors.DataError(f'{shard} cannot be read: {e.strerror}; copy the file again') from e
 
 
-def _members(f: BinaryIO, shard: str) -> dict[str, dict[str, tuple[int, int]]]:
+def _members(f: BinaryIO, shard: str, over: passed.Passed) -> dict[str, dict[str, tuple[int, int]]]:
   """Returns {key: {suffix: (offset, size in bytes)}} of the pictures and captions in a shard.
 
   A key is a tar member's name up to the last dot, and its suffix, such as 'jpg', follows the dot.
+  Links inside the shard are followed. `over` counts the pictures of formats that are not read.
   Raises DataError for a damaged shard.
   """
-  found = {}
+  places, links = {}, {}  # {name: (offset, size in bytes)} of files, {name of a link: its target}
   if f.read(6).startswith(_COMPRESSED):
     raise errors.DataError(
       f'{shard} is compressed, but shards are read at random places; decompress the file to a .tar'
@@ -238,33 +259,51 @@ def _members(f: BinaryIO, shard: str) -> dict[str, dict[str, tuple[int, int]]]:
     with tarfile.open(fileobj=f, mode='r:') as t:
       for member in t:
         name = member.name.removeprefix('./')
-        key, _, kind = name.rpartition('.')
-        kind = kind.lower()
-        if not member.isreg() or not _is_of_a_sample(key, kind):
-          continue
-        if member.issparse() or member.size > _LARGEST:
-          raise errors.DataError(
-            f'{shard}: {name} is sparse or larger than {_LARGEST / 2**30:g} GiB; pack the shard '
-            'again without this file'
-          )
-        fields = found.setdefault(key, {})
-        if kind in fields:
-          raise errors.DataError(
-            f'{shard}: {name} is there twice; pack the shard again, with a different name for '
-            'each sample'
-          )
-        fields[kind] = member.offset_data, member.size
+        if (name in places or name in links) and _is_of_a_sample(name):
+          raise _twice(shard, name)
+        if target := archives.link(member):
+          links[name] = target
+        elif member.isreg():
+          if _is_of_a_sample(name) and (member.issparse() or member.size > _LARGEST):
+            raise errors.DataError(
+              f'{shard}: {name} is sparse or larger than {_LARGEST / 2**30:g} GiB; pack the shard '
+              'again without this file'
+            )
+          places[name] = member.offset_data, member.size
       _check_end(f, t.offset)
   except (errors.DataError, OSError):
     raise
   except Exception as e:  # tarfile also raises exceptions of other modules
     reason = errors.brief(e)
     raise errors.DataError(f'{shard} is no whole tar: {reason}; copy the file again') from e
+  found = {}
+  for name in (*places, *links):
+    if _is_of_a_sample(name):
+      place = places.get(archives.followed(name, links) if links else name)
+      if place is None:
+        raise errors.DataError(
+          f'{shard}: {name} is a link to a file that this shard does not hold; pack the shard '
+          'again with that file (tar --dereference packs files instead of links)'
+        )
+      key, _, kind = name.rpartition('.')
+      fields = found.setdefault(key, {})
+      if kind.lower() in fields:
+        raise _twice(shard, name)
+      fields[kind.lower()] = place
+    elif passed.is_unread(name):
+      over.add(passed.UNREAD, (f'{shard}: {name}',))
   return found
 
 
-def _is_of_a_sample(key: str, kind: str) -> bool:
-  known = kind in _TEXTS or f'.{kind}' in pictures.SUFFIXES
+def _twice(shard: str, name: str) -> errors.DataError:
+  return errors.DataError(
+    f'{shard}: {name} is there twice; pack the shard again, with a different name for each sample'
+  )
+
+
+def _is_of_a_sample(name: str) -> bool:
+  key, _, kind = name.rpartition('.')
+  known = kind.lower() in _TEXTS or f'.{kind.lower()}' in pictures.SUFFIXES
   return bool(key) and known and not os.path.basename(key).startswith('.')
 
 

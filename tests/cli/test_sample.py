@@ -11,6 +11,7 @@ from PIL import Image
 from gdistill import errors
 from gdistill import notebook
 from gdistill.cli import sample
+from gdistill.data import images
 from gdistill.drawing import sampling
 from gdistill.rounds import folder as folders
 from gdistill.workdir import finished as finished_rounds
@@ -51,6 +52,9 @@ def test_the_command_repeated_has_nothing_to_do_and_draws_only_what_is_missing(
   argv, out = given(workdir, tmp_path / 'out'), tmp_path / 'out'
   assert sample.main(argv) == 0
   before = {f.name: f.read_bytes() for f in out.iterdir()}
+  found = images.load(str(out))  # as the commands read the folder that come next
+  assert len(found) == 4
+  assert str(found.passed) == '1 contact sheet that gdistill wrote (such as grid.png)'
   assert len(before) == 6 and 'request.json' in before and 'lock.json' not in before
   ages = {f: f.stat().st_mtime_ns for f in out.glob('label*.png')}
   monkeypatch.setattr(sampling, 'Sampler', refuse)

@@ -357,3 +357,17 @@ def test_half_a_character_in_a_caption_stops_nothing(tmp_path):
 def test_an_unknown_set_or_split_of_tfds_is_refused(tfds_path, name, split):
   with pytest.raises(errors.DataError, match=f'data.dataset={name}'):
     load(name, 'tfds', name=split, data_dir=str(tfds_path))
+
+
+def test_what_is_passed_over_is_told_and_captions_are_not(tmp_path):
+  for name in ('a.png', 'sub/b.bmp'):
+    file = tmp_path / name
+    labelled.write(file, labelled.encode(labelled.pixels_of('train', 0, 0), name[-3:].upper()))
+    file.with_suffix('.txt').write_text('words')
+  for name in ('c.heic', 'README.md', 'sub/lonely.txt', '.DS_Store'):
+    labelled.write(tmp_path / name, b'x')
+  found = captions.split(str(tmp_path), 'folder', SIZE)
+  assert len(found) == 2 and found.read.notes == (
+    f'data.path={tmp_path}: passed over 1 picture of a format that is not read (such as c.heic), '
+    '2 files without the suffix of a picture (such as README.md)',
+  )

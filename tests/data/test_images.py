@@ -6,6 +6,7 @@ from PIL import Image
 
 from gdistill import errors
 from gdistill.data import images
+from gdistill.data import sheet_marks
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (7, 6, 5, 3), np.uint8)
 
@@ -137,3 +138,36 @@ def test_what_cannot_be_measured_is_said(tmp_path, make, words):
   make(tmp_path / 'x.npz')
   with pytest.raises(errors.DataError, match=words):
     images.load(str(tmp_path / 'x.npz'))
+
+
+def test_what_is_passed_over_is_counted(folder, tmp_path):
+  (folder / 'deep/x.heic').write_bytes(b'x')
+  (folder / 'deep/Thumbs.db').write_bytes(b'x')
+  (folder / '__MACOSX').mkdir()
+  (folder / '__MACOSX/0.png').write_bytes(b'x')
+  (folder / 'gone').symlink_to('nowhere')
+  (folder / 'first').symlink_to('deep')
+  (folder / 'grid.png').write_bytes(sheet_marks.marked((folder / '0.png').read_bytes()))
+  found = images.load(str(folder))
+  assert len(found) == 7
+  [note] = found.passed.notes('--images=x')
+  assert note.startswith('--images=x: passed over 1 picture of a format that is not read (such as ')
+  assert (
+    ', 1 file without the suffix of a picture (such as notes.txt), 1 link to a place that' in note
+  )
+  assert ', 1 folder that another link leads to (such as ' in note
+  assert note.endswith(', 1 contact sheet that gdistill wrote (such as grid.png)')
+
+
+def test_a_folder_of_other_files_says_which(tmp_path):
+  (tmp_path / 'a.heic').write_bytes(b'x')
+  with pytest.raises(
+    errors.DataError, match=r'holds no pictures .*, but 1 picture of a format tha'
+  ):
+    images.load(str(tmp_path))
+
+
+def test_a_link_to_the_folder_above_is_not_told(folder):
+  (folder / 'deep/up').symlink_to('..')
+  found = images.load(str(folder))
+  assert len(found) == 7 and 'link' not in str(found.passed)

@@ -227,6 +227,19 @@ def test_a_folder_of_anything_else_is_refused(tmp_path):
     latents.load(str(tmp_path / 'nothing'), encoded.SHAPE)
 
 
+def test_a_class_whose_pictures_are_all_left_out_is_refused_each_time(tmp_path):
+  apes = {i for i in range(encoded.COUNT) if encoded.LABELS[i] == 0}
+  given = {'examples': encoded.with_damage(apes | {1}), 'skip_corrupt': True}
+  for _ in range(2):
+    with pytest.raises(errors.DataError, match="skip_corrupt=True leaves out all pictures of the c"
+                       "lass 'ape', so training would miss"):  # fmt: skip
+      encoded.made(tmp_path, **given)
+  assert not (tmp_path / 'index.json').exists()
+  left = encoded.with_damage(apes - {min(apes)} | {1})
+  index, _ = encoded.made(tmp_path / 'some', examples=left, skip_corrupt=True)
+  assert index['left_out'] == len(apes)
+
+
 def test_errors_of_the_encoder_are_not_taken_for_a_full_disk(tmp_path):
   def encode(pixels):
     raise RuntimeError('out of memory')

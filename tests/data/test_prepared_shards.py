@@ -10,6 +10,7 @@ import pytest
 
 from gdistill import errors
 from gdistill.data import records
+from gdistill.data import source
 
 
 def test_the_index_says_what_is_there_and_not_from_where(records_path, folder_path):
@@ -26,13 +27,13 @@ def test_the_index_says_what_is_there_and_not_from_where(records_path, folder_pa
 
 
 def test_corrupt_pictures_can_be_left_out(folder_path, tmp_path):
-  source = shutil.copytree(folder_path, tmp_path / 'in')
-  (source / 'train/ape/3.png').write_bytes(b'')
+  pictures = shutil.copytree(folder_path, tmp_path / 'in')
+  (pictures / 'train/ape/3.png').write_bytes(b'')
   with pytest.raises(
     errors.DataError, match=r'1 of 29 pictures.*3\.png is no readable.*it is empty'
   ):
-    labelled.prepared(source, tmp_path / 'out')
-  index = labelled.prepared(source, tmp_path / 'out', skip_corrupt=True)['train']
+    labelled.prepared(pictures, tmp_path / 'out')
+  index = labelled.prepared(pictures, tmp_path / 'out', skip_corrupt=True)['train']
   assert index['count'] == 19 and index['made']['skipped'] == ['train/ape/3.png']
   train, _ = records.load(labelled.settings('records', tmp_path / 'out'), labelled.SHAPE)
   rest = [e for e in labelled.examples('train') if e[0] != 'train/ape/3.png']
@@ -41,7 +42,7 @@ def test_corrupt_pictures_can_be_left_out(folder_path, tmp_path):
     assert train[i][1] == label
   # Without the flag the same command fails again, though the shard is there.
   with pytest.raises(errors.DataError, match='1 of 29'):
-    labelled.prepared(source, tmp_path / 'out')
+    labelled.prepared(pictures, tmp_path / 'out')
 
 
 @pytest.mark.parametrize('damage', [
@@ -69,11 +70,37 @@ def test_a_label_changed_in_passing_is_mended(folder_path, records_path, tmp_pat
 
 
 def test_what_the_source_has_no_more_is_made_no_more(folder_path, tmp_path):
-  source = shutil.copytree(folder_path, tmp_path / 'in')
-  labelled.prepared(source, tmp_path / 'out')
+  pictures = shutil.copytree(folder_path, tmp_path / 'in')
+  labelled.prepared(pictures, tmp_path / 'out')
   for i in range(5):
-    (source / 'train' / 'cat' / f'{i}.png').unlink()
-  index = labelled.prepared(source, tmp_path / 'out')['train']
+    (pictures / 'train' / 'cat' / f'{i}.png').unlink()
+  index = labelled.prepared(pictures, tmp_path / 'out')['train']
   assert [s['count'] for s in index['shards']] == [6, 6, 3]
   found = sorted(f.name for f in (tmp_path / 'out' / 'train').glob('*.array_record'))
   assert found == [s['name'] for s in index['shards']]
+
+
+def test_a_class_that_skip_corrupt_empties_is_refused_by_name(folder_path, tmp_path):
+  pictures = shutil.copytree(folder_path, tmp_path / 'in')
+  for file in (pictures / 'train/bee').iterdir():
+    file.write_bytes(b'')
+  with pytest.raises(
+    errors.DataError,
+    match=r"the class 'bee' would have no pictures .*--skip_corrupt leaves .* such as train/bee/0",
+  ):
+    labelled.prepared(pictures, tmp_path / 'out', skip_corrupt=True)
+  assert not (tmp_path / 'out/train/index.json').exists()
+
+
+def test_records_of_earlier_versions_with_an_empty_class_are_refused(records_path, tmp_path):
+  out = shutil.copytree(records_path, tmp_path / 'out')
+  index = json.loads((out / 'train/index.json').read_text())
+  index['class_names'].append('dog')
+  index['digest'] = records.digest(index)
+  (out / 'train/index.json').write_text(json.dumps(index))
+  train, _ = records.load(labelled.settings('records', out, held_out=0.0, held_out_split='train'),
+                          labelled.SHAPE)  # fmt: skip
+  with pytest.raises(errors.DataError, match=r"HERE has no training examples of 1 class.* 'dog'"):
+    source.check_classes(train, 'HERE')
+  with pytest.raises(errors.DataError, match="the class 'dog' has no examples"):
+    source.held_out(train, 0.2)

@@ -257,7 +257,7 @@ def test_reading_is_picklable_and_leaves_no_file_open(folder, open_files):
     check([(found(i)[0], found.caption(i)) for i in range(6)], range(6))
 
 
-def test_links_are_not_followed(tmp_path):
+def test_links_do_not_lead_out_of_a_shard(tmp_path):
   secret = tmp_path / 'secret.txt'
   secret.write_text('secret')
   path = tmp_path / 'a.tar'
@@ -269,7 +269,7 @@ def test_links_are_not_followed(tmp_path):
     info = tarfile.TarInfo('a.txt')
     info.type, info.linkname = tarfile.SYMTYPE, str(secret)
     t.addfile(info)
-  with pytest.raises(errors.DataError, match=r'holds no picture'):
+  with pytest.raises(errors.DataError, match=r'a\.txt is a link to a file that this shard does no'):
     load(path)
 
 
@@ -290,3 +290,48 @@ def test_what_their_writer_packs_is_read_as_their_reader_reads_it(tmp_path):
     caption = found.get('txt') or found['json']['caption']
     assert caption == load(tmp_path).read.caption(number)
   assert number == 5
+
+
+def linked(path, members, links):
+  """Writes a tar of the members, and of links [(name, type, target)] after them."""
+  pack(path, members)
+  with tarfile.open(path, 'a') as t:
+    for name, kind, target in links:
+      info = tarfile.TarInfo(name)
+      info.type, info.linkname = kind, target
+      t.addfile(info)
+  return path
+
+
+def test_links_in_a_shard_are_followed(tmp_path):
+  members = [*sample('a', 1), ('store/2', labelled.encode(pixels(2))), ('words/2', 'picture 2')]
+  links = [
+    ('x/b.png', tarfile.SYMTYPE, '../store/2'), ('x/b.txt', tarfile.LNKTYPE, 'words/2'),
+    ('x/c.png', tarfile.SYMTYPE, './b.png'), ('x/c.txt', tarfile.SYMTYPE, '../a.txt'),
+  ]  # fmt: skip
+  found = all_of(linked(tmp_path / 'a.tar', members, links))
+  check(found, [1, 2, 2], ['picture 1', 'picture 2', 'picture 1'])
+
+
+@pytest.mark.parametrize('target', ['gone.png', '../../a.png', '/etc/passwd', 'b.png'])
+def test_a_link_to_nothing_in_a_shard_is_refused(target, tmp_path):
+  path = linked(tmp_path / 'a.tar', sample('a', 1), [('b.png', tarfile.SYMTYPE, target)])
+  with pytest.raises(
+    errors.DataError, match=r'b\.png is a link to a file that this shard does not'
+  ):
+    load(path)
+
+
+def test_pictures_that_are_passed_over_are_told(tmp_path):
+  members = [*sample('a', 1), ('b.heic', b'x'), ('b.txt', 'b'), ('a.jpg', b'x'), ('a.cls', '7')]
+  pack(tmp_path / 'set' / '0.tar', members)
+  for name in ('1.tar.gz', 'more/2.tar', 'stats.json', '.hidden.tgz'):
+    labelled.write(tmp_path / 'set' / name, b'')
+  shard = f'{tmp_path}/set/0.tar'
+  assert load(tmp_path / 'set').read.notes == (
+    f'{tmp_path}/set: 0 samples without a readable caption and 1 without a picture (the first is '
+    f"'b' in {shard}) are left out",
+    f'{tmp_path}/set: passed over 1 picture of a format that is not read (such as {shard}: b.heic),'
+    ' 2 archives compressed or in a subfolder (such as 1.tar.gz), 1 picture beside another picture '
+    f'of the same sample (such as {shard}: a.png)',
+  )

@@ -59,6 +59,22 @@ def test_a_folder_an_array_and_made_statistics_give_the_same_figures(sets, tmp_p
   assert rows[0]['extractor_digest'] == '0123456789abcdef' and 'jax' in rows[0]['versions']
 
 
+def test_pictures_that_are_passed_over_are_told_by_each_command_once(sets, tmp_path, capsys):
+  drawn, real, *_ = sets
+  (drawn / 'deep').mkdir()
+  (drawn / 'deep/x.heic').write_bytes(b'x')
+  (real / 'y.svg').write_bytes(b'x')
+  told = 'passed over 1 picture of a format that is not read (such as'
+  more = ['--extractor=lite0', f'--out={tmp_path}/x.npz']
+  assert statistics_command.main([f'--source={real}', *more]) == 0
+  assert f'--source={real}: {told} y.svg)\n' in capsys.readouterr().err
+  more[1:] = [f'--images={drawn}', f'--reference={real}']
+  assert command.main(more) == 0
+  said = capsys.readouterr().err
+  assert f'--images={drawn}: {told} deep/x.heic)\n' in said
+  assert f'--reference={real}: {told} y.svg)\n' in said and said.count('passed over') == 2
+
+
 @pytest.mark.parametrize(
   ('more', 'words'),
   [

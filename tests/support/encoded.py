@@ -43,6 +43,7 @@ def with_damage(at):
       raise errors.DataError(f'{i}.png is truncated; fix or remove this picture')
     return PIXELS[i], int(LABELS[i])
 
+  read.labels = LABELS
   return source.Source(read, COUNT, PIXELS.shape[1:], ('ape', 'bee', 'cat'), 'some')
 
 

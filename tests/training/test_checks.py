@@ -10,6 +10,7 @@ import latent_runs
 import micro
 import numpy as np
 import pytest
+from PIL import Image
 
 from gdistill import errors
 from gdistill.frozen import networks as frozen_networks
@@ -195,9 +196,37 @@ def test_a_run_goes_on_when_keys_with_defaults_have_come_since(undisturbed, tmp_
   'given', [dict(data={'held_out': 0.999}), dict(teacher={'batch_size': 2048})]
 )
 def test_too_little_data_is_said_before_anything_is_written(tmp_path, given):
-  with pytest.raises(errors.DataError, match='training and'):
+  with pytest.raises(errors.DataError, match=r'training and|0\.999 holds out all'):
     ladder.run(tmp_path / 'run', **given)
   assert not (tmp_path / 'run').exists()
+
+
+def class_folders(path, *names):
+  for name in names:
+    file = path / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(file)
+  data = {'name': 'folder', 'path': str(path), 'split': '', 'held_out': 0.5}
+  return assemble.Run(micro.recipe(data=data))
+
+
+def test_fewer_classes_are_not_advised_when_pictures_were_passed_over(tmp_path, capsys):
+  names = [f'{c}/{k}.png' for c in 'ab' for k in range(4)]
+  run = class_folders(tmp_path / 'one', *names)
+  with pytest.raises(errors.ConfigError, match=r'has 2 classes; set model\.num_classes=2$'):
+    run_checks.data(run)
+  assert 'passed over' not in capsys.readouterr().err
+  run = class_folders(tmp_path / 'two', *names, 'c.png', 'a/deep/1.png')
+  said = (
+    r'has 2 classes; correct the data first, because .*1 picture in no class folder \(such as c'
+  )
+  with pytest.raises(errors.ConfigError, match=said):
+    run_checks.data(run)
+  told = capsys.readouterr().err.splitlines()
+  assert told == [
+    f'data.path={tmp_path}/two: passed over 1 picture in a folder too deep (such as a/deep/1.png), '
+    '1 picture in no class folder (such as c.png)'
+  ]
 
 
 def test_workdirs_that_cannot_be_are_refused(tmp_path):
