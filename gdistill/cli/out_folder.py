@@ -12,10 +12,11 @@ from typing import Any
 from gdistill import errors
 
 
-def check_new(out: Any) -> None:
+def check_new(out: Any, but_for_a_lock: bool = False) -> None:
   """Raises ConfigError unless --out does not exist yet or is an empty folder.
 
-  A folder with nothing but the lock of another command, or of a killed command, counts as empty.
+  With `but_for_a_lock`, a folder with nothing but the lock of a command, perhaps of a killed one,
+  counts as empty: `held` takes such a folder over, or says who holds it.
   """
   from gdistill.workdir import ledger
   from gdistill.workdir import storage
@@ -26,7 +27,8 @@ def check_new(out: Any) -> None:
   if not storage.path(out).is_dir():
     raise errors.ConfigError(f'--out={out} is not a folder; name a new or an empty folder')
   found = storage.list_dir(out)
-  if found and (found != [ledger.LOCK] or not ledger.token(out)):
+  locked = but_for_a_lock and found == [ledger.LOCK] and ledger.token(out)
+  if found and not locked:
     raise errors.ConfigError(f'--out={out} is not empty; name a new or an empty folder')
 
 
@@ -47,23 +49,21 @@ def held(out: Any, check: Callable[[], None]) -> Iterator[Any]:
   lock was lost. `check()` raises if --out has files that this command must not touch; it is called
   before the lock is taken, so that nothing is written then, and again under the lock. Raises
   ConfigError if another command holds the lock. A lock that a killed command left is taken over. If
-  nothing was written to a new folder, the folder is removed.
+  nothing was written to a new folder, the folder is removed, with the folders made for it.
   """
   from gdistill.process import interrupt
   from gdistill.workdir import ledger
   from gdistill.workdir import storage
 
   check()
-  new = not storage.exists(out)
+  absent = _absent(pathlib.Path(os.path.abspath(out))) if storage.is_local(out) else []
   lock = ledger.Lock(out, name=f'--out={out}')
   try:
     with interrupt.Interrupt(lock.check) as stop, lock:
       check()
       yield stop
   finally:
-    if new and storage.is_local(out):
-      with contextlib.suppress(OSError):  # os.rmdir fails if the folder has files
-        os.rmdir(out)
+    _remove_empty(absent)
 
 
 @contextlib.contextmanager
@@ -80,7 +80,7 @@ def claimed(out: pathlib.Path) -> Iterator[pathlib.Path]:
   name = os.fsencode(out.name)
   short = out.name if len(name) <= 240 else hashlib.sha256(name).hexdigest()  # 255 bytes at most
   folder = out.parent / f'.tmp-{short}'
-  new = folder / 'new'
+  new, absent = folder / 'new', _absent(folder)
   try:
     with ledger.Lock(folder, name=f'--out={out}'):
       # A killed command may have left `new`, and a temporary file of its lock.
@@ -91,8 +91,23 @@ def claimed(out: pathlib.Path) -> Iterator[pathlib.Path]:
       finally:
         _remove(new)
   finally:
+    _remove_empty(absent or [folder])
+
+
+def _absent(folder: pathlib.Path) -> list[pathlib.Path]:
+  """Returns `folder` and the folders above it that do not exist, the deepest first."""
+  found = []
+  while not os.path.lexists(folder):
+    found.append(folder)
+    folder = folder.parent
+  return found
+
+
+def _remove_empty(folders: list[pathlib.Path]) -> None:
+  """Removes the folders that are empty; a folder that another command has locked is not."""
+  for folder in folders:
     with contextlib.suppress(OSError):
-      folder.rmdir()  # fails if another command has taken the lock by now
+      folder.rmdir()
 
 
 def claimed_file(out: Any) -> contextlib.AbstractContextManager:

@@ -136,7 +136,7 @@ def _check_out(out: str, wanted: Mapping[str, Any]) -> None:
 
   file, wanted = storage.path(out) / sheet_marks.REQUEST, storage.jsonable(dict(wanted))
   if not storage.exists(file):
-    out_folder.check_new(out)
+    out_folder.check_new(out, but_for_a_lock=True)
     return
   found = storage.read_json(file)
   found = found if isinstance(found, dict) else {}

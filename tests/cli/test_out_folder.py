@@ -84,11 +84,16 @@ def test_a_held_folder_is_checked_twice_and_removed_if_nothing_was_written(tmp_p
   out, seen = tmp_path / 'out', []
   check = lambda: seen.append(sorted(p.name for p in tmp_path.rglob('*')))
   with out_folder.held(str(out), check):
-    out_folder.check_new(out)  # the lock alone does not make the folder count as full
+    out_folder.check_new(out, but_for_a_lock=True)
+    with pytest.raises(errors.ConfigError, match='is not empty'), out_folder.atomic(out):
+      pass
     with pytest.raises(errors.ConfigError, match='is in use by'), out_folder.held(out, check):
       pass
   assert seen == [[], ['lock.json', 'out'], ['lock.json', 'out']]
-  assert not out.exists()
+  for make in (lambda out: out_folder.held(out, lambda: None), out_folder.atomic):
+    with pytest.raises(ZeroDivisionError), make(tmp_path / 'a' / 'b' / 'out'):
+      raise ZeroDivisionError
+  assert not list(tmp_path.iterdir())  # nor the folders above
   with out_folder.held(out, lambda: None):
     (out / 'file').write_text('x')
   assert [p.name for p in out.iterdir()] == ['file']
