@@ -104,12 +104,13 @@ class Encoding:
       captions = self.distinct[start : min(start + self._batch_size, last)]
       padded = captions + [''] * (self._batch_size - len(captions))
       hidden, mask = (np.asarray(a)[: len(captions)] for a in self._texts.encode(padded))
+      hidden = hidden.astype(stored.DTYPE)
       if not np.isfinite(hidden.astype(np.float32)).all():
         raise errors.DataError(
           f'the embeddings of captions {start} to {start + len(captions) - 1} are not finite: the '
           'weights that latents.text names may be damaged; download the text encoder again'
         )
-      for i, (one, used) in enumerate(zip(hidden.astype(stored.DTYPE), mask, strict=True)):
+      for i, (one, used) in enumerate(zip(hidden, mask, strict=True)):
         body = np.concatenate([used.astype(np.uint8), one.reshape(-1).view(np.uint8)])
         yield records.sealed(stored.TEXT_HEADER, (shard, start - first + i), body)
 

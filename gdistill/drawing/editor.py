@@ -68,9 +68,9 @@ class Editor:
       index = np.resize(np.arange(first, min(first + self.batch_size, total)), self.batch_size)
       batch = jax.device_put(jax.tree.map(lambda a: np.asarray(a)[index], dict(rows)), self._rows)
       drawn, finite = self._draw(self._params, batch, counts)
-      about = {'seed': rows['seeds'][index], 'w': rows['w'][index]}
-      sampling.check_finite(finite, self._path, about, num_steps)
       done = min(first + self.batch_size, total)
+      about = {'seed': rows['seeds'][first:done], 'w': rows['w'][first:done]}
+      sampling.check_finite(finite, self._path, about, num_steps)
       out.append(np.asarray(drawn)[: done - first])
       progress(done)
       if stop is not None:

@@ -27,6 +27,7 @@ from gdistill.rounds import folder as folders
 from gdistill.rounds import network as networks
 from gdistill.samplers import noise as image_noise
 from gdistill.workdir import finished as finished_rounds
+from gdistill.workdir import ledger
 from gdistill.workdir import storage
 
 pytestmark = pytest.mark.full
@@ -187,6 +188,48 @@ def test_what_is_asked_for_is_what_is_drawn(workdir, images, tmp_path, monkeypat
   rows, counts = asked.pop()
   assert counts == {'num_steps': 2, 'start': 2, 'encode_steps': 2, 'encode_stop': 2}
   assert (rows['w'], rows['labels'], rows['from_w'], rows['from_labels']) == (3.0, 1, 3.0, 2)
+
+
+def test_of_two_commands_for_one_folder_the_second_is_refused(
+  workdir, images, tmp_path, monkeypatch, capsys
+):
+  asked = [recorded(monkeypatch, name) for name in ('editor', 'painter')]
+  given = [f'--folder={workdir}/02_progressive_2', f'--image={images}', '--label=3']
+  more = {
+    'edit': [], 'inpaint': [f'--mask={half(tmp_path)}'],
+    'transfer': [f'--encoder={workdir}/04_encoder_2', '--source_label=7'],
+  }  # fmt: skip
+  for name, flags in more.items():
+    out = tmp_path / name
+    with ledger.Lock(out):  # as of a command that has drawn nothing yet
+      assert run(name, *given, *flags, f'--out={out}') == 2
+      said = capsys.readouterr().err
+      assert said.startswith(f'gdistill: --out={out} is in use by host ') and said.count('\n') == 1
+      assert [p.name for p in out.iterdir()] == ['lock.json']
+    (out / 'lock.json').write_text('{"token": "of a killed command", "heartbeat": 0}')
+    assert run(name, *given, *flags, f'--out={out}') == 0
+    assert not (out / 'lock.json').exists() and (out / 'request.json').exists()
+    assert run(name, *given, *flags, f'--out={out}') == 0
+    assert f'nothing to do: all 3 pictures are in {out} already' in capsys.readouterr().err
+  assert [len(a) for a in asked] == [2, 1]
+
+
+@pytest.mark.parametrize('name', ['edit', 'inpaint', 'transfer'])
+def test_results_that_are_not_finite_are_never_written(
+  workdir, images, tmp_path, monkeypatch, capsys, name
+):
+  before = editor._Networks.v_fn
+  broken = lambda of, params: lambda *given: before(of, params)(*given) * 1e38 * 1e38
+  monkeypatch.setattr(editor._Networks, 'v_fn', broken)
+  given = [f'--folder={workdir}/02_progressive_2', f'--image={images}', '--label=3', '--seeds=5']
+  more = {
+    'edit': [], 'inpaint': [f'--mask={half(tmp_path)}'],
+    'transfer': [f'--encoder={workdir}/04_encoder_2', '--source_label=7'],
+  }  # fmt: skip
+  assert run(name, *given, *more[name], f'--out={tmp_path}/out') == 5
+  said = capsys.readouterr().err.splitlines()[-1]
+  assert f'3 of 3 pictures drawn from {workdir}/02_progressive_2 are not finite' in said
+  assert 'with seed 5, w = 1 and 2 steps' in said and not (tmp_path / 'out').exists()
 
 
 def test_what_a_grey_mask_covers_and_a_mask_that_changed(

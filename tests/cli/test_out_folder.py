@@ -2,10 +2,13 @@
 
 import errno
 
+import published
 import pytest
 
 from gdistill import errors
+from gdistill.cli import command
 from gdistill.cli import out_folder
+from gdistill.recipe import settings as recipes
 
 
 def test_a_folder_is_whole_or_not_there_and_what_failed_is_named(tmp_path):
@@ -97,3 +100,19 @@ def test_a_held_folder_is_checked_twice_and_removed_if_nothing_was_written(tmp_p
   with out_folder.held(out, lambda: None):
     (out / 'file').write_text('x')
   assert [p.name for p in out.iterdir()] == ['file']
+
+
+@pytest.mark.parametrize('name', ['import', 'export', 'convert'])
+def test_each_command_that_writes_beside_refuses_to_be_the_second(name, tmp_path, capsys):
+  published.finished(tmp_path / 'round', recipes.Model(**published.PIXEL), recipes.Noise('cosine'))
+  (tmp_path / 'a.ckpt').write_bytes(b'')
+  out = tmp_path / ('out.safetensors' if name == 'convert' else 'out')
+  given = {
+    'import': [f'--source={tmp_path}/a.safetensors'], 'export': [f'--folder={tmp_path}/round'],
+    'convert': ['checkpoint', f'--source={tmp_path}/a.ckpt'],
+  }  # fmt: skip
+  with out_folder.claimed(out):
+    assert command.main([name, *given[name], f'--out={out}']) == 2
+  said = capsys.readouterr().err
+  assert said.startswith(f'gdistill: --out={out} is in use by host ') and said.count('\n') == 1
+  assert sorted(p.name for p in tmp_path.iterdir()) == ['a.ckpt', 'round']

@@ -125,6 +125,6 @@ def test_a_notebook_shows_no_picture_that_is_not_finite(overflowing, workdir):
 def test_the_request_names_what_was_asked_for(workdir, tmp_path):
   assert sample.main([*given(workdir, tmp_path / 'out'), '--w=2']) == 0
   request = json.loads((tmp_path / 'out' / 'request.json').read_text())
-  assert (request['w'], request['labels'], request['drawn_by']) == (2.0, '1,2', 'sampling')
+  assert (request['w'], request['labels'], request['drawn_by']) == (2.0, ['1,2'], 'sampling')
   assert 'out' not in request and 'scale' not in request
   assert Image.open(tmp_path / 'out' / 'label1_seed0.png').size == (8, 8)

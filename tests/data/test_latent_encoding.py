@@ -90,3 +90,15 @@ def test_latents_that_are_not_finite_are_refused_by_their_pictures(tmp_path, val
   ):
     encoded.made(tmp_path, encoder=dataclasses.replace(encoded.ENCODER, encode=encode))
   assert encoded.aged(tmp_path) == {'latents-00000.array_record', 'latents-00001.array_record'}
+
+
+@pytest.mark.parametrize('value', [np.nan, -np.inf, 3.4e38])  # the last overflows bfloat16
+def test_embeddings_that_are_not_finite_are_refused_by_their_captions(tmp_path, value):
+  def encode(captions):
+    hidden, mask = encoded.embeddings(captions)
+    hidden[[c == 'picture 3' for c in captions], 4, 6] = value
+    return hidden, mask
+
+  words = r'embeddings of captions 3 to 3 are not finite: the weights that latents\.text names'
+  with pytest.raises(errors.DataError, match=words):
+    encoded.made(tmp_path, texts=dataclasses.replace(encoded.TEXTS, encode=encode))

@@ -1,11 +1,14 @@
 """Tests of encoding once: the cache holds what a run's frozen networks compute, and no other's."""
 
+import dataclasses
+
 import encoding
 import jax
 import labelled
 import latent_runs
 import ml_dtypes
 import numpy as np
+import published
 import pytest
 
 from gdistill import errors
@@ -147,3 +150,15 @@ def test_a_workdir_in_a_bucket_needs_a_cache_elsewhere(given):
     encode.cache_folder(recipe.latents, storage.path('gs://b/run'))
   shared = latent_runs.recipe(PHOTOS, given, latents=dict(cache='/disk/latents'))
   assert encode.cache_folder(shared.latents, storage.path('gs://b/run')) == '/disk/latents'
+
+
+@pytest.mark.parametrize('value', [np.nan, 3e38])  # with 3e38, the latents overflow float32
+def test_pictures_through_a_damaged_autoencoder_are_refused(value):
+  found = published.autoencoder()
+  pixels = np.arange(3 * 16 * 16 * 3, dtype=np.uint8).reshape(3, 16, 16, 3)
+  whole = encode.autoencoded(found, 2)(pixels)
+  assert whole.shape == pixels.shape and whole.dtype == np.uint8
+  params = jax.tree.map(lambda a: np.full_like(a, value) if a.ndim == 4 else a, found.params)
+  through = encode.autoencoded(dataclasses.replace(found, params=params), 2)
+  with pytest.raises(errors.NumericsError, match='encoded and decoded are not finite'):
+    through(pixels)

@@ -1,5 +1,6 @@
 """A round is written for diffusers and read back whole; what diffusers cannot run is refused."""
 
+import dataclasses
 import json
 import shutil
 
@@ -182,3 +183,12 @@ def test_texts_that_diffusers_would_read_otherwise_are_refused(text_round, tmp_p
   about = dict(about, text=encoder.digest, text_length=16)
   with pytest.raises(errors.ConfigError, match='with a bert encoder and masks the padding'):
     exporting.run(exported.with_card(bert, tmp_path, latents=about), tmp_path / 'out')
+
+
+def test_weights_that_are_not_finite_are_not_exported(tmp_path):
+  published.finished(tmp_path / 'round', recipes.Model(**published.PIXEL), COSINE)
+  found = folders.read_folder(tmp_path / 'round')
+  last = {**found.params['conv_out'], 'bias': np.array([0.0, np.inf, 1.0])}
+  params = {**found.params, 'conv_out': last}
+  with pytest.raises(errors.NumericsError, match=r'conv_out\.bias is not finite .* nothing is exp'):
+    exporting.run(dataclasses.replace(found, params=params), tmp_path / 'out')

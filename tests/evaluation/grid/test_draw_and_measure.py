@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import stand_in
 
+from gdistill import errors
 from gdistill.drawing import sampling
 from gdistill.evaluation.grid import cell_store
 from gdistill.evaluation.grid import cells as grid_cells
@@ -104,3 +105,13 @@ def test_all_cells_are_drawn_for_the_prompts_of_the_run(tmp_path, monkeypatch):
   for one in (drawing, without):
     draw_and_measure.draw_missing(store, {cell: 'cell'}, one, set(), interrupt.Interrupt())
   assert drawn == [prompts, 1]
+
+
+def test_latents_too_large_for_a_cell_are_refused():
+  drawing = draw_and_measure.Drawing(4, 2, 3, 10, [], (2, 2, 3), (1, 1, 1))
+  kept, pixels = draw_and_measure._Kept(drawing), np.zeros((2, 2, 2, 3), np.uint8)
+  kept.add(np.arange(2), pixels, np.full((2, 1, 1, 1), 65504.0, np.float32))
+  kept.add(np.arange(2, 4), pixels, np.array([1.0, 1e6], np.float32).reshape(2, 1, 1, 1))
+  assert kept.arrays()[1].shape == (3, 1, 1, 1)  # picture 3 is not kept
+  with pytest.raises(errors.NumericsError, match='latents beyond 65504, the largest number of'):
+    kept.add(np.arange(2), pixels, np.array([1.0, 1e6], np.float32).reshape(2, 1, 1, 1))
