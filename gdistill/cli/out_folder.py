@@ -79,7 +79,7 @@ def claimed(out: pathlib.Path) -> Iterator[pathlib.Path]:
   out = out.resolve()  # `out` may be a symbolic link; rename needs the file or folder itself
   name = os.fsencode(out.name)
   short = out.name if len(name) <= 240 else hashlib.sha256(name).hexdigest()  # 255 bytes at most
-  folder = out.parent / f'.tmp-{short}'
+  folder = out.parent / f'.tmp-{short}.new'  # convert.files writes through .tmp-NAME
   new, absent = folder / 'new', _absent(folder)
   try:
     with ledger.Lock(folder, name=f'--out={out}'):

@@ -2,13 +2,16 @@
 
 import errno
 
+import numpy as np
 import published
 import pytest
 
 from gdistill import errors
 from gdistill.cli import command
 from gdistill.cli import out_folder
+from gdistill.convert import files
 from gdistill.recipe import settings as recipes
+from gdistill.workdir import storage
 
 
 def test_a_folder_is_whole_or_not_there_and_what_failed_is_named(tmp_path):
@@ -51,7 +54,7 @@ def test_of_two_commands_for_one_new_folder_the_second_is_refused(tmp_path):
 
 
 def test_what_a_killed_command_left_beside_is_deleted_by_the_next(tmp_path):
-  left = tmp_path / '.tmp-out' / 'new'
+  left = tmp_path / '.tmp-out.new' / 'new'
   left.mkdir(parents=True)
   (left / 'half').write_text('x')
   (left.parent / 'lock.json').write_text('{"token": "a", "heartbeat": 0}')
@@ -116,3 +119,12 @@ def test_each_command_that_writes_beside_refuses_to_be_the_second(name, tmp_path
   said = capsys.readouterr().err
   assert said.startswith(f'gdistill: --out={out} is in use by host ') and said.count('\n') == 1
   assert sorted(p.name for p in tmp_path.iterdir()) == ['a.ckpt', 'round']
+
+
+def test_a_claimed_file_is_written_as_ever(tmp_path):
+  out = tmp_path / 'a.safetensors'
+  with out_folder.claimed_file(out):
+    files.write(out, {'w': np.ones(3, np.float32)})
+    storage.write_bytes(tmp_path / 'b.npz', b'b')
+  np.testing.assert_array_equal(files.read(out)['w'], np.ones(3))
+  assert sorted(p.name for p in tmp_path.iterdir()) == ['a.safetensors', 'b.npz']
