@@ -6,4 +6,5 @@ from gdistill.cli import exit_codes
 from gdistill.cli import train
 
 if __name__ == '__main__':
+  exit_codes.use_utf8()
   exit_codes.exit_process(train.main(sys.argv[1:]))

@@ -29,6 +29,7 @@ def program() -> None:
   """Runs the command in sys.argv and exits: the entry point of the shell command `gdistill`."""
   from gdistill.cli import exit_codes
 
+  exit_codes.use_utf8()
   exit_codes.exit_process(main())
 
 

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 
 from gdistill import errors
 
+# Flags whose values are words, in which a ~ is no home directory.
+_WORDS = ('prompt', 'source_prompt', 'negative_prompt', 'label', 'source_label', 'labels')
+
 
 class Parser(argparse.ArgumentParser):
   """An ArgumentParser that adds the flag --debug and raises ConfigError for invalid arguments."""
@@ -22,14 +25,16 @@ class Parser(argparse.ArgumentParser):
 def parse(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
   """Returns the parsed arguments; prints one line and raises SystemExit(2) if `argv` is invalid.
 
-  A ~ at the beginning of a flag's value becomes the home directory, because a shell does not expand
-  the ~ of --out=~/pictures.
+  A ~ at the beginning of a path becomes the home directory, because a shell does not expand the ~ of
+  --out=~/pictures.
   """
   try:
     args = parser.parse_args(argv)
     for name, value in vars(args).items():
-      if isinstance(value, str) and (value == '~' or value.startswith('~/')):
+      if isinstance(value, str) and name not in _WORDS:
         setattr(args, name, os.path.expanduser(value))
+      elif isinstance(value, list) and name not in _WORDS:
+        setattr(args, name, [os.path.expanduser(v) for v in value])
     return args
   except errors.ConfigError as e:
     print(f'gdistill: {e}', file=sys.stderr)

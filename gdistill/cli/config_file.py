@@ -40,9 +40,9 @@ def override(config: dict, overrides: Sequence[str]) -> None:
 
 def _json_config(path: str) -> dict:
   try:
-    with open(path, encoding='utf-8') as f:
-      return json.load(f)
-  except (ValueError, OSError) as e:
+    with open(path, 'rb') as f:
+      return json.load(f)  # json decodes UTF-8, with a byte-order mark too, and UTF-16
+  except (ValueError, OSError, RecursionError) as e:
     raise errors.ConfigError(
       f'--config={path} is not readable JSON: {errors.brief(e)}; correct the file'
     ) from e

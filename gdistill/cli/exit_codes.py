@@ -1,5 +1,6 @@
 """Runs a command and ends the program: a GdistillError becomes one line and an exit code."""
 
+import codecs
 import os
 import sys
 import threading
@@ -28,6 +29,16 @@ def call(command: Callable[[], int], debug: bool) -> int:
       _exit_now(e.exit_code)
     _exit_from_group(e.exit_code)
     return e.exit_code
+  except UnicodeEncodeError as e:
+    if debug:
+      traceback.print_exc()
+    print(
+      f'gdistill: {ascii(e.object[:200])} has characters that {e.encoding} does not have; rename the '
+      'file or the class, or set the environment variable PYTHONUTF8=1 if the locale is not UTF-8',
+      file=sys.stderr,
+    )
+    _exit_from_group(errors.DataError.exit_code)
+    return errors.DataError.exit_code
   except BrokenPipeError:
     # The reader of stdout, such as `head`, has ended. stdout becomes /dev/null, because Python
     # flushes stdout at exit, and a flush into a closed pipe would fail.
@@ -63,6 +74,22 @@ def _exit_from_group(code: int) -> None:
     # first.
     time.sleep(5)
   _exit_now(code)
+
+
+def use_utf8() -> None:
+  """Makes this program name files and print text in UTF-8; call this function first of all.
+
+  In the locale C, Python may take ASCII as the encoding of file names, and could then neither open
+  nor print a name with other characters. The encoding is fixed when Python starts, so the program
+  replaces itself by the same program in Python's UTF-8 mode.
+  """
+  ascii_names = codecs.lookup(sys.getfilesystemencoding()).name == 'ascii'
+  # If PYTHONUTF8 is 1 already, another start would not help: the options of Python forbid UTF-8.
+  if ascii_names and sys.executable and os.environ.get('PYTHONUTF8') != '1':
+    os.environ['PYTHONUTF8'] = '1'
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+  if sys.stdout.errors == 'strict':
+    sys.stdout.reconfigure(errors='backslashreplace')  # a path may have bytes that are no UTF-8
 
 
 def exit_process(code: int) -> None:

@@ -44,8 +44,8 @@ def _run(args) -> int:
   rows = []
   for name in args.files:
     try:
-      found = json.loads(pathlib.Path(name).read_text(encoding='utf-8'))
-    except (OSError, ValueError) as e:
+      found = json.loads(pathlib.Path(name).read_bytes())
+    except (OSError, ValueError, RecursionError) as e:
       raise errors.DataError(
         f'{name} is not readable JSON ({errors.brief(e)}); give the path of '
         'report/metrics.json of an evaluated run'

@@ -60,7 +60,7 @@ def _run(args, overrides, plan: bool) -> int:
   if isinstance(initial, str) and initial and '://' not in initial:
     # `initial` becomes an absolute path, so that the run can be resumed from another current
     # folder.
-    config['initial'] = os.path.abspath(initial)
+    config['initial'] = os.path.abspath(os.path.expanduser(initial))
   recipe = reading.from_config(config)
   if not args.workdir and not plan:
     raise errors.ConfigError('--workdir is missing; give --workdir=FOLDER for the files of the run')

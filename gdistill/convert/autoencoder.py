@@ -224,7 +224,7 @@ _POOL_SCALE = 1 / 0.85
 def _read_folder(folder: pathlib.Path) -> Autoencoder:
   file = folder / 'config.json'
   try:
-    config = json.loads(file.read_text())
+    config = json.loads(file.read_bytes())
     name = config.get('_class_name')
   except (OSError, ValueError, AttributeError) as e:
     raise errors.DataError(

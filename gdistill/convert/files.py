@@ -300,7 +300,7 @@ def _shards(index: pathlib.Path) -> dict[pathlib.Path, list[str]]:
   """
   kind, shards = _INDEX.search(index.name)[1], {}
   try:
-    for name, shard in json.loads(index.read_text(encoding='utf-8'))['weight_map'].items():
+    for name, shard in json.loads(index.read_bytes())['weight_map'].items():
       # A shard must be beside the index and have the same suffix, so that an index of .safetensors
       # files never leads to a pickle.
       if pathlib.PurePath(shard).name != shard or not shard.endswith(kind):

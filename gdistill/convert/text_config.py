@@ -15,7 +15,7 @@ from gdistill.models import clip as models_clip
 def read(file: pathlib.Path) -> dict[str, Any]:
   """Returns the JSON object in `file` as a dict; raises DataError if `file` holds no object."""
   try:
-    found = json.loads(file.read_text(encoding='utf-8'))
+    found = json.loads(file.read_bytes())
   except (OSError, ValueError, RecursionError) as e:
     raise errors.DataError(
       f'{file} cannot be read ({errors.brief(e)}); download the file again'

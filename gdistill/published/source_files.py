@@ -46,7 +46,7 @@ def read_json(file: pathlib.Path) -> dict[str, Any]:
   Raises DataError if `file` is unreadable or holds no JSON object.
   """
   try:
-    found = json.loads(file.read_text(encoding='utf-8'))
+    found = json.loads(file.read_bytes())
   except OSError as e:
     raise errors.DataError(
       f'{file} cannot be read: {e.strerror}; download the file, or correct its permissions'

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import json
+import os
 import types
 import typing
 from collections.abc import Mapping
@@ -11,6 +12,13 @@ from typing import Any, Literal
 from gdistill import errors
 from gdistill.recipe import checks as recipe_checks
 from gdistill.recipe import settings as recipes
+
+# Keys whose values are paths: a ~ at the beginning becomes the home directory, because a shell does
+# not expand the ~ of --config.data.path=~/pictures.
+_PATHS = (
+  'initial', 'data.path', 'data.classes', 'latents.autoencoder', 'latents.text', 'latents.cache',
+  'evaluation.weights',
+)  # fmt: skip
 
 
 def from_config(config: Mapping[str, Any]) -> recipes.Recipe:
@@ -105,4 +113,16 @@ def _typed(hint: Any, value: Any, name: str) -> Any:
   if hint in (bool, str) and not isinstance(value, hint):
     kind = 'True or False' if hint is bool else 'a string'
     raise errors.ConfigError(f'{name}={value!r} must be {kind}')
-  return value
+  return _path(value, name) if name in _PATHS and value else value
+
+
+def _path(value: str, name: str) -> str:
+  """Returns the path `value` of the key `name` with the home directory in the place of a ~."""
+  try:
+    os.fsencode(value)
+  except UnicodeEncodeError as e:
+    raise errors.ConfigError(
+      f'{name}={ascii(value)} has characters that {e.encoding}, the encoding of file names of this '
+      'locale, does not have; set the environment variable PYTHONUTF8=1'
+    ) from e
+  return os.path.expanduser(value)

@@ -11,6 +11,7 @@ import os
 import pathlib
 import secrets
 import shutil
+import sys
 import tempfile
 from typing import Any, Literal
 
@@ -186,9 +187,9 @@ def write_json(p: epath.PathLike, value: Any) -> None:
 
 def read_json(p: epath.PathLike) -> Any:
   """Returns the parsed JSON file; raises CheckpointError if the file cannot be read or parsed."""
-  text = read_text(p)
+  data = read_bytes(p)
   try:
-    return json.loads(text)
+    return json.loads(data)  # json decodes UTF-8, also with the byte-order mark of an editor
   except (ValueError, RecursionError) as e:
     raise _cannot('parse', p, e, 'restore the file from a copy') from e
 
@@ -196,6 +197,15 @@ def read_json(p: epath.PathLike) -> Any:
 def check_writable(flag: str, p: epath.PathLike) -> None:
   """Raises ConfigError unless the folder is writable or could be created; writes nothing."""
   text = os.fspath(p)
+  try:
+    (os.path.abspath(text) if is_local(p) else text).encode()
+  except UnicodeEncodeError as e:
+    encoding = sys.getfilesystemencoding()
+    utf8 = '' if encoding == 'utf-8' else ', or set the environment variable PYTHONUTF8=1'
+    raise errors.ConfigError(
+      f'{flag}={ascii(text)} has bytes that are no characters in {encoding}, the encoding of file '
+      f'names; choose a path without these bytes{utf8}'
+    ) from e
   if '\0' in text or any(len(part.encode()) > 255 for part in text.split('/')):
     raise errors.ConfigError(
       f'{flag}={text[:80]!r} is not a valid path: a name in it is longer than 255 bytes, or it '
