@@ -30,6 +30,7 @@ A key is set in a config, such as `configs/digits.py`, or overridden on the comm
       --config.guidance.w_max=8.0 --config.model.multipliers="(1, 2)" --config.data.name=folder
 
 Values are Python literals; anything else is a string.
+A `~` at the beginning of a path, such as `data.path`, is the home directory.
 Every workdir holds its resolved config, with all keys, as `config.json`.
 An unknown key, a missing key or a value out of its limits ends the command with exit code 2.
 `gdistill/recipe/checks.py` has the limits of all values.

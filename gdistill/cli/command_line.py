@@ -25,8 +25,8 @@ class Parser(argparse.ArgumentParser):
 def parse(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
   """Returns the parsed arguments; prints one line and raises SystemExit(2) if `argv` is invalid.
 
-  A ~ at the beginning of a path becomes the home directory, because a shell does not expand the ~ of
-  --out=~/pictures.
+  A ~ at the beginning of a path becomes the home directory, because a shell does not expand the ~
+  of --out=~/pictures.
   """
   try:
     args = parser.parse_args(argv)

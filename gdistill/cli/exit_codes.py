@@ -33,7 +33,7 @@ def call(command: Callable[[], int], debug: bool) -> int:
     if debug:
       traceback.print_exc()
     print(
-      f'gdistill: {ascii(e.object[:200])} has characters that {e.encoding} does not have; rename the '
+      f'gdistill: {e.object[:200]!a} has characters that {e.encoding} does not have; rename the '
       'file or the class, or set the environment variable PYTHONUTF8=1 if the locale is not UTF-8',
       file=sys.stderr,
     )
@@ -87,7 +87,7 @@ def use_utf8() -> None:
   # If PYTHONUTF8 is 1 already, another start would not help: the options of Python forbid UTF-8.
   if ascii_names and sys.executable and os.environ.get('PYTHONUTF8') != '1':
     os.environ['PYTHONUTF8'] = '1'
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - no shell wanted
   if sys.stdout.errors == 'strict':
     sys.stdout.reconfigure(errors='backslashreplace')  # a path may have bytes that are no UTF-8
 

@@ -312,6 +312,6 @@ def working_size(text: str | None, settings: Any, frozen: Any) -> tuple[int, int
 
 def _listed(names: Sequence[str], count: int) -> str:
   if names and len(names) <= 30:
-    return ', '.join(names)
+    return ', '.join(class_names.told_apart(names) if class_names.look_alikes(names) else names)
   more = f', or a name, as in {class_names.listed(names)}' if names else ''
   return f'0 to {count - 1}{more}'

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import unicodedata
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -167,13 +168,14 @@ def _folder(path: str, size: int) -> source.Source:
   without = [n for n in names if not known.get(n)]
   missing = sorted(known.keys() - set(names))
   kept = [n for n in names if known.get(n)]
+  alike = _alike(path, without, missing)
   if not kept:
     raise errors.DataError(
       f'{path}: none of {len(names):,} pictures has a caption; put <name>.txt beside <name>.png, '
       f'or put a {" or ".join(caption_files.TABLES)} with the columns file_name and text into '
-      f'{path}'
+      f'{path}{"".join(f" ({line})" for line in alike)}'
     )
-  notes = tally.notes(path)
+  notes = tally.notes(path) + alike
   if without or missing:
     notes += (
       f'{path}: {len(without):,} pictures without a caption and {len(missing):,} captions without '
@@ -193,6 +195,22 @@ def _folder(path: str, size: int) -> source.Source:
   ]
   read = _Files(path, kept, captions, size, notes, tally.changed)
   return _source(read, len(kept), size, source.fingerprint(parts))
+
+
+def _alike(path: str, pictures: Sequence[str], rows: Sequence[str]) -> tuple[str, ...]:
+  """Returns a message about names in rows that look like names of pictures, or () without any.
+
+  Such names differ only in their Unicode form, so they name different files.
+  """
+  forms = {unicodedata.normalize('NFC', name): name for name in pictures}
+  pairs = [(row, forms.get(unicodedata.normalize('NFC', row))) for row in rows]
+  pairs = [pair for pair in pairs if pair[1] is not None]
+  if not pairs:
+    return ()
+  return (
+    f'{path}: {len(pairs):,} file names in the table differ from names of pictures only in their '
+    f'Unicode form, such as {pairs[0][0]!a} and {pairs[0][1]!a}; write them as the files are named',
+  )
 
 
 def _beside(file: str, name: str, tally: caption_files.Tally) -> str:

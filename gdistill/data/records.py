@@ -114,8 +114,14 @@ def read_index(
   """
   name = os.path.join(folder, INDEX)
   try:
+    name.encode()
     with open(name, 'rb') as f:
       text = f.read(_LARGEST_INDEX)
+  except UnicodeEncodeError as e:
+    raise errors.DataError(
+      f'{folder!a} has bytes that are no UTF-8, and records are read only from folders whose names '
+      f'are UTF-8; rename the folder, and set {check}'
+    ) from e
   except OSError as e:
     raise errors.DataError(
       f'{name} cannot be read: {e.strerror}; the index is written last: run `{command}` to '

@@ -289,11 +289,12 @@ def same_classes(train: Source, held: Source, where: str, splits: tuple[str, str
   The error line begins with `where`, names the two `splits` and says what was passed over.
   """
   if held.class_names != train.class_names:
-    odd = sorted(set(held.class_names) ^ set(train.class_names)) or ['their order']
+    odd = sorted(set(held.class_names) ^ set(train.class_names))
+    odd = class_names.told_apart(odd) or ['their order']
     more = class_names.difference(train.class_names, held.class_names, tuple(map(repr, splits)))
     raise errors.DataError(
       f'{where}: {splits[0]!r} and {splits[1]!r} differ in their classes: {", ".join(odd[:5])}'
-      f'{f"; {more}" if more else ", which are equal names in two spellings"}; '
+      f'{f"; {more}" if more else ", which are equal names in two Unicode forms"}; '
       'give the two splits the same class names, in the same order'
       + ''.join(f' ({note})' for note in notes(train, held))
     )

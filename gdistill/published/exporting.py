@@ -66,7 +66,8 @@ def run(folder: folders.Folder, out: pathlib.Path, licence: str = '') -> list[st
   _write_config(out / 'model_index.json', export_layout.model_index(folder, frozen))
   _write_arrays(out / export_layout.REST, _rest(folder.params, back))
   _write_json(out / export_layout.CARD, card)
-  (out / 'README.md').write_text(readme.text(folder, frozen, licence), encoding='utf-8')
+  text = readme.text(folder, frozen, licence)
+  (out / 'README.md').write_text(text, encoding='utf-8', errors='backslashreplace')
   return readme.notes(folder, frozen)
 
 

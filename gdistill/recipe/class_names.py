@@ -4,6 +4,7 @@ A class has a number, its place in the list of names, and networks know only num
 run may hand a number to each other only if their lists have the same names in the same order.
 """
 
+import collections
 import functools
 import pathlib
 import re
@@ -34,9 +35,24 @@ def numbers_only(count: int) -> tuple[str, ...]:
 
 def listed(names: Sequence[str], most: int = 3) -> str:
   """Returns the first classes with their numbers, as in "0 'cat', 1 'dog' and 8 more"."""
-  said = ', '.join(f'{k} {_shown(name)}' for k, name in enumerate(names[:most]))
+  said = ', '.join(f'{k} {name}' for k, name in enumerate(told_apart(names)[:most]))
   more = len(names) - most
   return f'{said} and {more:,} more' if more > 0 else said
+
+
+def told_apart(names: Sequence[str]) -> list[str]:
+  r"""Returns the names for a message; names that look the same are also given in ASCII.
+
+  Such names differ only in their Unicode form: '\xe9' and 'e\u0301' are both shown as 'é'.
+  """
+  forms = collections.Counter(map(_plain, set(names)))
+  return [f'{_shown(n)} ({n!a})' if forms[_plain(n)] > 1 else _shown(n) for n in names]
+
+
+def look_alikes(names: Sequence[str]) -> list[str]:
+  """Returns those names that look like another of the names, as `told_apart` shows them."""
+  forms = collections.Counter(map(_plain, set(names)))
+  return told_apart([n for n in names if forms[_plain(n)] > 1])
 
 
 def same(a: str, b: str) -> bool:
@@ -98,7 +114,9 @@ def number(text: str, names: Sequence[str], flag: str) -> int | None:
   if _is_number(digits) and int(digits) < len(names) and not (padded and found):
     found.add(int(digits))
   if len(found) > 1:
-    ways = (f'{_NUMBER}{k} for number {k}, {_shown(names[k])}' for k in sorted(found)[:3])
+    first = sorted(found)[:3]
+    shown = told_apart([names[k] for k in first])
+    ways = (f'{_NUMBER}{k} for number {k}, {s}' for k, s in zip(first, shown, strict=True))
     raise errors.ConfigError(
       f'{flag}={text} can mean more than one class: give {", or ".join(ways)}; {PAGE}'
     )

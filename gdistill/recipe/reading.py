@@ -122,7 +122,7 @@ def _path(value: str, name: str) -> str:
     os.fsencode(value)
   except UnicodeEncodeError as e:
     raise errors.ConfigError(
-      f'{name}={ascii(value)} has characters that {e.encoding}, the encoding of file names of this '
+      f'{name}={value!a} has characters that {e.encoding}, the encoding of file names of this '
       'locale, does not have; set the environment variable PYTHONUTF8=1'
     ) from e
   return os.path.expanduser(value)

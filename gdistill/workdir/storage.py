@@ -187,9 +187,9 @@ def write_json(p: epath.PathLike, value: Any) -> None:
 
 def read_json(p: epath.PathLike) -> Any:
   """Returns the parsed JSON file; raises CheckpointError if the file cannot be read or parsed."""
-  data = read_bytes(p)
+  text = read_text(p).removeprefix('\ufeff')  # an editor may have added a byte-order mark
   try:
-    return json.loads(data)  # json decodes UTF-8, also with the byte-order mark of an editor
+    return json.loads(text)
   except (ValueError, RecursionError) as e:
     raise _cannot('parse', p, e, 'restore the file from a copy') from e
 
@@ -203,7 +203,7 @@ def check_writable(flag: str, p: epath.PathLike) -> None:
     encoding = sys.getfilesystemencoding()
     utf8 = '' if encoding == 'utf-8' else ', or set the environment variable PYTHONUTF8=1'
     raise errors.ConfigError(
-      f'{flag}={ascii(text)} has bytes that are no characters in {encoding}, the encoding of file '
+      f'{flag}={text!a} has bytes that are no characters in {encoding}, the encoding of file '
       f'names; choose a path without these bytes{utf8}'
     ) from e
   if '\0' in text or any(len(part.encode()) > 255 for part in text.split('/')):

@@ -1,5 +1,11 @@
 """Tests of how a command ends: exit codes, and processes that others wait for."""
 
+import json
+import os
+import subprocess
+import sys
+
+import labelled
 import pytest
 
 from gdistill import errors
@@ -44,3 +50,48 @@ def test_one_of_several_processes_leaves_at_once_whatever_happened(monkeypatch, 
   with pytest.raises(SystemExit) as left:
     exit_codes.call(command, debug=False)
   assert left.value.code == code
+
+
+def test_a_name_that_cannot_be_written_is_one_line(capsys):
+  def command():
+    'caf\udce9'.encode()
+
+  assert exit_codes.call(command, debug=False) == 3
+  [line] = capsys.readouterr().err.splitlines()
+  assert line.startswith(r"gdistill: 'caf\udce9' has characters that utf-8 does not have; rename")
+
+
+class Started(BaseException):
+  pass
+
+
+def test_in_the_locale_c_the_program_starts_again_in_utf_8_and_only_once(monkeypatch):
+  def start(*given):
+    raise Started(given)
+
+  monkeypatch.setattr(os, 'execv', start)
+  monkeypatch.delenv('PYTHONUTF8', raising=False)
+  exit_codes.use_utf8()  # the tests run in UTF-8
+  monkeypatch.setattr(sys, 'getfilesystemencoding', lambda: 'ANSI_X3.4-1968')
+  monkeypatch.setattr(sys, 'orig_argv', ['python', '-m', 'gdistill.main', '--config=a'])
+  with pytest.raises(Started) as e:
+    exit_codes.use_utf8()
+  program = [sys.executable, '-m', 'gdistill.main', '--config=a']
+  assert e.value.args[0] == (sys.executable, program) and os.environ['PYTHONUTF8'] == '1'
+  exit_codes.use_utf8()
+
+
+@pytest.mark.full
+def test_names_of_every_language_are_read_written_and_printed_in_the_locale_c(tmp_path):
+  for split in ('train', 'validation'):
+    picture = tmp_path / 'été' / split / '猫' / 'ü.png'
+    labelled.write(picture, labelled.encode(labelled.pixels_of('train', 0, 0)))
+  program = 'from gdistill.cli import command; command.program()'
+  flags = ['prepare', f'--source={tmp_path}/été', f'--out={tmp_path}/naïf', '--size=8']
+  done = subprocess.run(
+    [sys.executable, '-c', program, *flags], capture_output=True, check=True,
+    env={**os.environ, 'LC_ALL': 'C', 'PYTHONUTF8': '0'},
+  )  # fmt: skip
+  assert f'{tmp_path}/naïf/train: 1 pictures' in done.stdout.decode()
+  index = json.loads((tmp_path / 'naïf' / 'train' / 'index.json').read_bytes())
+  assert index['class_names'] == ['猫']

@@ -54,3 +54,11 @@ def test_what_holds_no_figures_is_named(tmp_path, capsys, text):
   assert table.main([str(tmp_path / 'a.json')]) == 3
   assert 'give the path of report/metrics.json' in capsys.readouterr().err
   assert table.main([str(tmp_path / 'b.json')]) == 3
+
+
+def test_a_file_with_a_byte_order_mark_is_read_and_one_too_deep_is_one_line(tmp_path, capsys):
+  a = write(tmp_path / 'a.json', ROW)
+  (tmp_path / 'a.json').write_text(json.dumps(ROW), 'utf-8-sig')
+  assert table.main([a]) == 0 and '| 2.5 |' in capsys.readouterr().out
+  (tmp_path / 'a.json').write_text('[' * 99999)
+  assert table.main([a]) == 3 and 'a.json is not readable JSON' in capsys.readouterr().err

@@ -5,6 +5,8 @@ import texts
 
 from gdistill import errors
 from gdistill.convert import text
+from gdistill.convert import text_config
+from gdistill.published import source_files
 
 
 def test_positions_that_are_not_absolute_are_refused(tmp_path):
@@ -30,3 +32,9 @@ def test_a_damaged_file_is_named(clip_copy, content, why):
   texts.put(clip_copy / 'text_encoder' / 'config.json', content)
   with pytest.raises(errors.DataError, match=why):
     text.read(str(clip_copy))
+
+
+def test_a_file_that_an_editor_saved_with_a_byte_order_mark_is_read(tmp_path):
+  (tmp_path / 'a.json').write_text('{"a": "é"}', 'utf-8-sig')
+  assert text_config.read(tmp_path / 'a.json') == {'a': 'é'}
+  assert source_files.read_json(tmp_path / 'a.json') == {'a': 'é'}

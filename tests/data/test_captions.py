@@ -86,6 +86,22 @@ def test_what_lacks_a_caption_or_a_picture_is_left_out_with_one_line(pictures):
   )
 
 
+def test_a_name_in_another_unicode_form_is_told_apart(tmp_path):
+  """A Mac may write the name of a file as 'e' and U+0301, and the table as one character."""
+  labelled.write(tmp_path / 'e\u0301.png', labelled.encode(labelled.pixels_of('train', 0, 0)))
+  put(tmp_path / 'captions.csv', 'file_name,text\n\xe9.png,a cat\n')
+  words = (
+    r'1 file names in the table differ from names of pictures only in their Unicode form, such as '
+    r"'.xe9.png' and 'e.u0301.png'; write them as the files are named"
+  )
+  with pytest.raises(errors.DataError, match=rf'none of 1 pictures has a caption; .*{words}'):
+    load(tmp_path)
+  labelled.write(tmp_path / 'b.png', labelled.encode(labelled.pixels_of('train', 0, 1)))
+  put(tmp_path / 'captions.csv', 'file_name,text\n\xe9.png,a cat\nb.png,a dog\n')
+  [alike, left_out] = load(tmp_path).read.notes
+  assert re.search(words, alike) and '1 pictures without a caption and 1 captions' in left_out
+
+
 def test_a_folder_without_captions_is_refused(pictures):
   with pytest.raises(errors.DataError, match=r'none of 3 pictures has a caption; put <name>.txt'):
     load(pictures)

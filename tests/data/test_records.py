@@ -173,3 +173,13 @@ def test_few_files_stay_open(records_path, monkeypatch, open_files):
   train.read.shards._readers.update(many)
   train[0]
   assert len(train.read.shards._readers) == 401
+
+
+def test_a_folder_whose_name_is_no_utf_8_is_refused_before_its_records_are_read(copy):
+  other = copy.with_name('caf\udce9')
+  copy.rename(other)
+  with pytest.raises(
+    errors.DataError, match=r"caf.udce9.*' has bytes that are no UTF-8.*rename"
+  ) as e:
+    load(other)
+  assert str(e.value).isascii()

@@ -91,3 +91,19 @@ def test_a_class_of_imagenet_is_found_by_any_of_its_names():
   with pytest.raises(errors.ConfigError, match=r'number:134 for number 134, .* number:517'):
     number('crane', words)  # the bird and the machine
   assert number('n02012849', words) == 134 and number('unicorn', words) is None
+
+
+COMPOSED, SPLIT = '\xe9t\xe9', 'e\u0301te\u0301'  # both are shown as 'été'
+
+
+def test_names_that_look_the_same_are_told_apart():
+  names = ['bee', COMPOSED, SPLIT, 'e']
+  shown = ["'bee'", f"'{COMPOSED}' ('\\xe9t\\xe9')", f"'{SPLIT}' ('e\\u0301te\\u0301')", "'e'"]
+  assert class_names.told_apart(names) == shown
+  assert class_names.look_alikes(names) == shown[1:3]
+  assert class_names.told_apart([COMPOSED, COMPOSED]) == [f"'{COMPOSED}'"] * 2
+  assert class_names.look_alikes(['bee', COMPOSED]) == []
+  assert class_names.listed(names, 2) == f'0 {shown[0]}, 1 {shown[1]} and 2 more'
+  with pytest.raises(errors.ConfigError) as e:
+    number(COMPOSED, names)
+  assert all(text in str(e.value) for text in shown[1:3])

@@ -1,13 +1,16 @@
 """A config becomes a recipe; an unknown key, a missing key or a wrong type gets one clear line."""
 
 import copy
+import functools
 import json
+import os
 import re
 
 import changed_config
 import pytest
 
 from gdistill import errors
+from gdistill.recipe import checks as recipe_checks
 from gdistill.recipe import reading
 from gdistill.recipe import settings as recipes
 
@@ -78,3 +81,35 @@ def test_the_resolved_config_is_json_and_gives_the_same_recipe():
     resolved = reading.to_dict(recipe)
     assert resolved == json.loads(json.dumps(resolved))
     assert reading.from_config(resolved) == recipe
+
+
+PATHS = (
+  'initial', 'data__path', 'data__classes', 'latents__autoencoder', 'latents__text',
+  'latents__cache', 'evaluation__weights',
+)  # fmt: skip
+
+
+def value(recipe, field):
+  return functools.reduce(getattr, field.split('__'), recipe)
+
+
+@pytest.mark.parametrize('field', PATHS)
+def test_the_home_of_a_path_is_ones_own(field, monkeypatch):
+  monkeypatch.setenv('HOME', '/home/me')
+  monkeypatch.setattr(recipe_checks, 'check_recipe', lambda recipe: None)
+  for given, read in (('~/a/b', '/home/me/a/b'), ('~', '/home/me'), ('a/~', 'a/~'), ('', '')):
+    recipe = reading.from_config(changed_config.changed(**{field: given}))
+    assert value(recipe, field) == read
+  recipe = reading.from_config(changed_config.changed(latents__template='~ {}'))
+  assert recipe.latents.template == '~ {}'
+
+
+@pytest.mark.parametrize('field', PATHS)
+def test_a_path_that_the_locale_cannot_name_is_one_line(field, monkeypatch):
+  monkeypatch.setattr(os, 'fsencode', lambda path: path.encode('ascii', 'surrogateescape'))
+  monkeypatch.setattr(recipe_checks, 'check_recipe', lambda recipe: None)
+  name = field.replace('__', '.')
+  with pytest.raises(
+    errors.ConfigError, match=rf"^{name}='.xe9t' has characters that ascii.*UTF8=1$"
+  ):
+    reading.from_config(changed_config.changed(**{field: 'ét'}))

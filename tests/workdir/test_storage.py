@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import sys
 import threading
 
 import numpy as np
@@ -165,3 +166,19 @@ def test_no_folder_for_temporary_files_is_one_line(monkeypatch):
   monkeypatch.setattr('tempfile.gettempdir', none)
   with pytest.raises(errors.ConfigError, match='set the environment variable TMPDIR'):
     storage.temporary_root()
+
+
+def test_json_that_an_editor_saved_with_a_byte_order_mark_is_read(tmp_path):
+  (tmp_path / 'x.json').write_text('{"a": "é"}', 'utf-8-sig')
+  assert storage.read_json(tmp_path / 'x.json') == {'a': 'é'}
+
+
+@pytest.mark.parametrize('folder', ['/none/caf\udce9', 'caf\udce9/run', 'gs://caf\udce9'])
+def test_a_folder_whose_name_is_no_utf_8_is_refused_in_ascii(folder, monkeypatch):
+  words = r"--out='.*caf.udce9.*' has bytes that are no characters in utf-8, .* these bytes$"
+  with pytest.raises(errors.ConfigError, match=words) as e:
+    storage.check_writable('--out', folder)
+  assert str(e.value).isascii()
+  monkeypatch.setattr(sys, 'getfilesystemencoding', lambda: 'ascii')
+  with pytest.raises(errors.ConfigError, match=r'no characters in ascii.*set .* PYTHONUTF8=1$'):
+    storage.check_writable('--out', folder)

@@ -33,7 +33,7 @@ def write(workdir: epath.PathLike) -> epath.Path:
   environment.filters |= {name: getattr(formats, name) for name in functions}
   page = environment.get_template('page.html').render(_values(workdir))
   target = workdir / 'report' / 'index.html'
-  storage.write_bytes(target, page.encode())
+  storage.write_bytes(target, page.encode('utf-8', 'backslashreplace'))
   return target
 
 
