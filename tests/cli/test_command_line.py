@@ -11,7 +11,7 @@ from gdistill.cli import table
 def test_the_home_of_a_flag_is_ones_own(monkeypatch):
   monkeypatch.setenv('HOME', '/home/me')
   args = command_line.parse(sample.parser(), ['--folder=~/run', '--out=~', '--labels=a~/b'])
-  assert (args.folder, args.out, args.labels) == ('/home/me/run', '/home/me', 'a~/b')
+  assert (args.folder, args.out, args.labels) == ('/home/me/run', '/home/me', ['a~/b'])
 
 
 def test_a_list_of_paths_has_homes_and_words_have_none(monkeypatch):
