@@ -4,10 +4,10 @@
     --config.data.path=FOLDER_OR_ARCHIVE --config.model.num_classes=N
 
 FOLDER_OR_ARCHIVE is a folder, or a tar or zip archive, of `train/<class>/<picture>` and
-`validation/<class>/<picture>`. Pictures are JPEG, PNG or WebP of any size: the centre square is
-resized to 64x64 when a picture is read. `gdistill prepare` turns pictures into records, which are
-read faster: --config.data.name=records. For data without a validation split, give
---config.data.held_out=0.1.
+`validation/<class>/<picture>`. Pictures are JPEG, PNG, WebP, BMP, GIF, TIFF or AVIF files of any
+size: the centre square is resized to 64x64 when a picture is read. `gdistill prepare` turns
+pictures into records, which are read faster: --config.data.name=records. For data without a
+validation split, give --config.data.held_out=0.1.
 
 Variants, after a colon: `stochastic`, `single_w`, `naive` as in imagenet64.py, `small` (network and
 training budget for one small machine), `tiny` (every stage takes seconds, for tests).

@@ -18,9 +18,7 @@ def parser(name: str, description: str) -> command_line.Parser:
   """Returns the parser of the command `name`, with the flags of edit, inpaint and transfer."""
   p = command_line.Parser(prog=f'gdistill {name}', description=description)
   p.add_argument('--folder', required=True, help='folder of a finished round: WORKDIR/<round>')
-  p.add_argument(
-    '--image', required=True, help='picture to change (JPEG, PNG or WebP), or a folder of pictures'
-  )
+  p.add_argument('--image', required=True, help='picture to change, or a folder of pictures')
   p.add_argument(
     '--label',
     help=f'class to draw, {drawing_flags.LABEL}; {NONE} draws without a class, if the network was '
