@@ -381,25 +381,19 @@ def _check_evaluation(e: recipes.Evaluation, noise: recipes.Noise) -> None:
       4 <= value < 2**31, f'evaluation.{name}', value,
       f'must be from 4 to {2**31 - 1}: precision and recall use the 3 nearest neighbours',
     )  # fmt: skip
-  _need(
-    4 <= e.real_images < 2**31, 'evaluation.real_images', e.real_images,
-    f'must be from 4 to {2**31 - 1}',
-  )  # fmt: skip
   _need(e.batch_size >= 1, 'evaluation.batch_size', e.batch_size, 'must be at least 1')
-  for name in ('keep_images', 'bank'):
+  for name, least in (('real_images', 4), ('keep_images', 0), ('bank', 0)):
     value = getattr(e, name)
-    _need(0 <= value < 2**31, f'evaluation.{name}', value, f'must be from 0 to {2**31 - 1}')
+    _need(
+      least <= value < 2**31, f'evaluation.{name}', value, f'must be from {least} to {2**31 - 1}'
+    )
   most, why = 100_000, ''
   if noise.name != 'cosine':
     most, why = 1000, f' with noise.name={noise.name!r}, a schedule of 1000 times'
   for name in ('quick_reference_steps', 'full_reference_steps'):
     value = getattr(e, name)
     _need(1 <= value <= most, f'evaluation.{name}', value, f'must be from 1 to {most}{why}')
-  _need(
-    bool(e.ws) and min(e.ws) >= 0 and max(e.ws) <= MOST_W, 'evaluation.ws', e.ws,
-    f'must list guidance strengths from 0 to {MOST_W:g}',
-  )  # fmt: skip
-  _need(
-    bool(e.num_steps) and min(e.num_steps) >= 1 and max(e.num_steps) <= most,
-    'evaluation.num_steps', e.num_steps, f'must list numbers of steps from 1 to {most}{why}',
-  )  # fmt: skip
+  fits = bool(e.ws) and min(e.ws) >= 0 and max(e.ws) <= MOST_W
+  _need(fits, 'evaluation.ws', e.ws, f'must list guidance strengths from 0 to {MOST_W:g}')
+  fits = bool(e.num_steps) and min(e.num_steps) >= 1 and max(e.num_steps) <= most
+  _need(fits, 'evaluation.num_steps', e.num_steps, f'must list numbers from 1 to {most}{why}')
