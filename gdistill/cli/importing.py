@@ -64,6 +64,7 @@ def _run(args) -> int:
   import pathlib
 
   from gdistill.published import importing
+  from gdistill.rounds import classes
   from gdistill.workdir import storage
 
   out_folder.check_new_local(args.out)
@@ -83,6 +84,8 @@ def _run(args) -> int:
     f'licence {about["licence"]}, null condition: {about["null_rule"]}',
     file=sys.stderr,
   )
+  if card['class_names']:
+    print(f'{out}: {classes.summary(card)}', file=sys.stderr)
   if card['null'] == 'none':
     print(
       'this network has no null condition, so it cannot be guided; for stage one, import it again '

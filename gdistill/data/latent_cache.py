@@ -15,7 +15,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from gdistill.data import latent_encoding
 from gdistill.data import latents as stored
 from gdistill.data import records
 from gdistill.data import source
+from gdistill.recipe import class_names
 
 # Names that a cache folder may hold: shards, index, the writer's lock, hidden and system files.
 _KNOWN = re.compile(
@@ -147,6 +148,7 @@ class Job:
           f'{file} is of format {str(found.get("format"))[:40]!r} and not {stored.FORMAT!r}: the '
           'folder holds no latents; set latents.cache to another folder'
         )
+      self._check_classes(file, found)
       for field, mine in {'masks': 0, **self._made_from}.items():
         theirs = found.get(field, 0 if field == 'masks' else mine)
         if theirs != mine:
@@ -157,6 +159,17 @@ class Job:
             f'{f": {changed}" if changed else ""}; set latents.cache to another folder, or remove '
             f'{out}'
           )
+
+  def _check_classes(self, file: str, index: Mapping[str, Any]) -> None:
+    """Raises DataError if the content `index` of `file` lists other classes than the pictures."""
+    names = index.get('class_names')
+    if isinstance(names, list) and all(isinstance(n, str) for n in names):
+      odd = class_names.difference(names, self._examples.class_names, ('the cache', 'the data'))
+      if odd:
+        raise errors.DataError(
+          f'{file} lists other classes than the data: {odd}; set latents.cache to another folder, '
+          f'or remove {self.settings.out}'
+        )
 
   def clean(self) -> None:
     """Removes temporary files of killed processes; must run while no process writes."""

@@ -11,6 +11,7 @@ from gdistill import errors
 from gdistill.data import files
 from gdistill.data import records
 from gdistill.data import source
+from gdistill.recipe import class_names as names_of_classes
 
 IMAGENET = 1_281_167  # number of pictures in ImageNet's training set
 FILE = 'prepare.json'  # file in the output folder with the flags of `gdistill prepare`
@@ -110,12 +111,17 @@ def begin(settings: Settings, class_names: Sequence[str]) -> None:
   """
   classes, before = source.fingerprint(class_names), begun(settings)
   if before is None:
-    now = {**_flags(settings), 'classes': classes, 'format': records.VERSION}
+    names = {'classes': classes, 'class_names': list(class_names)}
+    now = {**_flags(settings), **names, 'format': records.VERSION}
     files.write(os.path.join(settings.out, FILE), files.dumps(now))
   elif before['classes'] != classes:
+    names = before.get('class_names')  # prepare.json of older versions has no names
+    odd = ''
+    if isinstance(names, list) and all(isinstance(n, str) for n in names):
+      odd = names_of_classes.difference(class_names, names, ('--source', '--out'))
     raise errors.ConfigError(
-      f'--source={settings.source} has other classes than {settings.out} was begun with; '
-      'set --out to another folder'
+      f'--source={settings.source} has other classes than {settings.out} was begun with'
+      f'{": " + odd if odd else ""}; set --out to another folder'
     )
 
 

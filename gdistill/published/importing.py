@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from gdistill.published import source_files
 from gdistill.published import teacher
 from gdistill.published import teachers
 from gdistill.recipe import settings as recipes
+from gdistill.rounds import classes
 from gdistill.training import card as cards
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
@@ -51,7 +53,7 @@ def run(source: str, out: storage.epath.Path, *, tiny: str = '', **given: Any) -
     autoencoders.write(os.fspath(out / TINY), small)
   if found.null_params is not None:
     finished_rounds.finish(out / 'null', found.null_params, {'stage': 'null'})
-  return finished_rounds.finish(out, found.params, _card(found))
+  return finished_rounds.finish(out, found.params, _card(found, _class_names(found, source)))
 
 
 def _import_export(source: pathlib.Path, out: storage.epath.Path) -> dict[str, Any]:
@@ -97,10 +99,28 @@ def _check_tiny(small: autoencoders.Autoencoder, found: teacher.Teacher, tiny: s
     )
 
 
-def _card(found: teacher.Teacher) -> dict[str, Any]:
-  """Returns the content of card.json (the record of a finished round) for an imported teacher."""
+def _class_names(found: teacher.Teacher, source: str) -> tuple[str, ...]:
+  """Returns the names of the network's classes by number, or () if nobody states them.
+
+  A folder of diffusers may state them as id2label in model_index.json; networks of ImageNet have
+  the names of rounds.classes.of_published.
+  """
+  count, index = found.settings.num_classes, pathlib.Path(source) / 'model_index.json'
+  if index.is_file():
+    stated = source_files.read_json(index).get('id2label')
+    names = [stated.get(str(k)) for k in range(count)] if isinstance(stated, dict) else [None]
+    if all(isinstance(name, str) and name for name in names):
+      return tuple(names)
+  return classes.of_published(found.kind, count)
+
+
+def _card(found: teacher.Teacher, class_names: Sequence[str]) -> dict[str, Any]:
+  """Returns the content of card.json (the record of a finished round) for an imported teacher.
+
+  `class_names` are the names of the classes, or () if the network has only numbers.
+  """
   text = found.text
-  classes = found.settings.num_classes
+  numbers_only = (str(k) for k in range(found.settings.num_classes))
   return {
     'stage': 'teacher',
     'num_steps': 0,
@@ -116,7 +136,7 @@ def _card(found: teacher.Teacher) -> dict[str, Any]:
     'predict': found.settings.predict,
     'model': dataclasses.asdict(found.settings),
     'noise': dataclasses.asdict(found.noise),
-    'class_names': [] if text else [str(i) for i in range(classes)],
+    'class_names': [] if text else list(class_names or numbers_only),
     'latents': found.autoencoder
     and {
       'autoencoder': frozen_networks.encoder_digest(found.autoencoder),

@@ -5,6 +5,7 @@ import numpy as np
 from gdistill.convert import stable_diffusion_unet as unet2d
 from gdistill.frozen import networks as frozen_networks
 from gdistill.published import export_layout
+from gdistill.rounds import classes
 from gdistill.rounds import folder as folders
 from gdistill.rounds import network as networks
 
@@ -34,11 +35,22 @@ def text(folder: folders.Folder, frozen: frozen_networks.Frozen, licence: str) -
     title, '', made, '',
     f'- Sampling steps: {steps}, with the DDIM scheduler in this folder (trailing spacing).',
     f'- Guidance: {_guidance(folder, frozen)}',
+    *_classes(folder, frozen),
     f'- Licence: {licence}{origin}.',
     *(f'- Note: {note}.' for note in notes(folder, frozen)), '',
   ]  # fmt: skip
   example = _prompt_example if frozen.text is not None else _class_example
   return '\n'.join([*lines, '```python', *example(folder, frozen), '```', ''])
+
+
+def _classes(folder: folders.Folder, frozen: frozen_networks.Frozen) -> list[str]:
+  """Returns README.md's line on the classes and their numbers; [] for a network with prompts."""
+  if frozen.text is not None:
+    return []
+  where = '' if not classes.names_of(folder.card) else (
+    f'; `class_names` in {export_layout.CARD} lists all names by number'
+  )  # fmt: skip
+  return [f'- Classes: {classes.summary(folder.card)}{where}.']
 
 
 def notes(folder: folders.Folder, frozen: frozen_networks.Frozen) -> list[str]:

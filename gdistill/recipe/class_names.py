@@ -28,6 +28,11 @@ def imagenet() -> Mapping[str, str]:
   return {wnid: words for wnid, _, words in rows}
 
 
+def words(name: str) -> str:
+  """Returns ImageNet's words for a name such as 'n01440764', and any other name unchanged."""
+  return imagenet().get(name, name) if _WNID.fullmatch(name) else name
+
+
 def numbers_only(count: int) -> tuple[str, ...]:
   """Returns the names '0', '1', ... of `count` classes whose real names nobody knows."""
   return tuple(str(k) for k in range(count))

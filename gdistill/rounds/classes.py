@@ -24,8 +24,9 @@ def names_of(card: Mapping[str, Any]) -> tuple[str, ...]:
   older version wrote always have the numbers; they get the names of `of_published`.
   """
   names = tuple(map(str, card.get('class_names') or ()))
-  if card.get('imported') and names == class_names.numbers_only(len(names)):
-    return of_published(card['imported'].get('kind', ''), len(names))
+  about = card.get('imported')
+  if isinstance(about, Mapping) and names == class_names.numbers_only(len(names)):
+    return of_published(about.get('kind', ''), len(names))
   return names
 
 
@@ -36,6 +37,13 @@ def shown(card: Mapping[str, Any], numbers: Sequence[int], most: int = 10) -> st
   said = ['no class' if k < 0 else f'{k} {named.get(k, "")}'.strip() for k in numbers[:most]]
   more = f' and {len(numbers) - most:,} more' if numbers[most:] else ''
   return ', '.join(said) + more
+
+
+def summary(card: Mapping[str, Any]) -> str:
+  """Returns one phrase on the classes of a round: how many there are, and the first names."""
+  names, count = names_of(card), card['model']['num_classes']
+  said = f'{count:,} class{"es" if count > 1 else ""}'
+  return f'{said}: {class_names.listed(names)}' if names else f'{said} by number only, no names'
 
 
 def number(card: Mapping[str, Any], text: str, flag: str) -> int | None:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 
 import encoded
@@ -286,3 +287,25 @@ def test_a_cache_of_captions_of_one_line_is_refused_with_the_reason(tmp_path):
     r"and 2 captions are longer \(the first is '3.png'\); set latents.cache to another folder",
   ):
     encoded.job(tmp_path, captions=longer, examples=examples).check()
+
+
+def test_a_cache_that_lists_other_classes_says_which(cache, tmp_path):
+  shutil.copytree(cache[0], tmp_path / 'c')
+  file = tmp_path / 'c' / 'index.json'
+  index = json.loads(file.read_text())
+  file.write_text(json.dumps({**index, 'class_names': [*index['class_names'][:-1], 'emu']}))
+  with pytest.raises(errors.DataError, match=r"index.json lists other classes .* cache has 'emu';"):
+    encoded.job(tmp_path / 'c').check()
+
+
+def test_latents_get_the_numbers_and_names_of_a_map(cache):
+  found = latents.load(str(cache[0]), encoded.SHAPE)
+  names, count = found.class_names, len(found.class_names)
+  turned = found.renumbered([*range(1, count), 0], [f'x{k}' for k in range(count)])
+  index = list(range(len(found)))
+  before, after = found.gather(index), turned.gather(index)
+  assert after['label'].tolist() == [(k + 1) % count for k in before['label']]
+  assert (after['latents'] == before['latents']).all() and turned.class_names[0] == 'x0'
+  assert turned.fingerprint != found.fingerprint
+  same = found.renumbered(range(count), [n.upper() for n in names])
+  assert same.fingerprint == found.fingerprint and same.class_names[0] == names[0].upper()

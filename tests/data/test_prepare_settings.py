@@ -1,5 +1,6 @@
 """Wrong flags, sources and folders are refused, and nothing is written."""
 
+import json
 import re
 import shutil
 
@@ -116,3 +117,17 @@ def test_wrong_sources_leave_nothing_behind(folder_path, tmp_path, capsys, flags
   said = capsys.readouterr().err
   assert re.search(why, said) and said.count('\n') == 1
   assert not out.exists()
+
+
+def test_other_classes_than_a_folder_was_begun_with_are_named(tmp_path):
+  wanted = prepare_settings.Settings('x', str(tmp_path))
+  prepare_settings.begin(wanted, ('cat', 'dog'))
+  prepare_settings.begin(wanted, ('cat', 'dog'))
+  line = "only --source has 'eel'; only --out has 'dog'; number 1 is 'eel' in --source and 'dog' in"
+  with pytest.raises(errors.ConfigError, match=f'was begun with: {line} --out; set --out'):
+    prepare_settings.begin(wanted, ('cat', 'eel'))
+  old = json.loads((tmp_path / 'prepare.json').read_text())
+  for names in (None, 5, [1]):
+    (tmp_path / 'prepare.json').write_text(json.dumps({**old, 'class_names': names}))
+    with pytest.raises(errors.ConfigError, match='was begun with; set --out'):
+      prepare_settings.begin(wanted, ('cat', 'eel'))

@@ -1,6 +1,7 @@
 """Tests that a label means the same class in the data, in `initial` and in a run's own rounds."""
 
 import dataclasses
+import types
 
 import labelled
 import micro
@@ -9,6 +10,7 @@ import pytest
 
 from gdistill import errors
 from gdistill.data import source
+from gdistill.recipe import settings as recipes
 from gdistill.rounds import classes
 from gdistill.training import assemble
 from gdistill.training import class_checks
@@ -179,3 +181,17 @@ def test_cards_of_published_imagenet_networks_have_its_names():
   assert classes.shown(card, [-1, 1]) == "no class, 1 'goldfish, Carassius auratus'"
   unnamed = {**card, 'imported': {'kind': 'x'}}
   assert classes.shown(unnamed, range(3), 2) == '0, 1 and 1 more'
+
+
+def test_captions_made_from_identifiers_of_imagenet_are_told(tmp_path, capsys):
+  data = pictures(tmp_path / 'data', ('n01440764', 'n01443537', 'shark'))
+  pixels = run_of(data).own_pictures
+  text = types.SimpleNamespace(
+    recipe=types.SimpleNamespace(model=types.SimpleNamespace(context='text')),
+    own_pictures=pixels, latents=recipes.Latents(),
+  )  # fmt: skip
+  class_checks.check(text)
+  said = capsys.readouterr().err
+  assert '2 classes of the data are named by identifiers of ImageNet, so that a caption is' in said
+  assert "'a photo of a n01440764'; for words, rename" in said
+  assert "such as n01440764 to 'tench'" in said and said.count('\n') == 1

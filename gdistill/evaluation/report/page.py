@@ -16,6 +16,7 @@ from gdistill.evaluation.report import sprites
 from gdistill.evaluation.report import summary
 from gdistill.evaluation.report import tables
 from gdistill.evaluation.report import training
+from gdistill.rounds import classes
 from gdistill.workdir import storage
 
 
@@ -58,6 +59,7 @@ def _values(workdir: epath.Path) -> dict[str, Any]:
     'headline': summary.headline(series),
     'protocol': summary.protocol_of(rows),
     'sprites': pictures,
+    'classes': _classes(rounds),
     'table': tables.by_strength(series),
     'shared': list(shared.items()),
     'plots': curves.figures(series, rows),
@@ -67,6 +69,15 @@ def _values(workdir: epath.Path) -> dict[str, Any]:
     'rounds': rounds,
     'data': _script_data(rows, columns, series, pictures, rounds),
   }
+
+
+def _classes(rounds: Sequence[dict[str, Any]]) -> list[str]:
+  """Returns the class names of the newest round by number; [] for prompts or numbers only."""
+  cards = [r['card'] for r in rounds if r['card']]
+  card = cards[-1] if cards else {}
+  text = isinstance(card.get('latents'), dict) and card['latents'].get('text')
+  named = isinstance(card.get('class_names'), list) and not text
+  return list(classes.names_of(card)) if named else []
 
 
 def _script_data(

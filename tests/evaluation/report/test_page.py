@@ -129,3 +129,16 @@ def test_the_page_sets_quality_against_seconds_and_fd_against_the_score(small_pa
 
 def test_no_label_of_a_plot_is_left_in_tex(small_page):
   assert 'mathdefault' not in small_page
+
+
+def test_the_page_names_the_classes_by_number(tmp_path):
+  folder = fake_run.workdir(storage.path(tmp_path), fake_run.rows(ws=(1.0,), steps=(2,)))
+  card = {'stage': 'teacher', 'class_names': ['<b>cat', *(f'c{k}' for k in range(1, 25))]}
+  storage.write_json(folder / '99_last' / 'card.json', card)
+  text = fake_run.text_of(page.write(folder).read_text())
+  assert 'Image i shows the class i mod 25; the classes are 0 “<b>cat”, 1 “c1”' in text
+  assert '19 “c19” and more, all in card.json' in text and '“c20”' not in text
+  for other in ({'latents': {'text': 'clip'}}, {'class_names': 5}, {'imported': {'kind': 'x'}}):
+    names = {'class_names': ['0', '1']} | other
+    storage.write_json(folder / '99_last' / 'card.json', {'stage': 'teacher', **names})
+    assert 'the classes are' not in fake_run.text_of(page.write(folder).read_text())
