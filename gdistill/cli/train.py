@@ -132,7 +132,6 @@ def _plan(run, devices: int | None) -> str:
   from gdistill import errors
   from gdistill.devices import mesh as meshes
   from gdistill.training import checks as run_checks
-  from gdistill.training import class_checks
   from gdistill.training import plan_text
   from gdistill.workdir import finished as finished_rounds
 
@@ -148,7 +147,6 @@ def _plan(run, devices: int | None) -> str:
   if not there:
     text += f'\ninitial: {initial} is not a finished round yet; import or train it first'
   try:
-    class_checks.check(run)
     run_checks.data(run)
   except errors.DataError as e:
     text += f'\ndata: {e}'

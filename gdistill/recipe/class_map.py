@@ -20,13 +20,13 @@ def read(file: str) -> list[tuple[str, str]]:
   try:
     with open(file, 'rb') as f:
       text = f.read(_LARGEST + 1).decode('utf-8-sig')
-  except OSError as e:
-    raise errors.ConfigError(
-      f'{where} cannot be read: {e.strerror}; give the path of a file with a line "name of the '
-      f'data = name of the teacher" for each class; {class_names.PAGE}'
-    ) from e
   except UnicodeDecodeError as e:
     raise errors.ConfigError(f'{where} is not UTF-8 text; save the file as UTF-8') from e
+  except (OSError, ValueError) as e:  # a path with a null character is a ValueError
+    raise errors.ConfigError(
+      f'{where} cannot be read: {getattr(e, "strerror", e)}; give the path of a file with a line '
+      f'"name of the data = name of the teacher" for each class; {class_names.PAGE}'
+    ) from e
   if len(text) > _LARGEST:
     raise errors.ConfigError(f'{where} is larger than {_LARGEST:,} bytes, so it is no map of names')
   pairs = list(_json(where, text) if text.lstrip()[:1] in ('{', '[') else _lines(where, text))

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gdistill import errors
 from gdistill.recipe import class_names
 
 NO_CLASS = 'number:-1'  # another way to write the null condition as a label
@@ -56,31 +55,16 @@ def number(card: Mapping[str, Any], text: str, flag: str) -> int | None:
   return class_names.number(text, names_of(card) or class_names.numbers_only(count), flag)
 
 
-def compare(
-  data: Sequence[str], card: Mapping[str, Any], where: str, kind: type[errors.GdistillError]
-) -> str:
-  """Checks that classes of data have the numbers that the round with this card.json knows.
+def compare(data: Sequence[str], card: Mapping[str, Any]) -> str:
+  """Returns '' if classes of data have the numbers that the round with this card.json knows.
 
-  `data` are the names of the data's classes, and `where` names the round in the error line. Returns
-  a note for the user if the round has numbers only, so that names cannot be compared, or else ''.
-  Raises `kind` if the names or their order differ.
+  `data` are the names of the data's classes. Returns a text that says what differs if the names or
+  their order differ. A round that has numbers only is compared if the data's names are numbers too.
   """
   names, count = names_of(card), card['model']['num_classes']
   if not names:
-    numbers = class_names.numbers_only(count)
-    plain = [str(int(n)) if n.isascii() and n.isdigit() else n for n in data]
-    if len(data) == count and not all(n.isdigit() for n in plain):
-      return (
-        f'{where} has {count:,} classes by number only, so their names cannot be compared: the '
-        f'classes of the data get these numbers: {class_names.listed(data)}; if that is another '
-        f'order, give data.classes=FILE; {class_names.PAGE}'
-      )
-    names, data = numbers, plain
-  odd = class_names.difference(data, names, ('the data', 'the round'))
-  if odd:
-    raise kind(
-      f'{where} has other classes than the data: {odd}; a label would teach another class. Give '
-      'data with the same names in the same order, or a file data.classes=FILE with a line "name '
-      f'of the data = name of the round" for each class; {class_names.PAGE}'
-    )
-  return ''
+    data = [str(int(n)) if n.isascii() and n.isdigit() else n for n in data]
+    names = class_names.numbers_only(count)
+    if len(data) == count and not all(n.isdigit() for n in data):
+      return ''
+  return class_names.difference(data, names, ('the data', 'the round'))

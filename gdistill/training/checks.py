@@ -41,7 +41,6 @@ _MOST_IN_V = 50.0  # largest 1 / alpha(t=1) without a warning: Stable Diffusion 
 def everything(run: assemble.Run) -> None:
   """Checks the run's devices, data, folders and evaluation grid."""
   mesh(run)
-  class_checks.check(run)
   data(run)
   folders_and_grid(run)
   _warn_of_eps(run)
@@ -70,10 +69,14 @@ def mesh(run: assemble.Run) -> None:
 
 
 def data(run: assemble.Run) -> None:
-  """Checks that the data have the model's shape and classes, and enough examples for a batch."""
+  """Checks that the data have the model's shape and classes, and enough examples for a batch.
+
+  The classes are compared by name with those of the initial round and of finished rounds.
+  """
   recipe = run.recipe
   frozen_networks.check_fits(run.frozen, recipe.latents, recipe.model)
   train_set, held_set = run.pictures
+  class_checks.check(run)
   height, _, channels = run.picture_shape
   _say_passed_over(run)
   _check_classes(recipe, run.own_pictures[0])

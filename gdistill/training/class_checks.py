@@ -20,17 +20,31 @@ def check(run: assemble.Run, tell: bool = True) -> None:
     if tell:
       _tell_of_identifiers(run)
     return
+  names = run.pictures[0].class_names
   if recipe.initial and finished_rounds.is_finished(recipe.initial):
     card = finished_rounds.read_card(recipe.initial)
-    names = run.pictures[0].class_names
-    note = classes.compare(names, card, f'initial={recipe.initial!r}', errors.ConfigError)
-    if note and tell and not recipe.data.classes:
-      progress.say(note)
+    where = f'initial={recipe.initial!r}'
+    if odd := classes.compare(names, card):
+      raise errors.ConfigError(
+        f'{where} has other classes than the data: {odd}; a label would teach another class. Give '
+        'data with the same names in the same order, or a file data.classes=FILE with a line "name '
+        f'of the data = name of the round" for each class; {class_names.PAGE}'
+      )
+    unknown = not classes.names_of(card) and not all(n.isdigit() for n in names)
+    if tell and unknown and not recipe.data.classes:
+      progress.say(
+        f'{where} has {len(names):,} classes by number only, so their names cannot be compared: '
+        f'the classes of the data get these numbers: {class_names.listed(names)}; if that is '
+        f'another order, give data.classes=FILE; {class_names.PAGE}'
+      )
   for r in run.plan if run.workdir is not None else ():
     folder = run.workdir / r.name
-    if finished_rounds.is_finished(folder):
-      card = finished_rounds.read_card(folder)
-      classes.compare(run.pictures[0].class_names, card, f'the round {folder}', errors.DataError)
+    there = finished_rounds.is_finished(folder)
+    if there and (odd := classes.compare(names, finished_rounds.read_card(folder))):
+      raise errors.DataError(
+        f'the round {folder} has other classes than the data: {odd}; restore the data that the '
+        'run began with, or choose another workdir'
+      )
 
 
 def _tell_of_identifiers(run: assemble.Run) -> None:
