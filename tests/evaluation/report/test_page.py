@@ -137,7 +137,7 @@ def test_the_page_names_the_classes_by_number(tmp_path):
   storage.write_json(folder / '99_last' / 'card.json', card)
   text = fake_run.text_of(page.write(folder).read_text())
   assert 'Image i shows the class i mod 25; the classes are 0 “<b>cat”, 1 “c1”' in text
-  assert '19 “c19” and more, all in card.json' in text and '“c20”' not in text
+  assert '19 “c19” and 5 more. With 10' in text and '“c20”' not in text
   for other in ({'latents': {'text': 'clip'}}, {'class_names': 5}, {'imported': {'kind': 'x'}}):
     names = {'class_names': ['0', '1']} | other
     storage.write_json(folder / '99_last' / 'card.json', {'stage': 'teacher', **names})
