@@ -1,5 +1,6 @@
 """gdistill encode: encodes a config's pictures and captions once, into a cache that runs share."""
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 
@@ -62,6 +63,8 @@ def _run(args, overrides) -> int:
       'on a local or shared disk'
     )
   storage.check_writable('--out', out)
+  # The run compares its pictures with those of the cache in its folder of latents.
+  recipe = dataclasses.replace(recipe, latents=dataclasses.replace(recipe.latents, cache=out))
   meshes.use_compile_cache()
   meshes.make_cpu_devices(recipe.mesh.cpu_devices)
   processes.start(args.coordinator, args.num_processes, args.process_id)
@@ -74,7 +77,9 @@ def _run(args, overrides) -> int:
   if not jax.process_index():
     print(f'{out}: {done.index["count"]:,} pictures, digest {done.index["digest"]}')
   if left_out := done.index.get('left_out'):
-    print(f'{left_out:,} pictures could not be read and are left out', file=sys.stderr)
+    print(
+      f'{left_out:,} pictures could not be read or are too small, and are left out', file=sys.stderr
+    )
   if done.encoded:
     speed = done.encoded / done.seconds
     print(

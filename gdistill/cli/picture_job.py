@@ -143,7 +143,10 @@ def _check_out(out: str, wanted: Mapping[str, Any]) -> None:
   other = [k for k in {**wanted, **found} if found.get(k) != wanted.get(k)]
   if other:
     values = (f'{found.get(k)!r} -> {wanted.get(k)!r}' for k in other)
-    said = ('pictures' if k == 'files' else f'{k}: {v}' for k, v in zip(other, values, strict=True))
+    # Earlier versions listed a file as [path, size, time], and read some files otherwise.
+    before = any(len(one) == 3 for one in found.get('files') or [])
+    pictures = 'pictures, listed by an earlier version of gdistill' if before else 'pictures'
+    said = (pictures if k == 'files' else f'{k}: {v}' for k, v in zip(other, values, strict=True))
     raise errors.ConfigError(
       f'--out={out} holds results of another request ({"; ".join(said)}); name another '
       'folder as --out'

@@ -88,6 +88,11 @@ def _run(args) -> int:
         job = prepare.plan(settings, stop.check)
         for line in prepare.notes(job):
           progress.say(line)
+        if job.earlier:
+          progress.say(
+            f'{settings.out} was begun by an earlier version of gdistill: its pictures are still '
+            'recognised by name and length alone, so that its digest stays the same'
+          )
         with progress.Progress('preparing', job.total, job.done) as bar:
           indices = prepare.work(
             job, stop.check, lambda done, speed: bar.update(done, pictures_a_second=speed)
@@ -100,6 +105,18 @@ def _run(args) -> int:
         # The lock created the folder, so an empty folder is removed; os.rmdir fails if the folder
         # has files.
         os.rmdir(settings.out)
+  _report(settings, indices)
+  seconds, made = time.monotonic() - began, job.total - job.done
+  if made:
+    speed = f'{made / seconds:.0f} pictures per second'
+    print(f'{made:,} pictures prepared in {seconds:.1f} s, {speed}', file=sys.stderr)
+  else:
+    print('nothing to do: every shard is complete', file=sys.stderr)
+  return 0
+
+
+def _report(settings, indices) -> None:
+  """Prints the numbers of pictures of each split."""
   for split, index in indices.items():
     skipped = len(index['made']['skipped'])
     print(
@@ -108,10 +125,9 @@ def _run(args) -> int:
       f'{skipped:,} unreadable pictures skipped, '
       f'digest {index["digest"]}'
     )
-  seconds, made = time.monotonic() - began, job.total - job.done
-  if made:
-    speed = f'{made / seconds:.0f} pictures per second'
-    print(f'{made:,} pictures prepared in {seconds:.1f} s, {speed}', file=sys.stderr)
-  else:
-    print('nothing to do: every shard is complete', file=sys.stderr)
-  return 0
+    if small := index['made'].get('small'):
+      print(
+        f'{len(small):,} pictures below a quarter of {settings.size} pixels a side were passed '
+        f'over, such as {small[0]}',
+        file=sys.stderr,
+      )

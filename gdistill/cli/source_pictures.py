@@ -84,10 +84,14 @@ def inside(out: str, folder: str) -> bool:
   return os.path.isdir(folder) and os.path.join(os.path.abspath(out), '').startswith(top)
 
 
-def stamps(*sources: Sources) -> list[list[Any]]:
-  """Returns [path, size in bytes, time of last change in ns] of every file of the sources.
+def stamps(*sources: Sources) -> list[list[str]]:
+  """Returns [path, sha256 of the bytes] of every file of the sources; every file is read."""
+  from gdistill.data import files
 
-  Two calls return equal lists if no file has changed between the calls; no file is read.
-  """
-  files = [(file, os.stat(file)) for some in sources for file in some.files]
-  return [[file, found.st_size, found.st_mtime_ns] for file, found in files]
+  found = []
+  for file in (file for some in sources for file in some.files):
+    try:
+      found.append([file, files.sha256(file)])
+    except OSError as e:
+      raise errors.DataError(f'{file} cannot be read: {e.strerror}; fix or remove the file') from e
+  return found

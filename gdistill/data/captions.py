@@ -10,6 +10,7 @@ import numpy as np
 
 from gdistill import errors
 from gdistill.data import caption_files
+from gdistill.data import earlier
 from gdistill.data import images
 from gdistill.data import pictures
 from gdistill.data import source
@@ -69,13 +70,17 @@ def split(path: str, kind: Kind, size: int, name: str = '', data_dir: str = '') 
     )
   path = os.path.join(path, name) if name else path
   if kind == 'webdataset':
-    index = webdataset.index(path)
-    return _source(webdataset.Read(index, size), len(index.rows), size, index.fingerprint)
+    index = webdataset.index(path, size)
+    read = webdataset.Read(index, size)
+    return _source(read, len(index.rows), size, index.fingerprint, index.otherwise)
   return _folder(path, size)
 
 
-def _source(read: Any, count: int, size: int, fingerprint: str) -> source.Source:
-  return source.Source(read, count, (size, size, 3), CLASS_NAMES, fingerprint)
+def _source(
+  read: Any, count: int, size: int, fingerprint: str, otherwise: str = ''
+) -> source.Source:
+  shape = (size, size, 3)
+  return source.Source(read, count, shape, CLASS_NAMES, fingerprint, otherwise=otherwise)
 
 
 def of_source(data: source.Source, template: str) -> list[str]:
@@ -124,20 +129,20 @@ class _Files:
   size: int
   notes: tuple[str, ...]
   changed: str  # says which captions earlier versions read otherwise, for error lines; or ''
+  printed: str  # the fingerprint in earlier versions
 
   @property
   def labels(self) -> np.ndarray:
     return np.zeros(len(self.names), np.int32)
 
   def __call__(self, i: int) -> tuple[np.ndarray, int]:
-    try:
-      with open(self.name(i), 'rb') as f:
-        data = f.read()
-    except OSError as e:
-      raise errors.DataError(
-        f'{self.name(i)} cannot be read: {e.strerror}; fix or remove the file'
-      ) from e
-    return pictures.square(pictures.decode(data, self.name(i)), self.size), 0
+    return pictures.squared(self.file_bytes(i), self.name(i), 3, self.size), 0
+
+  def before(self) -> tuple['_Files', str]:
+    return self, self.printed
+
+  def file_bytes(self, i: int) -> bytes:
+    return images.file_bytes(self.name(i))
 
   def caption(self, i: int) -> str:
     return self.captions[i]
@@ -153,20 +158,21 @@ def _folder(path: str, size: int) -> source.Source:
   folder: a path from the table is never opened.
   """
   found = images.load(path, 'data.path', size)
-  names = [os.path.relpath(n, path) for n in found.names]
+  names, small = ([os.path.relpath(n, path) for n in some] for some in (found.names, found.small))
   if not names:
     raise errors.DataError(
       f'data.path={path} is no folder of pictures; set data.path to a folder of picture files'
     )
   tables = [t for t in caption_files.TABLES if os.path.isfile(os.path.join(path, t))]
-  texts = {n: os.path.splitext(os.path.join(path, n))[0] + '.txt' for n in names}
+  beside = {n: os.path.splitext(os.path.join(path, n))[0] + '.txt' for n in names + small}
+  texts = {n: beside[n] for n in names}
   tally = caption_files.Tally()
   if tables:
     known = caption_files.table(os.path.join(path, tables[0]), tally)
   else:
     known = {n: _beside(file, n, tally) for n, file in texts.items()}
   without = [n for n in names if not known.get(n)]
-  missing = sorted(known.keys() - set(names))
+  missing = sorted(known.keys() - set(names) - set(small))
   kept = [n for n in names if known.get(n)]
   alike = _alike(path, without, missing)
   if not kept:
@@ -187,14 +193,17 @@ def _folder(path: str, size: int) -> source.Source:
       f'are not read, the first of them {os.path.basename(unread[0])!r}',
     )
   # The tables and the texts beside pictures are captions, and the notes above speak of them.
-  captions_of = (*caption_files.TABLES, *(os.path.relpath(f, path) for f in texts.values()))
+  captions_of = (*caption_files.TABLES, *(os.path.relpath(f, path) for f in beside.values()))
   notes += found.passed.without(captions_of).notes(f'data.path={path}')
   captions = [known[n] for n in kept]
-  parts = [
-    f'{n} {os.path.getsize(os.path.join(path, n))} {c}' for n, c in zip(kept, captions, strict=True)
-  ]
-  read = _Files(path, kept, captions, size, notes, tally.changed)
-  return _source(read, len(kept), size, source.fingerprint(parts))
+  sizes = [os.path.getsize(os.path.join(path, n)) for n in kept]
+  parts = [f'{n} {size} {c}' for n, size, c in zip(kept, sizes, captions, strict=True)]
+  stamps = dict(zip(names, found.stamps, strict=True))
+  read = _Files(path, kept, captions, size, notes, tally.changed, source.fingerprint(parts))
+  printed = source.fingerprint(
+    f'{part} {stamps[n].hex()}' for n, part in zip(kept, parts, strict=True)
+  )
+  return _source(read, len(kept), size, printed, earlier.of_names(kept, small))
 
 
 def _alike(path: str, pictures: Sequence[str], rows: Sequence[str]) -> tuple[str, ...]:
@@ -251,8 +260,9 @@ def _tfds(name: str, split: str, data_dir: str, size: int) -> source.Source:
     )
   data.decoders = {'image': tensorflow_datasets.decode.SkipDecoding()}
   parts = [str(info.full_name), split, str(len(data)), feature]
-  read = _Tfds(data, f'{info.full_name} {split}', feature, size)
-  return _source(read, len(data), size, source.fingerprint(parts))
+  before = source.fingerprint(parts)
+  read = _Tfds(data, f'{info.full_name} {split}', feature, size, before)
+  return _source(read, len(data), size, tfds.upright(before))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -263,6 +273,7 @@ class _Tfds:
   where: str  # name of the data set and its split, for error lines
   feature: str
   size: int
+  printed: str  # the fingerprint in earlier versions
   # Counts the captions that `caption` returned; `counted` holds the numbers of their examples.
   tally: caption_files.Tally = dataclasses.field(default_factory=caption_files.Tally)
   counted: set[int] = dataclasses.field(default_factory=set)
@@ -282,12 +293,14 @@ class _Tfds:
   def __call__(self, i: int) -> tuple[np.ndarray, int]:
     example = self._example(i)
     self._text(i, example)  # raises DataError if example i has no caption
-    image = example['image']
-    if isinstance(image, bytes):
-      pixels = pictures.decode(image, self.name(i))
-    else:
-      pixels = pictures.convert(np.asarray(image), self.name(i), 3)
-    return pictures.square(pixels, self.size), 0
+    return tfds.pixels_of(example['image'], self.name(i), (self.size, self.size, 3)), 0
+
+  def before(self) -> tuple['_Tfds', str]:
+    return self, self.printed
+
+  def file_bytes(self, i: int) -> bytes | None:
+    image = self._example(i)['image']
+    return image if isinstance(image, bytes) else None
 
   def caption(self, i: int) -> str:
     text = self._text(i, self._example(i))

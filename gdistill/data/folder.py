@@ -9,7 +9,9 @@ import numpy as np
 
 from gdistill import errors
 from gdistill.data import archives
+from gdistill.data import earlier
 from gdistill.data import files
+from gdistill.data import headers
 from gdistill.data import passed
 from gdistill.data import pictures
 from gdistill.data import sheet_marks
@@ -18,7 +20,6 @@ from gdistill.recipe import settings as recipes
 
 _MOST_BYTES = 16 * 2**30  # largest number of bytes of an archive's pictures in memory
 _LARGEST = 2**28  # largest number of bytes of one picture file
-_HEAD = 4096  # number of first bytes of a picture that may hold the mark of a contact sheet
 _MOST_NAMED = 5  # largest number of class folders that an error line names
 
 
@@ -75,6 +76,13 @@ class Listing:
     file = os.path.join(self.path, name)
     return _bytes(self.spool or file, file, self.offsets[name] if self.spool else 0, size)
 
+  def look(self, name: str) -> headers.Look:
+    """Looks at a picture: hashes samples of its bytes and reads its width and height."""
+    if self.contents is not None:
+      return headers.of_bytes(self.contents[name])
+    part = (self.offsets[name], self.sizes[name]) if self.spool else ()
+    return headers.of_file(self.spool or os.path.join(self.path, name), *part)
+
 
 def listing(
   path: str, splits: Sequence[str], spool: str = '', poll: Callable[[], None] = lambda: None
@@ -105,12 +113,16 @@ def listing(
 
 
 def split(
-  listed: Listing, name: str, shape: tuple[int, int, int], held_out: bool = False
+  listed: Listing,
+  name: str,
+  shape: tuple[int, int, int],
+  held_out: bool = False,
+  poll: Callable[[], None] = lambda: None,
 ) -> source.Source:
   """Returns the source of the pictures in `<name>/<class>/`, or in `<class>/` if `name` is ''.
 
   `read.notes` of the source says what was passed over. Raises DataError if there are no pictures,
-  or if a class folder has no pictures and the split is not held out.
+  or if a class folder has no pictures and the split is not held out; `poll()` may raise to stop.
   """
   prefix = f'{name}/' if name else ''
   depth = prefix.count('/') + 1
@@ -119,12 +131,15 @@ def split(
   if not names:
     raise errors.DataError(_nothing(listed, prefix, over))
   names.sort(key=lambda n: n.split('/'))  # sorts by class, then by file name
+  looks = headers.of_all(listed.look, names, poll)
+  names, small, stamps = headers.sifted(names, looks, shape[0])
+  over.add(passed.SMALL, small)
   classes = [n.removeprefix(prefix).partition('/')[0] for n in names]
   class_names = tuple(sorted(set(classes)))
   within = {n for n in (*listed.folders, *listed.broken) if n.startswith(prefix)}
   empty = {n for n in within if n.count('/') == depth - 1} - {prefix + c for c in class_names}
   if empty and not held_out:
-    raise errors.DataError(_empty(listed, sorted(empty), depth))
+    raise errors.DataError(_empty(listed, sorted(empty), depth, small))
   over.add(passed.EMPTY, empty - listed.broken)
   numbers = {c: k for k, c in enumerate(class_names)}
   labels = np.array([numbers[c] for c in classes], np.int32)
@@ -132,11 +147,15 @@ def split(
   contents = listed.contents and [listed.contents[n] for n in names]
   offsets = listed.offsets and np.array([listed.offsets[n] for n in names], np.int64)
   parts = [f'{n.removeprefix(prefix)} {size}' for n, size in zip(names, sizes, strict=True)]
-  notes = over.notes(f'data.path={listed.path}')
-  read = _Read(listed.path, names, sizes, labels, shape, contents, listed.spool, offsets, notes)
+  read = _Read(
+    listed.path, names, sizes, labels, shape, contents, listed.spool, offsets,
+    over.notes(f'data.path={listed.path}'), source.fingerprint(parts), stamps,
+  )  # fmt: skip
+  printed = source.fingerprint(map(' '.join, zip(parts, map(bytes.hex, stamps), strict=True)))
   return source.Source(
-    read, len(names), shape, class_names, source.fingerprint(parts), heavy=contents is not None
-  )
+    read, len(names), shape, class_names, printed, heavy=contents is not None,
+    otherwise=earlier.of_names(names, small),
+  )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -155,19 +174,26 @@ class _Read:
   spool: str
   offsets: np.ndarray | None
   notes: tuple[str, ...]
+  printed: str  # the fingerprint in earlier versions
+  stamps: list[bytes] | None  # hashes of the files; None: `part` is as in earlier versions
 
   def __call__(self, i: int) -> tuple[np.ndarray, int]:
-    pixels = pictures.decode(self._data(i), os.path.join(self.path, self.names[i]), self.shape[2])
-    return pictures.square(pixels, self.shape[0]), int(self.labels[i])
+    name = os.path.join(self.path, self.names[i])
+    pixels = pictures.squared(self.file_bytes(i), name, self.shape[2], self.shape[0])
+    return pixels, int(self.labels[i])
+
+  def before(self) -> tuple['_Read', str]:
+    return dataclasses.replace(self, stamps=None), self.printed
 
   def name(self, i: int) -> str:
     return self.names[i]
 
   def part(self, i: int) -> str:
-    """Returns name, size and label of example i as one string, to be hashed into a fingerprint."""
-    return f'{self.names[i]} {self.sizes[i]} {self.labels[i]}'
+    """Returns name, size, label and hash of example i as one string, for a fingerprint."""
+    stamp = f' {self.stamps[i].hex()}' if self.stamps is not None else ''
+    return f'{self.names[i]} {self.sizes[i]} {self.labels[i]}{stamp}'
 
-  def _data(self, i: int) -> bytes:
+  def file_bytes(self, i: int) -> bytes:
     if self.contents is not None:
       return self.contents[i]
     name = os.path.join(self.path, self.names[i])
@@ -202,14 +228,15 @@ def _passed_over(listed: Listing, prefix: str, held_out: bool = False) -> passed
   return over
 
 
-def _empty(listed: Listing, folders: list[str], depth: int) -> str:
+def _empty(listed: Listing, folders: list[str], depth: int, small: Sequence[str]) -> str:
   """Returns the text of the DataError for class folders without pictures."""
   over, known = passed.Passed(), set(folders)
 
   def inside(names):
     return (n for n in names if '/'.join(n.split('/')[:depth]) in known)
 
-  over.add(passed.DEEP, inside(listed.sizes))
+  over.add(passed.SMALL, inside(small))
+  over.add(passed.DEEP, (n for n in inside(listed.sizes) if n.count('/') > depth))
   over.add_files(inside(listed.others))
   over.add(passed.LINK, inside(listed.broken))
   over.add(passed.SHEET, inside(listed.sheets))
@@ -219,7 +246,8 @@ def _empty(listed: Listing, folders: list[str], depth: int) -> str:
     f'data.path={listed.path}: the class folder{"" if one else "s"} {some}'
     f'{f" and {more:,} more" if more > 0 else ""} {"has" if one else "have"} no pictures, so '
     f'training would miss {"this class" if one else "these classes"}; '
-    f'passed over: {over or "nothing, because nothing is there"}; put pictures directly into '
+    f'passed over: {over or "nothing, because nothing is there"}; '
+    f'put {"larger " if passed.SMALL in over.found else ""}pictures directly into '
     f'{folders[0]}, or remove {"it" if one else "these folders"}: '
     'see "Folders of classes" in docs/data.md'
   )
@@ -350,7 +378,7 @@ def _seen(name: str) -> bool:
 
 def _without_sheets(listed: Listing) -> Listing:
   names = (*listed.sizes, *listed.others)
-  sheets = sheet_marks.sheets(names, lambda n: listed.data(n, _HEAD))
+  sheets = sheet_marks.sheets(names, lambda n: listed.data(n, headers.SAMPLE))
   if not sheets:
     return listed
   sizes = {n: size for n, size in listed.sizes.items() if n not in sheets}

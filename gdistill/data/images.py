@@ -10,6 +10,7 @@ import numpy as np
 
 from gdistill import errors
 from gdistill.data import caption_files
+from gdistill.data import headers
 from gdistill.data import passed as passed_over
 from gdistill.data import pictures
 from gdistill.data import sheet_marks
@@ -25,6 +26,9 @@ class Images:
 
   `names` are the paths of the picture files; `names` is () if the pictures come from an .npz file.
   `passed` counts the files of the folder that are passed over.
+  If pictures are resized, `small` are the paths of the files that are passed over because they
+  would be enlarged too much, and `stamps` the hashes of the files in `names`, as headers.look makes
+  them.
   """
 
   read: Callable[[int], np.ndarray]
@@ -34,6 +38,8 @@ class Images:
   names: tuple[str, ...] = ()
   square: '_Square | None' = None
   passed: passed_over.Passed = dataclasses.field(default_factory=passed_over.Passed)
+  small: tuple[str, ...] = ()
+  stamps: tuple[bytes, ...] = ()
 
   @property
   def brought(self) -> int:
@@ -67,10 +73,10 @@ def load(path: str, flag: str = '--images', size: int = 0) -> Images:
   raises DataError when the picture is read. `flag` is the command-line flag that gave `path`, for
   error lines.
   """
-  found = _load(path, flag, bool(size))
+  found = _load(path, flag, size)
   if not size:
     return found
-  square = _Square(found.read, size)
+  square = _Square(found.read, size, path)
   return dataclasses.replace(found, read=square, shape=(size, size, found.shape[2]), square=square)
 
 
@@ -80,13 +86,14 @@ class _Square:
 
   inner: Callable[[int], np.ndarray]
   size: int
+  path: str
   changed: set[int] = dataclasses.field(default_factory=set)
 
   def __call__(self, i: int) -> np.ndarray:
     pixels = self.inner(i)
     if pixels.shape[:2] != (self.size, self.size):
       self.changed.add(i)
-    return pictures.square(pixels, self.size)
+    return pictures.checked_square(pixels, f'picture {i} of {self.path}', self.size)
 
 
 def captions(path: str, images: Images) -> tuple[list[str], tuple[str, ...]]:
@@ -111,9 +118,9 @@ def captions(path: str, images: Images) -> tuple[list[str], tuple[str, ...]]:
   return found, tally.notes(path)
 
 
-def _load(path: str, flag: str, any_size: bool) -> Images:
+def _load(path: str, flag: str, size: int) -> Images:
   if os.path.isdir(path):
-    return _folder(path, flag, any_size)
+    return _folder(path, flag, size)
   if os.path.isfile(path) and path.endswith('.npz'):
     return _npz(path, flag)
   raise errors.DataError(
@@ -172,21 +179,36 @@ def _head(file: str) -> bytes:
 
 def decoded(file: str, *how: Any) -> np.ndarray:
   """Returns the pixels of a picture file; `how` holds further arguments for pictures.decode."""
+  return pictures.decode(file_bytes(file), file, *how)
+
+
+def file_bytes(file: str) -> bytes:
+  """Returns the bytes of a file; raises DataError if the file cannot be read."""
   try:
     with open(file, 'rb') as f:
-      data = f.read()
+      return f.read()
   except OSError as e:
     raise errors.DataError(f'{file} cannot be read: {e.strerror}; fix or remove the file') from e
-  return pictures.decode(data, file, *how)
 
 
-def _folder(path: str, flag: str, any_size: bool) -> Images:
+def _folder(path: str, flag: str, size: int) -> Images:
   names, over = files(path, flag)
+  small, stamps = (), ()
+  if size:
+    looks = headers.of_all(headers.of_file, names)
+    names, small, stamps = map(tuple, headers.sifted(names, looks, size))
+    over.add(passed_over.SMALL, (os.path.relpath(n, path) for n in small))
+  if not names:
+    raise errors.DataError(
+      f'{flag}={path}: all {len(small):,} pictures, such as {small[0]}, are too small for {size} x '
+      f'{size}, because a picture is enlarged at most {pictures.ENLARGED} times; give larger '
+      'pictures'
+    )
   shape = decoded(names[0]).shape
 
   def read(i):
     pixels = decoded(names[i])
-    if pixels.shape != shape and not any_size:
+    if pixels.shape != shape and not size:
       raise errors.DataError(
         f'{names[i]} is {pixels.shape[1]} x {pixels.shape[0]} pixels and {names[0]} is '
         f'{shape[1]} x {shape[0]}; pictures are evaluated at one size: resize all of '
@@ -194,7 +216,7 @@ def _folder(path: str, flag: str, any_size: bool) -> Images:
       )
     return pixels
 
-  return Images(read, len(names), shape, path, names, passed=over)
+  return Images(read, len(names), shape, path, names, None, over, small, stamps)
 
 
 def _npz(path: str, flag: str) -> Images:

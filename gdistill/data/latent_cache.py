@@ -334,6 +334,14 @@ class Job:
     return bool(found) and found['sha256'] == files.sha256(file)
 
 
+def recorded_examples(folder: str) -> str:
+  """Returns the fingerprint of the pictures whose latents are in `folder`, or '' if none are."""
+  names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+  found = (_json(os.path.join(folder, n)) for n in names if n.startswith('latents-')
+           and n.endswith('.json'))  # fmt: skip
+  return next((str(f['examples']) for f in found if f and 'examples' in f), '')
+
+
 def _json(file: str) -> dict[str, Any] | None:
   """Returns the dict in a JSON file, or None if the file is missing or damaged."""
   try:

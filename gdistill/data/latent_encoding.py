@@ -10,6 +10,7 @@ import numpy as np
 
 from gdistill import errors
 from gdistill.data import latents as stored
+from gdistill.data import pictures
 from gdistill.data import records
 from gdistill.data import source
 
@@ -51,7 +52,8 @@ class Encoding:
   """Encodes the examples of a split, and their distinct captions, as records of a latent cache.
 
   `captions` has one caption for every example, or is empty without a text encoder. A picture that
-  cannot be read raises DataError, or is left out if `skip_corrupt` is True. Batches are padded to
+  cannot be read raises DataError, or is left out if `skip_corrupt` is True; a picture that is too
+  small is always left out. Batches are padded to
   `batch_size`, so that each encoder is compiled for one shape only.
   """
 
@@ -125,7 +127,7 @@ class Encoding:
       try:
         return first + i, *self._examples[first + i]
       except errors.DataError as e:
-        if self._skip_corrupt:
+        if self._skip_corrupt or isinstance(e, pictures.TooSmall):
           return None
         raise errors.DataError(
           f'{e}; or set latents.skip_corrupt=True to leave unreadable pictures out; finished '

@@ -9,13 +9,14 @@ DEEP = 'picture', 'in a folder too deep'
 LOOSE = 'picture', 'in no class folder'
 UNREAD = 'picture', 'of a format that is not read'
 OTHER = 'file', 'without the suffix of a picture'
+SMALL = 'picture', 'below a quarter of the side that pictures are resized to'
 LINK = 'link', 'to a place that does not exist'
 TWICE = 'folder', 'that another link leads to'
 EMPTY = 'folder', 'without a picture'
 SHEET = 'contact sheet', 'that gdistill wrote'
 SHARD = 'archive', 'compressed or in a subfolder'
 SECOND = 'picture', 'beside another picture of the same sample'
-_ORDER = DEEP, LOOSE, UNREAD, OTHER, LINK, TWICE, EMPTY, SHEET, SHARD, SECOND
+_ORDER = DEEP, LOOSE, UNREAD, OTHER, SMALL, LINK, TWICE, EMPTY, SHEET, SHARD, SECOND
 
 # Suffixes of pictures that no reader decodes.
 _UNREAD = (

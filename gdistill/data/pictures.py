@@ -60,7 +60,7 @@ def decode(data: bytes, name: str, channels: int = 3, under: str = 'white') -> n
       _check_png(data)
     if sheet_marks.is_marked(data):
       raise ValueError('it is a contact sheet that gdistill wrote beside its pictures')
-    with Image.open(io.BytesIO(data), formats=_formats()) as picture:
+    with Image.open(io.BytesIO(data), formats=formats()) as picture:
       if picture.width * picture.height > _MOST_PIXELS:
         raise Image.DecompressionBombError(f'{picture.width} x {picture.height} pixels')
       picture.load()
@@ -70,7 +70,7 @@ def decode(data: bytes, name: str, channels: int = 3, under: str = 'white') -> n
         picture = picture.transpose(turn)
       pixels = np.asarray(picture.convert(_MODES[channels]))
   except PIL.UnidentifiedImageError:
-    reason = f'it is none of {", ".join(_formats())}' if data else 'it is empty'
+    reason = f'it is none of {", ".join(formats())}' if data else 'it is empty'
     raise errors.DataError(
       f'{name} is no readable picture: {reason}; fix or remove this picture'
     ) from None
@@ -160,13 +160,16 @@ def squared(data: bytes, name: str, channels: int, size: int) -> np.ndarray:
   return checked_square(decode(data, name, channels), name, size)
 
 
-def checked_square(pixels: np.ndarray, name: str, size: int) -> np.ndarray:
-  """Returns `square(pixels, size)`; raises TooSmall if that enlarges more than ENLARGED times."""
+def checked_square(pixels: np.ndarray, name: str, size: int, remedy: str = '') -> np.ndarray:
+  """Returns `square(pixels, size)`; raises TooSmall if that enlarges more than ENLARGED times.
+
+  `remedy` is the advice with which the error line ends.
+  """
   height, width = pixels.shape[:2]
   if too_small(width, height, size):
     raise TooSmall(
       f'{name} is {width} x {height} pixels, too few for {size} x {size}, because a picture is '
-      f'enlarged at most {ENLARGED} times; remove this picture, or give a larger one'
+      f'enlarged at most {ENLARGED} times; {remedy or "remove this picture, or give a larger one"}'
     )
   return square(pixels, size)
 
@@ -177,7 +180,7 @@ def too_small(width: int, height: int, size: int) -> bool:
 
 
 @functools.cache
-def _formats() -> tuple[str, ...]:
+def formats() -> tuple[str, ...]:
   """Returns those of FORMATS that the installed Pillow reads; some builds read no AVIF."""
   from PIL import Image
 

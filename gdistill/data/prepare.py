@@ -16,6 +16,7 @@ from multiprocessing import connection
 from typing import Any
 
 from gdistill import errors
+from gdistill.data import earlier
 from gdistill.data import files
 from gdistill.data import folder
 from gdistill.data import prepare_settings
@@ -38,6 +39,7 @@ class Job:
   settings: prepare_settings.Settings
   sources: dict[str, source.Source]
   shards: list[prepared_shards.Shard]
+  earlier: bool = False  # whether an earlier version of gdistill began the output folder
 
   @property
   def total(self) -> int:
@@ -57,7 +59,10 @@ def plan(settings: prepare_settings.Settings, poll: Callable[[], None]) -> Job:
   pictures and between shards, and may raise to stop the work.
   """
   _clean(settings)
-  sources = _sources(settings, poll)
+  sources, is_earlier = _sources(settings, poll), prepare_settings.is_earlier(settings)
+  if is_earlier:
+    _check_read_as_before(settings, sources, poll)
+    sources = {name: data.before() for name, data in sources.items()}
   if settings.held_out_split:
     train, held = (sources[s] for s in settings.splits)
     try:
@@ -73,7 +78,7 @@ def plan(settings: prepare_settings.Settings, poll: Callable[[], None]) -> Job:
     for number in range(math.ceil(len(data) / settings.shard_size)):
       poll()
       shards.append(prepared_shards.plan(settings, split, data, number))
-  job = Job(settings, sources, shards)
+  job = Job(settings, sources, shards, is_earlier)
   _check_disk(job)
   return job
 
@@ -116,7 +121,8 @@ def work(
   indices = {}
   for split in settings.splits:
     shards = [s for s in job.shards if s.split == split]
-    indices[split] = prepared_shards.index(settings, split, job.sources[split], shards)
+    data = job.sources[split]
+    indices[split] = prepared_shards.index(settings, split, data, shards, not job.earlier)
   first = indices[settings.split]
   prepare_settings.check_imagenet(settings, first['class_names'], first['count'])
   for split, index in indices.items():
@@ -224,8 +230,7 @@ def _sources(
     spool = os.path.join(settings.out, _SPOOL)
     found = folder.listing(settings.source, settings.splits, spool, poll)
     return {
-      s: folder.split(found, s, settings.shape, held_out=s != settings.split)
-      for s in settings.splits
+      s: folder.split(found, s, settings.shape, s != settings.split, poll) for s in settings.splits
     }
   except errors.DataError as e:
     raise errors.DataError(_with_flags(str(e))) from e
@@ -234,6 +239,19 @@ def _sources(
 def _with_flags(text: str) -> str:
   """Replaces the recipe fields in a line for the user by the flags of `prepare`."""
   return text.replace('data.path=', '--source=').replace('data.dataset=', '--source=tfds:')
+
+
+def _check_read_as_before(
+  settings: prepare_settings.Settings,
+  sources: dict[str, source.Source],
+  poll: Callable[[], None],
+) -> None:
+  """Raises ConfigError if a picture would now be prepared otherwise than by earlier versions."""
+  if text := earlier.otherwise(tuple(sources.values()), poll):
+    raise errors.ConfigError(
+      f'--out={settings.out} was begun by an earlier version of gdistill, which read '
+      f'otherwise: {text}; set --out to another folder: {settings.out} stays as it is'
+    )
 
 
 def _clean(settings: prepare_settings.Settings) -> None:

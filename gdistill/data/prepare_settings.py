@@ -111,7 +111,7 @@ def begin(settings: Settings, class_names: Sequence[str]) -> None:
   """
   classes, before = source.fingerprint(class_names), begun(settings)
   if before is None:
-    names = {'classes': classes, 'class_names': list(class_names)}
+    names = {'classes': classes, 'class_names': list(class_names), 'upright': True}
     now = {**_flags(settings), **names, 'format': records.VERSION}
     files.write(os.path.join(settings.out, FILE), files.dumps(now))
   elif before['classes'] != classes:
@@ -151,6 +151,12 @@ def begun(settings: Settings) -> dict[str, Any] | None:
       'command with the earlier values, or set --out to another folder'
     )
   return before
+
+
+def is_earlier(settings: Settings) -> bool:
+  """Returns whether an earlier version of gdistill, which read pictures otherwise, began --out."""
+  before = begun(settings)
+  return before is not None and not before.get('upright')
 
 
 def _flags(settings: Settings) -> dict[str, Any]:

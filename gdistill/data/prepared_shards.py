@@ -19,6 +19,7 @@ import numpy as np
 
 from gdistill import errors
 from gdistill.data import files
+from gdistill.data import pictures
 from gdistill.data import prepare_settings
 from gdistill.data import records
 from gdistill.data import source
@@ -96,7 +97,7 @@ def make(
   from array_record.python import array_record_module  # imported late, as the import is slow
 
   temporary = os.path.join(folder, f'{files.TEMPORARY}{secrets.token_hex(8)}')
-  corrupt, skipped, labels = [], [], []
+  corrupt, skipped, small, labels = [], [], [], []
   writer = array_record_module.ArrayRecordWriter(temporary, records.WRITER)
   try:
     for i in range(shard.first, shard.last):
@@ -104,6 +105,8 @@ def make(
         return []
       try:
         pixels, label = data[i]
+      except pictures.TooSmall:
+        small.append(data.read.name(i))
       except errors.DataError as e:
         corrupt.append(str(e))
         skipped.append(data.read.name(i))
@@ -118,6 +121,7 @@ def make(
     found = {
       'key': shard.key, 'count': len(labels), 'bytes': os.path.getsize(temporary),
       'sha256': files.sha256(temporary), 'labels': labels, 'skipped': skipped,
+      **({'small': small} if small else {}),
     }  # fmt: skip
     files.publish(temporary, os.path.join(folder, shard.name))
     found['digest'] = records.digest(found)
@@ -129,12 +133,17 @@ def make(
 
 
 def index(
-  settings: prepare_settings.Settings, split: str, data: source.Source, shards: Sequence[Shard]
+  settings: prepare_settings.Settings,
+  split: str,
+  data: source.Source,
+  shards: Sequence[Shard],
+  upright: bool = True,
 ) -> dict[str, Any]:
   """Writes the file of a split's labels and returns the contents of the split's index.json.
 
-  Raises DataError if a shard of the split is missing, if the split has no readable picture, or if a
-  class has no readable picture for training.
+  `upright` is False for a folder that an earlier version of gdistill began: the index then is the
+  one that this version would have written. Raises DataError if a shard of the split is missing, if
+  the split has no readable picture, or if a class has no readable picture for training.
   """
   folder = os.path.join(settings.out, split)
   found = [description(settings.out, s) for s in shards]
@@ -168,10 +177,12 @@ def index(
     'made': {
       'crop': 'centre square',
       'resize': 'area, rounded to nearest',
+      **({'orientation': 'upright, as EXIF says'} if upright else {}),
       'source': settings.source if settings.tfds else 'class folders',
       'split': split,
       'fingerprint': data.fingerprint,
       'skipped': [name for d in found for name in d['skipped']],
+      **({'small': small} if (small := [n for d in found for n in d.get('small', ())]) else {}),
     },
   }
   return {**result, 'digest': records.digest(result)}

@@ -190,7 +190,13 @@ def _split(settings: recipes.Data, split: str, shape: tuple[int, int, int]) -> s
       f'or run `gdistill prepare --size={shape[0]} --channels={shape[2]}` into another folder',
     )
   shards = tuple((s['name'], s['count']) for s in index['shards'])
-  read = _Read(Shards(folder, shards, 'gdistill prepare'), shape)
+  notes = ()
+  if 'orientation' not in index.get('made', {}):
+    notes = (
+      f'{folder} was prepared by an earlier version of gdistill, which ignored EXIF orientation '
+      'and enlarged tiny pictures: it is read as it is; photographs that lie on their side stay so',
+    )
+  read = _Read(Shards(folder, shards, 'gdistill prepare'), shape, notes)
   names = tuple(index['class_names'])
   return source.Source(read, index['count'], shape, names, index['digest'][:16])
 
@@ -259,6 +265,7 @@ class _Read:
 
   shards: Shards
   shape: tuple[int, int, int]
+  notes: tuple[str, ...] = ()  # lines for the user
 
   @property
   def labels(self) -> np.ndarray:

@@ -30,6 +30,9 @@ class Source:
   fingerprint: str
   in_memory: bool = False  # whether examples are in memory; then reading ahead has no gain
   heavy: bool = False  # whether `read` holds too many bytes to be copied to worker processes
+  otherwise: str = ''  # which pictures earlier versions of gdistill read otherwise, for error lines
+  # The fingerprint by samples of bytes, if `fingerprint` is that of an earlier version.
+  sampled: str = ''
 
   def __len__(self) -> int:
     return self.count
@@ -49,10 +52,22 @@ class Source:
       )
     return pixels, int(label)
 
+  def before(self) -> 'Source':
+    """Returns these examples with the fingerprint that earlier versions of gdistill gave them.
+
+    Earlier versions recognised a picture by its name and the length of its file. A source without
+    picture files is returned as it is, because its fingerprint did not change.
+    """
+    if not can_be_before(self.read):
+      return self
+    read, printed = self.read.before()
+    return dataclasses.replace(self, read=read, fingerprint=printed, sampled=self.fingerprint)
+
   @property
   def changed(self) -> str:
     """Which examples earlier versions of gdistill read otherwise, for error lines; '' if none."""
-    return getattr(self.read, 'changed', '')
+    said = self.otherwise and f'earlier versions of gdistill read otherwise: {self.otherwise}'
+    return '; '.join(filter(None, (said, getattr(self.read, 'changed', ''))))
 
   @property
   def fields(self) -> dict[str, tuple[tuple[int, ...], type]]:
@@ -104,7 +119,8 @@ class Source:
       self,
       read=self.read.subset(index) if inside else _Subset(self.read, index),
       count=len(index),
-      fingerprint=fingerprint([self.fingerprint, hashlib.sha256(index.tobytes()).hexdigest()]),
+      fingerprint=_of_subset(self.fingerprint, index),
+      sampled=self.sampled and _of_subset(self.sampled, index),
     )
 
   def renumbered(self, numbers: Sequence[int], names: Sequence[str]) -> 'Source':
@@ -159,6 +175,16 @@ class _Subset:
 
   def __call__(self, i: int) -> tuple[np.ndarray, int]:
     return self.inner(int(self.index[i]))
+
+  def before(self) -> tuple['_Subset', str]:
+    inner, printed = self.inner.before()
+    return _Subset(inner, self.index), _of_subset(printed, self.index)
+
+  def file_bytes(self, i: int) -> bytes | None:
+    return self.inner.file_bytes(int(self.index[i]))
+
+  def name(self, i: int) -> str:
+    return self.inner.name(int(self.index[i]))
 
   @property
   def caption(self) -> Callable[[int], str]:
@@ -251,11 +277,40 @@ def labels(found: Source) -> np.ndarray:
 
 def fingerprint(parts: Iterable[str]) -> str:
   """Returns sixteen hex digits of a sha256 over the strings `parts`."""
-  h = hashlib.sha256()
+  found = Fingerprint()
   for part in parts:
+    found.add(part)
+  return str(found)
+
+
+class Fingerprint:
+  """The fingerprint of strings that are added one by one; `str(...)` returns sixteen hex digits."""
+
+  def __init__(self):
+    self._hash = hashlib.sha256()
+
+  def add(self, part: str) -> None:
     data = part.encode('utf-8', 'surrogateescape')
-    h.update(len(data).to_bytes(8, 'little') + data)
-  return h.hexdigest()[:16]
+    self._hash.update(len(data).to_bytes(8, 'little') + data)
+
+  def __str__(self) -> str:
+    return self._hash.hexdigest()[:16]
+
+
+def can_be_before(read: Any) -> bool:
+  """Returns whether a reader has picture files, which earlier versions recognised by their length.
+
+  Such a reader has the methods before(), which returns (reader, fingerprint) as in earlier
+  versions, file_bytes(i), which returns the bytes of a picture file or None, and name(i).
+  """
+  while isinstance(read, _Subset):
+    read = read.inner
+  return hasattr(read, 'before')
+
+
+def _of_subset(printed: str, index: np.ndarray) -> str:
+  """Returns the fingerprint of the examples in `index`, of a source with fingerprint `printed`."""
+  return fingerprint([printed, hashlib.sha256(index.tobytes()).hexdigest()])
 
 
 def held_out(source: Source, share: float) -> tuple[Source, Source]:

@@ -68,11 +68,31 @@ def split(name: str, part: str, data_dir: str, shape: tuple[int, int, int]) -> s
   # The decoder of TensorFlow Datasets is skipped, because pictures.decode raises an error for a
   # damaged picture and converts CMYK.
   data.decoders = {'image': tensorflow_datasets.decode.SkipDecoding()}
-  parts = [str(info.full_name), part, str(count), *names]
-  return source.Source(
-    _Read(data, f'{info.full_name} {part}', shape), count, shape, tuple(names),
-    source.fingerprint(parts),
-  )  # fmt: skip
+  before = source.fingerprint([str(info.full_name), part, str(count), *names])
+  read = _Read(data, f'{info.full_name} {part}', shape, before)
+  return source.Source(read, count, shape, tuple(names), upright(before))
+
+
+def upright(before: str) -> str:
+  """Returns the fingerprint of a data set that had the fingerprint `before` in earlier versions.
+
+  Earlier versions did not turn pictures upright, and the fingerprint has no bytes of the pictures.
+  """
+  return source.fingerprint([before, 'upright'])
+
+
+def pixels_of(image: Any, name: str, shape: tuple[int, int, int]) -> np.ndarray:
+  """Returns an image of TensorFlow Datasets, bytes or pixels, as uint8 pixels of `shape`.
+
+  Raises pictures.TooSmall for an image that would be enlarged too much: the images of a data set
+  are not looked at before they are read, because that would read the whole data set.
+  """
+  if isinstance(image, bytes):
+    pixels = pictures.decode(image, name, shape[2])
+  else:
+    pixels = pictures.convert(np.asarray(image), name, shape[2])
+  remedy = '`gdistill prepare --source=tfds:NAME` passes over such pictures: train on its records'
+  return pictures.checked_square(pixels, name, shape[0], remedy)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -86,15 +106,20 @@ class _Read:
   data: Any
   where: str  # name of the data set and of the split, for error lines
   shape: tuple[int, int, int]
+  printed: str  # the fingerprint in earlier versions
+  upright: bool = True  # False: `part` is as in earlier versions
 
   def __call__(self, i: int) -> tuple[np.ndarray, int]:
     example, name = self._example(i), self.name(i)
-    image = example['image']
-    if isinstance(image, bytes):
-      pixels = pictures.decode(image, name, self.shape[2])
-    else:
-      pixels = pictures.convert(np.asarray(image), name, self.shape[2])
-    return pictures.square(pixels, self.shape[0]), int(example['label'])
+    pixels = pixels_of(example['image'], name, self.shape)
+    return pixels, int(example['label'])
+
+  def before(self) -> tuple['_Read', str]:
+    return dataclasses.replace(self, upright=False), self.printed
+
+  def file_bytes(self, i: int) -> bytes | None:
+    image = self._example(i)['image']
+    return image if isinstance(image, bytes) else None
 
   def label(self, i: int) -> int:
     return int(self._example(i)['label'])
@@ -104,7 +129,7 @@ class _Read:
 
   def part(self, i: int) -> str:
     """Returns the name of example i, from which a fingerprint of examples is computed."""
-    return self.name(i)
+    return f'{self.name(i)}{" upright" if self.upright else ""}'
 
   def _example(self, i: int) -> dict[str, Any]:
     try:

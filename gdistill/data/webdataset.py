@@ -19,6 +19,8 @@ import numpy as np
 from gdistill import errors
 from gdistill.data import archives
 from gdistill.data import caption_files
+from gdistill.data import earlier
+from gdistill.data import headers
 from gdistill.data import passed
 from gdistill.data import pictures
 from gdistill.data import source
@@ -42,7 +44,8 @@ class Index:
   in bytes) of the picture of sample i. `rows[i, 3:5]` is the (offset, size in bytes) of the caption
   of sample i. `rows[i, 5]` is the suffix of the caption's file, as an index into _TEXTS. `notes`
   has messages for the user about samples that were left out and about captions of several lines.
-  `changed` says, for error lines, which captions earlier versions read otherwise.
+  `changed` and `otherwise` say, for error lines, which captions and pictures earlier versions read
+  otherwise, and `printed` is the fingerprint in earlier versions.
   """
 
   shards: tuple[str, ...]
@@ -50,28 +53,35 @@ class Index:
   fingerprint: str
   notes: tuple[str, ...] = ()
   changed: str = ''
+  otherwise: str = ''
+  printed: str = ''
 
 
-def index(path: str) -> Index:
+def index(path: str, size: int) -> Index:
   """Returns the index of all shards in a folder, or of the shards that a pattern matches.
 
   A pattern has braces or a wildcard, such as 'at/{00000..00331}.tar' or 'at/*.tar'. `index` reads
-  all tar headers and captions, but no pictures. Raises DataError if a shard is missing or damaged.
+  all tar headers and captions, and samples of the bytes of the pictures. A picture that would be
+  enlarged too much to `size` pixels a side is left out. Raises DataError if a shard is missing or
+  damaged.
   """
   names, rows, out = tuple(shards(path)), array.array('q'), _LeftOut(_beside_shards(path))
-  tally = caption_files.Tally()
+  tally, before = caption_files.Tally(), source.Fingerprint()
 
   def parts():
     for number, shard in enumerate(names):
-      for key, picture, caption, kind, text in _samples(shard, out):
+      for key, picture, caption, kind, text, stamp in _samples(shard, out, size):
         rows.extend((number, *picture, *caption, kind))
-        yield f'{key} {picture[1]} {tally.caption(text, key)}'
+        part = f'{key} {picture[1]} {tally.caption(text, key)}'
+        before.add(part)
+        yield f'{part} {stamp}'
 
   fingerprint = source.fingerprint(parts())
   if not rows:
     raise errors.DataError(
       f'{path} holds no picture ({", ".join(pictures.SUFFIXES)}) with a caption (.txt, .caption, '
-      f'or a .json with {" or ".join(map(repr, _FIELDS))}), but {out}; set '
+      f'or a .json with {" or ".join(map(repr, _FIELDS))}), but {out}'
+      f'{f"; passed over {out.passed}" if out.passed else ""}; set '
       'data.path to other shards'
     )
   notes = tally.notes(path)
@@ -79,7 +89,8 @@ def index(path: str) -> Index:
     notes += (f'{path}: {out} are left out',)
   notes += out.passed.notes(path)
   found = np.frombuffer(rows, np.int64).reshape(-1, 6).copy()
-  return Index(names, found, fingerprint, notes, tally.changed)
+  otherwise = earlier.of_names(out.new, out.small)
+  return Index(names, found, fingerprint, notes, tally.changed, otherwise, str(before))
 
 
 def shards(path: str) -> list[str]:
@@ -151,9 +162,15 @@ class Read:
     return np.zeros(len(self.index.rows), np.int32)
 
   def __call__(self, i: int) -> tuple[np.ndarray, int]:
-    pixels = pictures.decode(self._data(i, slice(1, 3)), self.name(i))
+    pixels = pictures.squared(self.file_bytes(i), self.name(i), 3, self.size)
     self.caption(i)  # raises DataError if the caption can no longer be read
-    return pictures.square(pixels, self.size), 0
+    return pixels, 0
+
+  def before(self) -> tuple['Read', str]:
+    return self, self.index.printed
+
+  def file_bytes(self, i: int) -> bytes:
+    return self._data(i, slice(1, 3))
 
   def caption(self, i: int) -> str:
     text = _text(self._data(i, slice(3, 5)), int(self.index.rows[i, 5]))
@@ -204,6 +221,8 @@ class _LeftOut:
   pictures: int = 0
   captions: int = 0
   first: str = ''
+  small: list[str] = dataclasses.field(default_factory=list)  # pictures that are too small
+  new: list[str] = dataclasses.field(default_factory=list)  # those that earlier versions left out
 
   def __str__(self) -> str:
     first = f' (the first is {self.first})' if self.first else ''
@@ -213,31 +232,41 @@ class _LeftOut:
     )
 
 
-def _samples(shard: str, out: _LeftOut) -> Iterator[tuple]:
-  """Yields (key, picture, caption, kind, text) of each sample with a picture and a caption.
+def _samples(shard: str, out: _LeftOut, size: int) -> Iterator[tuple]:
+  """Yields (key, picture, caption, kind, text, stamp) of each sample with picture and caption.
 
   `picture` and `caption` are the (offset, size in bytes) of the two files in the shard. `kind` is
   the suffix of the caption's file, as an index into _TEXTS, and `text` is the text of the caption.
-  `out` counts the samples that lack a picture or a caption.
+  `stamp` is a hash of samples of the picture's bytes. `out` counts the samples that lack a picture
+  or a caption, and those whose picture would be enlarged too much to `size` pixels a side.
   """
   try:
     with open(shard, 'rb') as f:
       members = _members(f, shard, out.passed)
       for key, fields in members.items():
-        kinds = [e[1:] for e in pictures.SUFFIXES if e[1:] in fields]
-        picture = fields[kinds[0]] if kinds else None
-        out.passed.add(passed.SECOND, (f'{shard}: {key}.{e}' for e in kinds[1:]))
+        suffixes = [e for e in pictures.SUFFIXES if e[1:] in fields]
+        suffix = suffixes[0] if suffixes else ''
+        picture = fields.get(suffix[1:])
+        out.passed.add(passed.SECOND, (f'{shard}: {key}{e}' for e in suffixes[1:]))
         text = ''
         for kind, caption in ((k, fields[e]) for k, e in enumerate(_TEXTS) if e in fields):
           f.seek(caption[0])
           if text := _text(f.read(caption[1]), kind):
             break
-        if picture and text:
-          yield key, picture, caption, kind, text
-        else:
-          out.pictures += not picture
-          out.captions += bool(picture)
-          out.first = out.first or f'{key!r} in {shard}'
+        seen = headers.of_part(f, *picture) if picture and text else None
+        large = seen is None or headers.large_enough([seen], size)[0]
+        if seen and large:
+          if suffix not in earlier.SUFFIXES:
+            out.new.append(key + suffix)
+          yield key, picture, caption, kind, text, seen.stamp.hex()
+          continue
+        if not large:
+          out.small.append(f'{shard}: {key}{suffix}')
+          out.passed.add(passed.SMALL, out.small[-1:])
+          continue
+        out.pictures += not picture
+        out.captions += bool(picture)
+        out.first = out.first or f'{key!r} in {shard}'
   except OSError as e:
     raise errors.DataError(f'{shard} cannot be read: {e.strerror}; copy the file again') from e
 

@@ -23,11 +23,13 @@ FORMAT = 1
 class Reference:
   """The measurements of a set of reference pictures, and how they were measured.
 
-  `protocol` is {key: value}, with the feature extractor, the data set and the split.
+  `protocol` is {key: value}, with the feature extractor, the data set and the split. `upright` is
+  False for statistics that an earlier version of gdistill, which ignored EXIF orientation, made.
   """
 
   measured: measure.Measured
   protocol: dict[str, Any]
+  upright: bool = True
 
   @functools.cached_property
   def support(self) -> precision_recall.Support | None:
@@ -39,7 +41,8 @@ class Reference:
   def to_bytes(self) -> bytes:
     """Returns the bytes of an .npz file with the measured arrays and the protocol as JSON."""
     buffer = io.BytesIO()
-    text = json.dumps({'format': FORMAT, **self.protocol}, sort_keys=True)
+    made = {'upright': True} if self.upright else {}
+    text = json.dumps({'format': FORMAT, **made, **self.protocol}, sort_keys=True)
     np.savez(buffer, protocol=np.array(text), **self.measured.to_arrays())
     return buffer.getvalue()
 
@@ -90,7 +93,8 @@ def read(
     protocol = json.loads(str(arrays.pop('protocol')))
     if protocol.pop('format') != FORMAT:
       raise ValueError(f'format is not {FORMAT}')
-    found = Reference(measure.Measured.from_arrays(arrays), protocol)
+    upright = bool(protocol.pop('upright', False))
+    found = Reference(measure.Measured.from_arrays(arrays), protocol, upright)
   except errors.GdistillError:
     raise
   except Exception as e:  # a damaged file makes zipfile, zlib, json or numpy raise different errors

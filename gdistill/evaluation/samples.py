@@ -50,6 +50,11 @@ def evaluate(
     )
   extractor.check(images.shape)
   target = _reference(against, extractor, images.shape, preset.size if preset else 0)
+  if not target.upright:
+    progress.say(
+      f'--reference={against} was made by an earlier version of gdistill, which ignored EXIF '
+      'orientation: if its pictures are photographs, make the file again with gdistill statistics'
+    )
   found = _measured(images, extractor, tick)
   theirs, ours = target.measured.spatial, found.spatial
   if theirs is not None and ours is not None and theirs.mean.shape != ours.mean.shape:

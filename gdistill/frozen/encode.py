@@ -78,6 +78,11 @@ def run(
   # After `of_source`, because some readers count captions of several lines when they read them.
   for line in () if jax.process_index() else source.notes(train):
     progress.say(line)
+  if train.sampled and not jax.process_index():
+    progress.say(
+      f'{folder} was begun by an earlier version of gdistill: its pictures are recognised by name '
+      'and length alone, so that its latents stay valid'
+    )
   job = latent_cache.Job(
     latent_cache.Settings(
       folder, settings.batch_size, settings.shard_size, settings.skip_corrupt,

@@ -3,12 +3,14 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jax.sharding import AbstractMesh, Mesh
 
 from gdistill import errors
+from gdistill.data import earlier
+from gdistill.data import latent_cache
 from gdistill.data import latents
 from gdistill.data import pipeline as data
 from gdistill.data import source
@@ -17,6 +19,7 @@ from gdistill.frozen import copies
 from gdistill.frozen import encode
 from gdistill.frozen import networks as frozen_networks
 from gdistill.frozen import prompts as run_prompts
+from gdistill.process import progress
 from gdistill.recipe import class_map
 from gdistill.recipe import identity
 from gdistill.recipe import reading
@@ -27,7 +30,12 @@ from gdistill.rounds import network as networks
 from gdistill.rounds import plan as plans
 from gdistill.training import stage_setup
 from gdistill.workdir import finished as finished_rounds
+from gdistill.workdir import ledger
 from gdistill.workdir import storage
+
+# The ledger's event with the fingerprints, by samples of bytes, of the pictures of a run that an
+# earlier version of gdistill began.
+SAMPLED = 'pictures-sampled'
 
 
 class Run:
@@ -101,13 +109,33 @@ class Run:
 
   @functools.cached_property
   def own_pictures(self) -> tuple[source.Source, source.Source]:
-    """The pictures with the data's own labels, as a pair (training set, held-out set)."""
+    """The pictures with the data's own labels, as a pair (training set, held-out set).
+
+    They have the fingerprints of earlier versions of gdistill if the workdir, or the cache of
+    latents, was begun by such a version and the same pictures are read to the same pixels.
+    """
     try:
-      return data.load(self.data, self.picture_shape)
+      found = data.load(self.data, self.picture_shape)
+      return earlier.as_recorded(found, *self._recorded(), progress.say)
     except errors.ShapeError as e:
       if self.autoencoder is None:
         raise
       raise self._of_another_shape(e.found) from e
+
+  def _recorded(self) -> tuple[str, Sequence[str]]:
+    """Returns the fingerprint of the training pictures that the run or its cache began with.
+
+    If an earlier version of gdistill began the run, the fingerprints by samples of bytes, of the
+    training set and of the held-out set, are returned too.
+    """
+    events = ledger.ledger(self.workdir) if self.workdir is not None else []
+    sampled = [e.get('fingerprints', ()) for e in events if e['event'] == SAMPLED]
+    if self.recipe.latent:
+      there = self.latents.cache or self.workdir is not None
+      first = latent_cache.recorded_examples(self.latent_folder) if there else ''
+    else:
+      first = next((e.get('fingerprint') or '' for e in events if e['event'] == 'data'), '')
+    return first, sampled[-1] if sampled else ()
 
   @functools.cached_property
   def class_order(self) -> tuple[list[int], tuple[str, ...]] | None:

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from gdistill import errors
 from gdistill.data import pipeline as data
+from gdistill.data import source
 from gdistill.devices import processes
 from gdistill.devices import sharding
 from gdistill.frozen import copies
@@ -70,7 +71,7 @@ def train(
     if run.autoencoder:
       _encode(run, stop)
     processes.agree('data', run.examples.fingerprint)
-    _check_same_data(workdir, run.examples, run.pictures[0].changed)
+    _check_same_data(workdir, run.examples, *run.pictures)
   updates = sum(r.steps for r in todo)
   progress.say(
     f'{workdir}: {len(todo)} of {len(plan)} rounds to do, {updates:,} updates, on {run.mesh.size} '
@@ -126,24 +127,35 @@ def _encode(run: assemble.Run, stop: interrupt.Interrupt) -> None:
     copies.keep(run.frozen, run.workdir)
 
 
-def _check_same_data(workdir: storage.epath.Path, examples: Any, changed: str) -> None:
+def _check_same_data(
+  workdir: storage.epath.Path, examples: Any, pictures: source.Source, held_out: source.Source
+) -> None:
   """Raises DataError unless the examples have the fingerprint that the run began with.
 
-  `changed` says which examples earlier versions of gdistill read otherwise, or is ''.
+  If an earlier version of gdistill began the run, the fingerprints of `pictures` and `held_out` by
+  samples of their bytes are recorded too, for the next start.
   """
-  told = [e for e in ledger.ledger(workdir) if e['event'] == 'data']
+  events = ledger.ledger(workdir)
+  told = [e for e in events if e['event'] == 'data']
   names = list(examples.class_names)
   if not told:
     count, fingerprint = len(examples), examples.fingerprint
     _record(workdir, 'data', examples=count, fingerprint=fingerprint, class_names=names)
   elif told[0].get('fingerprint') != examples.fingerprint:
     before = told[0].get('class_names', names)  # older versions recorded no names
+    changed = pictures.changed
     odd = class_names.difference(names, before, ('the data now', 'the data at first'))
     raise errors.DataError(
       f'the training data are not those this run began with: now {len(examples)} examples with '
       f'fingerprint {examples.fingerprint}, at first {told[0].get("examples")} with '
       f'{told[0].get("fingerprint")}{"; classes: " + odd if odd else ""}'
       f'{": " + changed if changed else ""}; restore the first data or choose another workdir'
+    )
+  if pictures.sampled and not any(e['event'] == assemble.SAMPLED for e in events):
+    _record(workdir, assemble.SAMPLED, fingerprints=[pictures.sampled, held_out.sampled])
+    progress.say(
+      f'an earlier version of gdistill began this run: its {len(pictures):,} pictures are read as '
+      'before, and from now on are recognised by their bytes too'
     )
 
 

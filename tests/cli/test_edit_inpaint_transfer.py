@@ -1,6 +1,7 @@
 """Tests of edit, inpaint and transfer with the flags that a user gives, on small runs of digits."""
 
 import json
+import os
 import pathlib
 import types
 
@@ -295,6 +296,28 @@ def test_a_size_is_width_first_and_a_mask_may_be_too_thin(images, tmp_path):
   sources, masks = (source_pictures.Sources(str(file), '') for file in files)
   with pytest.raises(errors.DataError, match=r'too thin, .* reads one mask pixel in 4'):
     inpaint.Masks(sources, masks, True)(0, (8, 8, 1), 4)
+
+
+def test_source_pictures_are_recognised_by_their_bytes(images, tmp_path):
+  sources = source_pictures.Sources(str(images), '--image')
+  before = {'files': source_pictures.stamps(sources)}
+  (tmp_path / 'out').mkdir()
+  (tmp_path / 'out/request.json').write_text(json.dumps(before))
+  os.utime(images / 'a.png', (1, 1))
+  same = {'files': source_pictures.stamps(sources)}
+  picture_job._check_out(str(tmp_path / 'out'), same)
+  data = (images / 'a.png').read_bytes()
+  (images / 'a.png').write_bytes(data[:-5] + b'other')  # of the same length
+  os.utime(images / 'a.png', (1, 1))
+  other = {'files': source_pictures.stamps(sources)}
+  with pytest.raises(errors.ConfigError, match=r'another request \(pictures\)'):
+    picture_job._check_out(str(tmp_path / 'out'), other)
+  old = {'files': [[str(images / 'a.png'), len(data), 10**9]]}  # as earlier versions wrote it
+  (tmp_path / 'out/request.json').write_text(json.dumps(old))
+  with pytest.raises(
+    errors.ConfigError, match='pictures, listed by an earlier version of gdistill'
+  ):
+    picture_job._check_out(str(tmp_path / 'out'), same)
 
 
 def right_half(value, dtype=np.uint8):

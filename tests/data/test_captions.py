@@ -10,6 +10,7 @@ import labelled
 import numpy as np
 import pytest
 import tensorflow_datasets
+from PIL import Image
 
 from gdistill import errors
 from gdistill.data import captions
@@ -161,7 +162,7 @@ def test_the_fingerprint_of_captions_of_one_line_is_that_of_earlier_versions(pic
   beside(pictures)
   found = load(pictures)
   parts = [f'{n} {os.path.getsize(pictures / n)} {w}' for n, w in WORDS.items()]
-  assert found.fingerprint == source.fingerprint(parts) and found.changed == ''
+  assert found.before().fingerprint == source.fingerprint(parts) and found.changed == ''
   put(pictures / 'a.txt', 'a cat\non a mat')
   assert load(pictures).fingerprint != found.fingerprint
 
@@ -387,3 +388,31 @@ def test_what_is_passed_over_is_told_and_captions_are_not(tmp_path):
     f'data.path={tmp_path}: passed over 1 picture of a format that is not read (such as c.heic), '
     '2 files without the suffix of a picture (such as README.md)',
   )
+
+
+def test_tiny_pictures_are_left_out_and_told(pictures):
+  beside(pictures)
+  labelled.write(pictures / 'tiny.png', labelled.encode(np.zeros((1, 1, 3), np.uint8)))
+  put(pictures / 'tiny.txt', 'a dot')
+  found = load(pictures)
+  assert len(found) == 3 and 'tiny.png' in found.changed
+  assert any('tiny.png' in note for note in found.read.notes)
+
+
+def test_another_picture_of_the_same_length_is_other_data(pictures):
+  beside(pictures)
+  before, [file, *_] = load(pictures), sorted(pictures.rglob('*.png'))
+  other = labelled.encode(labelled.pixels_of('train', 2, 2))
+  file.write_bytes(other + bytes(file.stat().st_size - len(other)))
+  assert load(pictures).fingerprint != before.fingerprint
+  assert load(pictures).before().fingerprint == before.before().fingerprint
+
+
+def test_captioned_pictures_stand_upright(pictures):
+  exif = Image.Exif()
+  exif[0x0112] = 3
+  pixels = labelled.pixels_of('train', 0, 0)
+  [name, *_] = WORDS
+  Image.fromarray(pixels).save(pictures / name, exif=exif)
+  beside(pictures)
+  np.testing.assert_array_equal(load(pictures)[0][0], pixels[::-1, ::-1])

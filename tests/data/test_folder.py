@@ -1,5 +1,8 @@
 """Class folders and archives: which pictures count, how they are read, and what is refused."""
 
+import os
+import pathlib
+import shutil
 import tarfile
 import zipfile
 
@@ -315,3 +318,33 @@ def test_a_contact_sheet_of_gdistill_is_passed_over(tmp_path):
       f'data.path={path}: passed over 3 contact sheets that gdistill wrote (such as '
       'train/a/grid.png)',
     )
+
+
+def test_tiny_pictures_are_passed_over_and_a_class_of_them_is_refused(tmp_path):
+  tiny = labelled.encode(np.zeros((2, 90, 3), np.uint8))  # a quarter of 12 pixels is 3
+  labelled.write(make(tmp_path, 'train/a/1.png', 'train/b/1.png') / 'train/b/2.png', tiny)
+  train, _ = load(tmp_path, held_out=0.1)
+  assert [train.read.name(i) for i in range(len(train))] == ['train/a/1.png', 'train/b/1.png']
+  assert '1 picture below a quarter of the side' in train.changed and 'b/2.png' in train.changed
+  labelled.write(tmp_path / 'train/c/1.png', tiny)
+  [note] = notes(train)
+  assert 'passed over 1 picture below a quarter of the side that pictures are resized to' in note
+  with pytest.raises(errors.DataError, match=r'train/c has no pictures.*1 picture below a quarter'):
+    load(tmp_path, held_out=0.1)
+
+
+@pytest.mark.parametrize('kind', ['folder', 'tar', 'zip'])
+def test_another_picture_of_the_same_length_is_other_data(tmp_path, kind):
+  file = make(tmp_path / 'set', 'train/a/1.png', 'train/a/2.png') / 'train/a/1.png'
+
+  def printed():
+    path = tmp_path / 'set'
+    if kind != 'folder':
+      path = pathlib.Path(shutil.make_archive(tmp_path / kind, kind, tmp_path / 'set'))
+    return load(path, held_out=0.5)[0].fingerprint
+
+  before = printed()
+  os.utime(file, (10**9, 10**9))  # a zip archive knows no time before 1980
+  assert printed() == before
+  file.write_bytes(PICTURE[:-5] + b'other')
+  assert printed() != before

@@ -171,3 +171,15 @@ def test_a_link_to_the_folder_above_is_not_told(folder):
   (folder / 'deep/up').symlink_to('..')
   found = images.load(str(folder))
   assert len(found) == 7 and 'link' not in str(found.passed)
+
+
+def test_pictures_that_would_be_enlarged_too_much_are_passed_over(folder):
+  Image.fromarray(np.zeros((1, 9), np.uint8)).save(folder / 'tiny.png')
+  found = images.load(str(folder), size=20)
+  assert len(found) == len(found.stamps) == 7 and found.small == (str(folder / 'tiny.png'),)
+  assert len(images.load(str(folder), size=4)) == 8  # 1 pixel is a quarter of 4
+  with pytest.raises(errors.DataError, match=r'all 8 pictures, .*, are too small for 25 x 25'):
+    images.load(str(folder), size=25)
+  np.savez(folder / 'a.npz', PIXELS)
+  with pytest.raises(errors.DataError, match='is 5 x 6 pixels, too few for 25 x 25'):
+    images.load(str(folder / 'a.npz'), size=25).read(0)

@@ -61,7 +61,7 @@ def test_an_incomplete_imagenet_is_refused(tmp_path):
   with pytest.raises(
     errors.DataError, match=r'training set has 1,281,167 pictures, but --split=train has 1,000;'
   ):
-    labelled.prepared(source, tmp_path / 'out')
+    labelled.prepared(source, tmp_path / 'out', size=4)
   assert not list((tmp_path / 'out').iterdir())
   indices = labelled.prepared(
     source, tmp_path / 'out', size=1, shard_size=500, allow_incomplete=True
@@ -106,7 +106,8 @@ def test_wrong_flags_leave_with_2_and_touch_nothing(folder_path, tmp_path, capsy
   (['--source=/does/not/exist'], 3, '--source=/does/not/exist does not exist; give the path'),
   (['--source=gs://bucket/x'], 2, 'must be a local path'),
   (['--source=tfds:no_such_set'], 3, '--source=tfds:no_such_set is no data set that'),
-  (['--held_out_split=test'], 3, '--source=.* named test/<class>/.*holds train, validation; as'),
+  (['--held_out_split=test', '--size=12'], 3, 'named test/<class>/.*holds train, validation; as'),
+  (['--size=49'], 3, 'passed over: 20 pictures below a quarter .*; put larger pictures directly'),
 ])  # fmt: skip
 def test_wrong_sources_leave_nothing_behind(folder_path, tmp_path, capsys, flags, code, why):
   from gdistill.cli import command

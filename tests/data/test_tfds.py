@@ -1,5 +1,6 @@
 """TensorFlow Datasets without TensorFlow: splits, decoding, and what is refused."""
 
+import io
 import os
 import shutil
 import subprocess
@@ -9,8 +10,10 @@ import labelled
 import numpy as np
 import pytest
 import tensorflow_datasets
+from PIL import Image
 
 from gdistill import errors
+from gdistill.data import earlier
 from gdistill.data import tfds
 
 
@@ -22,6 +25,7 @@ def load(path, **more):
 def test_mocked_cifar10_is_read_without_tensorflow():
   code = """
 import sys, tensorflow_datasets, labelled
+from gdistill.data import earlier
 from gdistill.data import tfds
 with tensorflow_datasets.testing.mock_data(num_examples=9):
   train, test = tfds.load(
@@ -94,3 +98,29 @@ def test_a_damaged_file_names_the_example(tfds_path, tmp_path):
   with pytest.raises(errors.DataError, match=r'example \d+ of cifar10/.* train .*(prepare|fix)'):
     for i in range(len(train)):
       train[i]
+
+
+def test_turned_and_tiny_pictures(tmp_path):
+  exif, out = Image.Exif(), io.BytesIO()
+  exif[0x0112] = 3
+  pixels = labelled.pixels_of('train', 0, 0)
+  Image.fromarray(pixels).save(out, 'PNG', exif=exif)
+  tiny = labelled.encode(np.zeros((2, 2, 3), np.uint8))
+  plain = labelled.encode(pixels)
+  labelled.write_tfds(tmp_path, {
+    'train': [(out.getvalue(), 0), (tiny, 1), (plain, 1), (plain, 2)],
+    'validation': [(plain, 0)],
+  })  # fmt: skip
+  train, held = load(tmp_path)
+  np.testing.assert_array_equal(train[0][0], pixels[::-1, ::-1])
+  with pytest.raises(errors.DataError, match=r'^example 1 of .* is 2 x 2 pixels.*gdistill prepare'):
+    train[1]
+  # Earlier versions had the same fingerprint and read both otherwise.
+  kept = earlier.as_recorded((train, held), train.before().fingerprint)
+  assert kept[0].fingerprint == train.fingerprint
+  assert '1 picture turned upright' in kept[0].changed and 'quarter' in kept[0].changed
+  again = earlier.as_recorded((held,), held.before().fingerprint)
+  assert again[0].fingerprint == held.before().fingerprint
+  flags = {'data_dir': str(tmp_path), 'held_out_split': ''}
+  index = labelled.prepared('tfds:cifar10', tmp_path / 'out', **flags)['train']
+  assert index['count'] == 3 and len(index['made']['small']) == 1 and not index['made']['skipped']

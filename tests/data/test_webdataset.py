@@ -9,9 +9,11 @@ import tarfile
 import labelled
 import numpy as np
 import pytest
+from PIL import Image
 
 from gdistill import errors
 from gdistill.data import captions
+from gdistill.data import source
 from gdistill.data import webdataset
 
 SIZE = labelled.SIZE
@@ -335,3 +337,29 @@ def test_pictures_that_are_passed_over_are_told(tmp_path):
     ' 2 archives compressed or in a subfolder (such as 1.tar.gz), 1 picture beside another picture '
     f'of the same sample (such as {shard}: a.png)',
   )
+
+
+def test_tiny_pictures_are_left_out_and_told(tmp_path):
+  tiny = [('b.png', labelled.encode(np.zeros((1, 1, 3), np.uint8))), ('b.txt', 'a dot')]
+  found = load(pack(tmp_path / 'a.tar', [*sample('a', 0), *tiny, *sample('c', 1)]))
+  assert [found.read.caption(i) for i in range(len(found))] == ['picture 0', 'picture 1']
+  [note] = found.read.notes
+  assert 'passed over 1 picture below a quarter of the side' in note and 'a.tar: b.png' in note
+  assert '1 picture below a quarter of the side' in found.changed
+
+
+def test_another_picture_of_the_same_length_is_other_data(tmp_path):
+  [name, data], text = sample('a', 0)[0], sample('a', 0)[1]
+  one = load(pack(tmp_path / 'a.tar', [(name, data), text]))
+  two = load(pack(tmp_path / 'a.tar', [(name, data[:-5] + b'other'), text]))
+  assert one.fingerprint != two.fingerprint
+  by_length = source.fingerprint([f'a {len(data)} picture 0'])
+  assert one.before().fingerprint == two.before().fingerprint == by_length
+
+
+def test_shards_hold_pictures_that_stand_upright(tmp_path):
+  exif, out = Image.Exif(), io.BytesIO()
+  exif[0x0112] = 3
+  Image.fromarray(pixels(0)).save(out, 'PNG', exif=exif)
+  found = load(pack(tmp_path / 'a.tar', [('a.png', out.getvalue()), ('a.txt', 'a')]))
+  np.testing.assert_array_equal(found[0][0], pixels(0)[::-1, ::-1])

@@ -1,5 +1,7 @@
 """Tests of reference statistics in a file: read back whole, and refused where they do not fit."""
 
+import dataclasses
+
 import measured
 import numpy as np
 import pytest
@@ -40,3 +42,11 @@ def test_a_damaged_file_of_statistics_is_named(target, tmp_path, damage):
   ) as told:
     reference.read(tmp_path / 'r.npz', stand_in.extractor())
   assert told.value.exit_code == 4
+
+
+def test_statistics_of_earlier_versions_are_told_from_upright_ones(target, tmp_path):
+  old = dataclasses.replace(target, upright=False)  # such files do not have the mark
+  for name, made in (('new', target), ('old', old)):
+    (tmp_path / name).write_bytes(made.to_bytes())
+    back = reference.read(tmp_path / name, stand_in.extractor(spatial='s'))
+    assert back.upright == (name == 'new') and back.protocol == target.protocol

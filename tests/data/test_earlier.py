@@ -1,0 +1,174 @@
+"""What earlier versions recorded of pictures: continued with the same bytes, or refused."""
+
+import pathlib
+import shutil
+
+import labelled
+import numpy as np
+import pytest
+from PIL import Image
+
+from gdistill import errors
+from gdistill.cli import config_file
+from gdistill.data import earlier
+from gdistill.data import folder
+from gdistill.data import latent_cache
+from gdistill.data import pipeline
+from gdistill.data import source
+from gdistill.recipe import reading
+from gdistill.training import assemble
+from gdistill.training import run as training
+from gdistill.workdir import ledger
+from gdistill.workdir import storage
+
+RELEASED = pathlib.Path(__file__).parents[1] / 'released' / 'prepared1'
+
+
+def turned(path):
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  Image.fromarray(labelled.pixels_of('train', 0, 0, (9, 8))).save(path, exif=exif)
+
+
+@pytest.fixture
+def at(tmp_path):
+  for split in labelled.COUNTS:
+    for name, pixels, _ in labelled.examples(split):
+      labelled.write(tmp_path / name, labelled.encode(pixels))
+  return tmp_path
+
+
+def load(path, size=labelled.SIZE, **more):
+  return folder.load(labelled.settings('folder', path, **more), (size, size, 3))
+
+
+def by_length(path, split='train'):
+  """Returns the fingerprint of earlier versions, by its definition: of names and lengths."""
+  files = sorted((path / split).glob('*/*.png'))
+  return source.fingerprint(f'{f.relative_to(path / split)} {f.stat().st_size}' for f in files)
+
+
+def test_the_same_pictures_get_the_fingerprint_that_was_recorded(at):
+  found = load(at)
+  assert found[0].fingerprint != by_length(at) == found[0].before().fingerprint
+  kept = earlier.as_recorded(found, by_length(at))
+  assert [k.fingerprint for k in kept] == [by_length(at), by_length(at, 'validation')]
+  assert [k.sampled for k in kept] == [f.fingerprint for f in found]
+  np.testing.assert_array_equal(kept[0][3][0], found[0][3][0])
+  assert earlier.as_recorded(found, 'another') == earlier.as_recorded(found, '') == found
+  part = np.array([1, 4])
+  fingerprints = [f.subset(part).fingerprint for f in (found[0].before(), kept[0])]
+  assert fingerprints == [found[0].subset(part).before().fingerprint] * 2
+
+
+def test_pictures_that_were_read_otherwise_are_not_continued(at):
+  turned(at / 'train/bee/7.png')
+  found = earlier.as_recorded(load(at), by_length(at))
+  assert found[0].fingerprint != by_length(at)
+  assert found[0].changed == (
+    'earlier versions of gdistill read otherwise: 1 picture turned upright as their EXIF '
+    'orientation says, such as train/bee/7.png'
+  )
+
+
+def test_turned_held_out_pictures_are_measured_anew_and_stop_no_run(at):
+  turned(at / 'validation/bee/7.png')
+  found = load(at)
+  train, held = earlier.as_recorded(found, by_length(at))
+  assert train.fingerprint == by_length(at) and held.fingerprint == found[1].fingerprint
+
+
+def test_tiny_pictures_and_new_formats_are_why_a_fingerprint_differs(at):
+  Image.fromarray(np.zeros((1, 1), np.uint8)).save(at / 'train/ape/tiny.png')
+  found = load(at)[0]
+  assert len(found) == sum(labelled.COUNTS['train'])
+  assert 'ape/tiny.png' in found.changed and 'below a quarter of the side' in found.changed
+  assert earlier.of_names(['a.JPG', 'b.bmp', 'c.gif'], []).startswith('2 pictures of formats')
+
+
+def test_a_later_change_of_bytes_is_seen_by_what_was_recorded_since(at, monkeypatch):
+  found = load(at)
+  sampled = [f.fingerprint for f in found]
+  monkeypatch.setattr(earlier, 'otherwise', None)  # nothing needs to be read
+  kept = earlier.as_recorded(found, by_length(at), sampled)
+  assert kept[0].fingerprint == by_length(at)
+  file = at / 'train/ape/0.png'
+  file.write_bytes(file.read_bytes()[:-5] + b'other')
+  changed = earlier.as_recorded(load(at), by_length(at), sampled)[0]
+  assert changed.fingerprint != by_length(at) and 'bytes of its pictures' in changed.changed
+
+
+def run_on(at, workdir):
+  given = {'name': 'folder', 'path': str(at), 'held_out': 0.0, 'held_out_split': 'validation'}
+  config = config_file.load('configs/digits.py:tiny', [])
+  config['data'].update(given)
+  config['model'].update(num_classes=3, image_size=labelled.SIZE, image_channels=3)
+  pipeline.load.cache_clear()  # a process reads its data once
+  return assemble.Run(reading.from_config(config), workdir)
+
+
+def check(run):
+  training._check_same_data(run.workdir, run.examples, *run.pictures)
+
+
+def test_a_run_of_an_earlier_version_goes_on_and_says_so_once(at, tmp_path, capsys):
+  workdir = storage.path(tmp_path / 'run')
+  ledger.record(workdir, 'data', examples=20, fingerprint=by_length(at))
+  check(run_on(at, workdir))
+  assert 'an earlier version of gdistill began this run: its 20 pictures' in capsys.readouterr().err
+  again = run_on(at, workdir)
+  check(again)
+  assert again.examples.fingerprint == by_length(at) and not capsys.readouterr().err
+  file = at / 'train/ape/0.png'
+  file.write_bytes(file.read_bytes()[:-5] + b'other')
+  with pytest.raises(errors.DataError, match=r'not those this run began with.*bytes of its pic'):
+    check(run_on(at, workdir))
+
+
+def test_a_run_on_turned_pictures_is_refused_with_an_example(at, tmp_path):
+  workdir = storage.path(tmp_path / 'run')
+  turned(at / 'train/bee/7.png')
+  ledger.record(workdir, 'data', examples=21, fingerprint=by_length(at))
+  with pytest.raises(errors.DataError, match=r'1 picture turned upright .*bee/7\.png; restore'):
+    check(run_on(at, workdir))
+
+
+def test_a_new_run_notices_another_picture_of_the_same_length(at, tmp_path):
+  workdir = storage.path(tmp_path / 'run')
+  check(run_on(at, workdir))
+  file = at / 'train/ape/0.png'
+  file.write_bytes(file.read_bytes()[:-5] + b'other')
+  with pytest.raises(errors.DataError, match='not those this run began with'):
+    check(run_on(at, workdir))
+
+
+def prepared(path):
+  flags = dict(size=8, shard_size=4, held_out_split='')
+  return labelled.prepared(path / 'pictures', path / 'prepared', **flags)
+
+
+def test_prepared_data_of_an_earlier_version_keep_every_byte(tmp_path):
+  shutil.copytree(RELEASED / 'plain', tmp_path / 'plain')
+  before = labelled.contents(tmp_path / 'plain/prepared')
+  prepared(tmp_path / 'plain')
+  assert labelled.contents(tmp_path / 'plain/prepared') == before
+  (tmp_path / 'plain/prepared/train/00000.json').unlink()  # as if that run had been killed
+  prepared(tmp_path / 'plain')
+  assert labelled.contents(tmp_path / 'plain/prepared') == before
+
+
+def test_a_prepare_of_an_earlier_version_on_turned_pictures_is_not_continued(tmp_path):
+  shutil.copytree(RELEASED / 'turned', tmp_path / 'turned')
+  before = labelled.contents(tmp_path / 'turned/prepared')
+  (tmp_path / 'turned/prepared/train/00000.json').unlink()
+  with pytest.raises(errors.ConfigError, match=r'1 picture turned .* train/bee/1\.png; set --out'):
+    prepared(tmp_path / 'turned')
+  left = labelled.contents(tmp_path / 'turned/prepared')
+  assert left == {n: d for n, d in before.items() if n != 'train/00000.json'}
+
+
+def test_the_pictures_of_a_cache_are_those_in_its_shards(tmp_path):
+  assert latent_cache.recorded_examples(str(tmp_path / 'nothing')) == ''
+  (tmp_path / 'latents-00000.json').write_text('{"examples": "0123456789abcdef"}')
+  (tmp_path / 'texts-00000.json').write_text('{"examples": "another"}')
+  assert latent_cache.recorded_examples(str(tmp_path)) == '0123456789abcdef'

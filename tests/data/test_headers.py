@@ -1,0 +1,108 @@
+"""Looking at picture files: sizes from headers, and hashes that follow a change of the bytes."""
+
+import io
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gdistill import errors
+from gdistill.data import headers
+from gdistill.data import pictures
+
+
+def encode(kind, width=70, height=41, mode='RGB', **more):
+  pixels = np.random.default_rng(0).integers(0, 256, (height, width, 4), dtype=np.uint8)
+  out = io.BytesIO()
+  Image.fromarray(pixels, 'RGBA').convert(mode).save(out, kind, **more)
+  return out.getvalue()
+
+
+def exif(orientation=6, extra=0):
+  found = Image.Exif()
+  found[0x0112] = orientation
+  found[0x010E] = 'x' * extra  # a long description moves the header of the picture away
+  return found
+
+
+@pytest.mark.parametrize(
+  ('kind', 'more'),
+  [
+    ('PNG', {}),
+    ('PNG', {'mode': 'L'}),
+    ('JPEG', {}),
+    ('JPEG', {'progressive': True}),
+    ('JPEG', {'mode': 'CMYK'}),
+    ('JPEG', {'exif': exif(extra=50_000)}),
+    ('JPEG', {'comment': b'\xff\xc0' * 9000}),
+    ('WEBP', {}),
+    ('WEBP', {'lossless': True}),
+    ('WEBP', {'mode': 'RGBA'}),
+    ('WEBP', {'exif': exif()}),
+  ],
+)
+def test_width_and_height_are_those_that_the_decoder_finds(kind, more):
+  data = encode(kind, **more)
+  assert headers.of_bytes(data)[1:] == Image.open(io.BytesIO(data)).size == (70, 41)
+
+
+@pytest.mark.parametrize('kind', ['PNG', 'JPEG', 'WEBP'])
+def test_a_damaged_header_gives_no_size_and_passes(kind):
+  for end in (0, 1, 3, 12, 20):
+    found = headers.of_bytes(encode(kind)[:end])
+    assert found[1:] == (0, 0) and headers.large_enough([found], 4096)[0]
+  assert headers.of_bytes(b'\xff\xd8' + b'\xff' * 30)[1:] == (0, 0)
+
+
+@pytest.mark.parametrize('length', [1, 5000, 3 * headers.SAMPLE, 3 * headers.SAMPLE + 1, 100_000])
+def test_a_hash_follows_the_length_and_the_first_and_last_bytes(length, tmp_path):
+  data = np.random.default_rng(length).integers(0, 256, length, dtype=np.uint8).tobytes()
+  (tmp_path / 'f').write_bytes(b'junk' + data + b'junk')
+  with open(tmp_path / 'f', 'rb') as f:
+    assert headers.of_part(f, 4, length) == headers.of_bytes(data)
+  seen = {headers.of_bytes(data).stamp, headers.of_bytes(data + b'\0').stamp}
+  places = {
+    0,
+    length // 2 if length <= 3 * headers.SAMPLE else 7,
+    length - 1,
+    max(0, length - 4096),
+  }
+  for place in places:
+    bad = bytearray(data)
+    bad[place] ^= 1
+    (tmp_path / 'f').write_bytes(bad)
+    seen.add(headers.of_file(str(tmp_path / 'f')).stamp)
+  assert len(seen) == 2 + len(places)
+
+
+def test_pixels_without_compression_are_sampled_in_the_middle_too():
+  data = b'BM' + bytes(200_000)
+  bad = bytearray(data)
+  bad[100_000:104_000] = b'\1' * 4000  # a quarter of a percent of the picture is enough here
+  assert headers.of_bytes(data).stamp != headers.of_bytes(bytes(bad)).stamp
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+  with pytest.raises(errors.DataError, match=r'gone\.png cannot be read: No such file'):
+    headers.of_all(headers.of_file, [str(tmp_path / 'gone.png')])
+
+
+def test_many_files_keep_their_order_and_the_work_can_be_stopped(tmp_path):
+  (tmp_path / 'a').write_bytes(b'a')
+  files = [str(tmp_path / 'a')] * 700
+  assert headers.of_all(headers.of_file, files) == [headers.of_bytes(b'a')] * 700
+
+  def stop():
+    raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    headers.of_all(headers.of_file, files, stop)
+  assert len(os.listdir('/proc/self/fd')) < 200
+
+
+def test_the_smallest_picture_is_a_quarter_of_the_side():
+  sizes = [(16, 16), (15, 64), (64, 15), (1, 1), (0, 0)]
+  looks = [headers.Look(b'', *size) for size in sizes]
+  assert headers.large_enough(looks, 64).tolist() == [True, False, False, False, True]
+  assert pictures.too_small(15, 64, 64) and not pictures.too_small(16, 64, 64)
