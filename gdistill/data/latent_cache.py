@@ -148,7 +148,7 @@ class Job:
           f'{file} is of format {str(found.get("format"))[:40]!r} and not {stored.FORMAT!r}: the '
           'folder holds no latents; set latents.cache to another folder'
         )
-      self._check_classes(file, found)
+      self._check_names(file, found)
       for field, mine in {'masks': 0, **self._made_from}.items():
         theirs = found.get(field, 0 if field == 'masks' else mine)
         if theirs != mine:
@@ -160,7 +160,7 @@ class Job:
             f'{out}'
           )
 
-  def _check_classes(self, file: str, index: Mapping[str, Any]) -> None:
+  def _check_names(self, file: str, index: Mapping[str, Any]) -> None:
     """Raises DataError if the content `index` of `file` lists other classes than the pictures."""
     names = index.get('class_names')
     if isinstance(names, list) and all(isinstance(n, str) for n in names):

@@ -345,7 +345,7 @@ def same_classes(train: Source, held: Source, where: str, splits: tuple[str, str
   """
   if held.class_names != train.class_names:
     odd = sorted(set(held.class_names) ^ set(train.class_names))
-    odd = class_names.told_apart(odd) or ['their order']
+    odd = (class_names.told_apart(odd) if class_names.look_alikes(odd) else odd) or ['their order']
     more = class_names.difference(train.class_names, held.class_names, tuple(map(repr, splits)))
     raise errors.DataError(
       f'{where}: {splits[0]!r} and {splits[1]!r} differ in their classes: {", ".join(odd[:5])}'
