@@ -146,16 +146,16 @@ def _too_much(path: str, most: int, too_much: str) -> errors.DataError:
 
 
 class _Member(tarfile.TarInfo):
-  """The header of a file in a tar archive; a damaged header raises ReadError.
+  """A file in a tar archive; a damaged header, or damaged extended headers, raise ReadError.
 
-  The class tarfile.TarInfo would take a damaged header for the end of the archive, so the pictures
-  after a damaged header would be missing without an error.
+  The class tarfile.TarInfo would take the damage for the end of the archive, so the pictures after
+  a damaged header would be missing without an error.
   """
 
   @classmethod
-  def frombuf(cls, buf, encoding, errors):
+  def fromtarfile(cls, archive):
     try:
-      return super().frombuf(buf, encoding, errors)
+      return super().fromtarfile(archive)
     except tarfile.EOFHeaderError:
       raise
     except tarfile.HeaderError as e:
