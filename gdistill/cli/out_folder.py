@@ -61,6 +61,9 @@ def held(out: Any, check: Callable[[], None]) -> Iterator[Any]:
   try:
     with interrupt.Interrupt(lock.check) as stop, lock:
       check()
+      if storage.is_local(out):  # a killed command may have left a file of workdir.storage
+        for left in pathlib.Path(out).rglob(f'.tmp-{"[0-9a-f]" * 16}'):
+          left.unlink(missing_ok=True)
       yield stop
   finally:
     _remove_empty(absent)

@@ -67,6 +67,7 @@ def test_the_command_repeated_has_nothing_to_do_and_draws_only_what_is_missing(
   monkeypatch.undo()
   (out / 'label2_seed1.png').unlink()
   (out / 'lock.json').write_text('{"token": "of a killed command", "pid": 0, "heartbeat": 0}')
+  (out / '.tmp-0123456789abcdef').write_bytes(b'half a picture')
   assert sample.main(argv) == 0
   assert {f.name: f.read_bytes() for f in out.iterdir()} == before
 
