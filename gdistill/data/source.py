@@ -358,9 +358,17 @@ def same_classes(train: Source, held: Source, where: str, splits: tuple[str, str
 def notes(*sources: Source) -> tuple[str, ...]:
   """Returns the lines in which the readers of the sources say what they passed over.
 
-  A line that several sources share is returned once.
+  A line that several sources share is returned once. A further line names classes that look the
+  same, because they are easily taken for one class.
   """
-  return tuple(dict.fromkeys(line for s in sources for line in getattr(s.read, 'notes', ())))
+  lines = [line for s in sources for line in getattr(s.read, 'notes', ())]
+  for alike in (class_names.look_alikes(s.class_names) for s in sources):
+    if alike:
+      lines.append(
+        f'{len(alike):,} classes have names that look the same and differ in their Unicode form: '
+        f'{", ".join(alike[:2])}; if they are one class, put their pictures into one folder'
+      )
+  return tuple(dict.fromkeys(lines))
 
 
 def check_classes(train: Source, where: str) -> None:

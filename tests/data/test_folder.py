@@ -257,7 +257,7 @@ def test_a_broken_link_in_the_place_of_a_class_is_refused(tmp_path):
 def test_an_empty_class_folder_in_the_held_out_split_is_told_with_the_difference(tmp_path):
   make(tmp_path, 'train/a/1.png', 'train/b/1.png', 'validation/a/1.png', 'validation/b/x/1.png')
   with pytest.raises(
-    errors.DataError, match=r'differ in their classes: b; .*validation/b/x/1\.png'
+    errors.DataError, match=r"differ in their classes: 'b'; .*validation/b/x/1\.png"
   ):
     load(tmp_path)
   make(tmp_path, 'validation/b/1.png', 'validation/c/x.txt')

@@ -1,5 +1,7 @@
 """Examples are checked; subsets, draws and labels are consistent."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -92,3 +94,22 @@ def test_labels_are_asked_of_what_knows_them_and_pictures_are_decoded_only_witho
     np.testing.assert_array_equal(source.labels(found), known)
     part = found.subset(np.array([4, 2, 0])).subset(np.array([2, 1]))
     np.testing.assert_array_equal(source.labels(part), [2, 1])
+
+
+def test_classes_that_look_the_same_are_told_once():
+  names = ('\xe9t\xe9', 'bee', 'e\u0301te\u0301')
+  one = source.in_memory(np.zeros((3, 2, 2, 3), np.uint8), np.arange(3), names)
+  assert source.notes(one, one) == (
+    '2 classes have names that look the same and differ in their Unicode form: '
+    f"'{names[0]}' ('\\xe9t\\xe9'), '{names[2]}' ('e\\u0301te\\u0301'); if they are one class, put "
+    'their pictures into one folder',
+  )
+  assert source.notes(dataclasses.replace(one, class_names=('a', 'b', 'c'))) == ()
+
+
+def test_splits_whose_classes_look_the_same_are_told_apart():
+  train = source.in_memory(np.zeros((1, 2, 2, 3), np.uint8), np.zeros(1, int), ('\xe9t\xe9',))
+  held = dataclasses.replace(train, class_names=('e\u0301te\u0301',))
+  with pytest.raises(errors.DataError, match='two Unicode forms; give the two splits') as e:
+    source.same_classes(train, held, 'data.path=x', ('train', 'test'))
+  assert r"('\xe9t\xe9')" in str(e.value) and r"('e\u0301te\u0301')" in str(e.value)
