@@ -5,7 +5,6 @@ array is read.
 """
 
 import pathlib
-import shlex
 from collections.abc import Collection
 
 from gdistill import errors
@@ -118,7 +117,8 @@ def _by_arrays(path: pathlib.Path, given: str) -> str:
     names = pickled_names.names(e.file)
     _refuse_by_arrays(e.file, names, ', so converting the file to safetensors would not help')
     kind = next((kind for kind, name in _ARRAY_OF_KIND if name in names), '')
-    raise errors.ConfigError(f'{e}{f" (its arrays are those of {kind})" if kind else ""}') from e
+    about = f'--source={path} holds the arrays of a network of kind {kind}, but ' if kind else ''
+    raise errors.ConfigError(f'{about}{e}') from e
   names = set(files.names(file))
   _refuse_by_arrays(file, names)
   if given:
@@ -142,8 +142,8 @@ def _refuse_by_arrays(file: pathlib.Path, names: Collection[str], more: str = ''
   if what := families.of_whole_file(names):
     raise errors.ConfigError(
       f'--source={file} is {what} in one file, and gdistill imports it from a folder of diffusers'
-      f'{more}; make the folder with diffusers: StableDiffusionPipeline.from_single_file('
-      f'{shlex.quote(file.name)}).save_pretrained(FOLDER)'
+      f'{more}; make the folder in Python with diffusers: StableDiffusionPipeline.from_single_file('
+      f"{str(file)!r}).save_pretrained('FOLDER')"
     )
   if what := families.of_part(names):
     raise errors.ConfigError(

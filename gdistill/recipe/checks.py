@@ -139,10 +139,9 @@ def check_noise(noise: recipes.Noise) -> None:
   for name in ('beta_start', 'beta_end'):
     value = getattr(noise, name)
     _need(0 < value < 1, f'noise.{name}', value, 'must be above 0 and below 1')
-  _need(
-    noise.name != 'cosine' or not noise.zero_terminal_snr, 'noise.zero_terminal_snr',
-    noise.zero_terminal_snr, "must be False with noise.name='cosine', a schedule without betas",
-  )  # fmt: skip
+  zero = noise.zero_terminal_snr
+  _need(noise.name != 'cosine' or not zero, 'noise.zero_terminal_snr', zero,
+        "must be False with noise.name='cosine', a schedule without betas")  # fmt: skip
 
 
 def check_model(model: recipes.Model) -> None:
@@ -167,22 +166,18 @@ def check_model(model: recipes.Model) -> None:
     _check_levels(model)
   _check_context(model)
   _need(0 <= model.dropout < 1, 'model.dropout', model.dropout, 'must be at least 0 and below 1')
-  _need(
-    0 <= model.guided_channels <= model.image_channels, 'model.guided_channels',
-    model.guided_channels, f'must be from 0, which means all, to model.image_channels='
-    f'{model.image_channels}',
-  )  # fmt: skip
+  most = model.image_channels
+  _need(0 <= model.guided_channels <= most, 'model.guided_channels', model.guided_channels,
+        f'must be from 0, which means all, to model.image_channels={most}')  # fmt: skip
   for name in ('w_scale', 'epsilon'):
     _need(getattr(model, name) > 0, f'model.{name}', getattr(model, name), 'must be above 0')
 
 
 def check_predict(model: recipes.Model, noise: recipes.Noise) -> None:
   """Raises ConfigError if a network predicts eps on a schedule that ends at pure noise."""
-  _need(
-    model.predict != 'eps' or not noise.zero_terminal_snr, 'model.predict', model.predict,
-    "must be 'v', 'x' or 'flow' with noise.zero_terminal_snr=True: at t = 1 alpha is 0, and v = "
-    '(eps - sigma z) / alpha does not exist',
-  )  # fmt: skip
+  _need(model.predict != 'eps' or not noise.zero_terminal_snr, 'model.predict', model.predict,
+        "must be 'v', 'x' or 'flow' with noise.zero_terminal_snr=True: at t = 1 alpha is 0, and v "
+        '= (eps - sigma z) / alpha does not exist')  # fmt: skip
 
 
 def _check_levels(model: recipes.Model) -> None:

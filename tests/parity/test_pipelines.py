@@ -345,7 +345,7 @@ def test_checkpoints_are_looked_into_before_they_are_converted(zipped, tmp_path,
   assert (
     'xl.ckpt is Stable Diffusion XL, which gdistill cannot import yet, so converting' in said[0]
   )
-  assert 'gdistill convert checkpoint' in said[1] and 'those of dit' in said[1] and len(said) == 2
+  assert 'gdistill convert checkpoint' in said[1] and 'of kind dit' in said[1] and len(said) == 2
   run('convert', 'checkpoint', f'--source={tmp_path}/xl.ckpt')
   said = capsys.readouterr().err
   assert (
