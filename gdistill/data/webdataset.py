@@ -5,6 +5,7 @@ The shards are not unpacked, so a tar member cannot overwrite a file.
 
 import array
 import dataclasses
+import functools
 import glob
 import itertools
 import json
@@ -162,7 +163,11 @@ class Read:
     return np.zeros(len(self.index.rows), np.int32)
 
   def __call__(self, i: int) -> tuple[np.ndarray, int]:
-    pixels = pictures.squared(self.file_bytes(i), self.name(i), 3, self.size)
+    data = self.file_bytes(i)
+    try:
+      pixels = pictures.squared(data, '', 3, self.size)
+    except errors.DataError:  # only now, because a name is looked up in the headers of the shard
+      pixels = pictures.squared(data, self.name(i), 3, self.size)
     self.caption(i)  # raises DataError if the caption can no longer be read
     return pixels, 0
 
@@ -184,16 +189,13 @@ class Read:
   def name(self, i: int) -> str:
     """Returns 'SHARD: NAME', the shard's path and the picture's name in the tar, for error lines.
 
-    The name of the picture is read from the tar header before the picture, because the index holds
-    no names.
+    The index holds no names, so all headers of the shard are read.
     """
     number, offset = self.index.rows[i, :2]
     shard = self.index.shards[number]
     try:
-      with open(shard, 'rb') as f:
-        f.seek(offset - _BLOCK)
-        name = tarfile.TarInfo.frombuf(f.read(_BLOCK), 'utf-8', 'surrogateescape').name
-    except (OSError, tarfile.TarError):
+      name = _names(shard)[int(offset)]
+    except (OSError, tarfile.TarError, KeyError):
       name = f'the picture at byte {offset:,}'
     return f'{shard}: {name}'
 
@@ -208,6 +210,13 @@ class Read:
     if len(data) != size:
       raise errors.DataError(f'{shard} became shorter since the run began; copy the file again')
     return data
+
+
+@functools.lru_cache(maxsize=2)
+def _names(shard: str) -> dict[int, str]:
+  """Returns {offset of the contents: name} of the members of a shard."""
+  with tarfile.open(shard, 'r:') as t:
+    return {member.offset_data: member.name for member in t if member.isreg()}
 
 
 @dataclasses.dataclass(eq=False)

@@ -363,3 +363,12 @@ def test_shards_hold_pictures_that_stand_upright(tmp_path):
   Image.fromarray(pixels(0)).save(out, 'PNG', exif=exif)
   found = load(pack(tmp_path / 'a.tar', [('a.png', out.getvalue()), ('a.txt', 'a')]))
   np.testing.assert_array_equal(found[0][0], pixels(0)[::-1, ::-1])
+
+
+@pytest.mark.parametrize('form', [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_a_damaged_picture_is_named_in_any_script_and_length(form, tmp_path):
+  key = f'画像/{"x" * 120}é'
+  pack(tmp_path / 'a.tar', [(f'{key}.png', b'no picture'), (f'{key}.txt', b'a cat')], form)
+  data = load(tmp_path / 'a.tar')
+  with pytest.raises(errors.DataError, match=rf'a\.tar: {key}\.png is no readable picture'):
+    data[0]
