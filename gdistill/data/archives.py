@@ -55,7 +55,7 @@ def read(
   if not path.lower().endswith(SUFFIXES):
     raise errors.DataError(
       f'data.path={path} is a file, but no archive ({", ".join(SUFFIXES)}); unpack the file '
-      'and give the path of the folder'
+      'and give the path of the folder: see "Archives" in docs/data.md'
     )
   members = total = 0
   most = min(most_bytes, 2**26 + _MOST_RATIO * os.path.getsize(path))

@@ -179,7 +179,7 @@ def _folder(path: str, size: int) -> source.Source:
     raise errors.DataError(
       f'{path}: none of {len(names):,} pictures has a caption; put <name>.txt beside <name>.png, '
       f'or put a {" or ".join(caption_files.TABLES)} with the columns file_name and text into '
-      f'{path}{"".join(f" ({line})" for line in alike)}'
+      f'{path}{"".join(f" ({line})" for line in alike)}: see "Captions" in docs/data.md'
     )
   notes = tally.notes(path) + alike
   if without or missing:

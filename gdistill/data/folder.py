@@ -247,7 +247,7 @@ def _empty(listed: Listing, folders: list[str], depth: int, small: Sequence[str]
     f'{f" and {more:,} more" if more > 0 else ""} {"has" if one else "have"} no pictures, so '
     f'training would miss {"this class" if one else "these classes"}; '
     f'passed over: {over or "nothing, because nothing is there"}; '
-    f'put {"larger " if passed.SMALL in over.found else ""}pictures directly into '
+    f'put {"larger " if over.found.get(passed.SMALL) else ""}pictures directly into '
     f'{folders[0]}, or remove {"it" if one else "these folders"}: '
     'see "Folders of classes" in docs/data.md'
   )

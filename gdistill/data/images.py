@@ -125,7 +125,7 @@ def _load(path: str, flag: str, size: int) -> Images:
     return _npz(path, flag)
   raise errors.DataError(
     f'{flag}={path} is neither a folder of pictures nor an .npz file; give the path of a folder '
-    'or of an .npz file'
+    'or of an .npz file: see "Loose pictures" in docs/data.md'
   )
 
 

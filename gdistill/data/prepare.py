@@ -250,7 +250,8 @@ def _check_read_as_before(
   if text := earlier.otherwise(tuple(sources.values()), poll):
     raise errors.ConfigError(
       f'--out={settings.out} was begun by an earlier version of gdistill, which read '
-      f'otherwise: {text}; set --out to another folder: {settings.out} stays as it is'
+      f'otherwise: {text}; set --out to another folder, {settings.out} stays as it is: '
+      'see "When data change" in docs/data.md'
     )
 
 

@@ -344,12 +344,12 @@ def same_classes(train: Source, held: Source, where: str, splits: tuple[str, str
   The error line begins with `where`, names the two `splits` and says what was passed over.
   """
   if held.class_names != train.class_names:
-    odd = sorted(set(held.class_names) ^ set(train.class_names))
-    odd = (class_names.told_apart(odd) if class_names.look_alikes(odd) else odd) or ['their order']
-    more = class_names.difference(train.class_names, held.class_names, tuple(map(repr, splits)))
+    said = class_names.difference(train.class_names, held.class_names, tuple(map(repr, splits)))
+    if not said:
+      odd = class_names.told_apart(sorted(set(held.class_names) ^ set(train.class_names)))
+      said = f'{", ".join(odd[:5])} are equal names in two Unicode forms'
     raise errors.DataError(
-      f'{where}: {splits[0]!r} and {splits[1]!r} differ in their classes: {", ".join(odd[:5])}'
-      f'{f"; {more}" if more else ", which are equal names in two Unicode forms"}; '
+      f'{where}: {splits[0]!r} and {splits[1]!r} differ in their classes: {said}; '
       'give the two splits the same class names, in the same order'
       + ''.join(f' ({note})' for note in notes(train, held))
     )

@@ -83,7 +83,7 @@ def index(path: str, size: int) -> Index:
       f'{path} holds no picture ({", ".join(pictures.SUFFIXES)}) with a caption (.txt, .caption, '
       f'or a .json with {" or ".join(map(repr, _FIELDS))}), but {out}'
       f'{f"; passed over {out.passed}" if out.passed else ""}; set '
-      'data.path to other shards'
+      'data.path to other shards: see "WebDataset shards" in docs/data.md'
     )
   notes = tally.notes(path)
   if out.first:

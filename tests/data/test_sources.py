@@ -119,5 +119,8 @@ def test_two_splits_with_other_classes_are_refused(kind, tmp_path):
     for split in ('train', 'validation'):
       labelled.prepared(pictures, tmp_path / split, split=split, held_out_split='')
       shutil.copytree(tmp_path / split / split, path / split)
-  with pytest.raises(errors.DataError, match=r"'train' and 'validation' differ.*ape, bee"):
+  with pytest.raises(
+    errors.DataError,
+    match=r"'train' and 'validation' differ.*only 'train' has 'ape'; only 'validation' has 'bee'",
+  ):
     pipeline.load(labelled.settings(kind, path), labelled.SHAPE)
