@@ -23,7 +23,7 @@ class Job:
   `counts` is {'num_steps': number of sampling steps, ...}, with all numbers of steps that the
   Editor needs. `make(batch_size)` returns the drawing.editor.Editor that samples the results.
   `mask(i)` [H, W, 1] is 1 where source picture i is to be painted; `mask` is None for commands
-  without masks.
+  without masks. `words` is a line for the user, or '', that says which classes are drawn.
   """
 
   sources: source_pictures.Sources
@@ -33,6 +33,7 @@ class Job:
   counts: Mapping[str, int]
   make: Callable[[int], Any]
   mask: Callable[[int], Any] | None = None
+  words: str = ''
 
   def source(self, i: int) -> Any:
     """Returns source picture i at the size that the network works at, uint8 [H, W, C]."""
@@ -80,7 +81,6 @@ def _job(args, checked, make, counts, encoder, mask) -> Job:
   import numpy as np
 
   from gdistill.frozen import networks as frozen_networks
-  from gdistill.process import progress
   from gdistill.rounds import folder as folders
 
   folder = folders.read_folder(args.folder)
@@ -93,14 +93,13 @@ def _job(args, checked, make, counts, encoder, mask) -> Job:
     counts = {**counts, 'encode_steps': encoder.num_steps}
     same = os.path.realpath(encoder.path) == os.path.realpath(args.folder)
     encoder_folder = folder if same else folders.read_folder(encoder.path)
-  if line := picture_flags.in_words(args, checked, encoder):
-    progress.say(line)
   shape = (*size, 3 if frozen.autoencoder else checked.settings.image_channels)
   factor = frozen.autoencoder.factor if frozen.autoencoder else 1
   return Job(
     checked.sources, shape, checked.drawing.seeds, row, counts,
     lambda batch_size: make(folder, frozen, encoder_folder, batch_size),
     (lambda i: mask(i, shape, factor)) if mask else None,
+    picture_flags.in_words(args, checked, encoder),
   )  # fmt: skip
 
 
@@ -200,6 +199,7 @@ def _draw(job: Job, out: str, wanted: Mapping[str, Any], scale: int | None, stop
 
   If `scale` is None, the pictures on the sheet are enlarged to about 64 pixels a side.
   """
+  from gdistill.process import progress
   from gdistill.workdir import storage
 
   results = [(i, seed) for i in range(len(job.sources)) for seed in job.seeds]
@@ -210,6 +210,8 @@ def _draw(job: Job, out: str, wanted: Mapping[str, Any], scale: int | None, stop
       job.source(i)
       if job.mask:
         job.mask(i)
+    if job.words:
+      progress.say(job.words)
     edit = job.make(size)
     return lambda batch: edit(_rows(job, batch), job.counts)
 

@@ -40,6 +40,8 @@ _MOST_IN_V = 50.0  # largest 1 / alpha(t=1) without a warning: Stable Diffusion 
 
 def everything(run: assemble.Run) -> None:
   """Checks the run's devices, data, folders and evaluation grid."""
+  if run.workdir is not None:
+    storage.check_writable('--workdir', run.workdir)
   mesh(run)
   data(run)
   folders_and_grid(run)
