@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import pathlib
+import types
 
 import encoding
 import labelled
@@ -47,7 +48,8 @@ def test_a_run_makes_each_part_once_and_only_when_it_is_asked_for(monkeypatch):
   calls = collections.Counter()
 
   def counted(part):
-    made = {'frozen': frozen_networks.Frozen(), 'pictures': ('training', 'held out')}
+    pair = types.SimpleNamespace(fingerprint='1'), types.SimpleNamespace(fingerprint='2')
+    made = {'frozen': frozen_networks.Frozen(), 'pictures': pair, 'latent_folder': str(NOWHERE)}
 
     def make(*given, **more):
       calls[part] += 1
