@@ -1,5 +1,6 @@
 """FID's Inception-v3 equals torch-fidelity's, with the same random, calibrated weights."""
 
+import importlib.util
 import pathlib
 import sys
 
@@ -11,6 +12,8 @@ from gdistill.convert import inception as convert
 from gdistill.models import inception
 
 torch = pytest.importorskip('torch', reason='bash launch/test.sh parity installs torch')
+if importlib.util.find_spec('torch_fidelity') is None:
+  pytest.skip('bash launch/test.sh parity installs torch_fidelity', allow_module_level=True)
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / 'benchmarks'))
 import torch_inception  # noqa: E402
 from torch_inception import NAMES  # noqa: E402
