@@ -225,10 +225,16 @@ class Job:
 
     text, count = self._texts, sum(d['count'] for d in latents.values())
     if not count:
+      why = (
+        'because of latents.skip_corrupt=True; set latents.skip_corrupt=False to see why a picture '
+        'cannot be read'
+        if self.settings.skip_corrupt
+        else 'because the pictures are below a quarter of the side that the autoencoder reads; '
+        'give larger pictures'
+      )
       raise errors.DataError(
-        f'no picture can be read: all {len(self._examples):,} examples were left out, because of '
-        'latents.skip_corrupt=True; set latents.skip_corrupt=False to see why a picture cannot be '
-        'read, and check data.path and data.dataset'
+        f'no picture can be encoded: all {len(self._examples):,} examples were left out, {why}, '
+        'and check data.path and data.dataset'
       )
     self._check_classes(latents)
     index = {
@@ -264,10 +270,13 @@ class Job:
     left += np.bincount(kept, minlength=len(classes))
     empty = [classes[k] for k in np.flatnonzero((left == 0) & (before > 0))]
     if empty:
+      corrupt = self.settings.skip_corrupt
       raise errors.DataError(
-        f'latents.skip_corrupt=True leaves out all pictures of the class {empty[0]!r}'
+        f'{"latents.skip_corrupt=True leaves" if corrupt else "the limit of enlargement leaves"} '
+        f'out all pictures of the class {empty[0]!r}'
         f'{f" and of {len(empty) - 1:,} more" if empty[1:] else ""}, so training would miss '
-        'this class; add readable pictures of this class, or remove the class'
+        f'this class; add {"readable" if corrupt else "larger"} pictures of this class, or remove '
+        'the class'
       )
 
   def _plan(self) -> list[_Shard]:

@@ -158,8 +158,8 @@ def index(
   labels = np.concatenate([np.array(d['labels'], '<i4') for d in found]).tobytes()
   if not labels:
     raise errors.DataError(
-      f'--source={settings.source}: no picture of {split!r} can be read; replace the '
-      'damaged pictures, or set --source to other pictures'
+      f'--source={settings.source}: all pictures of {split!r} are damaged or too small; replace '
+      'the pictures, or set --source to other pictures'
     )
   _check_classes(settings, split, data, found)
   files.write(os.path.join(folder, records.LABELS), labels)
@@ -205,5 +205,5 @@ def _check_classes(
     f'--source={settings.source}: the class {empty[0]!r}'
     f'{f" and {len(empty) - 1:,} more" if empty[1:] else ""} would have no pictures for training'
     f'{f", because --skip_corrupt leaves them out, such as {first}" if first else ""}; add '
-    'readable pictures of this class, or remove the class'
+    'readable pictures of this class that are large enough, or remove the class'
   )

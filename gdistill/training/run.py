@@ -122,7 +122,10 @@ def _encode(run: assemble.Run, stop: interrupt.Interrupt) -> None:
     speed = done.encoded / done.seconds
     progress.say(f'encoded {done.encoded:,} pictures, both flips, {speed:.0f} pictures a second')
   if left_out := done.index.get('left_out'):
-    progress.say(f'{left_out:,} pictures could not be read and are left out of {run.latent_folder}')
+    progress.say(
+      f'{left_out:,} pictures could not be read or are too small, and are left out of '
+      f'{run.latent_folder}'
+    )
   if not jax.process_index():
     copies.keep(run.frozen, run.workdir)
 

@@ -144,7 +144,9 @@ def test_a_damaged_index_or_words_of_a_shard_are_written_again(cache, tmp_path):
 
 
 def test_when_no_picture_can_be_read_there_is_no_index(tmp_path):
-  with pytest.raises(errors.DataError, match=r'^no picture can be read'):
+  with pytest.raises(
+    errors.DataError, match=r'^no picture can be encoded: .*set latents.skip_corrupt=False'
+  ):
     encoded.made(
       tmp_path, examples=encoded.with_damage(set(range(encoded.COUNT))), skip_corrupt=True
     )
