@@ -76,7 +76,7 @@ def of_part(f: BinaryIO, first: int, size: int) -> Look:
 
   def read(offset, count):
     f.seek(first + offset)
-    return f.read(min(count, size - offset))
+    return f.read(max(0, min(count, size - offset)))  # a damaged header leads behind the end
 
   return look(size, read)
 

@@ -55,6 +55,13 @@ def test_a_damaged_header_gives_no_size_and_passes(kind):
   assert headers.of_bytes(b'\xff\xd8' + b'\xff' * 30)[1:] == (0, 0)
 
 
+def test_a_segment_that_ends_behind_its_file_reads_nothing_of_the_next_file():
+  data, frame = b'\xff\xd8\xff\xe0\xff\xff' + bytes(100), encode('JPEG')
+  spool = io.BytesIO(data + bytes(2**16 + 3 - len(data)) + frame[frame.index(b'\xff\xc0') :])
+  assert headers.of_part(spool, 0, len(data)) == headers.of_bytes(data)
+  assert headers.of_bytes(data)[1:] == (0, 0)
+
+
 @pytest.mark.parametrize('length', [1, 5000, 3 * headers.SAMPLE, 3 * headers.SAMPLE + 1, 100_000])
 def test_a_hash_follows_the_length_and_the_first_and_last_bytes(length, tmp_path):
   data = np.random.default_rng(length).integers(0, 256, length, dtype=np.uint8).tobytes()
