@@ -116,26 +116,34 @@ class Run:
     """
     try:
       found = data.load(self.data, self.picture_shape)
-      return earlier.as_recorded(found, *self._recorded(), progress.say)
+      return earlier.as_recorded(found, self.recorded_pictures(), self._sampled(), progress.say)
     except errors.ShapeError as e:
       if self.autoencoder is None:
         raise
       raise self._of_another_shape(e.found) from e
 
-  def _recorded(self) -> tuple[str, Sequence[str]]:
-    """Returns the fingerprint of the training pictures that the run or its cache began with.
+  def recorded_pictures(self) -> str:
+    """Returns the fingerprint of the training pictures that the run or its cache began with, or ''.
 
-    If an earlier version of gdistill began the run, the fingerprints by samples of bytes, of the
-    training set and of the held-out set, are returned too.
+    The fingerprint in the cache comes first, because latents are added only to those of the cache.
     """
-    events = ledger.ledger(self.workdir) if self.workdir is not None else []
-    sampled = [e.get('fingerprints', ()) for e in events if e['event'] == SAMPLED]
-    if self.recipe.latent:
-      there = self.latents.cache or self.workdir is not None
-      first = latent_cache.recorded_examples(self.latent_folder) if there else ''
-    else:
-      first = next((e.get('fingerprint') or '' for e in events if e['event'] == 'data'), '')
-    return first, sampled[-1] if sampled else ()
+    told = next((e for e in self._events() if e['event'] == 'data'), {})
+    if not self.recipe.latent:
+      return told.get('fingerprint') or ''
+    there = self.latents.cache or self.workdir is not None
+    cached = latent_cache.recorded_examples(self.latent_folder) if there else ''
+    return cached or told.get('pictures') or ''
+
+  def _sampled(self) -> Sequence[str]:
+    """Returns the fingerprints by samples of bytes, of the training set and of the held-out set.
+
+    The ledger has them only if an earlier version of gdistill began the run.
+    """
+    found = [e.get('fingerprints', ()) for e in self._events() if e['event'] == SAMPLED]
+    return found[-1] if found else ()
+
+  def _events(self) -> list[dict[str, Any]]:
+    return ledger.ledger(self.workdir) if self.workdir is not None else []
 
   @functools.cached_property
   def class_order(self) -> tuple[list[int], tuple[str, ...]] | None:

@@ -13,7 +13,6 @@ from jax.sharding import Mesh
 
 from gdistill import errors
 from gdistill.data import pipeline as data
-from gdistill.data import source
 from gdistill.devices import processes
 from gdistill.devices import sharding
 from gdistill.frozen import copies
@@ -21,7 +20,6 @@ from gdistill.frozen import encode
 from gdistill.process import interrupt
 from gdistill.process import progress
 from gdistill.process import timing
-from gdistill.recipe import class_names
 from gdistill.recipe import settings as recipes
 from gdistill.rounds import folder as folders
 from gdistill.rounds import network as networks
@@ -30,6 +28,7 @@ from gdistill.training import assemble
 from gdistill.training import card as cards
 from gdistill.training import checks as run_checks
 from gdistill.training import loop
+from gdistill.training import same_data
 from gdistill.training import shapes as stage_shapes
 from gdistill.training import stage_setup
 from gdistill.training import step as train_step
@@ -66,12 +65,14 @@ def train(
       _tidy(workdir, r)
   todo = [r for r in plan if not finished_rounds.is_finished(workdir / r.name)]
   if not todo:
+    same_data.record_samples(workdir, *run.own_pictures)
     return
   with seconds('data'):
     if run.autoencoder:
       _encode(run, stop)
     processes.agree('data', run.examples.fingerprint)
-    _check_same_data(workdir, run.examples, *run.pictures)
+    same_data.check(workdir, run.examples, run.own_pictures[0])
+    same_data.record_samples(workdir, *run.own_pictures)
   updates = sum(r.steps for r in todo)
   progress.say(
     f'{workdir}: {len(todo)} of {len(plan)} rounds to do, {updates:,} updates, on {run.mesh.size} '
@@ -128,38 +129,6 @@ def _encode(run: assemble.Run, stop: interrupt.Interrupt) -> None:
     )
   if not jax.process_index():
     copies.keep(run.frozen, run.workdir)
-
-
-def _check_same_data(
-  workdir: storage.epath.Path, examples: Any, pictures: source.Source, held_out: source.Source
-) -> None:
-  """Raises DataError unless the examples have the fingerprint that the run began with.
-
-  If an earlier version of gdistill began the run, the fingerprints of `pictures` and `held_out` by
-  samples of their bytes are recorded too, for the next start.
-  """
-  events = ledger.ledger(workdir)
-  told = [e for e in events if e['event'] == 'data']
-  names = list(examples.class_names)
-  if not told:
-    count, fingerprint = len(examples), examples.fingerprint
-    _record(workdir, 'data', examples=count, fingerprint=fingerprint, class_names=names)
-  elif told[0].get('fingerprint') != examples.fingerprint:
-    before = told[0].get('class_names', names)  # older versions recorded no names
-    changed = pictures.changed
-    odd = class_names.difference(names, before, ('the data now', 'the data at first'))
-    raise errors.DataError(
-      f'the training data are not those this run began with: now {len(examples)} examples with '
-      f'fingerprint {examples.fingerprint}, at first {told[0].get("examples")} with '
-      f'{told[0].get("fingerprint")}{"; classes: " + odd if odd else ""}'
-      f'{": " + changed if changed else ""}; restore the first data or choose another workdir'
-    )
-  if pictures.sampled and not any(e['event'] == assemble.SAMPLED for e in events):
-    _record(workdir, assemble.SAMPLED, fingerprints=[pictures.sampled, held_out.sampled])
-    progress.say(
-      f'an earlier version of gdistill began this run: its {len(pictures):,} pictures are read as '
-      'before, and from now on are recognised by their bytes too'
-    )
 
 
 def _compile_all(run: assemble.Run, stages: list[str], compiled: Compiled) -> Compiled:

@@ -15,9 +15,13 @@ from gdistill.data import folder
 from gdistill.data import latent_cache
 from gdistill.data import pipeline
 from gdistill.data import source
+from gdistill.evaluation.grid import run as grid_run
+from gdistill.process import interrupt
+from gdistill.process import timing
 from gdistill.recipe import reading
 from gdistill.training import assemble
 from gdistill.training import run as training
+from gdistill.training import same_data
 from gdistill.workdir import ledger
 from gdistill.workdir import storage
 
@@ -108,7 +112,8 @@ def run_on(at, workdir):
 
 
 def check(run):
-  training._check_same_data(run.workdir, run.examples, *run.pictures)
+  same_data.check(run.workdir, run.examples, run.own_pictures[0])
+  same_data.record_samples(run.workdir, *run.own_pictures)
 
 
 def test_a_run_of_an_earlier_version_goes_on_and_says_so_once(at, tmp_path, capsys):
@@ -131,6 +136,46 @@ def test_a_run_on_turned_pictures_is_refused_with_an_example(at, tmp_path):
   ledger.record(workdir, 'data', examples=21, fingerprint=by_length(at))
   with pytest.raises(errors.DataError, match=r'1 picture turned upright .*bee/7\.png; restore'):
     check(run_on(at, workdir))
+
+
+def finished(at, workdir, monkeypatch):
+  run = run_on(at, workdir)
+  monkeypatch.setattr(training.finished_rounds, 'is_finished', lambda folder: True)
+  for r in run.plan:
+    ledger.record(workdir, 'round-finished', round=r.name)
+  return run
+
+
+def test_a_finished_run_of_an_earlier_version_reads_its_pictures_once(at, tmp_path, monkeypatch):
+  workdir = storage.path(tmp_path / 'run')
+  ledger.record(workdir, 'data', examples=20, fingerprint=by_length(at))
+  training.train(finished(at, workdir, monkeypatch), interrupt.Interrupt(), timing.Seconds())
+  monkeypatch.setattr(earlier, 'otherwise', None)  # the pictures are not read again
+  same_data.check_for_evaluation(run_on(at, workdir))
+  file = at / 'train/ape/0.png'
+  file.write_bytes(file.read_bytes()[:-5] + b'other')
+  with pytest.raises(errors.DataError, match=r'not those this run was trained on: .*bytes of its'):
+    same_data.check_for_evaluation(run_on(at, workdir))
+
+
+def test_a_finished_run_on_turned_pictures_is_not_evaluated(at, tmp_path, monkeypatch):
+  workdir = storage.path(tmp_path / 'run')
+  monkeypatch.setattr(grid_run, '_check_finished', lambda run: None)
+  turned(at / 'train/bee/7.png')
+  same_data.check_for_evaluation(run_on(at, workdir))  # its ledger does not say the first data
+  ledger.record(workdir, 'data', examples=21, fingerprint=by_length(at))
+  with pytest.raises(errors.DataError, match=r'trained on: .*1 picture turned .*bee/7\.png; rest'):
+    grid_run.evaluate(run_on(at, workdir), 'quick', interrupt.Interrupt(), timing.Seconds())
+
+
+def test_a_new_run_is_evaluated_only_on_its_pictures(at, tmp_path):
+  workdir = storage.path(tmp_path / 'run')
+  check(run_on(at, workdir))
+  same_data.check_for_evaluation(run_on(at, workdir))
+  file = at / 'train/ape/0.png'
+  file.write_bytes(file.read_bytes()[:-5] + b'other')
+  with pytest.raises(errors.DataError, match='not those this run was trained on'):
+    same_data.check_for_evaluation(run_on(at, workdir))
 
 
 def test_a_new_run_notices_another_picture_of_the_same_length(at, tmp_path):

@@ -14,7 +14,7 @@ from gdistill.recipe import settings as recipes
 from gdistill.rounds import classes
 from gdistill.training import assemble
 from gdistill.training import class_checks
-from gdistill.training import run as training_run
+from gdistill.training import same_data
 from gdistill.workdir import checkpoints
 from gdistill.workdir import ledger
 from gdistill.workdir import storage
@@ -148,21 +148,21 @@ def test_a_round_of_the_workdir_with_other_classes_is_refused(tmp_path):
 def test_a_workdir_that_began_with_other_classes_says_which(tmp_path):
   data = run_of(pictures(tmp_path / 'data', ('a', 'b', 'c'))).pictures[0]
   work = storage.path(tmp_path / 'w')
-  training_run._check_same_data(work, *[data] * 3)
+  same_data.check(work, data, data)
   other = dataclasses.replace(data, class_names=('a', 'c', 'd'), fingerprint='0')
   with pytest.raises(
     errors.DataError, match="classes: only the data now has 'd'; only the data at"
   ):
-    training_run._check_same_data(work, other, data, data)
+    same_data.check(work, other, data)
 
 
 def test_a_ledger_of_an_older_version_has_no_names(tmp_path):
   data = run_of(pictures(tmp_path / 'data', ('a', 'b', 'c'))).pictures[0]
   work = storage.path(tmp_path / 'w')
   ledger.record(work, 'data', examples=len(data), fingerprint=data.fingerprint)
-  training_run._check_same_data(work, *[data] * 3)
+  same_data.check(work, data, data)
   with pytest.raises(errors.DataError, match=r'at first 6 with [0-9a-f]+; restore'):
-    training_run._check_same_data(work, dataclasses.replace(data, fingerprint='0'), data, data)
+    same_data.check(work, dataclasses.replace(data, fingerprint='0'), data)
 
 
 def test_a_map_needs_a_teacher_with_classes():

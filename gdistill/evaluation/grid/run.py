@@ -22,6 +22,7 @@ from gdistill.process import progress
 from gdistill.process import timing
 from gdistill.training import assemble
 from gdistill.training import class_checks
+from gdistill.training import same_data
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
 
@@ -44,6 +45,8 @@ def evaluate(
   """
   _check_finished(run)
   class_checks.check(run, tell=False)
+  same_data.check_for_evaluation(run)
+  same_data.record_samples(run.workdir, *run.own_pictures)
   grid = of_size(run, size)
   cells = list_cells(run, grid)
   asked = grid_cells.matching(cells, again)
