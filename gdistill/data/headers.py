@@ -13,7 +13,6 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from gdistill import errors
 from gdistill.data import pictures
 
 SAMPLE = 4096  # number of bytes that are hashed at the start and at the end of a file
@@ -35,6 +34,8 @@ class Look(NamedTuple):
   width: int
   height: int
 
+
+UNREADABLE = Look(bytes(16), 0, 0)  # what is found in a file that cannot be read
 
 def look(size: int, read: Read) -> Look:
   """Looks at a file of `size` bytes through `read(offset, count)`."""
@@ -62,13 +63,13 @@ def of_bytes(data: bytes) -> Look:
 def of_file(file: str, first: int = 0, size: int = -1) -> Look:
   """Looks at a file, or at its part of `size` bytes from byte `first`.
 
-  Raises DataError if the file cannot be read.
+  A file that cannot be read gives UNREADABLE: as with a damaged picture, only reading it raises.
   """
   try:
     with open(file, 'rb', buffering=0) as f:
       return of_part(f, first, os.fstat(f.fileno()).st_size if size < 0 else size)
-  except OSError as e:
-    raise errors.DataError(f'{file} cannot be read: {e.strerror}; fix or remove the file') from e
+  except OSError:
+    return UNREADABLE
 
 
 def of_part(f: BinaryIO, first: int, size: int) -> Look:

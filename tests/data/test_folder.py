@@ -3,6 +3,7 @@
 import os
 import pathlib
 import shutil
+import stat
 import tarfile
 import zipfile
 
@@ -67,6 +68,19 @@ def test_a_damaged_picture_is_named(tmp_path):
   train, _ = load(tmp_path, held_out=0.1)
   with pytest.raises(errors.DataError, match=r'train/a/broken\.png is no readable picture'):
     train[0]
+
+
+def test_a_picture_that_cannot_be_opened_stays_until_it_is_read(tmp_path):
+  make(tmp_path, 'train/a/1.png', 'train/a/3.png')
+  os.mknod(tmp_path / 'train/a/2.png', 0o600 | stat.S_IFSOCK)  # also root cannot open a socket
+  reasons = []
+  for data, i in [(data, i) for data in load(tmp_path, held_out=0.1) for i in range(len(data))]:
+    try:
+      data[i]
+    except errors.DataError as e:
+      reasons.append(str(e))
+  [reason] = reasons
+  assert 'train/a/2.png cannot be read: ' in reason and reason.endswith('fix or remove the file')
 
 
 def test_a_picture_that_went_away_is_named(tmp_path):

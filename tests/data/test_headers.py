@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gdistill import errors
 from gdistill.data import headers
 from gdistill.data import pictures
 
@@ -90,9 +89,10 @@ def test_pixels_without_compression_are_sampled_in_the_middle_too():
   assert headers.of_bytes(data).stamp != headers.of_bytes(bytes(bad)).stamp
 
 
-def test_a_file_that_cannot_be_read_is_named(tmp_path):
-  with pytest.raises(errors.DataError, match=r'gone\.png cannot be read: No such file'):
-    headers.of_all(headers.of_file, [str(tmp_path / 'gone.png')])
+def test_a_file_that_cannot_be_read_stays_and_hashes_like_no_file(tmp_path):
+  found = headers.of_all(headers.of_file, [str(tmp_path / 'gone.png')])
+  assert found == [headers.UNREADABLE] and headers.large_enough(found, 64)[0]
+  assert found[0].stamp != headers.of_bytes(b'').stamp
 
 
 def test_many_files_keep_their_order_and_the_work_can_be_stopped(tmp_path):
