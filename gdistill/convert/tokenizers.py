@@ -111,7 +111,10 @@ def read(folder: pathlib.Path, kind: str, settings: Mapping[str, Any]) -> Tokeni
         'tokenizer files again'
       )
   groups = added_tokens.groups(inner) if kind == 'clip' else {}
-  added = f'{after} {groups}' if groups or after != before else ''
+  # Adding a known special token again may change its flag `normalized`, which matters only for a
+  # prompt that spells the token in capital letters.
+  known = {token[:-1] for token in before}
+  added = f'{after} {groups}' if groups or any(t[:-1] not in known for t in after) else ''
   return Tokenizer(inner, *around.values(), groups, added)
 
 

@@ -34,6 +34,17 @@ def test_newer_settings_count_alone(clip_copy):
   assert text.read(str(clip_copy)).tokens(['cat'])[0][0, 3:].tolist() == [0] * 74
 
 
+def test_special_tokens_that_are_listed_again_keep_the_digest_of_earlier_versions(clip_copy):
+  flags = dict(lstrip=False, normalized=True, rstrip=False, single_word=False, special=True)
+  names = {'bos_token': '<|startoftext|>', 'eos_token': '<|endoftext|>'}
+  special = zip((START, END), names.values(), strict=True)
+  decoder = {str(n): {'content': c, **flags} for n, c in special}
+  given = {**names, 'unk_token': '<|endoftext|>', 'added_tokens_decoder': decoder}
+  texts.clip_tokenizer(clip_copy / 'tokenizer', **given)
+  encoder = text.read(str(clip_copy))
+  assert encoder.tokenizer.added == '' and encoder.digest == encoder.earlier_digest
+
+
 def test_a_tokenizer_json_is_read_as_it_is_but_for_its_padding(clip_path, clip_copy):
   expected = text.read(str(clip_path)).tokens(['The cats of RE', ''])
   inner = text.read(str(clip_path)).tokenizer.inner
