@@ -60,22 +60,15 @@ def look_alikes(names: Sequence[str]) -> list[str]:
   return told_apart([n for n in names if forms[_plain(n)] > 1])
 
 
-def same(a: str, b: str) -> bool:
-  """Returns whether two names mean the same class.
-
-  The names are equal, also in another Unicode form, or they are names of one ImageNet class, such
-  as 'n01440764', 'tench' and 'tench, Tinca tinca'.
-  """
-  return _plain(a) == _plain(b) or bool(_wnids(a) & _wnids(b))
-
-
 def difference(a: Sequence[str], b: Sequence[str], whose: tuple[str, str]) -> str:
   """Returns '' if two lists of names have the same names in the same order, or else what differs.
 
-  `whose` names the owners of `a` and `b` in the text, such as ('the data', 'the teacher').
+  Two names are the same if they are equal, also in another Unicode form, or if they are names of
+  one ImageNet class, such as 'n01440764', 'tench' and 'tench, Tinca tinca'. `whose` names the
+  owners of `a` and `b` in the text, such as ('the data', 'the teacher').
   """
   first, second = whose
-  odd = [k for k, (x, y) in enumerate(zip(a, b, strict=False)) if not same(x, y)]
+  odd, unclear = _odd(a, b)
   if not odd and len(a) == len(b):
     return ''
   found = []
@@ -86,7 +79,9 @@ def difference(a: Sequence[str], b: Sequence[str], whose: tuple[str, str]) -> st
     if lost:
       more = f' and {len(lost) - 3:,} more' if lost[3:] else ''
       found.append(f'only {has} has {", ".join(map(_shown, lost[:3]))}{more}')
-  if not found:
+  if not found and unclear:
+    found.append('several names mean one class of ImageNet, so which is which is unknown')
+  elif not found:
     found.append('the names are the same, and their order is another')
   if odd:
     said = (f'{k} is {_shown(a[k])} in {first} and {_shown(b[k])} in {second}' for k in odd[:3])
@@ -95,10 +90,46 @@ def difference(a: Sequence[str], b: Sequence[str], whose: tuple[str, str]) -> st
   return '; '.join(found)
 
 
+def _odd(a: Sequence[str], b: Sequence[str]) -> tuple[list[int], bool]:
+  """Returns (numbers whose names in `a` and `b` differ, whether only the meaning is unclear).
+
+  A name that occurs in both lists means itself, and no other name of the same ImageNet class. If
+  two numbers could be exchanged because their names mean one ImageNet class, both differ.
+  """
+  one, other = list(map(_plain, a)), list(map(_plain, b))
+  rest = [k for k, (x, y) in enumerate(zip(one, other, strict=False)) if x != y]
+  mine, theirs = _meanings(a), _meanings(b)
+  in_a, in_b = {one[k] for k in rest}, {other[k] for k in rest}
+  alike = [
+    k for k in rest if one[k] not in in_b and other[k] not in in_a and mine[k] & theirs[k]
+  ]  # fmt: skip
+  meant = collections.defaultdict(list)
+  for k in alike:
+    for wnid in theirs[k]:
+      meant[wnid].append(k)
+  unclear = {
+    k for k in alike for wnid in mine[k] for j in meant[wnid] if j != k and mine[j] & theirs[k]
+  }
+  differ = set(rest) - set(alike)
+  return sorted(differ | unclear), not differ
+
+
+def _meanings(names: Sequence[str]) -> list[frozenset[str]]:
+  """Returns for each name the identifiers of the ImageNet classes that it can mean.
+
+  Two classes of ImageNet are called 'crane'; in ImageNet's own order their identifiers are known.
+  """
+  found = list(map(_wnids, names))
+  if len(names) != len(imagenet()):
+    return found
+  return [of & {wnid} or of for of, wnid in zip(found, imagenet(), strict=True)]
+
+
 def _lost(a: Sequence[str], b: Sequence[str]) -> list[str]:
   """Returns the names in `a` that mean no class of `b`."""
-  plain, wnids = {_plain(name) for name in b}, set().union(*map(_wnids, b))
-  return [name for name in a if _plain(name) not in plain and not _wnids(name) & wnids]
+  mine, theirs = (collections.Counter(map(_plain, names)) for names in (a, b))
+  only, wnids = mine - theirs, set().union(*map(_wnids, theirs - mine))
+  return [name for name in a if _plain(name) in only and not _wnids(name) & wnids]
 
 
 def number(text: str, names: Sequence[str], flag: str) -> int | None:
@@ -107,7 +138,7 @@ def number(text: str, names: Sequence[str], flag: str) -> int | None:
   - 'name:TEXT' is the class with this name, and 'number:3' the class with the number 3.
   - Any other text is the name of a class, or, if it consists of digits, the number of a class.
 
-  A name may also be one of the names of an ImageNet class, as in `same`. Raises ConfigError, which
+  A name may also be one of the names of an ImageNet class, as in `difference`. Raises ConfigError, which
   begins with `flag`, if `text` can mean two classes.
   """
   found = set(_named(text, names))
@@ -140,10 +171,7 @@ def _named(text: str, names: Sequence[str]) -> list[int]:
     return plain or [k for k, n in enumerate(names) if _is_number(n) and int(n) == int(text)]
   if plain or not _wnids(text):
     return plain
-  found = [k for k, name in enumerate(names) if _wnids(text) & _wnids(name)]
-  # Two classes of ImageNet are called 'crane'; in ImageNet's own order their identifiers are known.
-  order = list(imagenet()) if len(names) == len(imagenet()) else []
-  return [k for k in found if order and order[k] in _wnids(text)] or found
+  return [k for k, wnids in enumerate(_meanings(names)) if _wnids(text) & wnids]
 
 
 def _is_number(text: str) -> bool:

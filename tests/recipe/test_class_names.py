@@ -50,6 +50,37 @@ def test_a_difference_names_what_is_missing_and_the_first_numbers():
   assert class_names.difference(('Cat',), ('cat',), WHOSE)
 
 
+@pytest.mark.parametrize(
+  ('a', 'b', 'said'),
+  [
+    # Both names of each pair are names of one class of ImageNet.
+    ('panther cougar', 'cougar panther', 'the names are the same, and their order is another'),
+    ('coach carriage', 'carriage coach', 'the names are the same, and their order is another'),
+    ('hog x pig', 'pig x hog', "order is another; number 0 is 'hog' in the data and 'pig' in the"),
+    ('panther lion', 'cougar panther', "only the data has 'lion'; only the teacher has 'cougar'"),
+    ('lion panther', 'panther cougar', "only the data has 'lion'; only the teacher has 'cougar'"),
+    ('panther cougar', 'puma catamount', 'several names mean one class of ImageNet, so which is'),
+    ('n02012849 n03126707', 'crane crane', 'several names mean one class of ImageNet, so which'),
+    ('panther cougar', 'panther puma', ''),
+    ('hog cougar', 'pig panther', ''),
+    ('n03710637 n03710721', 'maillot maillot,_tank_suit', ''),
+    ('hog pig', 'hog pig', ''),
+  ],
+)
+def test_a_name_in_both_lists_means_itself_and_no_other_name_of_its_class(a, b, said):
+  found = class_names.difference(a.split(), b.split(), WHOSE)
+  assert said in found and bool(said) == bool(found)
+
+
+def test_the_two_cranes_of_imagenet_are_known_by_their_place():
+  wnids, words = zip(*class_names.imagenet().items(), strict=True)
+  assert words[134] == words[517] == 'crane'
+  swapped = [*wnids]
+  swapped[134], swapped[517] = wnids[517], wnids[134]
+  said = class_names.difference(swapped, words, WHOSE)
+  assert "number 134 is 'n03126707' in the data and 'crane' in the teacher, number 517" in said
+
+
 def test_a_number_and_a_name_are_told_apart():
   digits = [str(k) for k in range(10)]
   assert [number(d, digits) for d in digits] == list(range(10))
