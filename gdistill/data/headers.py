@@ -37,6 +37,7 @@ class Look(NamedTuple):
 
 UNREADABLE = Look(bytes(16), 0, 0)  # what is found in a file that cannot be read
 
+
 def look(size: int, read: Read) -> Look:
   """Looks at a file of `size` bytes through `read(offset, count)`."""
   head = read(0, min(size, 3 * SAMPLE))
