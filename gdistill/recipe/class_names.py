@@ -138,8 +138,8 @@ def number(text: str, names: Sequence[str], flag: str) -> int | None:
   - 'name:TEXT' is the class with this name, and 'number:3' the class with the number 3.
   - Any other text is the name of a class, or, if it consists of digits, the number of a class.
 
-  A name may also be one of the names of an ImageNet class, as in `difference`. Raises ConfigError, which
-  begins with `flag`, if `text` can mean two classes.
+  A name may also be one of the names of an ImageNet class, as in `difference`. Raises ConfigError,
+  which begins with `flag`, if `text` can mean two classes.
   """
   found = set(_named(text, names))
   if text.startswith(_NAME):

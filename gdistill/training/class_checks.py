@@ -24,13 +24,15 @@ def check(run: assemble.Run, tell: bool = True) -> None:
   if recipe.initial and finished_rounds.is_finished(recipe.initial):
     card = finished_rounds.read_card(recipe.initial)
     where = f'initial={recipe.initial!r}'
-    if odd := classes.compare(names, card):
+    known = classes.names_of(card)
+    # For a teacher of numbers only, a map onto numbers says more than numbers as names of folders.
+    if (known or not recipe.data.classes) and (odd := classes.compare(names, card)):
       raise errors.ConfigError(
         f'{where} has other classes than the data: {odd}; a label would teach another class. Give '
         'data with the same names in the same order, or a file data.classes=FILE with a line "name '
         f'of the data = name of the round" for each class; {class_names.PAGE}'
       )
-    unknown = not classes.names_of(card) and not all(n.isdigit() for n in names)
+    unknown = not known and not all(n.isdigit() for n in names)
     if tell and unknown and not recipe.data.classes:
       progress.say(
         f'{where} has {len(names):,} classes by number only, so their names cannot be compared: '

@@ -125,6 +125,36 @@ def test_folders_that_are_numbers_must_be_the_numbers_of_such_a_teacher(tmp_path
   assert run.pictures[0].class_names == tuple(names)  # '10' has number 10 now
 
 
+def test_a_map_gives_folders_that_begin_at_one_the_numbers_of_such_a_teacher(tmp_path):
+  names = [str(k) for k in range(1, 12)]
+  initial = a_round(tmp_path / 'r', list(map(str, range(11))), imported={'kind': 'dit'})
+  data = pictures(tmp_path / 'data', names)
+  with pytest.raises(errors.ConfigError, match=r"only the data has '11'.* data\.classes=FILE"):
+    class_checks.check(run_of(data, initial))
+  (tmp_path / 'map').write_text('\n'.join(f'{n} = number:{int(n) - 1}' for n in names))
+  run = run_of(data, initial, tmp_path / 'w', classes=str(tmp_path / 'map'))
+  class_checks.check(run)
+  assert run.pictures[0].class_names == tuple(names)
+  assert source.labels(run.pictures[0])[2] == 9  # the first picture of '10', read after '1'
+  a_round(tmp_path / 'w' / run.plan[0].name, names[::-1])
+  with pytest.raises(errors.DataError, match=r'^the round .* has other classes'):
+    class_checks.check(run)
+
+
+def test_folders_named_by_their_numbers_fit_a_published_network_with_names():
+  numbers = [str(k) for k in range(1000)]
+  card = {'class_names': numbers, 'imported': {'kind': 'dit'}, 'model': {'num_classes': 1000}}
+  assert classes.names_of(card)[0] == 'tench, Tinca tinca'
+  for good in ([f'{k:04}' for k in range(1000)], numbers, classes.names_of(card)):
+    assert classes.compare(good, card) == ''
+  for bad in (sorted(numbers), [f'{k:04}' for k in range(1, 1001)], numbers[:999]):
+    assert classes.compare(bad, card)
+  digits = {**card, 'class_names': ['1', '2', '3'], 'model': {'num_classes': 3}}
+  assert 'only the data has' in classes.compare(['0', '1', '2'], digits)
+  own = {'class_names': ['b', 'a'], 'model': {'num_classes': 2}}
+  assert 'only the data has' in classes.compare(['0', '1'], own)
+
+
 def test_a_map_onto_numbers_keeps_the_names_of_the_data(tmp_path, capsys):
   data = pictures(tmp_path / 'data', ('a', 'b', 'c'))
   (tmp_path / 'map').write_text('a = 2\nb = 0\nc = 1')
