@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from gdistill import errors
+from gdistill.data import pictures
 from gdistill.recipe import class_names
 
 _THREADS = 8  # number of threads that read examples ahead
+_AT_A_TIME = 256  # number of examples that `some` reads ahead
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,9 +32,10 @@ class Source:
   fingerprint: str
   in_memory: bool = False  # whether examples are in memory; then reading ahead has no gain
   heavy: bool = False  # whether `read` holds too many bytes to be copied to worker processes
-  otherwise: str = ''  # which pictures earlier versions of gdistill read otherwise, for error lines
+  otherwise: str = ''  # why an earlier version's record of the pictures is not continued; or ''
   # The fingerprint by samples of bytes, if `fingerprint` is that of an earlier version.
   sampled: str = ''
+  leaves_out: type[Exception] = pictures.TooSmall  # examples with this error are not in `batches`
 
   def __len__(self) -> int:
     return self.count
@@ -65,9 +68,8 @@ class Source:
 
   @property
   def changed(self) -> str:
-    """Which examples earlier versions of gdistill read otherwise, for error lines; '' if none."""
-    said = self.otherwise and f'earlier versions of gdistill read otherwise: {self.otherwise}'
-    return '; '.join(filter(None, (said, getattr(self.read, 'changed', ''))))
+    """Why an earlier version's fingerprint of the examples differs, for error lines; or ''."""
+    return '; '.join(filter(None, (self.otherwise, getattr(self.read, 'changed', ''))))
 
   @property
   def fields(self) -> dict[str, tuple[tuple[int, ...], type]]:
@@ -85,20 +87,35 @@ class Source:
     return {'pixels': np.stack(pixels), 'label': np.array(labels, np.int32)}
 
   def batches(self, size: int) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-    """Yields (index [b], gather(index)) for consecutive batches of all examples, read ahead."""
+    """Yields (index [b], gather(index)) for consecutive batches of all examples, read ahead.
+
+    Examples whose reading raises the error `leaves_out` are left out, so batches may be smaller.
+    """
     if self.in_memory:
       for first in range(0, self.count, size):
         index = np.arange(first, min(first + size, self.count))
         yield index, self.gather(index)
       return
-    for index, found in ahead(self.__getitem__, self.count, size):
-      pixels, labels = zip(*found, strict=True)
-      yield index, {'pixels': np.stack(pixels), 'label': np.array(labels, np.int32)}
+    for index, found in ahead(self._readable, self.count, size):
+      if kept := [(i, *one) for i, one in zip(index, found, strict=True) if one is not None]:
+        numbers, pixels, labels = zip(*kept, strict=True)
+        yield np.array(numbers), {'pixels': np.stack(pixels), 'label': np.array(labels, np.int32)}
+
+  def _readable(self, i: int) -> tuple[np.ndarray, int] | None:
+    try:
+      return self[i]
+    except self.leaves_out:
+      return None
 
   def some(self, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (pixels, labels) of at most `most` examples, chosen at random with a fixed seed."""
-    found = self.gather(self.indices(most))
-    return found['pixels'], found['label']
+    """Returns (pixels, labels) of at most `most` examples, chosen at random with a fixed seed.
+
+    Of the chosen examples, those that `batches` leaves out are missing.
+    """
+    found = [batch for _, batch in self.subset(self.indices(most)).batches(_AT_A_TIME)]
+    if not found:
+      raise errors.DataError('all examples are too small or unreadable; give larger pictures')
+    return tuple(np.concatenate([f[name] for f in found]) for name in ('pixels', 'label'))
 
   def indices(self, most: int) -> np.ndarray:
     """Returns the sorted indices of at most `most` examples, chosen at random with a fixed seed."""
@@ -142,16 +159,8 @@ class Source:
     )
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Renumbered:
-  """Reads example i of the reader `inner`, with the label k as numbers[k]; a class, as _Subset."""
-
-  inner: Callable[[int], tuple[np.ndarray, int]]
-  numbers: np.ndarray
-
-  def __call__(self, i: int) -> tuple[np.ndarray, int]:
-    pixels, label = self.inner(i)
-    return pixels, int(self.numbers[label])
+class _Around:
+  """A reader that passes on what the reader `inner` says about its examples."""
 
   @property
   def changed(self) -> str:
@@ -163,7 +172,19 @@ class _Renumbered:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Subset:
+class _Renumbered(_Around):
+  """Reads example i of the reader `inner`, with the label k as numbers[k]; a class, as _Subset."""
+
+  inner: Callable[[int], tuple[np.ndarray, int]]
+  numbers: np.ndarray
+
+  def __call__(self, i: int) -> tuple[np.ndarray, int]:
+    pixels, label = self.inner(i)
+    return pixels, int(self.numbers[label])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Subset(_Around):
   """Reads example i of a subset: example index[i] of the reader `inner`.
 
   The reader is a class, not a closure, because worker processes get the reader by pickle, and
@@ -194,14 +215,6 @@ class _Subset:
     """
     inner = self.inner.caption
     return lambda i: inner(int(self.index[i]))
-
-  @property
-  def notes(self) -> tuple[str, ...]:
-    return self.inner.notes
-
-  @property
-  def changed(self) -> str:
-    return getattr(self.inner, 'changed', '')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

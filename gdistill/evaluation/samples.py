@@ -154,13 +154,20 @@ def statistics_of_source(
 ) -> reference.Reference:
   """Returns reference statistics of a data source: the split `split` of the data set `name`."""
   extractor.check(images.shape)
-  count, digest, shape = len(images), images.fingerprint, images.shape
-  about = reference.describe(extractor, name, split, count, digest, BANK, shape)
   running, done = measure.Running(extractor, len(images), BANK), 0
   for index, found in images.batches(extractors.BATCH):
     running.add(extractors.extract(extractor, found['pixels']), index)
     done += len(index)
     tick(done)
+  if done < 2:
+    raise errors.DataError(
+      f'data.name={name}, {split!r}: {done} of {len(images):,} pictures can be measured, because '
+      'the others are too small; statistics need at least 2: give larger pictures'
+    )
+  if done < len(images):
+    progress.say(f'{len(images) - done:,} pictures are too small, and left out of the statistics')
+  digest, shape = images.fingerprint, images.shape
+  about = reference.describe(extractor, name, split, done, digest, BANK, shape)
   return reference.Reference(running.measured(), about)
 
 

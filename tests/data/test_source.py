@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gdistill import errors
+from gdistill.data import pictures
 from gdistill.data import source
 
 
@@ -73,6 +74,28 @@ def test_some_are_drawn_once_and_for_all():
   np.testing.assert_array_equal(first, second)
   assert len(set(first.tolist())) == 7 and (np.diff(first) > 0).all()
   assert data.some(50)[0].ravel().tolist() == list(range(50))
+
+
+def with_a_tiny_and_a_damaged_picture():
+  def read(i):
+    if i in (1, 2, 3):
+      raise (pictures.TooSmall if i != 3 else errors.DataError)(f'picture {i}')
+    return np.full((2, 2, 1), i, np.uint8), i % 2
+
+  return source.Source(read, 7, (2, 2, 1), ('a', 'b'), 'f')
+
+
+def test_tiny_pictures_that_are_found_late_are_left_out_of_batches_and_draws():
+  data = with_a_tiny_and_a_damaged_picture()
+  with pytest.raises(errors.DataError, match='picture 3'):
+    list(data.batches(2))
+  data = dataclasses.replace(data, leaves_out=errors.DataError)
+  found = [(i.tolist(), b['pixels'][:, 0, 0, 0].tolist()) for i, b in data.batches(2)]
+  assert found == [([0], [0]), ([4, 5], [4, 5]), ([6], [6])]
+  pixels, labels = data.subset(np.array([6, 2, 5])).some(9)
+  assert pixels[:, 0, 0, 0].tolist() == [6, 5] and labels.tolist() == [0, 1]
+  with pytest.raises(errors.DataError, match='all examples are too small or unreadable'):
+    data.subset(np.array([1, 2])).some(9)
 
 
 def test_labels_are_asked_of_what_knows_them_and_pictures_are_decoded_only_without():

@@ -115,6 +115,8 @@ def test_turned_and_tiny_pictures(tmp_path):
   np.testing.assert_array_equal(train[0][0], pixels[::-1, ::-1])
   with pytest.raises(errors.DataError, match=r'^example 1 of .* is 2 x 2 pixels.*gdistill prepare'):
     train[1]
+  kept = [index.tolist() for index, _ in train.batches(3)]
+  assert kept == [[0, 2], [3]] and train.some(9)[1].tolist() == [0, 1, 2]
   # Earlier versions had the same fingerprint and read both otherwise.
   kept = earlier.as_recorded((train, held), train.before().fingerprint)
   assert kept[0].fingerprint == train.fingerprint

@@ -17,6 +17,7 @@ from gdistill.evaluation.features import extractors
 from gdistill.evaluation.figures import measure
 from gdistill.evaluation.grid import cell_store
 from gdistill.process import interrupt
+from gdistill.process import progress
 from gdistill.recipe import settings as recipes
 from gdistill.workdir import storage
 
@@ -50,6 +51,7 @@ def _classifier(
   look: Callable[[], None],
 ) -> classifier.Params:
   pixels, labels = train.some(most)
+  _tell_left_out(min(len(train), most) - len(pixels), 'classifier')
   key = hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()[:12]
   file = workdir / 'evaluation' / f'classifier-{key}.npz'
   # Only process 0 trains the classifier, because processes on other machines may round differently
@@ -110,6 +112,22 @@ def _measure_set(
     pixels = found['pixels'] if one.through is None else one.through(found['pixels'])
     classes = found['label'] if extractor.num_classes == num_classes else None
     running.add(extractors.extract(extractor, pixels), index, classes)
-  measured = reference.Reference(running.measured(), about)
+  found = running.measured()
+  if found is None:
+    raise errors.DataError(
+      f'all {len(images):,} pictures of the set {one.name!r} are too small or unreadable; give '
+      'larger pictures'
+    )
+  _tell_left_out(len(images) - int(found.features.count), f'measurement of {one.name!r}')
+  measured = reference.Reference(found, about)
   storage.write_bytes(file, measured.to_bytes())
   return measured
+
+
+def _tell_left_out(count: int, where: str) -> None:
+  """Says in one line how many real pictures are left out."""
+  if count and not jax.process_index():
+    progress.say(
+      f'{count:,} picture{"s" if count > 1 else ""} too small or unreadable, as in training: left '
+      f'out of the {where}'
+    )

@@ -1,11 +1,13 @@
 """Evaluates a run: samples and measures every cell of the grid, then writes the report."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
 
 from gdistill import errors
+from gdistill.data import source
 from gdistill.devices import processes
 from gdistill.drawing import sampling
 from gdistill.evaluation import protocol
@@ -126,7 +128,7 @@ def extractor_of(
   `look()` is called during the training of a classifier and raises if the process should stop.
   """
   return real_images.extractor_of(
-    run.evaluation, run.picture_shape, lambda: run.pictures[0], run.num_classes, run.workdir, look
+    run.evaluation, run.picture_shape, lambda: _pictures(run)[0], run.num_classes, run.workdir, look
   )
 
 
@@ -175,6 +177,13 @@ def _drawn(run: assemble.Run, name: str) -> bool:
   return storage.exists(cell_store.pictures(run.workdir, name))
 
 
+def _pictures(run: assemble.Run) -> tuple[source.Source, ...]:
+  """Returns the run's pictures, which leave out what the encoding of the latents leaves out."""
+  if not (run.autoencoder and run.latents.skip_corrupt):
+    return run.pictures
+  return tuple(dataclasses.replace(one, leaves_out=errors.DataError) for one in run.pictures)
+
+
 def _real_sets(run: assemble.Run) -> list[real_images.RealSet]:
   """Returns the sets of real images to measure: held out, training, and perhaps autoencoded.
 
@@ -183,7 +192,7 @@ def _real_sets(run: assemble.Run) -> list[real_images.RealSet]:
   the set 'autoencoded'.
   """
   train, held = (images.subset(images.indices(run.evaluation.real_images))
-                 for images in run.pictures)  # fmt: skip
+                 for images in _pictures(run))  # fmt: skip
   name, split = run.data.name, run.data.held_out_split or 'held out'
   sets = [
     real_images.RealSet('held out', name, split, held),
