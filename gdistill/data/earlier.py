@@ -6,14 +6,16 @@ would be read otherwise.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from gdistill.data import headers
 from gdistill.data import pictures
 from gdistill.data import source
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp')  # the pictures that earlier versions read
+NEW = 'of formats that were passed over and are now read'
 SMALL = 'below a quarter of the side, which were enlarged and are now passed over'
+_OTHERWISE = 'earlier versions of gdistill read otherwise: '
 _AT_A_TIME = 256  # number of pictures that are read ahead
 
 
@@ -68,7 +70,7 @@ def otherwise(found: Sequence[source.Source], poll: Callable[[], None] = lambda:
       for i, reason in zip(index, reasons, strict=True):
         if reason:
           names.setdefault(reason, []).append(one.read.name(int(i)))
-  return '; '.join([*said, *(_counted(some, reason) for reason, some in names.items())])
+  return '; '.join([*said, *filter(None, [_all_counted(names)])])
 
 
 def of_names(names: Sequence[str], small: Sequence[str]) -> str:
@@ -77,8 +79,12 @@ def of_names(names: Sequence[str], small: Sequence[str]) -> str:
   `names` are the pictures that are read, and `small` those that are too small. '' if none.
   """
   new = [n for n in names if not n.lower().endswith(SUFFIXES)]
-  said = (new, 'of formats that were passed over and are now read'), (small, SMALL)
-  return '; '.join(_counted(some, reason) for some, reason in said if some)
+  return _all_counted({NEW: new, SMALL: list(small)})
+
+
+def _all_counted(names: Mapping[str, Sequence[str]]) -> str:
+  said = '; '.join(_counted(some, reason) for reason, some in names.items() if some)
+  return said and f'{_OTHERWISE}{said}'
 
 
 def _counted(names: Sequence[str], reason: str) -> str:

@@ -152,13 +152,25 @@ class Job:
       for field, mine in {'masks': 0, **self._made_from}.items():
         theirs = found.get(field, 0 if field == 'masks' else mine)
         if theirs != mine:
-          changed = self._examples.changed if field in ('examples', 'captions') else ''
+          changed = self._changed(found) if field in ('examples', 'captions') else ''
           raise errors.DataError(
             f'{out} holds latents of {_DIFFERENCES[field]} ({str(theirs)[:80] or "none"}) than '
             f"this run's ({mine or 'none'}), according to {name}"
             f'{f": {changed}" if changed else ""}; set latents.cache to another folder, or remove '
             f'{out}'
           )
+
+  def _changed(self, found: Mapping[str, Any]) -> str:
+    """Returns what earlier versions read otherwise, for an error line about a JSON file's `found`.
+
+    The file does not say which version wrote it, unless it has the fingerprint of earlier versions.
+    """
+    changed, before = self._examples.changed, ''
+    if source.can_be_before(self._examples.read):
+      before = self._examples.before().fingerprint
+    if not changed or found.get('examples') == before:
+      return changed
+    return f'if an earlier version of gdistill made these latents, the reason may be that {changed}'
 
   def _check_names(self, file: str, index: Mapping[str, Any]) -> None:
     """Raises DataError if the content `index` of `file` lists other classes than the pictures."""

@@ -249,8 +249,8 @@ def _check_read_as_before(
   """Raises ConfigError if a picture would now be prepared otherwise than by earlier versions."""
   if text := earlier.otherwise(tuple(sources.values()), poll):
     raise errors.ConfigError(
-      f'--out={settings.out} was begun by an earlier version of gdistill, which read '
-      f'otherwise: {text}; set --out to another folder, {settings.out} stays as it is: '
+      f'--out={settings.out} was begun by an earlier version of gdistill, and is not continued: '
+      f'{text}; set --out to another folder, {settings.out} stays as it is: '
       'see "When data change" in docs/data.md'
     )
 

@@ -30,7 +30,7 @@ def check(workdir: storage.epath.Path, examples: Any, pictures: source.Source) -
     )  # fmt: skip
   elif told.get('fingerprint') != examples.fingerprint:
     before = told.get('class_names', names)  # older versions recorded no names
-    changed = pictures.changed
+    changed = _why(told, pictures)
     odd = class_names.difference(names, before, ('the data now', 'the data at first'))
     raise errors.DataError(
       f'the training data are not those this run began with: now {len(examples)} examples with '
@@ -55,7 +55,7 @@ def check_for_evaluation(run: assemble.Run) -> None:
   else:
     first, now = told.get('fingerprint'), run.pictures[0].fingerprint
   if first and first != now:
-    changed = own.changed
+    changed = _why(told, own)
     raise errors.DataError(
       f'the training pictures are not those this run was trained on: now {len(own)} pictures with '
       f'fingerprint {now}, at first {first}{": " + changed if changed else ""}; {_REMEDY}'
@@ -76,6 +76,11 @@ def record_samples(workdir: storage.epath.Path, *pictures: source.Source) -> Non
       f'an earlier version of gdistill began this run: its {len(pictures[0]):,} pictures are read '
       'as before, and from now on are recognised by their bytes too'
     )
+
+
+def _why(told: dict[str, Any], pictures: source.Source) -> str:
+  """Returns what earlier versions read otherwise, or '' if no earlier version recorded `told`."""
+  return '' if 'class_names' in told else pictures.changed
 
 
 def _first_data(workdir: storage.epath.Path) -> dict[str, Any] | None:

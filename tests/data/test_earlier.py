@@ -87,7 +87,9 @@ def test_tiny_pictures_and_new_formats_are_why_a_fingerprint_differs(at):
   found = load(at)[0]
   assert len(found) == sum(labelled.COUNTS['train'])
   assert 'ape/tiny.png' in found.changed and 'below a quarter of the side' in found.changed
-  assert earlier.of_names(['a.JPG', 'b.bmp', 'c.gif'], []).startswith('2 pictures of formats')
+  assert earlier.of_names(['a.JPG', 'b.bmp', 'c.gif'], []).startswith(
+    'earlier versions of gdistill read otherwise: 2 pictures of formats'
+  )
 
 
 def test_a_later_change_of_bytes_is_seen_by_what_was_recorded_since(at, monkeypatch):
@@ -99,7 +101,8 @@ def test_a_later_change_of_bytes_is_seen_by_what_was_recorded_since(at, monkeypa
   file = at / 'train/ape/0.png'
   file.write_bytes(file.read_bytes()[:-5] + b'other')
   changed = earlier.as_recorded(load(at), by_length(at), sampled)[0]
-  assert changed.fingerprint != by_length(at) and 'bytes of its pictures' in changed.changed
+  assert changed.fingerprint != by_length(at)
+  assert changed.changed == 'the bytes of its pictures were changed since the last start'
 
 
 def run_on(at, workdir):
@@ -185,6 +188,16 @@ def test_a_new_run_notices_another_picture_of_the_same_length(at, tmp_path):
   file.write_bytes(file.read_bytes()[:-5] + b'other')
   with pytest.raises(errors.DataError, match='not those this run began with'):
     check(run_on(at, workdir))
+
+
+def test_a_new_run_is_never_said_to_be_of_an_earlier_version(at, tmp_path):
+  workdir = storage.path(tmp_path / 'run')
+  Image.fromarray(np.zeros((1, 1), np.uint8)).save(at / 'train/ape/tiny.png')
+  check(run_on(at, workdir))
+  shutil.copy(at / 'train/ape/0.png', at / 'train/ape/more.png')
+  for look in check, same_data.check_for_evaluation:
+    with pytest.raises(errors.DataError, match=r'at first [^;:]+; restore'):
+      look(run_on(at, workdir))
 
 
 def prepared(path):

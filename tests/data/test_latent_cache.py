@@ -285,7 +285,8 @@ def test_a_cache_of_captions_of_one_line_is_refused_with_the_reason(tmp_path):
   examples = dataclasses.replace(encoded.pictures(), read=Read())
   with pytest.raises(
     errors.DataError,
-    match=r'other captions .*: earlier versions of gdistill read only the first line of a caption, '
+    match=r'other captions .*: if an earlier version of gdistill made these latents, the '
+    r'reason may be that earlier versions of gdistill read only the first line of a caption, '
     r"and 2 captions are longer \(the first is '3.png'\); set latents.cache to another folder",
   ):
     encoded.job(tmp_path, captions=longer, examples=examples).check()
