@@ -95,6 +95,11 @@ def listing(
   the split splits[0], the names in the listing begin below this top folder.
   """
   found = _archive(path, spool, poll) if os.path.isfile(path) else _folder(path, splits)
+  for name in sorted(filter(archives.is_picture, found.broken)):
+    lost = 'does not exist; add that file, or remove the link'
+    if os.path.isfile(path):
+      lost = 'the archive does not hold; pack it with that file (tar --dereference packs no links)'
+    raise errors.DataError(f'data.path={path}: {name} is a link to a file that {lost}')
   found = _without_sheets(found)
   top = _one_top(found.sizes, f'{splits[0]}/' if splits[0] else '')
   if not top or not os.path.isfile(path):
@@ -297,17 +302,17 @@ def _folder(path: str, splits: Sequence[str]) -> Listing:
   todo: list[tuple[str, str, tuple[str, ...]]] = [(path, '', ())]
 
   def look(folder, prefix, above):
-    for e in os.scandir(folder):
+    for e in (e for e in os.scandir(folder) if passed.visible(e.name)):
       name = prefix + e.name
-      if not passed.visible(e.name):
-        continue
-      if e.is_dir():
+      if e.is_symlink() and not os.path.exists(e.path):  # a link to itself makes is_dir raise
+        found.broken.add(name)
+      elif e.is_dir():
         found.folders.add(name)
         todo.append((e.path, f'{name}/', above))
       elif archives.is_picture(e.name):
         found.sizes[name] = e.stat().st_size
       else:
-        (found.others if os.path.exists(e.path) else found.broken).add(name)
+        found.others.add(name)
 
   while todo:
     folder, prefix, above = todo.pop()
@@ -355,12 +360,6 @@ def _archive(path: str, spool: str, poll: Callable[[], None]) -> Listing:
       tree = linked(f)
   except OSError as e:
     raise files.unwritable(spool, e) from e
-  for name in sorted(tree.broken):
-    if archives.is_picture(name):
-      raise errors.DataError(
-        f'data.path={path}: {name} is a link to a file that the archive does not hold; pack the '
-        'archive again with that file (tar --dereference packs files instead of links)'
-      )
   real = {n: at for n, at in tree.files.items() if archives.is_picture(n)}
   rest = tree.files.keys() - real.keys()
   others, folders, broken = (set(filter(_seen, s)) for s in (rest, tree.folders, tree.broken))

@@ -133,7 +133,8 @@ def files(path: str, flag: str) -> tuple[tuple[str, ...], passed_over.Passed]:
   """Returns (sorted paths of all pictures in a folder and its subfolders, what is passed over).
 
   Hidden and system files are passed over without being counted. Raises DataError if the folder
-  holds no pictures; `flag` is the command-line flag that gave `path`, for error lines.
+  holds no pictures, or a link to a picture that does not exist; `flag` is the command-line flag
+  that gave `path`, for error lines.
   """
 
   def unreadable(e):
@@ -155,9 +156,13 @@ def files(path: str, flag: str) -> tuple[tuple[str, ...], passed_over.Passed]:
     found += [os.path.join(folder, f) for f in files if passed_over.visible(f)]
   sheets = sheet_marks.sheets(found, _head)
   names = [f for f in found if f.lower().endswith(pictures.SUFFIXES) and f not in sheets]
-  rest = set(found) - {*names, *sheets}
-  broken = {f for f in rest if not os.path.exists(f)}
-  over.add_files(os.path.relpath(f, path) for f in rest - broken)
+  broken = {f for f in found if os.path.islink(f) and not os.path.exists(f)}
+  for name in sorted(broken & set(names)):
+    raise errors.DataError(
+      f'{flag}={path}: {os.path.relpath(name, path)} is a link to a file that does not exist; add '
+      'that file, or remove the link'
+    )
+  over.add_files(os.path.relpath(f, path) for f in set(found) - {*names, *sheets, *broken})
   over.add(passed_over.LINK, (os.path.relpath(f, path) for f in broken))
   over.add(passed_over.SHEET, (os.path.relpath(f, path) for f in sheets))
   if not names:

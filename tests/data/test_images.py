@@ -159,6 +159,12 @@ def test_what_is_passed_over_is_counted(folder, tmp_path):
   assert note.endswith(', 1 contact sheet that gdistill wrote (such as grid.png)')
 
 
+def test_a_link_to_a_picture_that_does_not_exist_is_refused_before_any_is_read(folder):
+  (folder / 'deep/gone.png').symlink_to('nowhere')
+  with pytest.raises(errors.DataError, match=r'^--images=.*: deep/gone\.png is a link to a file t'):
+    images.load(str(folder))
+
+
 def test_a_folder_of_other_files_says_which(tmp_path):
   (tmp_path / 'a.heic').write_bytes(b'x')
   with pytest.raises(
