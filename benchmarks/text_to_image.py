@@ -108,7 +108,8 @@ def _autoencoder(net, kind: str, size: int) -> autoencoders.Autoencoder:
 
 def _text(net: clip.Text, width: int) -> texts.TextEncoder:
   shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 77), jnp.int32))['params']
-  return _Untokenised('clip', net, common.filled(shapes), 77, width, 'random', None, {})
+  params = common.filled(shapes)
+  return _Untokenised('clip', net, params, 77, width, 'random', 'random', None, {})
 
 
 class _Untokenised(texts.TextEncoder):
