@@ -2,6 +2,7 @@
 
 import io
 import os
+import warnings
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ from PIL import Image
 
 from gdistill.data import headers
 from gdistill.data import pictures
+
+LARGE = 640, 480  # width and height
 
 
 def encode(kind, width=70, height=41, mode='RGB', **more):
@@ -39,11 +42,65 @@ def exif(orientation=6, extra=0):
     ('WEBP', {'lossless': True}),
     ('WEBP', {'mode': 'RGBA'}),
     ('WEBP', {'exif': exif()}),
+    ('TIFF', {}),
+    ('GIF', {}),
+    ('BMP', {}),
   ],
 )
 def test_width_and_height_are_those_that_the_decoder_finds(kind, more):
   data = encode(kind, **more)
   assert headers.of_bytes(data)[1:] == Image.open(io.BytesIO(data)).size == (70, 41)
+
+
+def directory_at_the_end():
+  """Returns a TIFF file whose directory lies behind the pixels, as several programs write it."""
+  data = encode('TIFF', *LARGE)
+  first = int.from_bytes(data[4:8], 'little')
+  return data[:4] + len(data).to_bytes(4, 'little') + data[8:] + data[first:]
+
+
+@pytest.mark.parametrize(
+  'make',
+  [
+    *[lambda kind=k: encode(kind, *LARGE) for k in ('PNG', 'JPEG', 'WEBP', 'BMP', 'GIF', 'PPM')],
+    *[
+      lambda more=m: encode('WEBP', *LARGE, **more) for m in ({'lossless': True}, {'mode': 'RGBA'})
+    ],
+    *[lambda c=c: encode('TIFF', *LARGE, compression=c) for c in ('raw', 'tiff_lzw')],
+    lambda: encode('GIF', *LARGE, comment=b'x' * 50_000),
+    lambda: encode('AVIF', *LARGE, quality=100),
+    directory_at_the_end,
+  ],
+)
+def test_the_size_of_a_large_picture_is_found_in_a_small_part_of_its_bytes(make):
+  try:
+    data = make()
+  except (KeyError, OSError):
+    pytest.skip('this Pillow does not write this format')
+  seen = np.zeros(len(data), bool)
+
+  def read(offset, count):
+    seen[offset : offset + count] = True
+    return data[offset : offset + count]
+
+  assert headers.look(len(data), read)[1:] == LARGE == Image.open(io.BytesIO(data)).size
+  assert len(data) > 100_000 and seen.sum() < 90_000
+
+
+@pytest.mark.parametrize('kind', ['BMP', 'GIF', 'TIFF', 'PPM', 'WEBP'])
+@pytest.mark.parametrize('seed', range(20))
+def test_a_damaged_header_gives_what_the_decoder_finds(kind, seed):
+  rng, data = np.random.default_rng(seed), bytearray(encode(kind, 90, 80, lossless=True))
+  for place in rng.integers(4, 40, 2):
+    data[place] = rng.integers(256)
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')
+    found = headers.of_bytes(bytes(data))[1:]
+    try:
+      assert found == Image.open(io.BytesIO(data), formats=pictures.formats()).size
+    except Exception:
+      if kind != 'WEBP':  # the header of this format is read without Pillow
+        assert found == (0, 0)
 
 
 @pytest.mark.parametrize('kind', ['PNG', 'JPEG', 'WEBP'])
