@@ -11,6 +11,7 @@ from gdistill import errors
 from gdistill.convert import files
 from gdistill.convert import pickled_names
 from gdistill.convert import stable_diffusion_unet as unet2d
+from gdistill.process import progress
 from gdistill.published import families
 from gdistill.published import source_files
 
@@ -38,8 +39,10 @@ def kind_of(path: pathlib.Path, given: str = '', autoencoder: str = '', text: st
   """Returns the kind of the network at `path`: `given`, or if `given` is '', what names there tell.
 
   The class in model_index.json counts first, then the names of the folders, then those of the
-  arrays. Returns 'dit' for a SiT too, because DiT and SiT have the same array names. `autoencoder`
-  and `text` are paths of networks that are read instead of those at `path`.
+  arrays. If gdistill does not know the class, such as one of the user's own code, folders and
+  arrays tell the kind, and a line for the user says so. Returns 'dit' for a SiT too, because DiT
+  and SiT have the same array names. `autoencoder` and `text` are paths of networks that are read
+  instead of those at `path`.
 
   Raises ConfigError, with the name of the network, if gdistill cannot import it, also if `given`
   names a kind. Raises ConfigError if no name tells the kind, or if the class in model_index.json is
@@ -47,20 +50,33 @@ def kind_of(path: pathlib.Path, given: str = '', autoencoder: str = '', text: st
   """
   if given and given not in KINDS:
     raise errors.ConfigError(f'--kind={given!r} must be one of {", ".join(KINDS)}')
-  stated = _by_class(path, given) if path.is_dir() else ''
+  stated, unknown = _by_class(path, given) if path.is_dir() else ('', '')
   if stated or any((path / part).is_dir() for part in ('unet', 'transformer')):
     kind = given or stated or _by_folders(path, text)
   else:
-    kind = _by_arrays(path, given)
+    try:
+      kind = _by_arrays(path, given)
+    except errors.GdistillError as e:
+      if not unknown:
+        raise
+      raise _unsupported(path, f'a {unknown}') from e
+  if unknown:
+    progress.say(
+      f'note: --source={path}: {unknown} in model_index.json is a class that gdistill does not '
+      f'know; the network is read as one of kind {kind}'
+    )
   if kind == 'stable_diffusion':
     _check_parts(path, {'autoencoder': autoencoder, 'text': text})
   return kind
 
 
-def _by_class(path: pathlib.Path, given: str) -> str:
-  """Returns the kind that model_index.json states, or ''; refuses classes of other networks."""
+def _by_class(path: pathlib.Path, given: str) -> tuple[str, str]:
+  """Returns (kind that model_index.json states or '', its class if that is unknown or '').
+
+  Raises ConfigError for classes of other networks.
+  """
   index = path / 'model_index.json'
-  stated = ''
+  stated = unknown = ''
   if index.is_file():
     name = source_files.read_json(index).get('_class_name')
     name = name[-1] if isinstance(name, list) and name else name  # a pipeline with code of its own
@@ -68,10 +84,10 @@ def _by_class(path: pathlib.Path, given: str) -> str:
       raise errors.DataError(
         f'{index}: _class_name={name!r} must be the class of a pipeline; download the file again'
       )
-    if name not in families.PIPELINES:
-      what = families.of_class(name)
-      raise _unsupported(path, f'a {name}{f" ({what})" if what else ""}')
-    stated = families.PIPELINES[name]
+    if what := families.of_class(name):
+      raise _unsupported(path, f'a {name} ({what})')
+    unknown = '' if name in families.PIPELINES else name
+    stated = families.PIPELINES.get(name, '')
     if given and stated and given != stated and (given, stated) != ('sit', 'dit'):
       raise errors.ConfigError(
         f'--kind={given}: {index} states {name}, which is of kind {stated}; leave --kind out'
@@ -83,7 +99,7 @@ def _by_class(path: pathlib.Path, given: str) -> str:
       what, name = families.of_config(config), config.get('_class_name')
       if what or (part == 'transformer' and name not in (None, *_OF_DIT)):
         raise _unsupported(f'{path}: {part}/config.json'.replace(' /', ' '), what or name)
-  return stated
+  return stated, unknown
 
 
 def _unsupported(source: pathlib.Path | str, what: str, more: str = '') -> errors.ConfigError:

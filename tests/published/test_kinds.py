@@ -59,14 +59,12 @@ def folder(path, name='', parts=SD, configs=()):
     ('AudioLDM2Pipeline', 'audio'),
     ('TextToVideoSDPipeline', 'video'),
     ('StableVideoDiffusionPipeline', 'video'),
-    (['mine', 'MyPipeline'], ''),
   ],
 )
 @pytest.mark.parametrize('given', ['', 'stable_diffusion'])
 def test_what_cannot_be_imported_is_called_by_its_pipelines_name(name, what, given, tmp_path):
   source = folder(tmp_path / 'a', name)
-  called = f'a {name[-1]}' if isinstance(name, list) else f'a {name} ({what})'
-  line = f'--source={source} is {called}, which gdistill cannot import yet; supported are Stable D'
+  line = f'--source={source} is a {name} ({what}), which gdistill cannot import yet; supported'
   with pytest.raises(errors.ConfigError, match=f'^{re.escape(line)}'):
     kinds.kind_of(source, given)
 
@@ -84,6 +82,33 @@ def test_the_pipelines_class_tells_the_kind(tmp_path):
   odd = folder(tmp_path / 'f', 7)
   with pytest.raises(errors.DataError, match=r'model_index\.json: _class_name=7 must be the class'):
     kinds.kind_of(odd)
+
+
+@pytest.mark.parametrize('given', ['', 'stable_diffusion'])
+@pytest.mark.parametrize(
+  'name',
+  ['StableDiffusionPipelineSafe', 'StableDiffusionKDiffusionPipeline',
+   'StableDiffusionDiffEditPipeline', ['mine', 'MyPipeline']],
+)  # fmt: skip
+def test_folders_tell_the_kind_of_a_pipeline_of_unknown_class(name, given, tmp_path, capsys):
+  source = folder(tmp_path / 'a', name)
+  assert kinds.kind_of(source, given) == 'stable_diffusion'
+  said = capsys.readouterr().err
+  name = name[-1] if isinstance(name, list) else name
+  assert (
+    f'{name} in model_index.json is a class that gdistill does not know; the network is' in said
+  )
+  assert said.count('\n') == 1
+
+
+def test_an_unknown_pipeline_whose_parts_tell_nothing_is_refused_by_its_name(tmp_path):
+  source = folder(tmp_path / 'a', 'MyPipeline', ('vae', 'prior'))
+  with pytest.raises(errors.ConfigError, match='is a MyPipeline, which gdistill cannot import yet'):
+    kinds.kind_of(source)
+  other = {'unet': dict(_class_name='UNet2DConditionModel', addition_embed_type='text_time')}
+  source = folder(tmp_path / 'b', 'MyPipeline', SD - {'unet'}, other)
+  with pytest.raises(errors.ConfigError, match=r'config\.json is Stable Diffusion XL, which'):
+    kinds.kind_of(source, 'stable_diffusion')
 
 
 @pytest.mark.parametrize('named', ['StableDiffusionPipeline', ''])
