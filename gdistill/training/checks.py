@@ -42,6 +42,7 @@ def everything(run: assemble.Run) -> None:
   """Checks the run's devices, data, folders and evaluation grid."""
   if run.workdir is not None:
     storage.check_writable('--workdir', run.workdir)
+    same_run(run.config, run.workdir)  # before the workdir's own rounds are compared with the data
   mesh(run)
   data(run)
   folders_and_grid(run)
@@ -77,10 +78,10 @@ def data(run: assemble.Run) -> None:
   """
   recipe = run.recipe
   frozen_networks.check_fits(run.frozen, recipe.latents, recipe.model)
+  _say_passed_over(run)  # first, because pictures passed over explain what the next checks find
   train_set, held_set = run.pictures
   class_checks.check(run)
   height, _, channels = run.picture_shape
-  _say_passed_over(run)
   _check_classes(recipe, run.own_pictures[0])
   for name, mine, theirs in (
     ('image_size', height, train_set.shape[0]),

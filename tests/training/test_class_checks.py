@@ -13,6 +13,7 @@ from gdistill.data import source
 from gdistill.recipe import settings as recipes
 from gdistill.rounds import classes
 from gdistill.training import assemble
+from gdistill.training import checks as run_checks
 from gdistill.training import class_checks
 from gdistill.training import same_data
 from gdistill.workdir import checkpoints
@@ -173,6 +174,25 @@ def test_a_round_of_the_workdir_with_other_classes_is_refused(tmp_path):
   a_round(tmp_path / 'w' / run.plan[1].name, 'bac')
   with pytest.raises(errors.DataError, match=f'^the round .*{run.plan[1].name} has other classes'):
     class_checks.check(run)
+
+
+def test_passed_over_pictures_are_told_before_the_classes_are_compared(tmp_path, capsys):
+  data = pictures(tmp_path / 'data', ('a', 'b', 'c'))
+  (data / 'train' / 'loose.png').write_bytes((data / 'train' / 'a' / '0.png').read_bytes())
+  run = run_of(data, a_round(tmp_path / 'r', ('a', 'b', 'd')))
+  with pytest.raises(errors.ConfigError, match='has other classes than the data'):
+    run_checks.data(run)
+  assert '1 picture in no class folder (such as train/loose.png)' in capsys.readouterr().err
+
+
+def test_another_config_is_named_before_the_rounds_of_the_workdir_are_compared(tmp_path):
+  old = run_of(pictures(tmp_path / 'data', ('a', 'b', 'c')), workdir=tmp_path / 'w')
+  a_round(tmp_path / 'w' / old.plan[0].name, 'abc')
+  config = old.config | {'teacher': old.config['teacher'] | {'lr': 0.5}}
+  storage.write_json(tmp_path / 'w' / 'config.json', config)
+  run = run_of(pictures(tmp_path / 'other', ('x', 'y', 'z')), workdir=tmp_path / 'w')
+  with pytest.raises(errors.ConfigError, match=r'holds a run with another config \(teacher\.lr'):
+    run_checks.everything(run)
 
 
 def test_a_workdir_that_began_with_other_classes_says_which(tmp_path):
