@@ -359,8 +359,10 @@ def same_classes(train: Source, held: Source, where: str, splits: tuple[str, str
   if held.class_names != train.class_names:
     said = class_names.difference(train.class_names, held.class_names, tuple(map(repr, splits)))
     if not said:
-      odd = class_names.told_apart(sorted(set(held.class_names) ^ set(train.class_names)))
-      said = f'{", ".join(odd[:5])} are equal names in two Unicode forms'
+      pairs = zip(train.class_names, held.class_names, strict=True)
+      odd = [' and '.join(class_names.told_apart(pair)) for pair in pairs if pair[0] != pair[1]]
+      more = f' ({len(odd) - 1:,} more names differ so)' if odd[1:] else ''
+      said = f'{odd[0]} are two ways to write one name{more}'
     raise errors.DataError(
       f'{where}: {splits[0]!r} and {splits[1]!r} differ in their classes: {said}; '
       'give the two splits the same class names, in the same order'

@@ -155,7 +155,11 @@ def check_fits(frozen: Frozen, latents: recipes.Latents, model: recipes.Model) -
   """
   if frozen.autoencoder is None:
     return
-  if (frozen.autoencoder.kind, frozen.autoencoder.scale) == ('vq', autoencoders.DEFAULT_SCALE):
+  default = (frozen.autoencoder.kind, frozen.autoencoder.scale) == (
+    'vq',
+    autoencoders.DEFAULT_SCALE,
+  )
+  if default and not jax.process_index():
     progress.say(
       f'note: {latents.autoencoder}/config.json: scaling_factor={frozen.autoencoder.scale:g}, the '
       'default that diffusers writes for every VQModel, is taken: the run works on latents times '

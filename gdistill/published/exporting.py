@@ -36,6 +36,7 @@ from gdistill.published import export_layout
 from gdistill.published import readme
 from gdistill.published import schedulers
 from gdistill.published import source_files
+from gdistill.rounds import classes
 from gdistill.rounds import folder as folders
 from gdistill.rounds import network as networks
 
@@ -52,7 +53,9 @@ def run(folder: folders.Folder, out: pathlib.Path, licence: str = '') -> list[st
   frozen = frozen_networks.read_frozen(folder)
   _check_exportable(folder, frozen)
   config, state, back = _to_diffusers(folder)
-  card = {**folder.card, 'licence': licence} if licence else folder.card
+  card = {**folder.card, 'licence': licence} if licence else dict(folder.card)
+  if names := classes.names_of(card):  # an older version recorded ImageNet's classes as numbers
+    card['class_names'] = list(names)
   clip_sample = not folder.card.get('latents')
   scheduler = schedulers.config_from(folder.noise, folder.card['predict'], clip_sample)
   _write_arrays(out / 'unet' / source_files.WEIGHTS_NAME, state)

@@ -76,7 +76,7 @@ def _lines(where: str, text: str) -> Iterator[tuple[str, str]]:
     if len(parts) != 2 or not name or not wanted:
       raise errors.ConfigError(
         f'{where}, line {number}: {line.strip()[:80]!r} must be "name of the data = name of the '
-        'teacher", with one = between two names; names with = are written in a JSON file'
+        'teacher", with one = between two names; names with =, or with # in front, need JSON'
       )
     yield name, wanted
 
@@ -125,6 +125,8 @@ def _check_complete(where: str, data: Sequence[str], teacher: Sequence[str]) -> 
     (teacher, 'teacher', 'students learn every class, so the data need pictures of each'),
   ):
     if lost:
+      if lost is data and lost[0].startswith('#'):
+        remedy = 'a line that begins with # is a comment, so write the map as a JSON file'
       more = f' and {len(lost) - 1:,} more' if lost[1:] else ''
       raise errors.ConfigError(
         f'{where} has no line for the class {lost[0]!r}{more} of the {whose}; {remedy}'

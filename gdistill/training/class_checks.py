@@ -1,5 +1,7 @@
 """Checks that labels mean the same classes in the data, in `initial` and in the finished rounds."""
 
+import jax
+
 from gdistill import errors
 from gdistill.process import progress
 from gdistill.recipe import class_names
@@ -17,7 +19,7 @@ def check(run: assemble.Run, tell: bool = True) -> None:
   """
   recipe = run.recipe
   if recipe.model.context == 'text':
-    if tell:
+    if tell and not jax.process_index():
       _tell_of_identifiers(run)
     return
   names = run.pictures[0].class_names
@@ -33,7 +35,8 @@ def check(run: assemble.Run, tell: bool = True) -> None:
         f'of the data = name of the round" for each class; {class_names.PAGE}'
       )
     unknown = not known and not all(n.isdigit() for n in names)
-    if tell and unknown and not recipe.data.classes:
+    told = tell and not jax.process_index()
+    if told and unknown and not recipe.data.classes:
       progress.say(
         f'{where} has {len(names):,} classes by number only, so their names cannot be compared: '
         f'the classes of the data get these numbers: {class_names.listed(names)}; if that is '

@@ -1,6 +1,7 @@
 """Examples are checked; subsets, draws and labels are consistent."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -133,6 +134,15 @@ def test_classes_that_look_the_same_are_told_once():
 def test_splits_whose_classes_look_the_same_are_told_apart():
   train = source.in_memory(np.zeros((1, 2, 2, 3), np.uint8), np.zeros(1, int), ('\xe9t\xe9',))
   held = dataclasses.replace(train, class_names=('e\u0301te\u0301',))
-  with pytest.raises(errors.DataError, match='two Unicode forms; give the two splits') as e:
+  with pytest.raises(
+    errors.DataError, match='two ways to write one name; give the two splits'
+  ) as e:
     source.same_classes(train, held, 'data.path=x', ('train', 'test'))
   assert r"('\xe9t\xe9')" in str(e.value) and r"('e\u0301te\u0301')" in str(e.value)
+  train, held = (
+    dataclasses.replace(train, class_names=names)
+    for names in (('n01440764', 'n01443537', 'x'), ('tench', 'goldfish', 'x'))
+  )
+  said = "'n01440764' and 'tench' are two ways to write one name (1 more names differ so); give"
+  with pytest.raises(errors.DataError, match=re.escape(said)):
+    source.same_classes(train, held, 'data.path=x', ('train', 'test'))

@@ -17,6 +17,7 @@ from gdistill.published import exporting
 from gdistill.published import importing
 from gdistill.recipe import reading
 from gdistill.recipe import settings as recipes
+from gdistill.rounds import classes
 from gdistill.rounds import folder as folders
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
@@ -149,6 +150,22 @@ def test_a_licence_given_at_the_export_stays(pixel_round, tmp_path):
   out, _ = tmp_path / 'third', exporting.run(other, tmp_path / 'third')
   readme = (out / 'README.md').read_text()
   assert readme.startswith('---\nlicense: not stated\n') and 'ask the publisher' in readme
+
+
+def test_names_that_an_earlier_version_did_not_record_are_in_the_exported_card(
+  pixel_round, tmp_path, monkeypatch
+):
+  names = ['tench', 'goldfish', 'shark', 'ray', 'cock', 'hen', 'jay', 'kite', 'crane', 'owl']
+  found = folders.read_folder(pixel_round)
+  names = tuple(names[: found.settings.num_classes])
+  monkeypatch.setattr(classes, 'of_published', lambda kind, count: names)
+  card = {**found.card, 'class_names': list(map(str, range(len(names))))}
+  card['imported'] = {'kind': 'adm64'}
+  finished_rounds.finish(storage.path(tmp_path / 'old'), found.params, card)
+  out, _ = exported.export(folders.read_folder(tmp_path / 'old'), tmp_path)
+  assert 'lists all names by number' in (out / 'README.md').read_text()
+  assert json.loads((out / 'gdistill' / 'card.json').read_text())['class_names'] == list(names)
+  assert importing.run(str(out), storage.path(tmp_path / 'again'))['class_names'] == list(names)
 
 
 def test_a_round_of_an_earlier_version_whose_card_knows_no_latents_comes_back(

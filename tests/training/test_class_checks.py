@@ -114,6 +114,24 @@ def test_a_teacher_of_numbers_only_is_told_once_and_goes_on(tmp_path, capsys):
   assert not capsys.readouterr().err
 
 
+def test_only_the_first_process_tells_of_a_teacher_of_numbers(tmp_path, capsys, monkeypatch):
+  data = pictures(tmp_path / 'data', ('a', 'b', 'c'))
+  initial = a_round(tmp_path / 'r', '012', imported={'kind': 'dit'})
+  monkeypatch.setattr(class_checks.jax, 'process_index', lambda: 1)
+  class_checks.check(run_of(data, initial))
+  assert not capsys.readouterr().err
+
+
+def test_a_class_whose_name_begins_with_a_hash_needs_a_map_in_json(tmp_path):
+  data = pictures(tmp_path / 'data', ('#x', 'b', 'c'))
+  initial = a_round(tmp_path / 'r', ('x', 'b', 'c'))
+  (tmp_path / 'map').write_text('#x = x\nb = b\nc = c\n')
+  with pytest.raises(errors.ConfigError, match="no line for the class '#x' of the data; a line t"):
+    class_checks.check(run_of(data, initial, classes=str(tmp_path / 'map')))
+  (tmp_path / 'map').write_text('{"#x": "x", "b": "b", "c": "c"}')
+  class_checks.check(run_of(data, initial, classes=str(tmp_path / 'map')))
+
+
 def test_folders_that_are_numbers_must_be_the_numbers_of_such_a_teacher(tmp_path):
   names = [str(k) for k in range(11)]
   initial = a_round(tmp_path / 'r', names, imported={'kind': 'dit'})
