@@ -13,7 +13,6 @@ from gdistill.data import pictures
 from gdistill.data import source
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp')  # the pictures that earlier versions read
-NEW = 'of formats that were passed over and are now read'
 SMALL = 'below a quarter of the side, which were enlarged and are now passed over'
 _OTHERWISE = 'earlier versions of gdistill read otherwise: '
 _AT_A_TIME = 256  # number of pictures that are read ahead
@@ -79,7 +78,7 @@ def of_names(names: Sequence[str], small: Sequence[str]) -> str:
   `names` are the pictures that are read, and `small` those that are too small. '' if none.
   """
   new = [n for n in names if not n.lower().endswith(SUFFIXES)]
-  return _all_counted({NEW: new, SMALL: list(small)})
+  return _all_counted({pictures.NEW: new, SMALL: list(small)})
 
 
 def _all_counted(names: Mapping[str, Sequence[str]]) -> str:

@@ -34,6 +34,8 @@ _MARKS = (
   b'Exif', b'EXIF', b'eXIf', b'exif', b'tiff:Orientation', b'com.adobe.xmp', b'XMP ', b'tRNS',
 )  # fmt: skip
 _PNG = b'\x89PNG\r\n\x1a\n'
+# Why a picture is read otherwise that earlier versions did not read.
+NEW = 'of formats that were passed over and are now read'
 _BLOCK = 512  # number of picture rows that are converted to floats at a time, to save memory
 
 
@@ -100,15 +102,18 @@ def read_otherwise(data: bytes) -> str:
   """Returns why earlier versions of gdistill decoded a picture file to other pixels, or ''.
 
   Earlier versions ignored EXIF orientation, and the transparent colour of PNG files of 2, 4 or
-  16 bits a channel.
+  16 bits a channel. They read JPEG, PNG and WebP by content, and took other content for damage.
   """
-  if not any(mark in data for mark in _MARKS):
+  was_read = data.startswith((b'\xff\xd8', _PNG)) or data[:4] + data[8:12] == b'RIFFWEBP'
+  if was_read and not any(mark in data for mark in _MARKS):
     return ''  # almost all pictures end here, without being decoded
   from PIL import Image
 
   try:
-    with Image.open(io.BytesIO(data), formats=('JPEG', 'PNG', 'WEBP')) as picture:
+    with Image.open(io.BytesIO(data), formats=formats()) as picture:
       picture.load()
+      if picture.format not in ('JPEG', 'PNG', 'WEBP'):
+        return NEW
       if _turn(picture) is not None:
         return 'turned upright as their EXIF orientation says'
       depth = data[24] if data.startswith(_PNG) and 'transparency' in picture.info else 8
