@@ -116,22 +116,27 @@ class Run:
     """
     try:
       found = data.load(self.data, self.picture_shape)
-      return earlier.as_recorded(found, self.recorded_pictures(), self._sampled(), progress.say)
+      recorded = self.recorded_pictures(found[0])
+      return earlier.as_recorded(found, recorded, self._sampled(), progress.say)
     except errors.ShapeError as e:
       if self.autoencoder is None:
         raise
       raise self._of_another_shape(e.found) from e
 
-  def recorded_pictures(self) -> str:
+  def recorded_pictures(self, train: source.Source) -> str:
     """Returns the fingerprint of the training pictures that the run or its cache began with, or ''.
 
     The fingerprint in the cache comes first, because latents are added only to those of the cache.
+    Without a cache, a run that an earlier version of gdistill began is taken to have begun with the
+    pictures `train`: the fingerprint of the latents that are made again shows if that is wrong.
     """
     told = next((e for e in self._events() if e['event'] == 'data'), {})
     if not self.recipe.latent:
       return told.get('fingerprint') or ''
     there = self.latents.cache or self.workdir is not None
     cached = latent_cache.recorded_examples(self.latent_folder) if there else ''
+    if not cached and told and 'class_names' not in told:  # earlier versions recorded no names
+      return train.before().fingerprint
     return cached or told.get('pictures') or ''
 
   def _sampled(self) -> Sequence[str]:

@@ -51,7 +51,7 @@ def check_for_evaluation(run: assemble.Run) -> None:
     return
   own = run.own_pictures[0]
   if run.recipe.latent:
-    first, now = told.get('pictures') or run.recorded_pictures(), own.fingerprint
+    first, now = told.get('pictures') or run.recorded_pictures(own), own.fingerprint
   else:
     first, now = told.get('fingerprint'), run.pictures[0].fingerprint
   if first and first != now:

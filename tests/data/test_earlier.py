@@ -105,6 +105,22 @@ def test_a_later_change_of_bytes_is_seen_by_what_was_recorded_since(at, monkeypa
   assert changed.changed == 'the bytes of its pictures were changed since the last start'
 
 
+@pytest.mark.parametrize('kind', ['GIF', 'BMP', 'TIFF', 'PPM'])
+def test_a_picture_named_as_a_jpeg_that_was_taken_for_damaged_is_read_otherwise(at, kind):
+  Image.new('RGB', (9, 8)).save(at / 'train/ape/new.jpg', kind)
+  assert load(at)[0][4][0].shape == (labelled.SIZE, labelled.SIZE, 3)
+  said = earlier.otherwise([load(at)[0]])
+  assert said.endswith(': 1 picture of formats that were passed over and are now read, such as '
+                       'train/ape/new.jpg')  # fmt: skip
+
+
+@pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'WEBP'])
+def test_pictures_of_the_old_formats_are_read_as_before(at, kind):
+  Image.new('RGB', (9, 8)).save(at / 'train/ape/new.jpg', kind)
+  (at / 'train/ape/damaged.jpg').write_bytes(b'GIF89a and no more')
+  assert earlier.otherwise([load(at)[0]]) == ''
+
+
 def run_on(at, workdir):
   given = {'name': 'folder', 'path': str(at), 'held_out': 0.0, 'held_out_split': 'validation'}
   config = config_file.load('configs/digits.py:tiny', [])
@@ -198,6 +214,15 @@ def test_a_new_run_is_never_said_to_be_of_an_earlier_version(at, tmp_path):
   for look in check, same_data.check_for_evaluation:
     with pytest.raises(errors.DataError, match=r'at first [^;:]+; restore'):
       look(run_on(at, workdir))
+
+
+@pytest.mark.parametrize('made', [{}, {'class_names': []}])
+def test_the_pictures_of_a_latent_run_without_its_cache(at, tmp_path, monkeypatch, made):
+  workdir = storage.path(tmp_path / 'run')
+  run = run_on(at, workdir)
+  monkeypatch.setattr(type(run.recipe), 'latent', True)
+  ledger.record(workdir, 'data', examples=20, fingerprint='of latents', **made)
+  assert (run.own_pictures[0].fingerprint == by_length(at)) == (not made)
 
 
 def prepared(path):
