@@ -147,7 +147,7 @@ def _plan(run, devices: int | None) -> str:
   if not there:
     text += f'\ninitial: {initial} is not a finished round yet; import or train it first'
   try:
-    run_checks.data(run)
+    run_checks.data(run, plan=True)
   except errors.DataError as e:
     text += f'\ndata: {e}'
   return text

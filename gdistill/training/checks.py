@@ -71,14 +71,17 @@ def mesh(run: assemble.Run) -> None:
   sharding.check_fsdp(found, run.student_shapes)
 
 
-def data(run: assemble.Run) -> None:
+def data(run: assemble.Run, plan: bool = False) -> None:
   """Checks that the data have the model's shape and classes, and enough examples for a batch.
 
-  The classes are compared by name with those of the initial round and of finished rounds.
+  The classes are compared by name with those of the initial round and of finished rounds. `plan`
+  says that only a plan is printed, so that nothing is encoded.
   """
   recipe = run.recipe
   frozen_networks.check_fits(run.frozen, recipe.latents, recipe.model)
-  _say_passed_over(run)  # first, because pictures passed over explain what the next checks find
+  _say_passed_over(
+    run, plan
+  )  # first, because pictures passed over explain what the next checks find
   train_set, held_set = run.pictures
   class_checks.check(run)
   height, _, channels = run.picture_shape
@@ -101,13 +104,16 @@ def data(run: assemble.Run) -> None:
     )
 
 
-def _say_passed_over(run: assemble.Run) -> None:
+def _say_passed_over(run: assemble.Run, plan: bool) -> None:
   """Prints what the readers of the pictures passed over.
 
-  In latent space, the encoding of the training pictures prints the notes of the training pictures.
+  If the training pictures will be encoded, the encoding prints their notes.
   """
   train, held = run.own_pictures
-  told = source.notes(train) if run.recipe.latent else ()
+  encodes = run.recipe.latent and not plan
+  if encodes and run.workdir is not None:
+    encodes = not all(finished_rounds.is_finished(run.workdir / r.name) for r in run.plan)
+  told = source.notes(train) if encodes else ()
   for line in source.notes(train, held):
     if not jax.process_index() and line not in told:
       progress.say(line)

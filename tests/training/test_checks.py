@@ -229,6 +229,15 @@ def test_fewer_classes_are_not_advised_when_pictures_were_passed_over(tmp_path, 
   ]
 
 
+def test_a_plan_of_latents_says_what_the_encoding_would_say(tmp_path, capsys, monkeypatch):
+  run = class_folders(tmp_path, *(f'{c}/{k}.png' for c in 'ab' for k in range(4)), 'c.png')
+  monkeypatch.setattr(type(run.recipe), 'latent', True)
+  for plan in True, False:
+    with pytest.raises(errors.ConfigError, match='has 2 classes'):
+      run_checks.data(run, plan)
+    assert ('passed over 1 picture' in capsys.readouterr().err) == plan
+
+
 def test_workdirs_that_cannot_be_are_refused(tmp_path):
   file = tmp_path / 'file'
   file.write_text('')
