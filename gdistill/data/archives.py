@@ -187,11 +187,13 @@ def tree(path: str, files: Iterable[str], names: Names) -> Tree:
   if not links:
     return Tree({n: n for n in files}, {n for n in inside if n}, set())
   found = Tree({}, set(), set())
+  todo = [('', '', ('',), 0)]  # a list, because folders may lie deeper than functions may call
 
-  def walk(shown, real, above):
+  def look(shown, real, above, hops):
     for entry in sorted(inside[real]):
-      name = posixpath.join(shown, entry)
-      at = followed(posixpath.join(real, entry), links)
+      name, place = posixpath.join(shown, entry), posixpath.join(real, entry)
+      plain = place not in links and entry not in ('', '.', '..')
+      at, count = place if plain else followed(place, links), hops + (place in links)
       if at in files:
         found.files[name] = at
         if len(found.files) > _MOST_MEMBERS:
@@ -199,13 +201,14 @@ def tree(path: str, files: Iterable[str], names: Names) -> Tree:
             f'data.path={path}: links of this archive lead to more than {_MOST_MEMBERS:,} files; '
             'unpack the archive yourself and give the path of the folder'
           )
-      elif at in inside and at not in above and len(above) < _MOST_LINKS:
-        found.folders.add(name)
-        walk(name, at, (*above, at))
-      elif at not in inside:
+      elif at not in inside or count > _MOST_LINKS:
         found.broken.add(name)
+      elif at not in above:
+        found.folders.add(name)
+        todo.append((name, at, (*above, at), count))
 
-  walk('', '', ('',))
+  while todo:
+    look(*todo.pop())
   return found
 
 

@@ -168,3 +168,17 @@ def test_a_damaged_header_is_not_the_end_of_an_archive(damage, tmp_path):
     assert sum(map(len, load(path, held_out=0.5))) == 4
   except errors.DataError as e:
     assert str(e).endswith('copy the archive again')
+
+
+def test_the_depth_of_folders_is_without_limit_in_an_archive_with_a_link():
+  deep = '/'.join(map(str, range(1500))) + '/1.png'
+  found = archives.tree('x.tar', {deep}, archives.Names(links={'also': '0'}))
+  assert found.files.keys() == {deep, 'also' + deep[1:]}
+  assert len(found.folders) == 2 * 1500 and not found.broken
+
+
+def test_a_path_through_too_many_links_is_broken():
+  links = {f'{k}/on': f'../{k + 1}' for k in range(100)}
+  found = archives.tree('x.tar', {'100/1.png'}, archives.Names(links=links))
+  counts = {name.count('/on') for name in found.broken}
+  assert counts == {41} and '60/' + 'on/' * 40 + '1.png' in found.files
