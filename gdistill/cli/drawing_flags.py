@@ -113,9 +113,9 @@ def labels(given: Sequence[str] | None, card: dict, count: int, prompts: bool) -
     found = [k for part in parts for k in _numbers_of_classes(part.strip(), card, count)]
     if not found or len(set(found + out)) < len(found + out) or -1 in found:
       names = classes.names_of(card)
-      known = f' or names of classes ({class_names.listed(names)})' if names else ''
+      known = f', or names of classes ({class_names.listed(names)})' if names else ''
       raise errors.ConfigError(
-        f'--labels={text!r} must be numbers from 0 to {count - 1}, such as 2 or 0..9 or 1,3,5,'
+        f'--labels={text!r} must be numbers from 0 to {count - 1}, such as 2 or 0..9 or 1,3,5'
         f'{known}; no class twice; a range begins with its smaller end; a name with a comma is '
         'given alone, as one --labels of several'
       )

@@ -51,6 +51,13 @@ def test_labels_that_name_no_class_or_one_twice_are_refused(given):
     labels('cat', 'cat')
 
 
+def test_the_line_about_wrong_labels_of_classes_without_names_has_no_gap():
+  with pytest.raises(errors.ConfigError, match=r' 0\.\.9 or 1,3,5; no class twice; a'):
+    drawing_flags.labels(['3'], card_of(WORDS) | {'class_names': None}, 3, False)
+  with pytest.raises(errors.ConfigError, match=r'or 1,3,5, or names of classes .*; no class twice'):
+    labels('3')
+
+
 def test_every_flag_has_the_same_rule_for_a_class_that_is_called_by_a_number():
   for ask in (lambda text: labels(text, names=SORTED), lambda text: label(text, SORTED)):
     with pytest.raises(errors.ConfigError) as e:
