@@ -33,8 +33,7 @@ class Source:
   in_memory: bool = False  # whether examples are in memory; then reading ahead has no gain
   heavy: bool = False  # whether `read` holds too many bytes to be copied to worker processes
   otherwise: str = ''  # why an earlier version's record of the pictures is not continued; or ''
-  # The fingerprint by samples of bytes, if `fingerprint` is that of an earlier version.
-  sampled: str = ''
+  sampled: str = ''  # the fingerprint by samples of bytes, if `fingerprint` is an earlier version's
   leaves_out: type[Exception] = pictures.TooSmall  # examples with this error are not in `batches`
 
   def __len__(self) -> int:
@@ -78,8 +77,7 @@ class Source:
 
   def gather(self, index: Iterable[int]) -> dict[str, np.ndarray]:
     """Returns {'pixels': [B, H, W, C] uint8, 'label': [B] int32} of the examples in `index`."""
-    # Arrays are indexed in one call, because a Python call per example costs 4 % of the time of a
-    # training step on the data set 'digits'.
+    # One call for all: one for each example costs 4 % of a training step on the data set 'digits'.
     if isinstance(self.read, _Arrays):
       index = np.asarray(index)
       return {'pixels': self.read.pixels[index], 'label': self.read.labels[index]}
