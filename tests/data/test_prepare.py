@@ -123,7 +123,7 @@ def test_a_long_list_of_corrupt_pictures_is_cut_and_kept_in_a_file(tmp_path):
     labelled.prepared(tmp_path / 'in', tmp_path / 'out', split='', held_out_split='')
   assert str(e.value).count('no readable picture') == 20
   assert len((tmp_path / 'out' / 'corrupt.txt').read_text().splitlines()) == 30
-  with pytest.raises(errors.DataError, match='all pictures of '' are damaged or too small'):
+  with pytest.raises(errors.DataError, match='are damaged or too small; replace'):
     labelled.prepared(
       tmp_path / 'in', tmp_path / 'out', split='', held_out_split='', skip_corrupt=True
     )
