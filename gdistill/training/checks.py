@@ -40,12 +40,9 @@ _MOST_IN_V = 50.0  # largest 1 / alpha(t=1) without a warning: Stable Diffusion 
 
 def everything(run: assemble.Run) -> None:
   """Checks the run's devices, data, folders and evaluation grid."""
-  if run.workdir is not None:
-    storage.check_writable('--workdir', run.workdir)
-    same_run(run.config, run.workdir)  # before the workdir's own rounds are compared with the data
+  folders_and_grid(run)  # first: the rounds of another run's workdir must not meet these data
   mesh(run)
   data(run)
-  folders_and_grid(run)
   _warn_of_eps(run)
 
 
