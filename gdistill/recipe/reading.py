@@ -28,9 +28,18 @@ def from_config(config: Mapping[str, Any]) -> recipes.Recipe:
   limits.
   """
   plain = config.to_dict() if hasattr(config, 'to_dict') else config
-  recipe = _build(recipes.Recipe, plain, '')
+  recipe = unchecked(plain)
   recipe_checks.check_recipe(recipe)
   return recipe
+
+
+def unchecked(config: Mapping[str, Any]) -> recipes.Recipe:
+  """Returns the Recipe of `config`, a dict, whose values may be out of the limits of this version.
+
+  A workdir of an earlier version may hold such a config. Raises ConfigError, which names the first
+  key that is unknown, missing or of a wrong type.
+  """
+  return _build(recipes.Recipe, config, '')
 
 
 def to_dict(recipe: recipes.Recipe) -> dict:

@@ -308,15 +308,17 @@ def of_workdir(workdir: Any, change: Callable[[dict[str, Any]], Any] | None = No
       f'--workdir={workdir} holds no run (no config.json); give the workdir of a trained run'
     )
   try:
-    recipe = reading.from_config(storage.read_json(file))
+    # Limits are checked after `change`, which may correct a value that is now out of its limits.
+    config = reading.to_dict(reading.unchecked(storage.read_json(file)))
+    if change is None:
+      reading.from_config(config)
   except errors.ConfigError as e:
     raise errors.ConfigError(
       f'{os.fspath(file)}: {e}; if another version of gdistill wrote this file, use that version'
     ) from e
   if change is not None:
-    config = reading.to_dict(recipe)
     change(config)
-    recipe = reading.from_config(config)
+  recipe = reading.from_config(config)
   # The paths of the copies are set after from_config, because from_config refuses paths in an
   # object store.
   own = copies.own_paths(recipe.latents, workdir)

@@ -265,7 +265,7 @@ def same_run(config: dict, workdir: storage.epath.Path) -> None:
         f'{file} is damaged: it holds no config; restore the file from a copy'
       )
     with contextlib.suppress(errors.ConfigError):
-      old = reading.to_dict(reading.from_config(old))  # adds defaults of keys newer than the file
+      old = reading.to_dict(reading.unchecked(old))  # adds defaults of keys newer than the file
     changed = identity.differences(old, config)
     if changed:
       raise errors.ConfigError(

@@ -27,6 +27,7 @@ from gdistill.frozen import prompts as run_prompts
 from gdistill.rounds import network as networks
 from gdistill.rounds import plan as plans
 from gdistill.training import assemble
+from gdistill.training import checks as run_checks
 from gdistill.workdir import finished as finished_rounds
 from gdistill.workdir import storage
 
@@ -135,6 +136,23 @@ def test_a_run_of_a_workdir_is_the_run_that_wrote_it_but_for_the_changes(tmp_pat
   changed = assemble.of_workdir(tmp_path, lambda c: c['evaluation'].update(bank=7))
   assert changed.recipe == micro.recipe(seed=3, evaluation={'bank': 7})
   assert changed.workdir == storage.path(tmp_path)
+
+
+def test_a_value_out_of_newer_limits_can_be_corrected_in_an_older_workdir(tmp_path):
+  old = micro.config()
+  old['evaluation']['ws'] = [0.0, 2000.0]  # earlier versions had no upper limit
+  storage.write_json(tmp_path / 'config.json', old)
+  with pytest.raises(errors.ConfigError, match=r'config\.json: evaluation\.ws=.*from 0 to 1000'):
+    assemble.of_workdir(tmp_path)
+  with pytest.raises(errors.ConfigError, match=r'^evaluation\.ws=.*from 0 to 1000'):
+    assemble.of_workdir(tmp_path, lambda config: config['evaluation'].update(bank=7))
+  change = {'ws': [0.0, 1.0]}
+  found = assemble.of_workdir(tmp_path, lambda config: config['evaluation'].update(change))
+  assert found.evaluation.ws == (0.0, 1.0)
+  # The file lacks keys, which get their defaults although a value is out of its limits.
+  run_checks.same_run(found.config, storage.path(tmp_path))
+  with pytest.raises(errors.ConfigError, match=r'another config \(seed: 0 -> 9\)'):
+    run_checks.same_run({**found.config, 'seed': 9}, storage.path(tmp_path))
 
 
 def test_the_evaluation_of_a_run_in_a_bucket_can_be_changed(tmp_path, monkeypatch):
