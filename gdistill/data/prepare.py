@@ -19,6 +19,7 @@ from gdistill import errors
 from gdistill.data import earlier
 from gdistill.data import files
 from gdistill.data import folder
+from gdistill.data import listings
 from gdistill.data import prepare_settings
 from gdistill.data import prepared_shards
 from gdistill.data import records
@@ -228,7 +229,7 @@ def _sources(
     if name:
       return {s: tfds.split(name, s, settings.data_dir, settings.shape) for s in settings.splits}
     spool = os.path.join(settings.out, _SPOOL)
-    found = folder.listing(settings.source, settings.splits, spool, poll)
+    found = listings.listing(settings.source, settings.splits, spool, poll)
     return {
       s: folder.split(found, s, settings.shape, s != settings.split, poll) for s in settings.splits
     }

@@ -14,6 +14,7 @@ import pytest
 from gdistill import errors
 from gdistill.data import archives
 from gdistill.data import folder
+from gdistill.data import listings
 from gdistill.data import source
 
 KINDS = packing.KINDS
@@ -87,7 +88,7 @@ def test_a_hard_link_and_a_link_to_a_file_without_a_suffix_are_pictures(tmp_path
   for kind in KINDS:
     for spool in ('', str(tmp_path / 'spool')):
       archive = packing.packed(path, tmp_path / f'set.{kind}')
-      found = folder.listing(str(archive), ['train'], spool)
+      found = listings.listing(str(archive), ['train'], spool)
       data = folder.split(found, 'train', labelled.SHAPE)
       assert [int(data[i][0][0, 0, 0]) for i in range(4)] == [1, 1, 2, 3]
 

@@ -14,6 +14,7 @@ import pytest
 
 from gdistill import errors
 from gdistill.data import folder
+from gdistill.data import listings
 from gdistill.data import sheet_marks
 from gdistill.data import source
 
@@ -145,7 +146,7 @@ def test_the_fingerprint_is_of_names_and_sizes_and_not_of_the_place(
 def test_an_archive_in_a_spool_reads_like_the_folder(archives, folder_path, tmp_path):
   looks = []
   for kind, path in archives.items():
-    found = folder.listing(str(path), ['train'], str(tmp_path / kind), lambda: looks.append(1))
+    found = listings.listing(str(path), ['train'], str(tmp_path / kind), lambda: looks.append(1))
     data = folder.split(found, 'train', labelled.SHAPE)
     for i, (_, pixels, label) in enumerate(labelled.examples('train')):
       np.testing.assert_array_equal(data[i][0], pixels)

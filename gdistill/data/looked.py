@@ -1,0 +1,95 @@
+"""Remembers what was found in the picture files of large folders, so that a start opens no file.
+
+The memory of a folder is one file in $GDISTILL_LOOKED, by default ~/.cache/gdistill/looked. It may
+be deleted at any time: the pictures are then looked at again.
+"""
+
+import contextlib
+import hashlib
+import os
+import pathlib
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from gdistill import errors
+from gdistill.data import headers
+from gdistill.workdir import storage
+
+MANY = 10_000  # a folder of fewer pictures is not remembered: looking at it takes about a second
+# A file that was changed so short a time (in ns) before the look is looked at again at the next
+# start, because a change after the look may have given it the same time.
+_FRESH = 2 * 10**9
+# Raise this number with every change of `headers.look` or of the fields below.
+_VERSION = 1
+_ROW = np.dtype([
+  ('name', '<u8'), ('size', '<i8'), ('changed', '<i8'),
+  ('stamp', 'V16'), ('width', '<i4'), ('height', '<i4'),
+])  # fmt: skip
+_DIGEST = 32  # number of bytes of the hash at the start of the file
+
+
+def looks(
+  folder: str,
+  files: Sequence[tuple[str, int, int]],
+  look: Callable[[str], headers.Look],
+  poll: Callable[[], None] = lambda: None,
+) -> list[headers.Look]:
+  """Returns the looks at `files`: (name, size in bytes, time in ns of its last change) of each.
+
+  `look(name)` is called only for a file that is not remembered, or whose size or time differs from
+  what is remembered. The time must be the file's ctime, because no program can set it back as it
+  can an mtime. Files that cannot be read are not remembered, and neither is a folder of fewer than
+  MANY pictures. `poll()` is called now and then, and may raise to stop.
+  """
+  names = [name for name, _, _ in files]
+  if len(files) < MANY:
+    return headers.of_all(look, names, poll)
+  file, began = _file(folder), time.time_ns()
+  rows = np.zeros(len(files), _ROW)
+  rows['name'] = [_number(name) for name in names]
+  rows['size'] = [size for _, size, _ in files]
+  rows['changed'] = [changed for _, _, changed in files]
+  new = np.flatnonzero(~_recall(file, rows))
+  for k, found in zip(new, headers.of_all(look, [names[k] for k in new], poll), strict=True):
+    rows[k] = (*rows[k].tolist()[:3], *found)
+  if len(new):
+    read = (rows['width'] > 0) & (rows['changed'] < began - _FRESH)
+    _keep(file, np.sort(rows[read], order='name'))
+  columns = rows['stamp'].tolist(), rows['width'].tolist(), rows['height'].tolist()
+  return [headers.Look(*row) for row in zip(*columns, strict=True)]
+
+
+def _file(folder: str) -> pathlib.Path:
+  name = hashlib.sha256(os.fsencode(os.path.realpath(folder))).hexdigest()[:24]
+  where = os.environ.get('GDISTILL_LOOKED') or '~/.cache/gdistill/looked'
+  return pathlib.Path(os.path.expanduser(where)) / f'{name}-{_VERSION}'
+
+
+def _number(name: str) -> int:
+  return int.from_bytes(hashlib.blake2b(os.fsencode(name), digest_size=8).digest(), 'little')
+
+
+def _recall(file: pathlib.Path, rows: np.ndarray) -> np.ndarray:
+  """Fills in the `rows` that are remembered; returns [n] bool, True for these."""
+  try:
+    data = file.read_bytes()
+  except OSError:
+    data = b''
+  known = np.zeros(0, _ROW)
+  if hashlib.sha256(data[_DIGEST:]).digest() == data[:_DIGEST]:
+    known = np.frombuffer(data[_DIGEST:], _ROW)
+  if not len(known):
+    return np.zeros(len(rows), bool)
+  there = known[np.searchsorted(known['name'], rows['name']).clip(max=len(known) - 1)]
+  same = np.logical_and.reduce([there[f] == rows[f] for f in ('name', 'size', 'changed')])
+  rows[same] = there[same]
+  return same
+
+
+def _keep(file: pathlib.Path, rows: np.ndarray) -> None:
+  data = rows.tobytes()
+  # A folder that cannot be written costs only the time of the next look.
+  with contextlib.suppress(errors.GdistillError, OSError):
+    storage.write_bytes(file, hashlib.sha256(data).digest() + data)
