@@ -127,6 +127,10 @@ def _settings(args) -> list[str]:
         'weights belong to'
       )
     settings['weights'] = args.weights
+  return _flags(settings)
+
+
+def _flags(settings: dict) -> list[str]:
   return [f'--config.evaluation.{k}={v}' for k, v in settings.items()]
 
 
@@ -145,7 +149,12 @@ def _of_preset(args) -> dict:
     raise errors.ConfigError(
       f'--grid=quick: the protocol of --preset={preset.name} needs the full grid; leave --grid out'
     )
-  size = assemble.of_workdir(args.workdir).picture_shape[0]
+  settings = {
+    'extractor': preset.extractor, 'full_images': preset.images, 'real_images': 2**31 - 1,
+    'ws': preset.ws, 'num_steps': preset.num_steps,
+  }  # fmt: skip
+  run = assemble.of_workdir(args.workdir, lambda c: config_file.override(c, _flags(settings)))
+  size = run.picture_shape[0]
   if preset.prompts or size != preset.size:
     pixels = f'pictures of {preset.size} pixels, and this run draws pictures of {size} pixels'
     measured = 'pictures drawn from given prompts' if preset.prompts else pixels
@@ -154,10 +163,7 @@ def _of_preset(args) -> dict:
       'repeat gdistill evaluate with --images and --reference instead of --workdir'
     )
   args.grid = 'full'
-  return {
-    'extractor': preset.extractor, 'full_images': preset.images, 'real_images': 2**31 - 1,
-    'ws': preset.ws, 'num_steps': preset.num_steps,
-  }  # fmt: skip
+  return settings
 
 
 def _grid(args, overrides) -> int:

@@ -142,6 +142,18 @@ def test_evaluate_draws_what_is_missing_and_again_what_is_asked_for(workdir, cap
   assert evaluate_command.main(['--workdir=nowhere']) == 2
 
 
+def test_a_protocol_replaces_values_of_an_older_workdir_that_are_out_of_todays_limits(
+  tmp_path, capsys
+):
+  old = micro.config()
+  old['evaluation']['ws'] = [0.0, 2000.0]
+  (tmp_path / 'config.json').write_text(json.dumps(old))
+  assert evaluate_command.main([f'--workdir={tmp_path}']) == 2
+  assert 'evaluation.ws=' in capsys.readouterr().err
+  assert evaluate_command.main([f'--workdir={tmp_path}', '--preset=cifar10']) == 2
+  assert 'this run draws pictures of 8 pixels' in capsys.readouterr().err
+
+
 @pytest.mark.full
 def test_evaluation_stops_between_batches_and_goes_on(workdir, tmp_path):
   recipe = micro.recipe()
