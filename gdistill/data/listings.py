@@ -208,13 +208,16 @@ def _without_sheets(listed: Listing) -> Listing:
 def _one_top(names: Iterable[str], prefix: str) -> str:
   """Returns 'top/' if all pictures in folders lie in the folder `top`, which holds the split.
 
-  Returns '' if there are several top folders, or if the split `prefix` lies at the top.
+  Returns '' if there are several top folders, or if the split `prefix` lies at the top. If the
+  split is '', a folder with pictures of its own is a class, unless two folders in it have pictures.
   """
   depth = prefix.count('/') + 1
   tops = {n.partition('/')[0] for n in names if '/' in n}
   top = f'{min(tops)}/' if len(tops) == 1 else ''
 
-  def has(start, depth):
-    return any(n.startswith(start) and n.count('/') == depth for n in names)
+  def inside(start, depth):
+    return {n.rpartition('/')[0] for n in names if n.startswith(start) and n.count('/') == depth}
 
-  return top if top and not has(prefix, depth) and has(top + prefix, depth + 1) else ''
+  at_top, below = inside(prefix, depth), inside(top + prefix, depth + 1)
+  several = not prefix and len(below) > 1
+  return top if top and below and (several or not at_top) else ''

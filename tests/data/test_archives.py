@@ -125,6 +125,19 @@ def test_class_folders_in_one_top_folder_are_found_without_a_split(tmp_path):
     assert train.class_names == ('cat', 'dog')
 
 
+def test_a_loose_picture_makes_no_class_of_a_top_folder_that_holds_class_folders(tmp_path):
+  for name in ('pets/cat/1.png', 'pets/cat/2.png', 'pets/dog/1.png', 'pets/cover.png'):
+    labelled.write(tmp_path / 'set' / name, PICTURES[0])
+  train, _ = load(packing.packed(tmp_path / 'set', tmp_path / 'set.zip'), split='', held_out=0.1)
+  assert train.class_names == ('cat', 'dog')
+  assert '1 picture in no class folder (such as cover.png)' in source.notes(train)[0]
+  for name in ('cat/1.png', 'cat/old/2.png', 'cat/3.png'):
+    labelled.write(tmp_path / 'one' / name, PICTURES[0])
+  train, _ = load(packing.packed(tmp_path / 'one', tmp_path / 'one.zip'), split='', held_out=0.1)
+  assert train.class_names == ('cat',)
+  assert '1 picture in a folder too deep (such as cat/old/2.png)' in source.notes(train)[0]
+
+
 def test_names_with_the_backslashes_of_windows_are_folders(tmp_path):
   with zipfile.ZipFile(tmp_path / 'set.zip', 'w') as z:
     for name in ('train/a/1.png', 'train/b/1.png'):
