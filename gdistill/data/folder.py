@@ -203,5 +203,3 @@ def _nothing(listed: listings.Listing, prefix: str, over: passed.Passed) -> str:
     f'{", ".join(pictures.SUFFIXES)}; it holds {", ".join(tops[:5]) or "none at all"}'
     f'{", ..." if len(tops) > 5 else ""}{told}; {advice}: see "Folders of classes" in docs/data.md'
   )
-
-

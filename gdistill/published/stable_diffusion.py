@@ -8,10 +8,17 @@ from gdistill import errors
 from gdistill.convert import autoencoder as autoencoders
 from gdistill.convert import stable_diffusion_unet as unet2d
 from gdistill.convert import text as texts
+from gdistill.process import progress
 from gdistill.published import model_settings
 from gdistill.published import schedulers
 from gdistill.published import source_files
 from gdistill.published import teacher
+
+# Files that people put beside a pipeline: only a program that is told to loads them.
+_BESIDE = {
+  'learned_embeds*': 'the embedding of a new token, of textual inversion',
+  'pytorch_lora_weights*': 'LoRA weights',
+}
 
 
 def read(
@@ -32,6 +39,12 @@ def read(
       'already, so it is a student and cannot be a teacher; give as --source a network that takes '
       'no w, or a folder that `gdistill export` wrote, with the subfolder gdistill/'
     )
+  for pattern, meaning in _BESIDE.items():
+    for file in sorted(path.glob(pattern))[:1]:
+      progress.say(
+        f'note: {file.name} is passed over: it holds {meaning}; to import it too, load it into the '
+        'pipeline with diffusers (fuse LoRA weights) and save the pipeline with save_pretrained'
+      )
   config_file = path / 'unet' / 'config.json'
   with source_files.errors_begin_with(config_file):
     fields = unet2d.settings_from(config)

@@ -60,7 +60,7 @@ def test_other_folders_and_small_folders_share_no_memory():
 def test_a_file_changed_just_now_and_an_unreadable_file_are_looked_at_again(monkeypatch):
   monkeypatch.setattr(looked.time, 'time_ns', lambda: OLD + 3 * 10**9)
   times = {'a': OLD + 2 * 10**9, 'bb': OLD + 10**9 - 1}
-  lost = lambda name: headers.UNREADABLE if name == 'ccc' else found(name)  # noqa: E731
+  lost = lambda name: headers.UNREADABLE if name == 'ccc' else found(name)
   first = looks(files(**times), one=lost)
   assert first == ([headers.UNREADABLE, found('a'), found('bb')], ['a', 'bb', 'ccc'])
   assert looks(files(**times)) == ([found('ccc'), *first[0][1:]], ['a', 'ccc'])

@@ -110,3 +110,15 @@ def test_images_of_a_size_in_a_list_are_read_with_text_from_elsewhere(whole, tmp
   assert found.kind == 'stable_diffusion' and found.settings == of_whole.settings
   assert found.text.digest == of_whole.text.digest
   np.testing.assert_array_equal(found.params['null_text'], of_whole.params['null_text'])
+
+
+def test_files_that_only_some_programs_load_are_named(whole, tmp_path, capsys):
+  shutil.copytree(whole, tmp_path / 'sd')
+  teachers.read(str(tmp_path / 'sd'))
+  assert 'passed over' not in capsys.readouterr().err
+  for name in ('learned_embeds.safetensors', 'pytorch_lora_weights.bin'):
+    (tmp_path / 'sd' / name).write_bytes(b'weights')
+  teachers.read(str(tmp_path / 'sd'))
+  told = capsys.readouterr().err
+  assert 'learned_embeds.safetensors is passed over: it holds the embedding of' in told
+  assert 'pytorch_lora_weights.bin is passed over: it holds LoRA weights' in told
