@@ -67,8 +67,9 @@ def otherwise(found: Sequence[source.Source], poll: Callable[[], None] = lambda:
     for index, reasons in source.ahead(why, len(one), _AT_A_TIME):
       poll()
       for i, reason in zip(index, reasons, strict=True):
-        if reason:
-          names.setdefault(reason, []).append(one.read.name(int(i)))
+        name = reason and one.read.name(int(i))
+        if name and (name.lower().endswith(SUFFIXES) or not one.otherwise):  # else `said` has it
+          names.setdefault(reason, []).append(name)
   return '; '.join([*said, *filter(None, [_all_counted(names)])])
 
 

@@ -1,6 +1,7 @@
 """Trains a run: every round of the plan that is not finished, one after the other."""
 
 import concurrent.futures
+import contextlib
 import functools
 import threading
 import time
@@ -20,6 +21,7 @@ from gdistill.frozen import encode
 from gdistill.process import interrupt
 from gdistill.process import progress
 from gdistill.process import timing
+from gdistill.recipe import reading
 from gdistill.recipe import settings as recipes
 from gdistill.rounds import folder as folders
 from gdistill.rounds import network as networks
@@ -60,19 +62,14 @@ def train(
   # workdir after the first check.
   run_checks.same_run(run.config, workdir)
   if jax.process_index() == 0:
-    _write_config(workdir, run.config)
+    if not storage.exists(workdir / 'config.json'):
+      _write_config(workdir, run.config, trains=True)
     for r in plan:
       _tidy(workdir, r)
   todo = [r for r in plan if not finished_rounds.is_finished(workdir / r.name)]
+  _check_data(run, bool(todo), stop, seconds)
   if not todo:
-    same_data.record_samples(workdir, *run.own_pictures)
     return
-  with seconds('data'):
-    if run.autoencoder:
-      _encode(run, stop)
-    processes.agree('data', run.examples.fingerprint)
-    same_data.check(workdir, run.examples, run.own_pictures[0])
-    same_data.record_samples(workdir, *run.own_pictures)
   updates = sum(r.steps for r in todo)
   progress.say(
     f'{workdir}: {len(todo)} of {len(plan)} rounds to do, {updates:,} updates, on {run.mesh.size} '
@@ -96,9 +93,39 @@ def train(
     raise
 
 
-def _write_config(workdir: storage.epath.Path, config: dict) -> None:
+def _check_data(
+  run: assemble.Run, trains: bool, stop: interrupt.Interrupt, seconds: timing.Seconds
+) -> None:
+  """Encodes and compares the data of a run that `trains`; then records the config of this start.
+
+  A run with other data is refused before its config.json changes, so that the version of gdistill
+  that began the run can still continue it, and so that config.json names no other data.
+  """
+  workdir = run.workdir
+  if trains:
+    with seconds('data'):
+      if run.autoencoder:
+        same_data.check_before_encoding(run)
+        _encode(run, stop)
+      processes.agree('data', run.examples.fingerprint)
+      same_data.check(workdir, run.examples, run.own_pictures[0])
+  same_data.record_samples(workdir, *run.own_pictures)
+  if jax.process_index() == 0:
+    _write_config(workdir, run.config, trains)
+
+
+def _write_config(workdir: storage.epath.Path, config: dict, trains: bool) -> None:
+  """Writes config.json, unless the file is the same.
+
+  Unless the run `trains`, a file that only lacks keys with default values stays as it is, because
+  the earlier version of gdistill that wrote the file does not know these keys.
+  """
   file = workdir / 'config.json'
-  if not storage.exists(file) or storage.read_json(file) != config:
+  old = storage.read_json(file) if storage.exists(file) else None
+  if old is not None and not trains:
+    with contextlib.suppress(errors.ConfigError):
+      old = reading.to_dict(reading.unchecked(old))
+  if old != config:
     storage.write_json(file, config)
 
 

@@ -12,7 +12,7 @@ from gdistill.training import assemble
 from gdistill.workdir import ledger
 from gdistill.workdir import storage
 
-_REMEDY = 'restore the first data or choose another workdir'
+_EARLIER = 'earlier versions of gdistill'  # these words are in all reasons of data/earlier.py
 
 
 def check(workdir: storage.epath.Path, examples: Any, pictures: source.Source) -> None:
@@ -36,8 +36,18 @@ def check(workdir: storage.epath.Path, examples: Any, pictures: source.Source) -
       f'the training data are not those this run began with: now {len(examples)} examples with '
       f'fingerprint {examples.fingerprint}, at first {told.get("examples")} with '
       f'{told.get("fingerprint")}{"; classes: " + odd if odd else ""}'
-      f'{": " + changed if changed else ""}; {_REMEDY}'
+      f'{": " + changed if changed else ""}; {_remedy(changed)}'
     )
+
+
+def check_before_encoding(run: assemble.Run) -> None:
+  """Raises DataError if an earlier version began a latent run on pictures that it read otherwise.
+
+  The error of the cache would advise to remove the latents, and `check` would refuse new ones.
+  """
+  told = _first_data(run.workdir)
+  if told is not None and _why(told, run.own_pictures[0]):
+    check_for_evaluation(run)
 
 
 def check_for_evaluation(run: assemble.Run) -> None:
@@ -58,7 +68,7 @@ def check_for_evaluation(run: assemble.Run) -> None:
     changed = _why(told, own)
     raise errors.DataError(
       f'the training pictures are not those this run was trained on: now {len(own)} pictures with '
-      f'fingerprint {now}, at first {first}{": " + changed if changed else ""}; {_REMEDY}'
+      f'fingerprint {now}, at first {first}{": " + changed if changed else ""}; {_remedy(changed)}'
     )
 
 
@@ -81,6 +91,11 @@ def record_samples(workdir: storage.epath.Path, *pictures: source.Source) -> Non
 def _why(told: dict[str, Any], pictures: source.Source) -> str:
   """Returns what earlier versions read otherwise, or '' if no earlier version recorded `told`."""
   return '' if 'class_names' in told else pictures.changed
+
+
+def _remedy(changed: str) -> str:
+  earlier = ', use the version of gdistill that began this run,' if _EARLIER in changed else ''
+  return f'restore the first data{earlier} or choose another workdir'
 
 
 def _first_data(workdir: storage.epath.Path) -> dict[str, Any] | None:

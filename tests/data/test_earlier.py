@@ -92,6 +92,11 @@ def test_tiny_pictures_and_new_formats_are_why_a_fingerprint_differs(at):
   )
 
 
+def test_a_picture_of_a_new_format_is_told_once(at):
+  Image.new('RGB', (9, 8)).save(at / 'train/ape/new.bmp')
+  assert earlier.otherwise([load(at)[0]]).count('new.bmp') == 1
+
+
 def test_a_later_change_of_bytes_is_seen_by_what_was_recorded_since(at, monkeypatch):
   found = load(at)
   sampled = [f.fingerprint for f in found]
@@ -145,7 +150,10 @@ def test_a_run_of_an_earlier_version_goes_on_and_says_so_once(at, tmp_path, caps
   assert again.examples.fingerprint == by_length(at) and not capsys.readouterr().err
   file = at / 'train/ape/0.png'
   file.write_bytes(file.read_bytes()[:-5] + b'other')
-  with pytest.raises(errors.DataError, match=r'not those this run began with.*bytes of its pic'):
+  words = (
+    r'not those this run began with.*bytes of its pictures.*; restore the first data or choose'
+  )
+  with pytest.raises(errors.DataError, match=words):
     check(run_on(at, workdir))
 
 
@@ -153,8 +161,32 @@ def test_a_run_on_turned_pictures_is_refused_with_an_example(at, tmp_path):
   workdir = storage.path(tmp_path / 'run')
   turned(at / 'train/bee/7.png')
   ledger.record(workdir, 'data', examples=21, fingerprint=by_length(at))
-  with pytest.raises(errors.DataError, match=r'1 picture turned upright .*bee/7\.png; restore'):
+  words = (
+    r'1 picture turned upright .*bee/7\.png; restore the first data, use the version of gdistill '
+    'that began this run, or choose another workdir'
+  )
+  with pytest.raises(errors.DataError, match=words):
     check(run_on(at, workdir))
+
+
+def without_a_newer_key(run):
+  """Writes the config of a run as an earlier version did; returns it."""
+  config = run.config
+  del config['data']['classes']
+  storage.write_json(run.workdir / 'config.json', config)
+  return config
+
+
+def test_a_refused_run_keeps_the_config_that_the_earlier_version_wrote(at, tmp_path):
+  """That version refuses a workdir whose config.json has keys that it does not know."""
+  workdir = storage.path(tmp_path / 'run')
+  turned(at / 'train/bee/7.png')
+  ledger.record(workdir, 'data', examples=21, fingerprint=by_length(at))
+  run = run_on(at, workdir)
+  config = without_a_newer_key(run)
+  with pytest.raises(errors.DataError, match='not those this run began with'):
+    training.train(run, interrupt.Interrupt(), timing.Seconds())
+  assert storage.read_json(workdir / 'config.json') == config
 
 
 def finished(at, workdir, monkeypatch):
@@ -175,6 +207,19 @@ def test_a_finished_run_of_an_earlier_version_reads_its_pictures_once(at, tmp_pa
   file.write_bytes(file.read_bytes()[:-5] + b'other')
   with pytest.raises(errors.DataError, match=r'not those this run was trained on: .*bytes of its'):
     same_data.check_for_evaluation(run_on(at, workdir))
+
+
+def test_a_finished_run_keeps_its_config_unless_more_than_defaults_changes(
+  at, tmp_path, monkeypatch
+):
+  run = finished(at, storage.path(tmp_path / 'run'), monkeypatch)
+  file, config = run.workdir / 'config.json', without_a_newer_key(run)
+  training.train(run, interrupt.Interrupt(), timing.Seconds())
+  assert storage.read_json(file) == config
+  config['data']['prefetch'] += 1
+  storage.write_json(file, config)
+  training.train(run, interrupt.Interrupt(), timing.Seconds())
+  assert storage.read_json(file) == run.config
 
 
 def test_a_finished_run_on_turned_pictures_is_not_evaluated(at, tmp_path, monkeypatch):
@@ -223,6 +268,28 @@ def test_the_pictures_of_a_latent_run_without_its_cache(at, tmp_path, monkeypatc
   monkeypatch.setattr(type(run.recipe), 'latent', True)
   ledger.record(workdir, 'data', examples=20, fingerprint='of latents', **made)
   assert (run.own_pictures[0].fingerprint == by_length(at)) == (not made)
+
+
+@pytest.mark.parametrize('made', [{}, {'class_names': []}])
+def test_a_latent_run_on_turned_pictures_is_refused_before_it_encodes(
+  at, tmp_path, monkeypatch, made
+):
+  """Only if an earlier version began it; else the error of the cache of latents is right."""
+  workdir = storage.path(tmp_path / 'run')
+  turned(at / 'train/bee/7.png')
+  ledger.record(workdir, 'data', examples=21, fingerprint='of latents', **made)
+  run = run_on(at, workdir)
+  monkeypatch.setattr(type(run.recipe), 'latent', True)
+  assert bool(run.own_pictures[0].changed) == (not made)  # read without an autoencoder
+  monkeypatch.setattr(assemble.Run, 'autoencoder', True)
+
+  def encode(run, stop):
+    raise errors.DataError('encodes')
+
+  monkeypatch.setattr(training, '_encode', encode)
+  words = 'encodes' if made else 'turned upright .* use the version of gdistill that began this run'
+  with pytest.raises(errors.DataError, match=words):
+    training.train(run, interrupt.Interrupt(), timing.Seconds())
 
 
 def prepared(path):
