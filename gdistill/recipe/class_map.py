@@ -19,16 +19,18 @@ def read(file: str) -> list[tuple[str, str]]:
   where = f'data.classes={file}'
   try:
     with open(file, 'rb') as f:
-      text = f.read(_LARGEST + 1).decode('utf-8-sig')
-  except UnicodeDecodeError as e:
-    raise errors.ConfigError(f'{where} is not UTF-8 text; save the file as UTF-8') from e
+      data = f.read(_LARGEST + 1)
   except (OSError, ValueError) as e:  # a path with a null character is a ValueError
     raise errors.ConfigError(
       f'{where} cannot be read: {getattr(e, "strerror", e)}; give the path of a file with a line '
       f'"name of the data = name of the teacher" for each class; {class_names.PAGE}'
     ) from e
-  if len(text) > _LARGEST:
+  if len(data) > _LARGEST:
     raise errors.ConfigError(f'{where} is larger than {_LARGEST:,} bytes, so it is no map of names')
+  try:
+    text = data.decode('utf-8-sig')
+  except UnicodeDecodeError as e:
+    raise errors.ConfigError(f'{where} is not UTF-8 text; save the file as UTF-8') from e
   pairs = list(_json(where, text) if text.lstrip()[:1] in ('{', '[') else _lines(where, text))
   if not pairs:
     raise errors.ConfigError(

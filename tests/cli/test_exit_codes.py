@@ -1,15 +1,18 @@
 """Tests of how a command ends: exit codes, and processes that others wait for."""
 
+import io
 import json
 import os
 import subprocess
 import sys
+import threading
 
 import labelled
 import pytest
 
 from gdistill import errors
 from gdistill.cli import exit_codes
+from gdistill.process import interrupt
 
 
 def test_who_cannot_join_the_others_leaves_without_asking_jax_for_them(monkeypatch, capsys):
@@ -59,6 +62,70 @@ def test_a_name_that_cannot_be_written_is_one_line(capsys):
   assert exit_codes.call(command, debug=False) == 3
   [line] = capsys.readouterr().err.splitlines()
   assert line.startswith(r"gdistill: 'caf\udce9' has characters that utf-8 does not have; rename")
+
+
+def test_an_interrupt_of_a_command_alone_is_one_line_and_130(capsys):
+  def command():
+    raise KeyboardInterrupt
+
+  assert exit_codes.call(command, debug=False) == 130
+  assert capsys.readouterr().err.count('\n') == 1
+
+
+def test_process_0_gives_the_others_time_to_leave_with_their_own_code(monkeypatch):
+  def command():
+    raise errors.DataError('')
+
+  paused = []
+  monkeypatch.setattr(exit_codes.time, 'sleep', paused.append)
+  monkeypatch.setattr(exit_codes, '_exit_now', lambda code: None)
+  monkeypatch.setattr('jax.distributed.is_initialized', lambda: True)
+  monkeypatch.setattr('jax.process_count', lambda: 2)
+  for index, pauses in ((1, []), (0, [5])):
+    monkeypatch.setattr('jax.process_index', lambda index=index: index)
+    exit_codes.call(command, debug=False)
+    assert paused == pauses
+
+
+def test_a_reader_that_ended_is_no_error_and_nothing_is_printed():
+  program = (
+    'from gdistill.cli import exit_codes\n'
+    'def command():\n'
+    '  while True:\n'
+    "    print('a row of a table')\n"
+    'exit_codes.exit_process(exit_codes.call(command, debug=False))\n'
+  )
+  given = [sys.executable, '-c', program]
+  with subprocess.Popen(given, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+    running.stdout.readline()
+    running.stdout.close()  # as `head` does
+    said = running.stderr.read()
+  assert (running.returncode, said) == (141, b'')
+
+
+def test_python_is_not_shut_down_while_a_thread_compiles(monkeypatch):
+  class Left(BaseException):
+    pass
+
+  def leave(code):
+    raise Left(code)
+
+  done = threading.Event()
+  monkeypatch.setattr(exit_codes, '_exit_now', leave)
+  threading.Thread(target=done.wait, name=interrupt.COMPILING, daemon=True).start()
+  try:
+    with pytest.raises(Left):
+      exit_codes.exit_process(42)
+  finally:
+    done.set()
+
+
+def test_a_path_whose_bytes_are_no_utf_8_is_printed_with_escapes(monkeypatch):
+  out = io.TextIOWrapper(io.BytesIO(), 'utf-8', 'strict')
+  monkeypatch.setattr(sys, 'stdout', out)
+  exit_codes.use_utf8()
+  print('caf\udce9', flush=True)
+  assert out.buffer.getvalue() == b'caf\\udce9\n'
 
 
 class Started(BaseException):

@@ -105,6 +105,36 @@ def test_a_held_folder_is_checked_twice_and_removed_if_nothing_was_written(tmp_p
   assert [p.name for p in out.iterdir()] == ['file']
 
 
+def test_a_lock_beside_other_files_or_of_another_program_is_no_empty_folder(tmp_path):
+  for name, files_there in (
+    ('ours', {'lock.json': '{"token": "a"}', 'mine.png': 'x'}), ('theirs', {'lock.json': '{}'}),
+  ):  # fmt: skip
+    for file, text in files_there.items():
+      storage.write_bytes(tmp_path / name / file, text.encode())
+    with pytest.raises(errors.ConfigError, match='is not empty; name a new'):
+      out_folder.check_new(tmp_path / name, but_for_a_lock=True)
+  storage.remove(tmp_path / 'ours' / 'mine.png')
+  out_folder.check_new(tmp_path / 'ours', but_for_a_lock=True)
+
+
+def test_a_held_folder_loses_what_a_killed_command_left_and_nothing_else(tmp_path):
+  for name in ('.tmp-0123456789abcdef', 'a/.tmp-fedcba9876543210', '.tmp-mine', 'a.png'):
+    storage.write_bytes(tmp_path / 'out' / name, b'x')
+  with out_folder.held(tmp_path / 'out', lambda: None):
+    pass
+  left = {str(p.relative_to(tmp_path / 'out')) for p in tmp_path.rglob('*') if p.is_file()}
+  assert left == {'.tmp-mine', 'a.png'}
+
+
+def test_a_file_below_a_file_is_refused_before_it_is_claimed(tmp_path):
+  (tmp_path / 'a').write_text('x')
+  with (
+    pytest.raises(errors.ConfigError, match='/a is not a folder; choose another --out'),
+    out_folder.claimed_file(tmp_path / 'a' / 'b.npz'),
+  ):
+    pass
+
+
 @pytest.mark.parametrize('name', ['import', 'export', 'convert'])
 def test_each_command_that_writes_beside_refuses_to_be_the_second(name, tmp_path, capsys):
   published.finished(tmp_path / 'round', recipes.Model(**published.PIXEL), recipes.Noise('cosine'))

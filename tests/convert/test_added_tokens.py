@@ -11,6 +11,7 @@ from gdistill import errors
 from gdistill.convert import text
 
 SIZE = len(texts.clip_vocabulary())
+MASK = 'mask_token'
 START, END = SIZE - 2, SIZE - 1
 CAT, OF = (texts.clip_vocabulary()[word] for word in ('cat</w>', 'of</w>'))
 
@@ -60,6 +61,40 @@ def test_special_tokens_that_no_list_has_come_last_and_keep_their_case(folder):
   texts.edit(folder / 'tokenizer' / 'special_tokens_map.json', **special)
   assert ids_of(folder, '<m><toy><X>') == [SIZE + 1, SIZE, SIZE + 2]
   assert SIZE + 2 not in ids_of(folder, '<x>')
+
+
+def test_a_special_token_of_the_map_keeps_its_case(folder):
+  listed_in_map(folder / 'tokenizer', {'<X>': SIZE, '<Y>': SIZE + 1})
+  texts.edit(folder / 'tokenizer' / 'special_tokens_map.json', **{MASK: '<X>'})
+  assert ids_of(folder, '<X><Y><y>') == [SIZE, SIZE + 1, SIZE + 1]
+  assert SIZE not in ids_of(folder, '<x>')
+
+
+def test_extra_special_tokens_of_both_files_are_joined(folder):
+  for name, token in (('tokenizer_config.json', '<B>'), ('special_tokens_map.json', '<A>')):
+    texts.edit(folder / 'tokenizer' / name, extra_special_tokens=[token])
+  assert ids_of(folder, '<A><B>') == [SIZE + 1, SIZE]
+
+
+def test_special_tokens_are_those_of_the_config_alone_if_it_lists_the_added_tokens(folder):
+  listed_in_config(folder / 'tokenizer', {'<toy>': SIZE})
+  texts.edit(folder / 'tokenizer' / 'special_tokens_map.json', **{MASK: '<m>'})
+  assert ids_of(folder, '<toy>') == [SIZE] and SIZE + 1 not in ids_of(folder, '<m>')
+
+
+def test_a_token_that_is_listed_and_special_keeps_its_switches(folder):
+  texts.edit(
+    folder / 'tokenizer' / 'tokenizer_config.json', **{MASK: 'toy'},
+    added_tokens_decoder={
+      str(SIZE): {'content': 'toy', 'single_word': True, 'lstrip': True, 'rstrip': True},
+    },
+  )  # fmt: skip
+  [found] = (
+    token
+    for token in text.read(str(folder)).tokenizer.inner.get_added_tokens_decoder().values()
+    if token.content == 'toy'
+  )
+  assert found.single_word and found.lstrip and found.rstrip
 
 
 def test_the_switches_of_a_token_count(folder):
@@ -143,6 +178,15 @@ def test_two_files_that_disagree_are_refused(folder, put):
     text.read(str(folder))
   listed_in_config(folder / 'tokenizer', {'<toy>': SIZE})
   assert ids_of(folder, '<toy>') == [SIZE]
+
+
+def test_two_files_that_exchange_two_ids_are_refused(folder):
+  listed_in_map(folder / 'tokenizer', {'<toy>': SIZE, '<boy>': SIZE + 1})
+  listed_in_config(folder / 'tokenizer', {'<boy>': SIZE, '<toy>': SIZE + 1})
+  with pytest.raises(
+    errors.DataError, match=r"adds the token '<toy>' with the id 520, and added_t"
+  ):
+    text.read(str(folder))
 
 
 @pytest.mark.parametrize('decoder, why', [

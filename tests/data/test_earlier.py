@@ -82,6 +82,18 @@ def test_turned_held_out_pictures_are_measured_anew_and_stop_no_run(at):
   assert train.fingerprint == by_length(at) and held.fingerprint == found[1].fingerprint
 
 
+def test_pictures_of_every_source_are_looked_at(at):
+  turned(at / 'validation/bee/7.png')
+  assert '1 picture turned upright' in earlier.otherwise(load(at))
+
+
+def test_held_out_pictures_that_were_changed_since_are_looked_at_again(at, monkeypatch):
+  found, seen = load(at), []
+  monkeypatch.setattr(earlier, 'otherwise', lambda sources: seen.extend(sources) or '')
+  earlier.as_recorded(found, by_length(at), [found[0].fingerprint, 'another'])
+  assert seen == [found[1]]
+
+
 def test_tiny_pictures_and_new_formats_are_why_a_fingerprint_differs(at):
   Image.fromarray(np.zeros((1, 1), np.uint8)).save(at / 'train/ape/tiny.png')
   found = load(at)[0]

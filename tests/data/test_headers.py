@@ -111,6 +111,14 @@ def test_a_damaged_header_gives_no_size_and_passes(kind):
   assert headers.of_bytes(b'\xff\xd8' + b'\xff' * 30)[1:] == (0, 0)
 
 
+def test_tables_before_the_frame_of_a_jpeg_are_no_frame():
+  data = encode('JPEG')
+  place = data.index(b'\xff\xc4')  # a Huffman table, whose marker is one of 0xC0 to 0xCF
+  table = data[place : place + 2 + int.from_bytes(data[place + 2 : place + 4], 'big')]
+  data = data[:2] + table + data[2:]
+  assert headers.of_bytes(data)[1:] == Image.open(io.BytesIO(data)).size == (70, 41)
+
+
 def test_a_segment_that_ends_behind_its_file_reads_nothing_of_the_next_file():
   data, frame = b'\xff\xd8\xff\xe0\xff\xff' + bytes(100), encode('JPEG')
   spool = io.BytesIO(data + bytes(2**16 + 3 - len(data)) + frame[frame.index(b'\xff\xc0') :])
@@ -137,6 +145,15 @@ def test_a_hash_follows_the_length_and_the_first_and_last_bytes(length, tmp_path
     (tmp_path / 'f').write_bytes(bad)
     seen.add(headers.of_file(str(tmp_path / 'f')).stamp)
   assert len(seen) == 2 + len(places)
+
+
+def test_a_hash_follows_the_length_of_files_that_begin_and_end_alike():
+  assert headers.of_bytes(bytes(50_000)).stamp != headers.of_bytes(bytes(50_001)).stamp
+
+
+def test_hashes_are_those_of_the_pictures_that_are_large_enough():
+  looks = [headers.Look(stamp, side, side) for stamp, side in ((b'a', 16), (b'b', 15), (b'c', 0))]
+  assert headers.sifted(['x', 'y', 'z'], looks, 64) == (['x', 'z'], ['y'], [b'a', b'c'])
 
 
 def test_pixels_without_compression_are_sampled_in_the_middle_too():

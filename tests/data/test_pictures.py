@@ -207,6 +207,31 @@ def test_transparent_colours_of_every_depth_are_white(colour, depth, row, key, f
   assert np.abs(pixels.astype(int) - wanted).max() <= 1  # blended values are rounded
 
 
+@pytest.mark.parametrize(
+  ('colour', 'depth', 'row', 'key', 'white'),
+  [
+    (0, 16, '7700 77ff', '77ff', True),
+    (2, 16, '1e00 2e00 3e00 1f00 2e00 3e00', '1e00 2e00 3e00', True),
+    (0, 4, '12', '0002', True), (0, 2, '10', '0001', True),
+    (0, 1, 'a0', '0001', False), (0, 8, '05 06', '0005', False),
+    (2, 8, '1e2e3e 1f2e3e', '001e 002e 003e', False), (3, 4, '12', 'ff00', False),
+    (0, 16, '7700 77ff', '', False), (4, 16, '1000 ffff 2000 0000', '', False),
+  ],
+)  # fmt: skip
+def test_a_transparent_colour_that_earlier_versions_ignored_is_told(colour, depth, row, key, white):
+  data = png(colour, depth, [bytes.fromhex(row)], 2, bytes.fromhex(key))
+  wanted = 'with a transparent colour that is now white' if white else ''
+  assert pictures.read_otherwise(data) == wanted
+
+
+@pytest.mark.parametrize('kind', ['JPEG', 'WEBP'])
+def test_an_orientation_in_xmp_data_is_told_where_it_turns_a_picture(kind):
+  xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+  data, plain = encode(ramp(), kind, xmp=xmp), encode(ramp(), kind)
+  turned = pictures.decode(data, 'x').shape != pictures.decode(plain, 'x').shape
+  assert bool(pictures.read_otherwise(data)) == turned
+
+
 def test_a_turned_transparent_16_bit_picture_is_both():
   exif = Image.Exif()
   exif[0x0112] = 8

@@ -52,3 +52,8 @@ def test_a_sheet_under_another_name_is_not_decoded():
 ])  # fmt: skip
 def test_sheets_of_earlier_versions_are_known_by_the_files_beside_them(names, found):
   assert sheet_marks.sheets(names, lambda name: PNG) == found
+
+
+def test_a_sheet_with_a_mark_needs_no_files_beside_it():
+  files = {'a/grid.png': sheet_marks.marked(PNG), 'b/grid.png': PNG, 'sheet.png': PNG}
+  assert sheet_marks.sheets(files, files.get) == {'a/grid.png'}

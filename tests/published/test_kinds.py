@@ -46,6 +46,7 @@ def folder(path, name='', parts=SD, configs=()):
   [
     ('StableDiffusionXLPipeline', 'Stable Diffusion XL'),
     ('StableDiffusionXLInpaintPipeline', 'Stable Diffusion XL'),
+    ('StableDiffusionXLInstructPix2PixPipeline', 'InstructPix2Pix with Stable Diffusion XL'),
     ('StableDiffusion3Pipeline', 'Stable Diffusion 3'),
     ('FluxPipeline', 'Flux'),
     ('PixArtSigmaPipeline', 'PixArt'),
@@ -79,6 +80,10 @@ def test_the_pipelines_class_tells_the_kind(tmp_path):
   assert kinds.kind_of(both) == 'cin256'
   with pytest.raises(errors.ConfigError, match=r'^--kind=dit: \S+ states StableDiffusionPipeline'):
     kinds.kind_of(tmp_path / 'a', 'dit')
+  with pytest.raises(
+    errors.ConfigError, match=r"^--kind='ddpm' must be one of stable_diffusion, c"
+  ):
+    kinds.kind_of(tmp_path / 'a', 'ddpm')
   odd = folder(tmp_path / 'f', 7)
   with pytest.raises(errors.DataError, match=r'model_index\.json: _class_name=7 must be the class'):
     kinds.kind_of(odd)
@@ -186,10 +191,11 @@ def checkpoint(file, names):
 def test_single_files_of_other_networks_are_called_by_name(names, what, tmp_path):
   file = tmp_path / 'a.safetensors'
   safetensors.numpy.save_file({name: np.zeros(1, np.float32) for name in names}, file)
-  with pytest.raises(
-    errors.ConfigError, match=rf'^--source={file} is {what}.* cannot import yet; '
-  ):
-    kinds.kind_of(file)
+  for given in ('', 'dit'):
+    with pytest.raises(
+      errors.ConfigError, match=rf'^--source={file} is {what}.* cannot import yet; '
+    ):
+      kinds.kind_of(file, given)
   ckpt = checkpoint(tmp_path / 'a.ckpt', names)
   line = rf'^--source={ckpt} is {what}.* cannot import yet, so converting .* would not help; suppor'
   for given in ('', 'dit'):

@@ -76,6 +76,7 @@ def test_a_scheduler_says_the_noise_and_what_is_predicted(config, noise, predict
     (dict(_class_name='IPNDMScheduler', beta_schedule='linear'), 'beta_start is missing'),
     (dict(num_train_timesteps=4000), 'num_train_timesteps=4000 must be 1000'),
     (dict(trained_betas=[0.1, 0.2]), 'trained_betas is no list of 1,000 numbers.*, but of 2; gd'),
+    (dict(trained_betas=[0.5] * 1001), 'trained_betas is no list of 1,000 numbers.*, but of 1,001'),
     (dict(trained_betas='a.json'), 'trained_betas is no list of 1,000 numbers from 0 to 1; gd'),
     (dict(trained_betas=[0.5] * 999 + [1.5]), 'trained_betas is no list of 1,000 numbers from 0'),
     (
@@ -120,6 +121,14 @@ def test_a_list_of_betas_is_read_as_the_schedule_that_has_these_betas(noise):
   found, _ = schedulers.noise_from(config)
   np.testing.assert_allclose(networks.betas(found), betas, rtol=1e-3)
   assert (found.name, found.zero_terminal_snr) == (noise.name, noise.zero_terminal_snr)
+
+
+def test_a_list_of_betas_is_rescaled_if_the_config_says_so():
+  betas = networks.betas(recipes.Noise('scaled_linear')).tolist()
+  config = {**DDIM, 'trained_betas': betas, 'prediction_type': 'v_prediction'}
+  for rescaled in (False, True):
+    found, _ = schedulers.noise_from({**config, 'rescale_betas_zero_snr': rescaled})
+    assert (found.name, found.zero_terminal_snr) == ('scaled_linear', rescaled)
 
 
 TRAILING = dict(timestep_spacing='trailing', clip_sample=False)

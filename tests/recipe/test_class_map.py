@@ -46,6 +46,12 @@ def test_a_teacher_of_numbers_only_is_named_by_number(tmp_path):
     numbers(tmp_path, 'two = cat\none = 1\nzero = 0', teacher=())
 
 
+def test_a_number_in_json_is_a_number_and_a_text_may_be_a_name(tmp_path):
+  names = ('a', 'b'), ('1', '0')  # of the data, and of the teacher: its number 0 is called '1'
+  assert numbers(tmp_path, '{"a": 0, "b": 1}', *names, 2) == [0, 1]
+  assert numbers(tmp_path, '{"a": "name:0", "b": "name:1"}', *names, 2) == [1, 0]
+
+
 @pytest.mark.parametrize(
   ('text', 'words'),
   [
@@ -59,6 +65,7 @@ def test_a_teacher_of_numbers_only_is_named_by_number(tmp_path):
     ('{"two": 2, "two": 1, "zero": 0}', "names the class 'two' of the data twice"),
     ('{"two": null, "one": 1, "zero": 0}', "'two' stands for None; give the name or the number"),
     ('{"two": 2.5}', "'two' stands for 2.5"),
+    ('{"two": true}', "'two' stands for True"),
     ('{"two": {"a": 1}}', "'two' stands for an object"),
     ('["two", "one"]', 'must hold a JSON object .* and holds a list'),
     ('{"two": 2', 'begins like JSON and is none'),
@@ -86,3 +93,12 @@ def test_a_missing_map_or_a_folder_is_refused(tmp_path):
   for file in (tmp_path / 'none', tmp_path):
     with pytest.raises(errors.ConfigError, match=r'^data\.classes=.* cannot be read: .*; give the'):
       class_map.read(str(file))
+
+
+def test_a_file_that_is_too_large_is_refused_and_never_cut(tmp_path, monkeypatch):
+  text = 'é = 0\nü = 1\n'
+  monkeypatch.setattr(class_map, '_LARGEST', len(text.encode()))
+  assert numbers(tmp_path, text, ('é', 'ü'), ('0', '1'), 2) == [0, 1]
+  for more in (' ', 'ß'):  # the limit is of bytes, and may fall within a character
+    with pytest.raises(errors.ConfigError, match=r'map is larger than 14 bytes, so it is no map'):
+      numbers(tmp_path, text + more, ('é', 'ü'), ('0', '1'), 2)

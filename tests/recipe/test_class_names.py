@@ -46,6 +46,9 @@ def test_a_difference_names_what_is_missing_and_the_first_numbers():
   assert said.startswith('the names are the same, and their order is another; number 0 is')
   said = class_names.difference(('a', 'c'), ('a', 'b', 'c'), WHOSE)
   assert "the data has 2 classes and the teacher 3; only the teacher has 'b'; number 1 is" in said
+  said = class_names.difference('abcde', 'fghij', WHOSE)
+  assert "only the data has 'a', 'b', 'c' and 2 more; only the teacher has 'f', 'g', 'h'" in said
+  assert said.endswith("is 'c' in the data and 'h' in the teacher and 2 more numbers differ")
   assert class_names.difference(('caf\u00e9',), ('cafe\u0301',), WHOSE) == ''
   assert class_names.difference(('Cat',), ('cat',), WHOSE)
 
@@ -94,6 +97,8 @@ def test_a_number_and_a_name_are_told_apart():
   )
   assert (number('name:2', SORTED), number('number:2', SORTED), number('1', SORTED)) == (4, 2, 1)
   assert number('number:12', SORTED) is None and number('name:12', SORTED) is None
+  # '²' is a digit of Unicode that int() refuses, as it refuses 5,000 digits
+  assert number('²', digits) is None and number('9' * 5000, digits) is None
 
 
 def test_numbers_with_zeros_in_front_are_names_first():

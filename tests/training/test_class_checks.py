@@ -84,6 +84,7 @@ def test_a_map_gives_the_teachers_numbers_and_names(tmp_path):
   assert source.labels(train).tolist() == [1, 1, 2, 2, 0, 0]
   for i in range(6):
     np.testing.assert_array_equal(own[i][0], train[i][0])
+  assert source.labels(run.pictures[1]).tolist() == [1, 1, 2, 2, 0, 0]  # the held-out set
   assert train.fingerprint != own.fingerprint
   assert run.card_entries()['class_names'] == ['0', '1', '2']
   assert train.gather([4, 0])['label'].tolist() == [0, 1]
@@ -92,6 +93,18 @@ def test_a_map_gives_the_teachers_numbers_and_names(tmp_path):
   storage.remove_tree(storage.path(initial))
   again = run_of(data, initial, tmp_path / 'w', classes=str(tmp_path / 'map'))
   assert again.pictures[0].fingerprint == train.fingerprint
+  class_checks.check(again)
+
+
+def test_a_map_gives_the_teachers_numbers_to_latents_too(tmp_path, monkeypatch):
+  data = pictures(tmp_path / 'data', ('two', 'one', 'zero'))
+  (tmp_path / 'map').write_text('zero = 0\none = 1\ntwo = 2\n')
+  run = run_of(data, a_round(tmp_path / 'r', '012'), classes=str(tmp_path / 'map'))
+  encoded = run.own_pictures[0]  # in the place of latents, which have the data's own labels too
+  monkeypatch.setattr(type(run.recipe), 'latent', True)
+  monkeypatch.setattr(assemble.encode, 'cache_folder', lambda *given: '')
+  monkeypatch.setattr(assemble.latents, 'load', lambda *given: encoded)
+  assert source.labels(run.examples).tolist() == [1, 1, 2, 2, 0, 0]
 
 
 def test_a_map_that_changes_no_number_keeps_the_fingerprint(tmp_path):

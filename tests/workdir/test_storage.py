@@ -1,6 +1,8 @@
 """Tests of files in a workdir: written whole or not at all, read with clear errors."""
 
+import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import sys
@@ -126,18 +128,44 @@ def test_folders_are_listed_and_removed(tmp_path):
   assert not storage.exists(tmp_path / 'a')
 
 
-def test_what_others_wrote_in_an_object_store_is_seen(monkeypatch):
-  forgotten = []
+@pytest.mark.parametrize(
+  'ask',
+  [storage.exists, storage.read_bytes, storage.digest, storage.list_dir, storage.remove_tree],
+)
+def test_what_others_wrote_in_an_object_store_is_seen(monkeypatch, ask):
+  asked = []
 
   class Store:
-    def invalidate_cache(self):
-      forgotten.append(True)
+    def __getattr__(self, name):
+      asked.append(name)
+      return self.answer
 
-    def exists(self, p):
-      return bool(forgotten)
+    def answer(self, *given, **more):
+      if asked[-1] != 'invalidate_cache':
+        raise FileNotFoundError
 
   monkeypatch.setattr(backend.fsspec_backend, 'fs', lambda p: Store())
-  assert storage.exists('s3://bucket/x')
+  with contextlib.suppress(errors.CheckpointError, FileNotFoundError):
+    ask('s3://bucket/x')
+  assert asked[0] == 'invalidate_cache' and len(asked) > 1
+
+
+def test_the_digest_is_of_the_whole_file(tmp_path):
+  data = bytes(3 * 2**20)
+  (tmp_path / 'x').write_bytes(data + b'1')
+  assert storage.digest(tmp_path / 'x') == hashlib.sha256(data + b'1').hexdigest()
+
+
+def test_a_path_that_can_be_no_folder_is_refused_before_anything_is_written(tmp_path):
+  (tmp_path / 'x').write_bytes(b'')
+  for name, words in (
+    ('x', '/x is not a folder; choose another --out'), ('x/y/z', '/x is not a folder'),
+    ('é' * 128, 'is not a valid path: a name in it is longer than 255 bytes'), ('a\0', 'null'),
+  ):  # fmt: skip
+    with pytest.raises(errors.ConfigError, match=words):
+      storage.check_writable('--out', f'{tmp_path}/{name}')
+  storage.check_writable('--out', f'{tmp_path}/{"é" * 127}/new')
+  assert os.listdir(tmp_path) == ['x']
 
 
 def test_local_places_are_absolute_and_others_are_left_alone(tmp_path, monkeypatch):
