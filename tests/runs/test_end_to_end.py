@@ -1,7 +1,9 @@
 """Tests of whole runs through the command line: tiny digits, several devices, two processes."""
 
 import json
+import os
 import pathlib
+import shutil
 import socket
 import subprocess
 import sys
@@ -20,12 +22,13 @@ ROOT = pathlib.Path(__file__).parents[2]
 pytestmark = pytest.mark.full
 
 
-def start(folder, config, *more):
+def start(folder, config, *more, flags=''):
+  """Starts a run; with the default XLA flags its programs are optimised, as those of users are."""
   file = folder / 'config.json'
   file.write_text(json.dumps(config))
   return subprocess.Popen(
     [sys.executable, '-m', 'gdistill.main', f'--config={file}', f'--workdir={folder}/run', *more],
-    cwd=ROOT, stderr=subprocess.PIPE, text=True,
+    cwd=ROOT, stderr=subprocess.PIPE, text=True, env={**os.environ, 'XLA_FLAGS': flags},
   )  # fmt: skip
 
 
@@ -36,26 +39,37 @@ def finished(*children, code=0):
   return lines
 
 
+@pytest.fixture(scope='module')
+def digits_run(tmp_path_factory):
+  """Returns the workdir of a finished tiny digits run; a test that goes on works on a copy."""
+  folder = tmp_path_factory.mktemp('digits')
+  finished(start(folder, config_file.load('configs/digits.py:tiny', [])))
+  return folder / 'run'
+
+
 @pytest.mark.parametrize('change', [{}, {'sampler': 'stochastic'}, {'state': 'trajectory'}])
-def test_the_tiny_digits_run_from_data_to_report(tmp_path, change):
-  config = config_file.load('configs/digits.py:tiny', [])
-  config['progressive'].update(change)
-  if 'state' in change:
-    config['guidance'].update(state='trajectory', trajectory_steps=4, ws_per_pass=2, one_batch=True)
-  finished(start(tmp_path, config))
-  rows = json.loads((tmp_path / 'run' / 'report' / 'metrics.json').read_text())
+def test_the_tiny_digits_run_from_data_to_report(tmp_path, digits_run, change):
+  run = tmp_path / 'run' if change else digits_run
+  if change:
+    config = config_file.load('configs/digits.py:tiny', [])
+    config['progressive'].update(change)
+    if 'state' in change:
+      config['guidance'].update(
+        state='trajectory', trajectory_steps=4, ws_per_pass=2, one_batch=True
+      )
+    finished(start(tmp_path, config))
+  rows = json.loads((run / 'report' / 'metrics.json').read_text())
   sampler = 'stochastic' if 'sampler' in change else 'ddim'
   assert {r['sampler'] for r in rows if r['model'] == 'student'} == {sampler}
   assert all(np.isfinite(r['fd']) for r in rows)
-  page = (tmp_path / 'run' / 'report' / 'index.html').read_text()
+  page = (run / 'report' / 'index.html').read_text()
   assert 'http://' not in page.replace('http://www.w3.org', '') and len(page) < 3e6
   assert '| student' in tables.markdown(rows)
 
 
-def test_a_finished_tiny_run_is_given_an_encoders_ladder_and_keeps_its_report(tmp_path):
-  config = config_file.load('configs/digits.py:tiny', [])
-  finished(start(tmp_path, config))
-  run = tmp_path / 'run'
+def test_a_finished_tiny_run_is_given_an_encoders_ladder_and_keeps_its_report(tmp_path, digits_run):
+  config, run = config_file.load('configs/digits.py:tiny', []), tmp_path / 'run'
+  shutil.copytree(digits_run, run)
   before = {p: p.read_bytes() for p in run.glob('0*/card.json')}
   rows = json.loads((run / 'report' / 'metrics.json').read_text())
   finished(start(tmp_path, config, '--config.encoder=True'))
@@ -79,7 +93,8 @@ def two_processes(tmp_path, configs, workdirs=()):
     folder.mkdir()
     flags = [f'--coordinator=127.0.0.1:{port}', '--num_processes=2', f'--process_id={i}']
     workdir = workdirs[i] if workdirs else tmp_path / 'run'
-    children.append(start(folder, config, *flags, f'--workdir={workdir}'))
+    quick = os.environ.get('XLA_FLAGS', '')  # both processes compile every program
+    children.append(start(folder, config, *flags, f'--workdir={workdir}', flags=quick))
   return children
 
 
