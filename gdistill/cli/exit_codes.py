@@ -18,7 +18,9 @@ def call(command: Callable[[], int], debug: bool) -> int:
   If `debug` is True, the traceback of a GdistillError is printed on stderr too.
   """
   try:
-    return command()
+    code = command()
+    sys.stdout.flush()  # a short text fails only here if the reader of stdout has ended
+    return code
   except errors.GdistillError as e:
     if debug:
       traceback.print_exc()

@@ -87,18 +87,24 @@ def test_process_0_gives_the_others_time_to_leave_with_their_own_code(monkeypatc
     assert paused == pauses
 
 
-def test_a_reader_that_ended_is_no_error_and_nothing_is_printed():
+@pytest.mark.parametrize('rows', [1, 10**6])
+def test_a_reader_that_ended_is_no_error_and_nothing_is_printed(rows):
   program = (
+    'import sys\n'
     'from gdistill.cli import exit_codes\n'
     'def command():\n'
-    '  while True:\n'
+    '  sys.stdin.read()\n'
+    f'  for _ in range({rows}):\n'
     "    print('a row of a table')\n"
+    '  return 0\n'
     'exit_codes.exit_process(exit_codes.call(command, debug=False))\n'
   )
   given = [sys.executable, '-c', program]
-  with subprocess.Popen(given, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
-    running.stdout.readline()
+  pipes = dict.fromkeys(('stdin', 'stdout', 'stderr'), subprocess.PIPE)
+  buffered = {**os.environ, 'PYTHONUNBUFFERED': ''}
+  with subprocess.Popen(given, env=buffered, **pipes) as running:
     running.stdout.close()  # as `head` does
+    running.stdin.close()
     said = running.stderr.read()
   assert (running.returncode, said) == (141, b'')
 
