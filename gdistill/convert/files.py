@@ -211,7 +211,7 @@ def names(file: pathlib.Path) -> list[str]:
 def _without_torch() -> errors.ConfigError:
   return errors.ConfigError(
     "torch is not installed, and reading one of torch's files needs torch, only once: "
-    "pip install 'gdistill[convert]'"
+    "pip install -e '.[convert]'"
   )
 
 

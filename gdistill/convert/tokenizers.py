@@ -75,7 +75,7 @@ def read(folder: pathlib.Path, kind: str, settings: Mapping[str, Any]) -> Tokeni
     import tokenizers
   except ImportError:
     raise errors.ConfigError(
-      "prompts need the package tokenizers: pip install 'gdistill[text]'"
+      "prompts need the package tokenizers: pip install -e '.[text]'"
     ) from None
   special = {name: settings.get(name) or default for name, default in _SPECIAL[kind].items()}
   try:

@@ -64,7 +64,8 @@ def check(settings: Settings) -> None:
     value = getattr(settings, name)
     if value and not _SPLIT.fullmatch(value):
       raise errors.ConfigError(
-        f'--{name}={value!r} names a folder and must be 1 to 64 characters of A-Z a-z 0-9 . _ -'
+        f'--{name}={value!r} names a folder of --source and must be 1 to 64 characters of A-Z '
+        'a-z 0-9 . _ -; of a folder deeper down, give the folder above it as --source'
       )
   if settings.held_out_split and settings.split in ('', settings.held_out_split):
     raise errors.ConfigError(

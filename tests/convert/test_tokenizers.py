@@ -58,7 +58,7 @@ def test_a_tokenizer_json_is_read_as_it_is_but_for_its_padding(clip_path, clip_c
 
 def test_without_the_library_the_extra_is_named(clip_path, monkeypatch):
   monkeypatch.setitem(sys.modules, 'tokenizers', None)
-  with pytest.raises(errors.ConfigError, match=r"pip install 'gdistill\[text\]'"):
+  with pytest.raises(errors.ConfigError, match=r"pip install -e '\.\[text\]'"):
     text.read(str(clip_path))
 
 

@@ -369,5 +369,5 @@ def test_checkpoints_that_hold_code_or_nothing_are_refused(tmp_path, monkeypatch
   assert 'must end in .safetensors' in capsys.readouterr().err
   monkeypatch.setitem(sys.modules, 'torch', None)
   assert command.main([*given, f'--source={tmp_path}/code.ckpt']) == 2
-  assert "pip install 'gdistill[convert]'" in capsys.readouterr().err
+  assert "pip install -e '.[convert]'" in capsys.readouterr().err
   assert not list(tmp_path.glob('*.safetensors'))

@@ -109,7 +109,7 @@ def _tokenizer(name: str, file: str) -> object:
     import tokenizers
   except ImportError:
     raise errors.ConfigError(
-      "--captions needs the Python package tokenizers; run: pip install 'gdistill[text]'"
+      "--captions needs the Python package tokenizers; run: pip install -e '.[text]'"
     ) from None
   try:
     found = tokenizers.Tokenizer.from_file(file)
