@@ -1,5 +1,6 @@
 """Tests of the choice of the Python and of the exact package versions that belong to it."""
 
+import os
 import pathlib
 import re
 import subprocess
@@ -9,12 +10,15 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 SETS = {'requirements.txt': '3.11', 'requirements-latest.txt': '3.13'}
+# An interpreter outside the system's folders may need this variable to start.
+LIBRARIES = {k: v for k, v in os.environ.items() if k == 'LD_LIBRARY_PATH'}
 
 
 def shell(commands, path, **environment):
   return subprocess.run(
     ['bash', '-c', f'source launch/python.sh; {commands}'], cwd=ROOT, text=True,
-    capture_output=True, env={'PATH': f'{path}:/usr/bin:/bin', 'HOME': str(path), **environment},
+    capture_output=True,
+    env={'PATH': f'{path}:/usr/bin:/bin', 'HOME': str(path), **LIBRARIES, **environment},
   )  # fmt: skip
 
 
