@@ -1,24 +1,22 @@
 """Tests of the choice of the Python and of the exact package versions that belong to it."""
 
-import os
 import pathlib
 import re
 import subprocess
 import sys
 
+import bare
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 SETS = {'requirements.txt': '3.11', 'requirements-latest.txt': '3.13'}
-# An interpreter outside the system's folders may need this variable to start.
-LIBRARIES = {k: v for k, v in os.environ.items() if k == 'LD_LIBRARY_PATH'}
 
 
 def shell(commands, path, **environment):
   return subprocess.run(
     ['bash', '-c', f'source launch/python.sh; {commands}'], cwd=ROOT, text=True,
     capture_output=True,
-    env={'PATH': f'{path}:/usr/bin:/bin', 'HOME': str(path), **LIBRARIES, **environment},
+    env=bare.environment(f'{path}:/usr/bin:/bin', HOME=path, **environment),
   )  # fmt: skip
 
 
@@ -79,7 +77,7 @@ def test_an_environment_of_another_python_is_refused(tmp_path):
     file.chmod(0o755)
   done = subprocess.run(
     ['bash', '-c', "source launch/setup.sh; setup ''"], cwd=ROOT, text=True, capture_output=True,
-    env={'PATH': '/usr/bin:/bin', 'PYTHON': f'{tmp_path}/python', 'VENV': str(tmp_path)},
+    env=bare.environment(PYTHON=f'{tmp_path}/python', VENV=tmp_path),
   )  # fmt: skip
   assert done.returncode == 2
   assert f'is Python 3.13.7, and {tmp_path} has Python 3.12.1; remove {tmp_path}' in done.stderr

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import bare
 import pytest
 
 pytestmark = pytest.mark.full
@@ -85,10 +86,7 @@ def test_what_a_config_says_of_devices_is_never_run_by_the_shell(tmp_path, value
   script = f'source {ROOT}/launch/common.sh; echo "$((3 * $(cpu_devices_of_config)))"'
   done = subprocess.run(
     ['bash', '-c', script], cwd=tmp_path, capture_output=True, text=True, check=True,
-    env={
-      'PATH': '/usr/bin:/bin', 'PROGRAM': sys.executable, 'CONFIG': 'c.json', 'NODES': '1',
-      'PYTHONPATH': str(ROOT),
-    },
+    env=bare.environment(PROGRAM=sys.executable, CONFIG='c.json', NODES=1, PYTHONPATH=ROOT),
   )  # fmt: skip
   assert done.stdout == f'{3 * (int(value) if isinstance(value, (int, float)) else 1)}\n'
   assert not (tmp_path / 'ran').exists()
@@ -102,7 +100,7 @@ def test_the_real_planner_judges_the_batch(launcher, tmp_path):
   def run(*more):
     return subprocess.run(
       ['bash', f'launch/{script}', *given, *more], cwd=ROOT, capture_output=True, text=True,
-      env={'PATH': '/usr/bin:/bin', 'HOME': str(tmp_path), 'GDISTILL_PYTHON': sys.executable},
+      env=bare.environment(HOME=tmp_path, GDISTILL_PYTHON=sys.executable),
     )  # fmt: skip
 
   refused = run('--config.teacher.batch_size=24')
