@@ -28,7 +28,7 @@ class Listing:
 
   `others` are files that are no pictures, `folders` all folders, `broken` links that lead nowhere,
   and `sheets` contact sheets that gdistill wrote. Hidden and system files are in none of these.
-  `changed` holds the time in ns when each file of a folder was last changed, and None otherwise.
+  `times` holds the ctime and the mtime in ns of each file of a folder, and is None of an archive.
   """
 
   path: str
@@ -37,7 +37,7 @@ class Listing:
   folders: set[str]
   broken: set[str]
   sheets: set[str] = dataclasses.field(default_factory=set)
-  changed: dict[str, int] | None = None
+  times: dict[str, tuple[int, int]] | None = None
   contents: dict[str, bytes] | None = None
   spool: str = ''
   offsets: dict[str, int] | None = None
@@ -55,9 +55,9 @@ class Listing:
 
     `poll()` is called now and then, and may raise to stop.
     """
-    if self.changed is None:
+    if self.times is None:
       return headers.of_all(self._look, names, poll)
-    files = [(n, self.sizes[n], self.changed[n]) for n in names]
+    files = [(n, self.sizes[n], *self.times[n]) for n in names]
     return looked.looks(os.path.join(self.path, split), files, self._look, poll)
 
   def _look(self, name: str) -> headers.Look:
@@ -116,8 +116,8 @@ def _folder(path: str, splits: Sequence[str]) -> Listing:
     raise errors.DataError(
       f'data.path={path!r} is no folder or archive; give the path of the pictures to train on'
     )
-  sizes, changed = {}, {}
-  found = Listing(path, sizes, set(), set(), set(), changed=changed)
+  sizes, times = {}, {}
+  found = Listing(path, sizes, set(), set(), set(), times=times)
   tops = {s.partition('/')[0] for s in splits}
   todo: list[tuple[str, str, tuple[str, ...]]] = [(path, '', ())]
 
@@ -131,7 +131,8 @@ def _folder(path: str, splits: Sequence[str]) -> Listing:
         todo.append((e.path, f'{name}/', above))
       elif archives.is_picture(e.name):
         there = e.stat()
-        sizes[name], changed[name] = there.st_size, there.st_ctime_ns
+        sizes[name] = there.st_size
+        times[name] = there.st_ctime_ns, there.st_mtime_ns
       else:
         found.others.add(name)
 

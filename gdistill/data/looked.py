@@ -24,39 +24,41 @@ _FRESH = 2 * 10**9
 # Raise this number with every change of `headers.look` or of the fields below.
 _VERSION = 1
 _ROW = np.dtype([
-  ('name', '<u8'), ('size', '<i8'), ('changed', '<i8'),
+  ('name', '<u8'), ('size', '<i8'), ('changed', '<i8'), ('modified', '<i8'),
   ('stamp', 'V16'), ('width', '<i4'), ('height', '<i4'),
 ])  # fmt: skip
+_KEY = 'name', 'size', 'changed', 'modified'
 _DIGEST = 32  # number of bytes of the hash at the start of the file
 
 
 def looks(
   folder: str,
-  files: Sequence[tuple[str, int, int]],
+  files: Sequence[tuple[str, int, int, int]],
   look: Callable[[str], headers.Look],
   poll: Callable[[], None] = lambda: None,
 ) -> list[headers.Look]:
-  """Returns the looks at `files`: (name, size in bytes, time in ns of its last change) of each.
+  """Returns the looks at `files`: (name, size in bytes, ctime in ns, mtime in ns) of each.
 
   `look(name)` is called only for a file that is not remembered, or whose size or time differs from
-  what is remembered. The time must be the file's ctime, because no program can set it back as it
-  can an mtime. Files that cannot be read are not remembered, and neither is a folder of fewer than
-  MANY pictures. `poll()` is called now and then, and may raise to stop.
+  what is remembered: programs set an mtime back, and some file systems have no ctime, so both
+  times count. A file without times is not remembered, nor one that cannot be read, nor a folder of
+  fewer than MANY pictures. `poll()` is called now and then, and may raise to stop.
   """
-  names = [name for name, _, _ in files]
+  names = [name for name, *_ in files]
   if len(files) < MANY:
     return headers.of_all(look, names, poll)
   file, began = _file(folder), time.time_ns()
   rows = np.zeros(len(files), _ROW)
   rows['name'] = [_number(name) for name in names]
-  rows['size'] = [size for _, size, _ in files]
-  rows['changed'] = [changed for _, _, changed in files]
+  for k, field in enumerate(_KEY[1:], 1):
+    rows[field] = [file[k] for file in files]
   new = np.flatnonzero(~_recall(file, rows))
   for k, found in zip(new, headers.of_all(look, [names[k] for k in new], poll), strict=True):
-    rows[k] = (*rows[k].tolist()[:3], *found)
+    rows[k] = (*rows[k].tolist()[: len(_KEY)], *found)
   if len(new):
-    read = (rows['width'] > 0) & (rows['changed'] < began - _FRESH)
-    _keep(file, np.sort(rows[read], order='name'))
+    last = np.maximum(rows['changed'], rows['modified'])
+    known = (rows['width'] > 0) & (last > 0) & (last < began - _FRESH)
+    _keep(file, np.sort(rows[known], order='name'))
   columns = rows['stamp'].tolist(), rows['width'].tolist(), rows['height'].tolist()
   return [headers.Look(*row) for row in zip(*columns, strict=True)]
 
@@ -83,7 +85,7 @@ def _recall(file: pathlib.Path, rows: np.ndarray) -> np.ndarray:
   if not len(known):
     return np.zeros(len(rows), bool)
   there = known[np.searchsorted(known['name'], rows['name']).clip(max=len(known) - 1)]
-  same = np.logical_and.reduce([there[f] == rows[f] for f in ('name', 'size', 'changed')])
+  same = np.logical_and.reduce([there[f] == rows[f] for f in _KEY])
   rows[same] = there[same]
   return same
 

@@ -35,7 +35,7 @@ def looks(files, where='/pictures/train', one=found):
 
 
 def files(**changed):
-  return [(name, 100, changed.get(name, OLD)) for name in ('ccc', 'a', 'bb')]
+  return [(name, 100, changed.get(name, OLD), OLD) for name in ('ccc', 'a', 'bb')]
 
 
 def test_a_file_is_looked_at_once_until_its_time_size_or_name_changes():
@@ -45,10 +45,12 @@ def test_a_file_is_looked_at_once_until_its_time_size_or_name_changes():
   assert looks(files()[::-1]) == (expected[::-1], [])
   assert looks(files(bb=OLD + 1)) == (expected, ['bb'])
   assert looks(files(bb=OLD + 1)) == (expected, [])
-  longer = [('ccc', 101, OLD), *files(bb=OLD + 1)[1:]]
+  longer = [('ccc', 101, OLD, OLD), *files(bb=OLD + 1)[1:]]
   assert looks(longer) == (expected, ['ccc'])
-  renamed = [*longer[:2], ('dd', 100, OLD + 1)]
+  renamed = [*longer[:2], ('dd', 100, OLD + 1, OLD)]
   assert looks(renamed) == ([*expected[:2], found('dd')], ['dd'])
+  modified = [*longer[:2], ('bb', 100, OLD + 1, OLD + 2)]
+  assert looks(modified) == (expected, ['bb'])
 
 
 def test_other_folders_and_small_folders_share_no_memory():
@@ -64,6 +66,11 @@ def test_a_file_changed_just_now_and_an_unreadable_file_are_looked_at_again(monk
   first = looks(files(**times), one=lost)
   assert first == ([headers.UNREADABLE, found('a'), found('bb')], ['a', 'bb', 'ccc'])
   assert looks(files(**times)) == ([found('ccc'), *first[0][1:]], ['a', 'ccc'])
+
+
+def test_files_without_times_are_looked_at_again():
+  bare = [(name, 100, 0, 0) for name in 'abc']
+  assert looks(bare)[1] == looks(bare)[1] == ['a', 'b', 'c']
 
 
 def test_a_damaged_memory_is_not_believed(memory):
