@@ -73,8 +73,8 @@ def read(
       )
     return name, data
 
+  walk = _zip if zipfile.is_zipfile(path) else _tar
   try:
-    walk = _zip if zipfile.is_zipfile(path) else _tar
     for name, size, read in walk(path, names):
       if wanted(name):
         yield checked(name, size, read)
@@ -84,7 +84,8 @@ def read(
     raise
   # All exceptions are caught, because tarfile, zipfile, lzma and zlib raise their own exceptions.
   except Exception as e:
-    reason = errors.brief(e)
+    no_zip = path.lower().endswith('.zip') and walk is _tar and isinstance(e, tarfile.ReadError)
+    reason = 'it is no whole zip archive' if no_zip else errors.brief(e)
     raise errors.DataError(
       f'data.path={path} cannot be read: {reason}; copy the archive again'
     ) from e

@@ -148,6 +148,14 @@ def test_names_with_the_backslashes_of_windows_are_folders(tmp_path):
   assert train.class_names == ('a', 'b')
 
 
+def test_a_zip_archive_that_was_cut_is_said_to_be_no_whole_zip_archive(tmp_path):
+  labelled.write(tmp_path / 'set/train/a/1.png', PICTURES[0])
+  whole = packing.packed(tmp_path / 'set', tmp_path / 'set.zip').read_bytes()
+  labelled.write(tmp_path / 'cut.ZIP', whole[:-30])
+  with pytest.raises(errors.DataError, match=r'read: it is no whole zip archive; copy the archive'):
+    load(tmp_path / 'cut.ZIP')
+
+
 def test_links_that_multiply_are_refused_in_bounded_time(tmp_path, monkeypatch):
   monkeypatch.setattr(archives, '_MOST_MEMBERS', 1000)
   with tarfile.open(tmp_path / 'bomb.tar', 'w') as t:
