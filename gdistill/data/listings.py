@@ -141,7 +141,8 @@ def _folder(path: str, splits: Sequence[str]) -> Listing:
     if prefix.count('/') > 2 and not {'', prefix.partition('/')[0]} & tops:
       continue
     real = os.path.realpath(folder)
-    if real in above:  # a link that leads back to a folder above
+    if real in above:  # a link that leads back to a folder above is no folder of its own
+      found.folders.discard(prefix[:-1])
       continue
     try:
       look(folder, prefix, (*above, real))

@@ -156,6 +156,19 @@ def test_a_zip_archive_that_was_cut_is_said_to_be_no_whole_zip_archive(tmp_path)
     load(tmp_path / 'cut.ZIP')
 
 
+@pytest.mark.parametrize('kind', ['folder', *KINDS])
+def test_a_link_back_to_a_folder_above_is_no_class(kind, tmp_path):
+  path = top = tmp_path / 'set'
+  for name in ('train/a/1.png', 'train/b/1.png'):
+    labelled.write(top / name, PICTURES[0])
+  (top / 'train/loop').symlink_to('..')
+  (top / 'train/self').symlink_to('.')
+  if kind != 'folder':
+    path = packing.packed(top, tmp_path / f'set.{kind}')
+  train, _ = load(path, held_out=0.1)
+  assert train.class_names == ('a', 'b') and source.notes(train) == ()
+
+
 def test_links_that_multiply_are_refused_in_bounded_time(tmp_path, monkeypatch):
   monkeypatch.setattr(archives, '_MOST_MEMBERS', 1000)
   with tarfile.open(tmp_path / 'bomb.tar', 'w') as t:
