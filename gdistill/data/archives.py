@@ -39,6 +39,12 @@ def is_picture(name: str) -> bool:
   return name.lower().endswith(pictures.SUFFIXES) and all(map(passed.visible, name.split('/')))
 
 
+def is_dotted(name: str) -> bool:
+  """Returns whether `name` is that of a picture but for a folder '.' or '..' in it."""
+  plain = '/'.join(part for part in name.split('/') if part not in ('.', '..'))
+  return plain != name and is_picture(plain)
+
+
 def read(
   path: str,
   most_bytes: int,

@@ -133,7 +133,8 @@ class _Read:
 def _passed_over(listed: listings.Listing, prefix: str, held_out: bool = False) -> passed.Passed:
   """Returns what is passed over in the split `prefix`.
 
-  Unless the split is held out, pictures that lie beside all splits are counted too.
+  Unless the split is held out, pictures that lie beside all splits, and pictures of an archive with
+  '..' in their names, are counted too.
   """
   depth, over = prefix.count('/') + 1, passed.Passed()
   beside = [] if held_out or not prefix else [n for n in listed.sizes if '/' not in n]
@@ -143,6 +144,7 @@ def _passed_over(listed: listings.Listing, prefix: str, held_out: bool = False) 
   over.add_files(n for n in listed.others if n.startswith(prefix))
   over.add(passed.LINK, (n for n in listed.broken if n.startswith(prefix)))
   over.add(passed.SHEET, (n for n in listed.sheets if n.startswith(prefix)))
+  over.add(passed.DOTTED, () if held_out else listed.dotted)
   return over
 
 
@@ -158,6 +160,7 @@ def _empty(listed: listings.Listing, folders: list[str], depth: int, small: Sequ
   over.add_files(inside(listed.others))
   over.add(passed.LINK, inside(listed.broken))
   over.add(passed.SHEET, inside(listed.sheets))
+  over.add(passed.DOTTED, inside(listed.dotted))
   some, more = ', '.join(folders[:_MOST_NAMED]), len(folders) - _MOST_NAMED
   one = len(folders) == 1
   return (

@@ -28,6 +28,7 @@ class Listing:
 
   `others` are files that are no pictures, `folders` all folders, `broken` links that lead nowhere,
   and `sheets` contact sheets that gdistill wrote. Hidden and system files are in none of these.
+  `dotted` are an archive's pictures and links with a folder '.' or '..' in the name; none is read.
   `times` holds the ctime and the mtime in ns of each file of a folder, and is None of an archive.
   """
 
@@ -41,6 +42,7 @@ class Listing:
   contents: dict[str, bytes] | None = None
   spool: str = ''
   offsets: dict[str, int] | None = None
+  dotted: frozenset[str] = frozenset()
 
   def data(self, name: str, most: int = -1) -> bytes:
     """Returns the first `most` bytes of a picture, by default all bytes."""
@@ -186,12 +188,14 @@ def _archive(path: str, spool: str, poll: Callable[[], None]) -> Listing:
   real = {n: at for n, at in tree.files.items() if archives.is_picture(n)}
   rest = tree.files.keys() - real.keys()
   others, folders, broken = (set(filter(_seen, s)) for s in (rest, tree.folders, tree.broken))
+  dotted = frozenset(filter(archives.is_dotted, (*names.others, *names.links)))
   sizes = {n: where[at][1] if spool else len(contents[at]) for n, at in real.items()}
   if spool:
     offsets = {n: where[at][0] for n, at in real.items()}
-    return Listing(path, sizes, others, folders, broken, spool=spool, offsets=offsets)
+    kept = {'spool': spool, 'offsets': offsets}
+    return Listing(path, sizes, others, folders, broken, **kept, dotted=dotted)
   kept = {n: contents[at] for n, at in real.items()}
-  return Listing(path, sizes, others, folders, broken, contents=kept)
+  return Listing(path, sizes, others, folders, broken, contents=kept, dotted=dotted)
 
 
 def _seen(name: str) -> bool:

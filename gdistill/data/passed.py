@@ -15,8 +15,11 @@ TWICE = 'folder', 'that another link leads to'
 EMPTY = 'folder', 'without a picture'
 SHEET = 'contact sheet', 'that gdistill wrote'
 SHARD = 'archive', 'compressed or in a subfolder'
+DOTTED = 'picture', "with a folder '.' or '..' in the name"
 SECOND = 'picture', 'beside another picture of the same sample'
-_ORDER = DEEP, LOOSE, UNREAD, OTHER, SMALL, LINK, TWICE, EMPTY, SHEET, SHARD, SECOND
+_ORDER = (
+  DEEP, LOOSE, UNREAD, OTHER, SMALL, LINK, TWICE, EMPTY, SHEET, SHARD, DOTTED, SECOND,
+)  # fmt: skip
 
 # Suffixes of pictures that no reader decodes.
 _UNREAD = (

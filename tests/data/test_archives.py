@@ -169,6 +169,26 @@ def test_a_link_back_to_a_folder_above_is_no_class(kind, tmp_path):
   assert train.class_names == ('a', 'b') and source.notes(train) == ()
 
 
+def test_pictures_whose_names_lead_up_are_counted(tmp_path):
+  up = '../train/a/2.png', 'train/a/../b/3.png', '../../evil/train/a/4.png', 'train/./a/5.png'
+  others = '../train/a/notes.txt', 'train/../.git/a/6.png'
+  names = ('train/a/1.png', 'train/b/1.png', 'validation/a/1.png', 'validation/b/1.png')
+  packed = {kind: tmp_path / f'set.{kind}' for kind in ('zip', 'tar')}
+  with zipfile.ZipFile(packed['zip'], 'w') as z, tarfile.open(packed['tar'], 'w') as t:
+    for name in (*names, *up, *others):
+      z.writestr(name, PICTURES[0])
+      member = tarfile.TarInfo(name)
+      member.size = len(PICTURES[0])
+      t.addfile(member, io.BytesIO(PICTURES[0]))
+  for path in packed.values():
+    train, held = load(path)
+    assert len(train) == len(held) == 2
+    assert source.notes(train, held) == (
+      f"data.path={path}: passed over 4 pictures with a folder '.' or '..' in the name "
+      '(such as ../../evil/train/a/4.png)',
+    )
+
+
 def test_links_that_multiply_are_refused_in_bounded_time(tmp_path, monkeypatch):
   monkeypatch.setattr(archives, '_MOST_MEMBERS', 1000)
   with tarfile.open(tmp_path / 'bomb.tar', 'w') as t:
