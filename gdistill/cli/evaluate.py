@@ -107,17 +107,17 @@ def _run(args, overrides) -> int:
       f'{wrong} is not an evaluation setting, and gdistill evaluate can override only '
       '--config.evaluation.key=value; leave this override out'
     )
-  return _grid(args, [*_settings(args), *overrides])
+  return _grid(args, [*_settings(args, overrides), *overrides])
 
 
-def _settings(args) -> list[str]:
+def _settings(args, overrides) -> list[str]:
   """Returns the settings of --preset, --extractor and --weights as overrides of the config.
 
   Overrides that the user gives are applied after the returned overrides, and so take precedence.
   """
   from gdistill import errors
 
-  settings = _of_preset(args) if args.preset else {}
+  settings = _of_preset(args, overrides) if args.preset else {}
   if args.extractor:
     settings['extractor'] = args.extractor
   if args.weights:
@@ -134,7 +134,7 @@ def _flags(settings: dict) -> list[str]:
   return [f'--config.evaluation.{k}={v}' for k, v in settings.items()]
 
 
-def _of_preset(args) -> dict:
+def _of_preset(args, overrides) -> dict:
   """Returns the evaluation settings {key: value} of the protocol --preset, and sets --grid=full.
 
   Raises ConfigError for --grid=quick, or if the protocol measures pictures of another size than the
@@ -153,7 +153,8 @@ def _of_preset(args) -> dict:
     'extractor': preset.extractor, 'full_images': preset.images, 'real_images': 2**31 - 1,
     'ws': preset.ws, 'num_steps': preset.num_steps,
   }  # fmt: skip
-  run = assemble.of_workdir(args.workdir, lambda c: config_file.override(c, _flags(settings)))
+  flags = [*_flags(settings), *overrides]
+  run = assemble.of_workdir(args.workdir, lambda config: config_file.override(config, flags))
   size = run.picture_shape[0]
   if preset.prompts or size != preset.size:
     pixels = f'pictures of {preset.size} pixels, and this run draws pictures of {size} pixels'

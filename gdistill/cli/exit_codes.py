@@ -19,7 +19,8 @@ def call(command: Callable[[], int], debug: bool) -> int:
   """
   try:
     code = command()
-    sys.stdout.flush()  # a short text fails only here if the reader of stdout has ended
+    if sys.stdout is not None:
+      sys.stdout.flush()  # a short text fails only here if the reader of stdout has ended
     return code
   except errors.GdistillError as e:
     if debug:

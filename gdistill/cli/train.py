@@ -167,6 +167,7 @@ def _evaluate(workdir, stop, seconds) -> None:
 
   page = workdir / 'report' / 'index.html'
   run = assemble.of_workdir(workdir)
+  processes.agree('config.json', run.digest)
   idle = not grid_run.missing(run, 'quick') and not seconds.spent and page.exists()
   if not processes.any_process(not idle):
     if not jax.process_index():

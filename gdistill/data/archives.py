@@ -79,8 +79,9 @@ def read(
       )
     return name, data
 
-  walk = _zip if zipfile.is_zipfile(path) else _tar
+  walk = None
   try:
+    walk = _zip if zipfile.is_zipfile(path) else _tar  # raises for a part of a split archive
     for name, size, read in walk(path, names):
       if wanted(name):
         yield checked(name, size, read)

@@ -11,6 +11,7 @@ import numpy as np
 from gdistill import errors
 from gdistill.data import caption_files
 from gdistill.data import headers
+from gdistill.data import looked
 from gdistill.data import passed as passed_over
 from gdistill.data import pictures
 from gdistill.data import sheet_marks
@@ -200,7 +201,7 @@ def _folder(path: str, flag: str, size: int) -> Images:
   names, over = files(path, flag)
   small, stamps = (), ()
   if size:
-    looks = headers.of_all(headers.of_file, names)
+    looks = looked.of_files(path, names)
     names, small, stamps = map(tuple, headers.sifted(names, looks, size))
     over.add(passed_over.SMALL, (os.path.relpath(n, path) for n in small))
   if not names:

@@ -60,7 +60,7 @@ class Listing:
     if self.times is None:
       return headers.of_all(self._look, names, poll)
     files = [(n, self.sizes[n], *self.times[n]) for n in names]
-    return looked.looks(os.path.join(self.path, split), files, self._look, poll)
+    return looked.looks(os.path.join(os.path.realpath(self.path), split), files, self._look, poll)
 
   def _look(self, name: str) -> headers.Look:
     if self.contents is not None:
@@ -215,15 +215,16 @@ def _one_top(names: Iterable[str], prefix: str) -> str:
   """Returns 'top/' if all pictures in folders lie in the folder `top`, which holds the split.
 
   Returns '' if there are several top folders, or if the split `prefix` lies at the top. If the
-  split is '', a folder with pictures of its own is a class, unless two folders in it have pictures.
+  split is '', a folder with pictures of its own is a class, unless several folders in it have
+  pictures, and more than it has.
   """
   depth = prefix.count('/') + 1
   tops = {n.partition('/')[0] for n in names if '/' in n}
   top = f'{min(tops)}/' if len(tops) == 1 else ''
 
   def inside(start, depth):
-    return {n.rpartition('/')[0] for n in names if n.startswith(start) and n.count('/') == depth}
+    return [n.rpartition('/')[0] for n in names if n.startswith(start) and n.count('/') == depth]
 
   at_top, below = inside(prefix, depth), inside(top + prefix, depth + 1)
-  several = not prefix and len(below) > 1
+  several = not prefix and len(set(below)) > 1 and len(below) > len(at_top)
   return top if top and below and (several or not at_top) else ''

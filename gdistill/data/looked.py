@@ -40,9 +40,10 @@ def looks(
   """Returns the looks at `files`: (name, size in bytes, ctime in ns, mtime in ns) of each.
 
   `look(name)` is called only for a file that is not remembered, or whose size or time differs from
-  what is remembered: programs set an mtime back, and some file systems have no ctime, so both
-  times count. A file without times is not remembered, nor one that cannot be read, nor a folder of
-  fewer than MANY pictures. `poll()` is called now and then, and may raise to stop.
+  what is remembered. Files that cannot be read are not remembered, and neither is a folder of
+  fewer than MANY pictures, or one whose file system has no ctime: there all have the same. Without
+  a ctime a changed file may be taken for the old one, because programs set an mtime back. `poll()`
+  is called now and then, and may raise to stop.
   """
   names = [name for name, *_ in files]
   if len(files) < MANY:
@@ -54,13 +55,30 @@ def looks(
     rows[field] = [file[k] for file in files]
   new = np.flatnonzero(~_recall(file, rows))
   for k, found in zip(new, headers.of_all(look, [names[k] for k in new], poll), strict=True):
-    rows[k] = (*rows[k].tolist()[: len(_KEY)], *found)
+    sides = (min(side, 2**31 - 1) for side in (found.width, found.height))  # a damaged header
+    rows[k] = (*rows[k].tolist()[: len(_KEY)], found.stamp, *sides)
   if len(new):
     last = np.maximum(rows['changed'], rows['modified'])
-    known = (rows['width'] > 0) & (last > 0) & (last < began - _FRESH)
-    _keep(file, np.sort(rows[known], order='name'))
+    known = (rows['width'] > 0) & (last < began - _FRESH)
+    if rows['changed'].min() < rows['changed'].max():
+      _keep(file, np.sort(rows[known], order='name'))
   columns = rows['stamp'].tolist(), rows['width'].tolist(), rows['height'].tolist()
   return [headers.Look(*row) for row in zip(*columns, strict=True)]
+
+
+def of_files(folder: str, names: Sequence[str]) -> list[headers.Look]:
+  """Returns the looks at the files `names`, paths of files that belong to `folder`."""
+  if len(names) < MANY:
+    return headers.of_all(headers.of_file, names)
+
+  def times(name):
+    try:
+      there = os.stat(name)
+    except OSError:  # reading the file will raise
+      return 0, 0, 0
+    return there.st_size, there.st_ctime_ns, there.st_mtime_ns
+
+  return looks(folder, [(name, *times(name)) for name in names], headers.of_file)
 
 
 def _file(folder: str) -> pathlib.Path:
@@ -91,6 +109,8 @@ def _recall(file: pathlib.Path, rows: np.ndarray) -> np.ndarray:
 
 
 def _keep(file: pathlib.Path, rows: np.ndarray) -> None:
+  if not file.is_absolute():  # a user without a home, or a place in an object store
+    return
   data = rows.tobytes()
   # A folder that cannot be written costs only the time of the next look.
   with contextlib.suppress(errors.GdistillError, OSError):

@@ -99,7 +99,7 @@ def _check_data(
   """Encodes and compares the data of a run that `trains`; then records the config of this start.
 
   A run with other data is refused before its config.json changes, so that the version of gdistill
-  that began the run can still continue it, and so that config.json names no other data.
+  that began the run can still continue it. The data of a finished run are not compared here.
   """
   workdir = run.workdir
   if trains:
@@ -112,6 +112,8 @@ def _check_data(
   same_data.record_samples(workdir, *run.own_pictures)
   if jax.process_index() == 0:
     _write_config(workdir, run.config, trains)
+  # The evaluation reads config.json in every process.
+  processes.barrier('config.json is written', hours=48)
 
 
 def _write_config(workdir: storage.epath.Path, config: dict, trains: bool) -> None:

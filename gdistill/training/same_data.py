@@ -12,7 +12,8 @@ from gdistill.training import assemble
 from gdistill.workdir import ledger
 from gdistill.workdir import storage
 
-_EARLIER = 'earlier versions of gdistill'  # these words are in all reasons of data/earlier.py
+# In the reasons of data/earlier.py that another version of gdistill does not share.
+_EARLIER = 'earlier versions of gdistill'
 
 
 def check(workdir: storage.epath.Path, examples: Any, pictures: source.Source) -> None:

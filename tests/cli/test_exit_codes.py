@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import types
 
 import labelled
 import pytest
@@ -77,7 +78,7 @@ def test_process_0_gives_the_others_time_to_leave_with_their_own_code(monkeypatc
     raise errors.DataError('')
 
   paused = []
-  monkeypatch.setattr(exit_codes.time, 'sleep', paused.append)
+  monkeypatch.setattr(exit_codes, 'time', types.SimpleNamespace(sleep=paused.append))
   monkeypatch.setattr(exit_codes, '_exit_now', lambda code: None)
   monkeypatch.setattr('jax.distributed.is_initialized', lambda: True)
   monkeypatch.setattr('jax.process_count', lambda: 2)

@@ -3,6 +3,7 @@
 import io
 import os
 import random
+import struct
 import tarfile
 import zipfile
 
@@ -131,11 +132,20 @@ def test_a_loose_picture_makes_no_class_of_a_top_folder_that_holds_class_folders
   train, _ = load(packing.packed(tmp_path / 'set', tmp_path / 'set.zip'), split='', held_out=0.1)
   assert train.class_names == ('cat', 'dog')
   assert '1 picture in no class folder (such as cover.png)' in source.notes(train)[0]
-  for name in ('cat/1.png', 'cat/old/2.png', 'cat/3.png'):
+  for name in ('cat/1.png', 'cat/2.png', 'cat/3.png', 'cat/old/2.png', 'cat/new/4.png'):
     labelled.write(tmp_path / 'one' / name, PICTURES[0])
   train, _ = load(packing.packed(tmp_path / 'one', tmp_path / 'one.zip'), split='', held_out=0.1)
   assert train.class_names == ('cat',)
-  assert '1 picture in a folder too deep (such as cat/old/2.png)' in source.notes(train)[0]
+  assert '2 pictures in a folder too deep (such as cat/new/4.png)' in source.notes(train)[0]
+
+
+def test_the_last_part_of_a_split_zip_archive_is_refused_in_a_line(tmp_path):
+  # The locator of a zip64 directory says that the directory lies on the second of two disks.
+  locator = struct.pack('<4sLQL', b'PK\x06\x07', 1, 0, 2)
+  end = struct.pack('<4s4H2LH', b'PK\x05\x06', 1, 1, 0xFFFF, 0xFFFF, 2**32 - 1, 2**32 - 1, 0)
+  (tmp_path / 'set.zip').write_bytes(bytes(100) + locator + end)
+  with pytest.raises(errors.DataError, match=r'set\.zip cannot be read: '):
+    load(tmp_path / 'set.zip', held_out=0.1)
 
 
 def test_names_with_the_backslashes_of_windows_are_folders(tmp_path):

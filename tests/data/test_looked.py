@@ -35,7 +35,8 @@ def looks(files, where='/pictures/train', one=found):
 
 
 def files(**changed):
-  return [(name, 100, changed.get(name, OLD), OLD) for name in ('ccc', 'a', 'bb')]
+  times = {'ccc': OLD - 5, **changed}  # where all ctimes are equal, there is no ctime
+  return [(name, 100, times.get(name, OLD), OLD) for name in ('ccc', 'a', 'bb')]
 
 
 def test_a_file_is_looked_at_once_until_its_time_size_or_name_changes():
@@ -45,7 +46,7 @@ def test_a_file_is_looked_at_once_until_its_time_size_or_name_changes():
   assert looks(files()[::-1]) == (expected[::-1], [])
   assert looks(files(bb=OLD + 1)) == (expected, ['bb'])
   assert looks(files(bb=OLD + 1)) == (expected, [])
-  longer = [('ccc', 101, OLD, OLD), *files(bb=OLD + 1)[1:]]
+  longer = [('ccc', 101, OLD - 5, OLD), *files(bb=OLD + 1)[1:]]
   assert looks(longer) == (expected, ['ccc'])
   renamed = [*longer[:2], ('dd', 100, OLD + 1, OLD)]
   assert looks(renamed) == ([*expected[:2], found('dd')], ['dd'])
@@ -68,9 +69,17 @@ def test_a_file_changed_just_now_and_an_unreadable_file_are_looked_at_again(monk
   assert looks(files(**times)) == ([found('ccc'), *first[0][1:]], ['a', 'ccc'])
 
 
-def test_files_without_times_are_looked_at_again():
-  bare = [(name, 100, 0, 0) for name in 'abc']
-  assert looks(bare)[1] == looks(bare)[1] == ['a', 'b', 'c']
+@pytest.mark.parametrize('ctime', [0, OLD])
+def test_without_a_ctime_of_each_file_all_are_looked_at_again(ctime):
+  same = [(name, 100, ctime, OLD + k) for k, name in enumerate('abc')]
+  assert looks(same)[1] == looks(same)[1] == ['a', 'b', 'c']
+
+
+def test_a_damaged_header_with_huge_sides_is_remembered():
+  huge = lambda name: headers.Look(bytes(16), 2**32 - 1, 7)
+  first, second = looks(files(), one=huge), looks(files(), one=huge)
+  assert first[0] == second[0] == [headers.Look(bytes(16), 2**31 - 1, 7)] * 3
+  assert second[1] == []
 
 
 def test_a_damaged_memory_is_not_believed(memory):
@@ -81,6 +90,26 @@ def test_a_damaged_memory_is_not_believed(memory):
     file.write_bytes(bad)
     assert looks(files()) == ([found(n) for n in ('ccc', 'a', 'bb')], ['a', 'bb', 'ccc'])
   assert file.read_bytes() == good
+
+
+def test_without_a_home_nothing_is_written(memory, monkeypatch, tmp_path):
+  monkeypatch.chdir(tmp_path)
+  for place in ('~nobody-has-this-name/looked', 'gs://bucket/looked'):
+    monkeypatch.setenv('GDISTILL_LOOKED', place)
+    assert looks(files())[1] == looks(files())[1] == ['a', 'bb', 'ccc']
+  assert not list(tmp_path.iterdir())
+
+
+def test_the_pictures_of_captions_are_remembered_too(tmp_path, monkeypatch):
+  names = []
+  for name, pixels, _ in labelled.examples('train'):
+    labelled.write(tmp_path / 'set' / name, labelled.encode(pixels))
+    names.append(str(tmp_path / 'set' / name))
+  monkeypatch.setattr(looked, '_FRESH', -(10**18))
+  first = looked.of_files(str(tmp_path / 'set'), names)
+  assert first == [headers.of_file(n) for n in names]
+  monkeypatch.setattr(headers, 'of_file', lambda *a: 1 / 0)
+  assert looked.of_files(str(tmp_path / 'set'), names) == first
 
 
 def test_a_memory_that_cannot_be_written_changes_nothing(memory):
