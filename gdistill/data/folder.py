@@ -15,6 +15,9 @@ from gdistill.data import pictures
 from gdistill.data import source
 from gdistill.recipe import settings as recipes
 
+# Advice in error lines; `gdistill prepare` replaces it by its own flags.
+CLASSES_AT_TOP = "set data.split='' and data.held_out=0.05 in the config"
+NO_HELD_OUT = 'use no held-out split and set data.held_out=0.05 in the config'
 _MOST_NAMED = 5  # largest number of class folders that an error line names
 
 
@@ -57,7 +60,7 @@ def split(
   names = [n for n in listed.sizes if n.startswith(prefix) and n.count('/') == depth]
   over = _passed_over(listed, prefix, held_out)
   if not names:
-    raise errors.DataError(_nothing(listed, prefix, over))
+    raise errors.DataError(_nothing(listed, prefix, over, held_out))
   names.sort(key=lambda n: n.split('/'))  # sorts by class, then by file name
   looks = listed.looks(names, name, poll)
   names, small, stamps = headers.sifted(names, looks, shape[0])
@@ -174,7 +177,9 @@ def _empty(listed: listings.Listing, folders: list[str], depth: int, small: Sequ
   )
 
 
-def _nothing(listed: listings.Listing, prefix: str, over: passed.Passed) -> str:
+def _nothing(
+  listed: listings.Listing, prefix: str, over: passed.Passed, held_out: bool = False
+) -> str:
   """Returns the text of the DataError for a split that has no pictures."""
   where = f'data.path={listed.path}'
   names = [n for n in listed.sizes if n.startswith(prefix)]
@@ -183,7 +188,7 @@ def _nothing(listed: listings.Listing, prefix: str, over: passed.Passed) -> str:
     return (
       f'{where}: {prefix or "its top"} has {flat:,} pictures in no class subfolder, so without '
       "labels (ImageNet's validation pictures come like that); sort the pictures into "
-      '<class>/ folders, or use no held-out split and set data.held_out=0.05 in the recipe'
+      f'<class>/ folders, or {NO_HELD_OUT}'
     )
   tops = sorted({n.partition('/')[0] for n in (*listed.sizes, *listed.folders)})
   below = sorted(n for n in listed.folders if f'{n}/'.endswith(f'/{prefix}'))
@@ -198,11 +203,24 @@ def _nothing(listed: listings.Listing, prefix: str, over: passed.Passed) -> str:
       'put the pictures directly into the class folders, or give the folder of the class folders '
       f'as the split, such as {inner}'
     )
+  elif prefix and _classes_at_top(listed):
+    advice = f'the class folders lie directly in it: {CLASSES_AT_TOP}'
   else:
     advice = 'as the split, give the name of the folder of the classes'
+    advice += f', or {NO_HELD_OUT}' if held_out else ''
   told = f'; passed over: {over}' if over else ''
   return (
     f'{where} has no pictures named {prefix}<class>/<name> ending in '
     f'{", ".join(pictures.SUFFIXES)}; it holds {", ".join(tops[:5]) or "none at all"}'
     f'{", ..." if len(tops) > 5 else ""}{told}; {advice}: see "Folders of classes" in docs/data.md'
   )
+
+
+def _classes_at_top(listed: listings.Listing) -> bool:
+  """Returns whether the folders at the top look like classes: most pictures lie directly in them.
+
+  A single folder is not taken for a class.
+  """
+  depths = [n.count('/') for n in listed.sizes]
+  tops = {n.partition('/')[0] for n in listed.sizes if n.count('/') == 1}
+  return len(tops) > 1 and depths.count(1) > sum(depth > 1 for depth in depths)

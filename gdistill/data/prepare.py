@@ -239,6 +239,8 @@ def _sources(
 
 def _with_flags(text: str) -> str:
   """Replaces the recipe fields in a line for the user by the flags of `prepare`."""
+  text = text.replace(folder.CLASSES_AT_TOP, "set --split='' and --held_out_split=''")
+  text = text.replace(folder.NO_HELD_OUT, "set --held_out_split='' to prepare no held-out split")
   return text.replace('data.path=', '--source=').replace('data.dataset=', '--source=tfds:')
 
 

@@ -307,6 +307,19 @@ def test_where_the_pictures_lie_is_advised(tmp_path):
     load(archive, held_out=0.1)
 
 
+def test_class_folders_at_the_top_are_advised_without_a_split(tmp_path):
+  make(tmp_path / 'top', 'cat/1.png', 'cat/2.png', 'cat/old/1.png', 'dog/1.png')
+  said = (
+    r"s cat, dog; the class folders lie directly in it: set data\.split='' and data\.held_out=0"
+  )
+  for more in ({'held_out': 0.1}, {}, {'split': ''}):
+    with pytest.raises(errors.DataError, match=said):
+      load(tmp_path / 'top', **more)
+  make(tmp_path / 'other', 'train/a/1.png', 'train/a/2.png', 'train/1.png')
+  with pytest.raises(errors.DataError, match=r'or use no held-out split and set data\.held_out=0'):
+    load(tmp_path / 'other')
+
+
 def test_links_on_the_disk_are_followed_and_circles_end(tmp_path):
   make(tmp_path, 'store/1.png', 'store/2.png', 'train/a/3.png')
   (tmp_path / 'train/b').symlink_to('../store')

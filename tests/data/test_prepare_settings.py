@@ -120,6 +120,18 @@ def test_wrong_sources_leave_nothing_behind(folder_path, tmp_path, capsys, flags
   assert not out.exists()
 
 
+def test_classes_at_the_top_of_the_source_are_advised_with_flags(folder_path, tmp_path, capsys):
+  from gdistill.cli import command
+
+  flags = [f'--source={folder_path}/train', f'--out={tmp_path}/out', '--size=12']
+  assert command.main(['prepare', *flags]) == 3
+  said = capsys.readouterr().err
+  assert (
+    "directly in it: set --split='' and --held_out_split='': see" in said and 'data.h' not in said
+  )
+  assert command.main(['prepare', *flags, '--split=', '--held_out_split=']) == 0
+
+
 def test_other_classes_than_a_folder_was_begun_with_are_named(tmp_path):
   wanted = prepare_settings.Settings('x', str(tmp_path))
   prepare_settings.begin(wanted, ('cat', 'dog'))
