@@ -76,13 +76,12 @@ def data(run: assemble.Run, plan: bool = False) -> None:
   """
   recipe = run.recipe
   frozen_networks.check_fits(run.frozen, recipe.latents, recipe.model)
-  _say_passed_over(
-    run, plan
-  )  # first, because pictures passed over explain what the next checks find
+  # First, because pictures passed over explain what the next checks find.
+  told = _say_passed_over(run, plan)
   train_set, held_set = run.pictures
   class_checks.check(run)
   height, _, channels = run.picture_shape
-  _check_classes(recipe, run.own_pictures[0])
+  _check_classes(recipe, run.own_pictures[0], told)
   for name, mine, theirs in (
     ('image_size', height, train_set.shape[0]),
     ('image_channels', channels, train_set.shape[2]),
@@ -101,8 +100,8 @@ def data(run: assemble.Run, plan: bool = False) -> None:
     )
 
 
-def _say_passed_over(run: assemble.Run, plan: bool) -> None:
-  """Prints what the readers of the pictures passed over.
+def _say_passed_over(run: assemble.Run, plan: bool) -> list[str]:
+  """Prints what the readers of the pictures passed over; returns the lines.
 
   If the training pictures will be encoded, the encoding prints their notes.
   """
@@ -110,23 +109,29 @@ def _say_passed_over(run: assemble.Run, plan: bool) -> None:
   encodes = run.recipe.latent and not plan
   if encodes and run.workdir is not None:
     encodes = not all(finished_rounds.is_finished(run.workdir / r.name) for r in run.plan)
-  told = source.notes(train) if encodes else ()
-  for line in source.notes(train, held):
-    if not jax.process_index() and line not in told:
-      progress.say(line)
+  later = source.notes(train) if encodes else ()
+  lines = [line for line in source.notes(train, held) if line not in later]
+  for line in () if jax.process_index() else lines:
+    progress.say(line)
+  return lines
 
 
-def _check_classes(recipe: recipes.Recipe, train: source.Source) -> None:
-  """Checks that the model has the classes of the data, and that every class has examples."""
+def _check_classes(recipe: recipes.Recipe, train: source.Source, told: list[str]) -> None:
+  """Checks that the model has the classes of the data, and that every class has examples.
+
+  `told` are the lines about files passed over that were printed, and are not repeated.
+  """
   mine, theirs = recipe.model.num_classes, len(train.class_names)
   where = f'the data set data.name={recipe.data.name!r}'
   if mine != theirs:
     remedy = f'set model.num_classes={theirs}'
     over = source.notes(train)
     if over:
+      new = '; '.join(line for line in over if line not in told)
+      which = f' ({new})' if new else ', as said above'
       remedy = (
-        f'correct the data first, because files were passed over ({"; ".join(over)}); only if '
-        f'these files belong to no class, {remedy}'
+        f'correct the data first, because files were passed over{which}; only if these files '
+        f'belong to no class, {remedy}'
       )
     raise errors.ConfigError(
       f'model.num_classes={mine} does not fit {where}, which has {theirs:,} '
