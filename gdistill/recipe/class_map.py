@@ -100,7 +100,7 @@ def numbers(file: str, data: Sequence[str], teacher: Sequence[str], count: int) 
       )
     if k in out:
       raise errors.ConfigError(f'{where} names the class {name!r} of the data twice; remove a line')
-    found = class_names.number(wanted, names, f'{where}: {name} ')
+    found = class_names.number(wanted, names, f'{where}: {name}', ' = ')
     if found is None:
       have = class_names.listed(teacher) if teacher else f'the numbers 0 to {count - 1}'
       raise errors.ConfigError(

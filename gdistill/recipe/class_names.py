@@ -132,14 +132,15 @@ def _lost(a: Sequence[str], b: Sequence[str]) -> list[str]:
   return [name for name in a if _plain(name) in only and not _wnids(name) & wnids]
 
 
-def number(text: str, names: Sequence[str], flag: str) -> int | None:
+def number(text: str, names: Sequence[str], flag: str, equals: str = '=') -> int | None:
   """Returns the number of the class that `text` means, or None if `text` means no class.
 
   - 'name:TEXT' is the class with this name, and 'number:3' the class with the number 3.
   - Any other text is the name of a class, or, if it consists of digits, the number of a class.
 
   A name may also be one of the names of an ImageNet class, as in `difference`. Raises ConfigError,
-  which begins with `flag`, if `text` can mean two classes.
+  which begins with `flag`, `equals` and
+  `text`, if `text` can mean two classes.
   """
   found = set(_named(text, names))
   if text.startswith(_NAME):
@@ -154,7 +155,7 @@ def number(text: str, names: Sequence[str], flag: str) -> int | None:
     shown = told_apart([names[k] for k in first])
     ways = (f'{_NUMBER}{k} for number {k}, {s}' for k, s in zip(first, shown, strict=True))
     raise errors.ConfigError(
-      f'{flag}={text} can mean more than one class: give {", or ".join(ways)}; {PAGE}'
+      f'{flag}{equals}{text} can mean more than one class: give {", or ".join(ways)}; {PAGE}'
     )
   return found.pop() if found else None
 

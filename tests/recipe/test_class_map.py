@@ -84,6 +84,11 @@ def test_a_wrong_map_is_refused_in_one_line(tmp_path, text, words):
   assert '\n' not in str(e.value)
 
 
+def test_a_name_that_may_mean_two_classes_is_printed_as_its_line_in_the_map(tmp_path):
+  with pytest.raises(errors.ConfigError, match=r'/map: one = 1 can mean more than one class: '):
+    numbers(tmp_path, 'one = 1\ntwo = 0\nzero = 2', teacher=('1', 'cat', 'dog'))
+
+
 def test_a_class_of_the_teacher_without_data_is_refused(tmp_path):
   with pytest.raises(errors.ConfigError, match="no line for the class '2' of the teacher"):
     numbers(tmp_path, 'one = 1\nzero = 0', data=('one', 'zero'))
