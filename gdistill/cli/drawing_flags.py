@@ -1,6 +1,7 @@
 """The flags of all commands that sample pictures: number of steps, w, seeds, negative prompt."""
 
 import dataclasses
+import difflib
 import re
 from collections.abc import Sequence
 
@@ -110,17 +111,33 @@ def labels(given: Sequence[str] | None, card: dict, count: int, prompts: bool) -
   for text in given:
     whole = classes.number(card, text, '--labels')  # a name may have commas
     parts = [text] if whole is not None else text.split(',')
-    found = [k for part in parts for k in _numbers_of_classes(part.strip(), card, count)]
-    if not found or len(set(found + out)) < len(found + out) or -1 in found:
-      names = classes.names_of(card)
-      known = f', or names of classes ({class_names.listed(names)})' if names else ''
-      raise errors.ConfigError(
-        f'--labels={text!r} must be numbers from 0 to {count - 1}, such as 2 or 0..9 or 1,3,5'
-        f'{known}; no class twice; a range begins with its smaller end; a name with a comma is '
-        'given alone, as one --labels of several'
-      )
-    out += found
+    for part in map(str.strip, parts):
+      found = _numbers_of_classes(part, card, count)
+      twice = next((k for k in found if k in out), None)
+      if -1 in found or twice is not None:
+        names = classes.names_of(card)
+        wrong = _no_class(part, names, count) if -1 in found else (
+          f'class {classes.shown(card, [twice]).replace(" ", ", ", 1)}, is there twice'
+        )  # fmt: skip
+        known = f', or names of classes ({class_names.listed(names)})' if names else ''
+        raise errors.ConfigError(
+          f'--labels: {wrong}; give numbers from 0 to {count - 1}, such as 2 or 0..9 or 1,3,5'
+          f'{known}; no class twice; a name with a comma is given alone, as one --labels of several'
+        )
+      out += found
   return out
+
+
+def _no_class(part: str, names: Sequence[str], count: int) -> str:
+  """Returns what is wrong with `part` of the value of --labels, which means no class."""
+  if not part:
+    return 'a class is missing, or a comma is too much'
+  if _RANGE.fullmatch(part):
+    return f'{part} is no range of numbers from 0 to {count - 1}, the smaller number first'
+  if re.fullmatch(r'(number:)?[+-]?\d+', part, re.ASCII):
+    return f'{part} is no number of a class: 0 to {count - 1}'
+  near = difflib.get_close_matches(part.removeprefix('name:'), names, 1)
+  return f'{part!r} is no class' + (f', did you mean {near[0]!r}?' if near else '')
 
 
 def _numbers_of_classes(text: str, card: dict, count: int) -> list[int]:

@@ -39,15 +39,23 @@ def test_labels_are_names_numbers_and_ranges():
   assert drawing_flags.labels(['1', '0'], {}, 2, True) == [1, 0]  # prompts have numbers only
 
 
-@pytest.mark.parametrize(
-  'given', ['bird', '3', '2..1', '0..3', '', 'cat,', 'cat,0', 'dog,dog', '-1']
-)
-def test_labels_that_name_no_class_or_one_twice_are_refused(given):
+@pytest.mark.parametrize('given, wrong', [
+  ('bird', "'bird' is no class"), ('cat,dgo', "'dgo' is no class, did you mean 'dog'?"),
+  ('name:catt', "'name:catt' is no class, did you mean 'cat'?"),
+  ('bird,11', "'bird' is no class"), ('0,11', '11 is no number of a class: 0 to 2'),
+  ('3', '3 is no number of a class: 0 to 2'), ('-1', '-1 is no number of a class: 0 to 2'),
+  ('2..1', '2..1 is no range of numbers from 0 to 2, the smaller number first'),
+  ('0..3', '0..3 is no range of numbers from 0 to 2, the smaller number first'),
+  ('', 'a class is missing, or a comma is too much'),
+  ('cat,', 'a class is missing, or a comma is too much'),
+  ('dog,cat,0', "class 0, 'cat', is there twice"), ('dog,dog', "class 1, 'dog', is there twice"),
+])  # fmt: skip
+def test_labels_that_name_no_class_or_one_twice_are_refused(given, wrong):
   with pytest.raises(errors.ConfigError) as e:
     labels(given)
-  assert f'--labels={given!r} must be numbers from 0 to 2, such as 2 or 0..9' in str(e.value)
+  assert str(e.value).startswith(f'--labels: {wrong}; give numbers from 0 to 2, such as 2 or 0..9')
   assert "or names of classes (0 'cat', 1 'dog', 2 'tench, Tinca tinca')" in str(e.value)
-  with pytest.raises(errors.ConfigError, match='no class twice'):
+  with pytest.raises(errors.ConfigError, match=r"^--labels: class 0, 'cat', is there twice; "):
     labels('cat', 'cat')
 
 
