@@ -12,6 +12,7 @@ from gdistill import errors
 from gdistill.data import caption_files
 from gdistill.data import earlier
 from gdistill.data import images
+from gdistill.data import passed
 from gdistill.data import pictures
 from gdistill.data import source
 from gdistill.data import tfds
@@ -174,27 +175,28 @@ def _folder(path: str, size: int) -> source.Source:
   without = [n for n in names if not known.get(n)]
   missing = sorted(known.keys() - set(names) - set(small))
   kept = [n for n in names if known.get(n)]
+  where = f'data.path={path}'
   alike = _alike(path, without, missing)
   if not kept:
-    raise errors.DataError(
-      f'{path}: none of {len(names):,} pictures has a caption; put <name>.txt beside <name>.png, '
-      f'or put a {" or ".join(caption_files.TABLES)} with the columns file_name and text into '
-      f'{path}{"".join(f" ({line})" for line in alike)}: see "Captions" in docs/data.md'
-    )
-  notes = tally.notes(path) + alike
+    raise _none(where, names, tables, missing if len(missing) == len(known) else [], alike)
+  notes = tally.notes(where) + alike
   if without or missing:
+    first = ' and '.join(repr(some[0]) for some in (without, missing) if some)
     notes += (
-      f'{path}: {len(without):,} pictures without a caption and {len(missing):,} captions without '
-      f'a picture are left out, the first of them {(without or missing)[0]!r}',
+      f'{where}: {passed.counted(len(without), "picture")} without a caption and '
+      f'{passed.counted(len(missing), "caption")} without a picture are left out, the first of '
+      f'them {first}',
     )
   if unread := tables[1:] + [f for f in texts.values() if tables and os.path.isfile(f)]:
+    one = len(unread) == 1
     notes += (
-      f'{path}: all captions are read from {tables[0]}, so {len(unread):,} other files of captions '
-      f'are not read, the first of them {os.path.basename(unread[0])!r}',
+      f'{where}: all captions are read from {tables[0]}, so '
+      f'{passed.counted(len(unread), "other file")} of captions {"is" if one else "are"} not read, '
+      f'the first of them {os.path.basename(unread[0])!r}',
     )
   # The tables and the texts beside pictures are captions, and the notes above speak of them.
   captions_of = (*caption_files.TABLES, *(os.path.relpath(f, path) for f in beside.values()))
-  notes += found.passed.without(captions_of).notes(f'data.path={path}')
+  notes += found.passed.without(captions_of).notes(where)
   captions = [known[n] for n in kept]
   sizes = [os.path.getsize(os.path.join(path, n)) for n in kept]
   parts = [f'{n} {size} {c}' for n, size, c in zip(kept, sizes, captions, strict=True)]
@@ -204,6 +206,29 @@ def _folder(path: str, size: int) -> source.Source:
     f'{part} {stamps[n].hex()}' for n, part in zip(kept, parts, strict=True)
   )
   return _source(read, len(kept), size, printed, earlier.of_names(kept, small))
+
+
+def _none(
+  where: str, names: Sequence[str], tables: Sequence[str], rows: Sequence[str], alike: Sequence[str]
+) -> errors.DataError:
+  """Returns the error of a folder in which no picture has a caption.
+
+  `rows` are the names in the rows of the table, if none of these is the name of a picture.
+  """
+  if rows and tables and not alike:
+    stems = {os.path.splitext(name)[0]: name for name in names}
+    row = next((row for row in rows if row in stems), rows[0])
+    return errors.DataError(
+      f'{where}: {tables[0]} has {passed.counted(len(rows), "row")}, and none names a picture '
+      f'(such as row {row!r} beside picture {stems.get(row, names[0])!r}); write the names of the '
+      'files as file_name, with their suffix: see "Captions" in docs/data.md'
+    )
+  return errors.DataError(
+    f'{where}: none of {passed.counted(len(names), "picture")} has a caption; put <name>.txt '
+    f'beside <name>.png, or put a {" or ".join(caption_files.TABLES)} with the columns file_name '
+    f'and text into the folder{"".join(f" ({line})" for line in alike)}: see "Captions" in '
+    'docs/data.md'
+  )
 
 
 def _alike(path: str, pictures: Sequence[str], rows: Sequence[str]) -> tuple[str, ...]:
@@ -217,8 +242,9 @@ def _alike(path: str, pictures: Sequence[str], rows: Sequence[str]) -> tuple[str
   if not pairs:
     return ()
   return (
-    f'{path}: {len(pairs):,} file names in the table differ from names of pictures only in their '
-    f'Unicode form, such as {pairs[0][0]!a} and {pairs[0][1]!a}; write them as the files are named',
+    f'data.path={path}: {passed.counted(len(pairs), "file name")} in the table '
+    f'differ{"s" if len(pairs) == 1 else ""} from names of pictures only in their Unicode form, '
+    f'such as {pairs[0][0]!a} and {pairs[0][1]!a}; write them as the files are named',
   )
 
 

@@ -17,8 +17,9 @@ SHEET = 'contact sheet', 'that gdistill wrote'
 SHARD = 'archive', 'compressed or in a subfolder'
 DOTTED = 'picture', "with a folder '.' or '..' in the name"
 SECOND = 'picture', 'beside another picture of the same sample'
+CAPTION = 'caption', 'beside another caption of the same sample'
 _ORDER = (
-  DEEP, LOOSE, UNREAD, OTHER, SMALL, LINK, TWICE, EMPTY, SHEET, SHARD, DOTTED, SECOND,
+  DEEP, LOOSE, UNREAD, OTHER, SMALL, LINK, TWICE, EMPTY, SHEET, SHARD, DOTTED, SECOND, CAPTION,
 )  # fmt: skip
 
 # Suffixes of pictures that no reader decodes.
@@ -33,6 +34,11 @@ _SYSTEM = (
 )  # fmt: skip
 # Files that gdistill writes beside pictures; these files are not counted.
 _OWN = 'request.json', 'figures.json', 'lock.json'
+
+
+def counted(count: int, noun: str) -> str:
+  """Returns '1 picture' or '2,000 pictures'."""
+  return f'{count:,} {noun}{"" if count == 1 else "s"}'
 
 
 def visible(name: str) -> bool:

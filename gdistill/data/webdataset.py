@@ -80,15 +80,14 @@ def index(path: str, size: int) -> Index:
   fingerprint = source.fingerprint(parts())
   if not rows:
     raise errors.DataError(
-      f'{path} holds no picture ({", ".join(pictures.SUFFIXES)}) with a caption (.txt, .caption, '
-      f'or a .json with {" or ".join(map(repr, _FIELDS))}), but {out}'
+      f'data.path={path} holds no picture ({", ".join(pictures.SUFFIXES)}) with a caption (.txt, '
+      f'.caption, or a .json with {" or ".join(map(repr, _FIELDS))}), but {out}'
       f'{f"; passed over {out.passed}" if out.passed else ""}; set '
       'data.path to other shards: see "WebDataset shards" in docs/data.md'
     )
-  notes = tally.notes(path)
-  if out.first:
-    notes += (f'{path}: {out} are left out',)
-  notes += out.passed.notes(path)
+  where = f'data.path={path}'
+  left = (f'{where}: {out} are left out',) if out.first else ()
+  notes = tally.notes(where) + left + out.passed.notes(where)
   found = np.frombuffer(rows, np.int64).reshape(-1, 6).copy()
   otherwise = earlier.of_names(out.new, out.small)
   return Index(names, found, fingerprint, notes, tally.changed, otherwise, str(before))
@@ -236,8 +235,8 @@ class _LeftOut:
   def __str__(self) -> str:
     first = f' (the first is {self.first})' if self.first else ''
     return (
-      f'{self.captions:,} samples without a readable caption and {self.pictures:,} without a '
-      f'picture{first}'
+      f'{passed.counted(self.captions, "sample")} without a readable caption and '
+      f'{self.pictures:,} without a picture{first}'
     )
 
 
@@ -257,11 +256,7 @@ def _samples(shard: str, out: _LeftOut, size: int) -> Iterator[tuple]:
         suffix = suffixes[0] if suffixes else ''
         picture = fields.get(suffix[1:])
         out.passed.add(passed.SECOND, (f'{shard}: {key}{e}' for e in suffixes[1:]))
-        text = ''
-        for kind, caption in ((k, fields[e]) for k, e in enumerate(_TEXTS) if e in fields):
-          f.seek(caption[0])
-          if text := _text(f.read(caption[1]), kind):
-            break
+        kind, caption, text = _caption(f, shard, key, fields, out.passed)
         seen = headers.of_part(f, *picture) if picture and text else None
         large = seen is None or headers.large_enough([seen], size)[0]
         if seen and large:
@@ -278,6 +273,18 @@ def _samples(shard: str, out: _LeftOut, size: int) -> Iterator[tuple]:
         out.first = out.first or f'{key!r} in {shard}'
   except OSError as e:
     raise errors.DataError(f'{shard} cannot be read: {e.strerror}; copy the file again') from e
+
+
+def _caption(f: BinaryIO, shard: str, key: str, fields: dict, over: passed.Passed) -> tuple:
+  """Returns (kind, place, text) of a sample's first readable caption; `over` counts other texts."""
+  first = 0, (0, 0), ''
+  for kind, place in ((k, fields[e]) for k, e in enumerate(_TEXTS) if e in fields):
+    f.seek(place[0])
+    if (text := _text(f.read(place[1]), kind)) and not first[2]:
+      first = kind, place, text
+    elif text and caption_files.one_line(text) != caption_files.one_line(first[2]):
+      over.add(passed.CAPTION, (f'{shard}: {key}.{_TEXTS[kind]}',))
+  return first
 
 
 def _members(f: BinaryIO, shard: str, over: passed.Passed) -> dict[str, dict[str, tuple[int, int]]]:

@@ -89,7 +89,7 @@ def test_subfolders_are_splits(tmp_path, name):
 def test_what_is_left_out_is_noted_with_the_training_pictures(tmp_path):
   folder(tmp_path / 'set')
   train, _ = load('captions', tmp_path / 'set', held_out=0.25)
-  assert len(train.read.notes) == 1 and '1 pictures without a caption' in train.read.notes[0]
+  assert len(train.read.notes) == 1 and '1 picture without a caption' in train.read.notes[0]
   assert "'003.png'" in train.read.notes[0]
 
 

@@ -82,9 +82,22 @@ def test_what_lacks_a_caption_or_a_picture_is_left_out_with_one_line(pictures):
   found = load(pictures)
   assert len(found) == 3
   assert found.read.notes == (
-    f'{pictures}: 1 pictures without a caption and 1 captions without a picture are left out, '
-    "the first of them 'z.png'",
+    f'data.path={pictures}: 1 picture without a caption and 1 caption without a picture are left '
+    "out, the first of them 'z.png' and '../../etc/passwd.png'",
   )
+
+
+def test_a_table_whose_rows_name_no_picture_is_told_from_a_missing_table(pictures):
+  put(pictures / 'captions.csv', 'file_name,text\nx,cap 0\na,cap 1\n')
+  words = (
+    r"^data.path=.*/set: captions.csv has 2 rows, and none names a picture \(such as row 'a' "
+    r"beside picture 'a.png'\); write the names of the files as file_name, with their suffix"
+  )
+  with pytest.raises(errors.DataError, match=words):
+    load(pictures)
+  put(pictures / 'captions.csv', 'file_name,text\na.png,\n')
+  with pytest.raises(errors.DataError, match='none of 3 pictures has a caption'):
+    load(pictures)
 
 
 def test_a_name_in_another_unicode_form_is_told_apart(tmp_path):
@@ -92,15 +105,15 @@ def test_a_name_in_another_unicode_form_is_told_apart(tmp_path):
   labelled.write(tmp_path / 'e\u0301.png', labelled.encode(labelled.pixels_of('train', 0, 0)))
   put(tmp_path / 'captions.csv', 'file_name,text\n\xe9.png,a cat\n')
   words = (
-    r'1 file names in the table differ from names of pictures only in their Unicode form, such as '
+    r'1 file name in the table differs from names of pictures only in their Unicode form, such as '
     r"'.xe9.png' and 'e.u0301.png'; write them as the files are named"
   )
-  with pytest.raises(errors.DataError, match=rf'none of 1 pictures has a caption; .*{words}'):
+  with pytest.raises(errors.DataError, match=rf'none of 1 picture has a caption; .*{words}'):
     load(tmp_path)
   labelled.write(tmp_path / 'b.png', labelled.encode(labelled.pixels_of('train', 0, 1)))
   put(tmp_path / 'captions.csv', 'file_name,text\n\xe9.png,a cat\nb.png,a dog\n')
   [alike, left_out] = load(tmp_path).read.notes
-  assert re.search(words, alike) and '1 pictures without a caption and 1 captions' in left_out
+  assert re.search(words, alike) and '1 picture without a caption and 1 caption ' in left_out
 
 
 def test_a_folder_without_captions_is_refused(pictures):
@@ -153,7 +166,7 @@ def test_all_lines_of_a_caption_are_kept_and_told(pictures, form):
   form(pictures)
   found = load(pictures)
   assert captions.of_source(found, '') == WHOLE
-  assert found.read.notes == (f"{pictures}: {SEVERAL}(the first is 'a.png')",)
+  assert found.read.notes == (f"data.path={pictures}: {SEVERAL}(the first is 'a.png')",)
   assert found.changed == f"earlier versions of gdistill {CUT}'a.png')"
   assert found.subset(np.array([2, 0])).changed == found.changed
 
@@ -171,8 +184,8 @@ def test_files_of_captions_that_a_table_hides_are_told(pictures):
   beside(pictures)
   table(pictures)
   assert load(pictures).read.notes == (
-    f'{pictures}: all captions are read from captions.csv, so 3 other files of captions are not '
-    "read, the first of them 'a.txt'",
+    f'data.path={pictures}: all captions are read from captions.csv, so 3 other files of captions '
+    "are not read, the first of them 'a.txt'",
   )
   jsonl(pictures)
   [note] = load(pictures).read.notes

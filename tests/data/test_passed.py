@@ -24,6 +24,6 @@ def test_every_reason_is_told():
   reasons = [value for name, value in vars(passed).items() if name.isupper() and name[0] != '_']
   for noun, rest in reasons:
     over.add((noun, rest), ['x', 'y'])
-  assert len(reasons) == 12 and all(
+  assert len(reasons) == 13 and all(
     f'2 {noun}s {rest} (such' in str(over) for noun, rest in reasons
   )

@@ -121,8 +121,8 @@ def test_captions_of_several_lines_are_told(tmp_path):
   members = [*sample('a', 1, 'one\ntwo'), *sample('b', 2, 'a\x0bcat'), *sample('c', 3)]
   found = load(pack(tmp_path / 'a.tar', members))
   assert found.read.notes == (
-    f'{tmp_path}/a.tar: 1 of 3 captions have several lines, and all lines of a text are read as '
-    "one caption (the first is 'a')",
+    f'data.path={tmp_path}/a.tar: 1 of 3 captions have several lines, and all lines of a text are '
+    "read as one caption (the first is 'a')",
   )
   assert found.changed.endswith(
     "first line of a caption, and 2 captions are longer (the first is 'a')"
@@ -160,7 +160,7 @@ def test_samples_that_lack_something_are_left_out_with_one_line(tmp_path):
 
 def test_a_set_without_any_sample_is_refused(tmp_path):
   with pytest.raises(
-    errors.DataError, match=r'holds no picture .* with a caption .*1 samples without'
+    errors.DataError, match=r'holds no picture .* with a caption .*1 sample without'
   ):
     load(pack(tmp_path / 'a.tar', sample('a', 1)[:1]))
 
@@ -331,11 +331,24 @@ def test_pictures_that_are_passed_over_are_told(tmp_path):
     labelled.write(tmp_path / 'set' / name, b'')
   shard = f'{tmp_path}/set/0.tar'
   assert load(tmp_path / 'set').read.notes == (
-    f'{tmp_path}/set: 0 samples without a readable caption and 1 without a picture (the first is '
-    f"'b' in {shard}) are left out",
-    f'{tmp_path}/set: passed over 1 picture of a format that is not read (such as {shard}: b.heic),'
-    ' 2 archives compressed or in a subfolder (such as 1.tar.gz), 1 picture beside another picture '
-    f'of the same sample (such as {shard}: a.png)',
+    f'data.path={tmp_path}/set: 0 samples without a readable caption and 1 without a picture (the '
+    f"first is 'b' in {shard}) are left out",
+    f'data.path={tmp_path}/set: passed over 1 picture of a format that is not read (such as '
+    f'{shard}: b.heic), 2 archives compressed or in a subfolder (such as 1.tar.gz), 1 picture '
+    f'beside another picture of the same sample (such as {shard}: a.png)',
+  )
+
+
+def test_other_captions_of_a_sample_are_told(tmp_path):
+  members = [
+    *sample('one', 1), ('one.json', '{"caption": "picture 1\\n"}'), ('one.caption', ' '),
+    *sample('two', 2), ('two.json', '{"caption": "other"}'),
+  ]  # fmt: skip
+  found = load(pack(tmp_path / 'a.tar', members))
+  assert [found.read.caption(i) for i in range(2)] == ['picture 1', 'picture 2']
+  assert found.read.notes == (
+    f'data.path={tmp_path}/a.tar: passed over 1 caption beside another caption of the same sample '
+    f'(such as {tmp_path}/a.tar: two.json)',
   )
 
 
