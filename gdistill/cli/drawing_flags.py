@@ -137,7 +137,7 @@ def _no_class(part: str, names: Sequence[str], count: int) -> str:
   if re.fullmatch(r'(number:)?[+-]?\d+', part, re.ASCII):
     return f'{part} is no number of a class: 0 to {count - 1}'
   near = difflib.get_close_matches(part.removeprefix('name:'), names, 1)
-  return f'{part!r} is no class' + (f', did you mean {near[0]!r}?' if near else '')
+  return f'{part!r} is no class' + (f' (did you mean {near[0]!r}?)' if near else '')
 
 
 def _numbers_of_classes(text: str, card: dict, count: int) -> list[int]:

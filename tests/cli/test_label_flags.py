@@ -40,8 +40,8 @@ def test_labels_are_names_numbers_and_ranges():
 
 
 @pytest.mark.parametrize('given, wrong', [
-  ('bird', "'bird' is no class"), ('cat,dgo', "'dgo' is no class, did you mean 'dog'?"),
-  ('name:catt', "'name:catt' is no class, did you mean 'cat'?"),
+  ('bird', "'bird' is no class"), ('cat,dgo', "'dgo' is no class (did you mean 'dog'?)"),
+  ('name:catt', "'name:catt' is no class (did you mean 'cat'?)"),
   ('bird,11', "'bird' is no class"), ('0,11', '11 is no number of a class: 0 to 2'),
   ('3', '3 is no number of a class: 0 to 2'), ('-1', '-1 is no number of a class: 0 to 2'),
   ('2..1', '2..1 is no range of numbers from 0 to 2, the smaller number first'),
