@@ -111,8 +111,9 @@ def _say_passed_over(run: assemble.Run, plan: bool) -> list[str]:
     encodes = not all(finished_rounds.is_finished(run.workdir / r.name) for r in run.plan)
   later = source.notes(train) if encodes else ()
   lines = [line for line in source.notes(train, held) if line not in later]
-  for line in () if jax.process_index() else lines:
-    progress.say(line)
+  if lines and not jax.process_index():  # process_index starts the devices, which no plan needs
+    for line in lines:
+      progress.say(line)
   return lines
 
 
