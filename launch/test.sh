@@ -25,5 +25,7 @@ if [[ $select != soak ]]; then
   export XLA_FLAGS=${XLA_FLAGS---xla_backend_optimization_level=0}
 fi
 # Two test processes, because compiling keeps only one core busy. All tests of a file run in the same
-# process; with loadscope, one process runs all files that train micro runs (tests/conftest.py).
-exec "$VENV/bin/python" -m pytest -n "${TEST_PROCESSES:-2}" --dist "$dist" -m "$select" "$@"
+# process, long files first; with loadscope, one process runs all files that train micro runs
+# (tests/conftest.py).
+exec "$VENV/bin/python" -m pytest -n "${TEST_PROCESSES:-2}" --dist "$dist" --no-loadscope-reorder \
+  -m "$select" "$@"

@@ -51,6 +51,18 @@ def micro_run(tmp_path_factory):
   return workdir
 
 
+# Files whose tests take minutes.
+_LONG = (
+  'tests/runs/', 'tests/benchmarks/', 'tests/reliability/', 'tests/launch/test_two_processes.py',
+  'tests/training/test_run.py', 'tests/cli/',
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+  """Puts the long files first, so that no process is left with one of them at the end."""
+  items.sort(key=lambda item: not item.nodeid.startswith(_LONG))
+
+
 def pytest_xdist_make_scheduler(config, log):
   """With `--dist loadscope`, one process runs all files that train micro runs; see launch/test.sh.
 
