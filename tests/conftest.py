@@ -54,7 +54,7 @@ def micro_run(tmp_path_factory):
 # Files whose tests take minutes.
 _LONG = (
   'tests/runs/', 'tests/benchmarks/', 'tests/reliability/', 'tests/launch/test_two_processes.py',
-  'tests/training/test_run.py', 'tests/cli/',
+  'tests/training/test_run.py', 'tests/notebooks/', 'tests/cli/',
 )  # fmt: skip
 
 
