@@ -22,7 +22,10 @@ exit_codes.exit_process(train.main(sys.argv[1:]))
 
 def poor():
   """Returns an environment without HOME, and with the locale C."""
-  kept = ('PATH', 'JAX_PLATFORMS', 'JAX_COMPILATION_CACHE_DIR', 'LD_PRELOAD', 'OPENBLAS_CORETYPE')
+  kept = (
+    'PATH', 'JAX_PLATFORMS', 'JAX_COMPILATION_CACHE_DIR', 'XLA_FLAGS', 'LD_PRELOAD',
+    'OPENBLAS_CORETYPE',
+  )  # fmt: skip
   return {k: v for k, v in os.environ.items() if k in kept} | {'LC_ALL': 'C', 'LANG': 'C'}
 
 
