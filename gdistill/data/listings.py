@@ -60,7 +60,7 @@ class Listing:
     if self.times is None:
       return headers.of_all(self._look, names, poll)
     files = [(n, self.sizes[n], *self.times[n]) for n in names]
-    return looked.looks(os.path.join(os.path.realpath(self.path), split), files, self._look, poll)
+    return looked.looks(os.path.join(self.path, split), files, self._look, poll)
 
   def _look(self, name: str) -> headers.Look:
     if self.contents is not None:

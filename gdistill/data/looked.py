@@ -48,20 +48,20 @@ def looks(
   names = [name for name, *_ in files]
   if len(files) < MANY:
     return headers.of_all(look, names, poll)
-  file, began = _file(folder), time.time_ns()
+  memory, began = _file(folder), time.time_ns()
   rows = np.zeros(len(files), _ROW)
   rows['name'] = [_number(name) for name in names]
   for k, field in enumerate(_KEY[1:], 1):
-    rows[field] = [file[k] for file in files]
-  new = np.flatnonzero(~_recall(file, rows))
+    rows[field] = [one[k] for one in files]
+  new = np.flatnonzero(~_recall(memory, rows))
   for k, found in zip(new, headers.of_all(look, [names[k] for k in new], poll), strict=True):
     sides = (min(side, 2**31 - 1) for side in (found.width, found.height))  # a damaged header
     rows[k] = (*rows[k].tolist()[: len(_KEY)], found.stamp, *sides)
   if len(new):
     last = np.maximum(rows['changed'], rows['modified'])
-    known = (rows['width'] > 0) & (last < began - _FRESH)
+    sure = (rows['width'] > 0) & (last < began - _FRESH)
     if rows['changed'].min() < rows['changed'].max():
-      _keep(file, np.sort(rows[known], order='name'))
+      _keep(memory, np.sort(rows[sure], order='name'))
   columns = rows['stamp'].tolist(), rows['width'].tolist(), rows['height'].tolist()
   return [headers.Look(*row) for row in zip(*columns, strict=True)]
 

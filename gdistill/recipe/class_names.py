@@ -139,8 +139,7 @@ def number(text: str, names: Sequence[str], flag: str, equals: str = '=') -> int
   - Any other text is the name of a class, or, if it consists of digits, the number of a class.
 
   A name may also be one of the names of an ImageNet class, as in `difference`. Raises ConfigError,
-  which begins with `flag`, `equals` and
-  `text`, if `text` can mean two classes.
+  which begins with `flag`, `equals` and `text`, if `text` can mean two classes.
   """
   found = set(_named(text, names))
   if text.startswith(_NAME):
