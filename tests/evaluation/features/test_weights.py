@@ -48,3 +48,16 @@ def test_missing_weights_are_said_to_be_downloaded_and_converted(tmp_path, monke
   assert 'pt_inception-2015-12-05-6726825d.pth' in words and 'gdistill convert inception' in words
   monkeypatch.delenv('GDISTILL_WEIGHTS')
   assert weights.default_path('lite0').parts[-3:] == ('gdistill', 'weights', 'lite0.safetensors')
+
+
+def test_the_command_for_missing_weights_names_a_source_only_if_there_is_a_file_to_download(
+  tmp_path,
+):
+  file = tmp_path / 'w.safetensors'
+  for network, source in (
+    ('inception', f' --source={weights.SOURCES["inception"].file}'),
+    ('lite0', ''),
+  ):
+    with pytest.raises(errors.DataError) as e:
+      weights.find(network, str(file))
+    assert str(e.value).endswith(f'run: gdistill convert {network}{source} --out={file}')
