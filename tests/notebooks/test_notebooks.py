@@ -38,7 +38,7 @@ def test_they_run_to_the_end(tmp_path, monkeypatch):
     )
     try:
       client.execute()
-    except nbclient.exceptions.CellTimeoutError:  # a kernel's reply is lost now and then
+    except nbclient.exceptions.CellTimeoutError:  # a finished cell without its reply, seen once
       client.execute()
     results = [
       o['data'] for c in book.cells for o in c.get('outputs', ()) if o['output_type'] != 'stream'

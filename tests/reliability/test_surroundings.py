@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 
+import bare
 import disturbed
 import pytest
 
@@ -22,11 +23,11 @@ exit_codes.exit_process(train.main(sys.argv[1:]))
 
 def poor():
   """Returns an environment without HOME, and with the locale C."""
-  kept = (
-    'PATH', 'JAX_PLATFORMS', 'JAX_COMPILATION_CACHE_DIR', 'XLA_FLAGS', 'LD_PRELOAD',
-    'OPENBLAS_CORETYPE',
+  names = (
+    'JAX_PLATFORMS', 'JAX_COMPILATION_CACHE_DIR', 'XLA_FLAGS', 'LD_PRELOAD', 'OPENBLAS_CORETYPE',
   )  # fmt: skip
-  return {k: v for k, v in os.environ.items() if k in kept} | {'LC_ALL': 'C', 'LANG': 'C'}
+  kept = {k: v for k, v in os.environ.items() if k in names}
+  return bare.environment(os.environ['PATH'], **kept, LC_ALL='C', LANG='C')
 
 
 def ends_as(workdir, undisturbed, done):
