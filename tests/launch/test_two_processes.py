@@ -111,9 +111,9 @@ STALL = 30.0
 
 def launch(folder, root, **environment):
   file = folder / 'config.json'
-  # 400 updates: training lasts long enough for every kill below to fall into it.
+  # 12 saved steps of the teacher: enough for every kill below to fall between two of them.
   config = micro.config(
-    teacher=dict(steps=400), train=dict(stall_seconds=STALL, checkpoint_every=10)
+    teacher=dict(steps=120), train=dict(stall_seconds=STALL, checkpoint_every=10)
   )
   file.write_text(json.dumps(config))
   words = ['--run_id=run', f'--config={file}', f'--workdir_root={root}']

@@ -1,6 +1,7 @@
 """Object stores for tests: one in memory, and an S3 emulator on this machine."""
 
 import contextlib
+import uuid
 
 import pytest
 from etils.epath import backend
@@ -66,8 +67,9 @@ def s3(monkeypatch):
     monkeypatch.setenv(name, value)
   import boto3
 
-  boto3.client('s3').create_bucket(Bucket='bucket')
+  bucket = f'bucket-{uuid.uuid4()}'  # all servers of a process share what they hold
+  boto3.client('s3').create_bucket(Bucket=bucket)
   try:
-    yield 's3://bucket'
+    yield f's3://{bucket}'
   finally:
     server.stop()
