@@ -93,6 +93,7 @@ def test_killed_and_repeated_it_ends_with_the_same_digest(given, tmp_path):
   assert sorted(os.listdir(out)) == sorted(os.listdir(tmp_path / 'whole'))
 
 
+@pytest.mark.full
 def test_sigterm_leaves_with_42_and_whole_shards(given, tmp_path):
   config = latent_runs.config(PHOTOS, given, latents=dict(shard_size=2, batch_size=2))
   script = (
@@ -212,6 +213,7 @@ def test_a_folder_must_be_named_and_local(given, tmp_path, capsys):
   assert '--out=gs://b/c must be a local folder' in capsys.readouterr().err
 
 
+@pytest.mark.full
 def test_a_plan_needs_neither_data_nor_networks_and_says_what_is_missing(
   tmp_path, monkeypatch, capsys
 ):

@@ -46,6 +46,7 @@ def refuse(*args, **kwargs):
   raise AssertionError('a picture was drawn')
 
 
+@pytest.mark.full
 def test_the_command_repeated_has_nothing_to_do_and_draws_only_what_is_missing(
   workdir, tmp_path, capsys, monkeypatch
 ):

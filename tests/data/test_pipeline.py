@@ -86,6 +86,7 @@ def test_fewer_examples_than_a_batch_are_refused():
     pipeline.batch(numbered(7), SEED, 0, 8)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('workers, steps', [
   (0, (0, 1, 2, 3, 7, 8, 9, 10, 11, 2, 3)), (2, (0, 1, 2, 7, 8, 9, 10, 11)),
 ])  # fmt: skip

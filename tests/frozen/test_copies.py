@@ -33,6 +33,7 @@ def test_a_run_keeps_copies_of_its_networks_and_is_told_by_them(given, tmp_path)
   assert not list(tmp_path.rglob('.tmp-*'))
 
 
+@pytest.mark.full
 def test_killed_after_any_copy_the_copies_are_made_again(given, tmp_path, monkeypatch):
   recipe, write, done = latent_runs.recipe(SD, given), storage.write_bytes, []
   frozen, workdir = frozen_networks.of_settings(recipe.latents), storage.path(tmp_path)

@@ -22,6 +22,7 @@ def readers():
   return config_readers.readers()
 
 
+@pytest.mark.full
 def test_the_page_is_what_the_settings_and_the_sources_say(readers):
   made = make_config_table.page(readers)
   assert make_config_table.PAGE.read_text() == made, 'run python docs/make_config_table.py'
@@ -36,6 +37,7 @@ def test_the_page_has_every_key_of_a_config_once():
   assert sorted(names) == sorted(identity.flat(resolved))
 
 
+@pytest.mark.full
 def test_no_key_is_without_a_reader(readers):
   unread = [
     key.name

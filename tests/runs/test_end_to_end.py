@@ -53,9 +53,7 @@ def test_the_tiny_digits_run_from_data_to_report(tmp_path, digits_run, variant):
   if variant:
     config = config_file.load('configs/digits.py:tiny', [])
     config['progressive'].update(sampler='stochastic', state='trajectory')
-    config['guidance'].update(
-      state='trajectory', trajectory_steps=4, ws_per_pass=2, one_batch=True
-    )
+    config['guidance'].update(state='trajectory', trajectory_steps=4, ws_per_pass=2, one_batch=True)
     finished(start(tmp_path, config))
   rows = json.loads((run / 'report' / 'metrics.json').read_text())
   sampler = 'stochastic' if variant else 'ddim'
@@ -153,6 +151,7 @@ def test_cifar10_runs_whole_on_a_folder_and_only_on_that(tmp_path):
 
 def test_two_processes_run_cifar10_on_prepared_records_read_by_workers(tmp_path):
   config, source = cifar10(tmp_path, name='records', path=f'{tmp_path}/records', workers=1)
+  config['model'].update(multipliers=(1,), attention_resolutions=())  # compiled by both processes
   prepare = [sys.executable, '-c', 'from gdistill.cli import command; command.program()']
   subprocess.run(
     [*prepare, 'prepare', f'--source={source}', f'--out={tmp_path}/records', '--size=32',

@@ -184,7 +184,7 @@ def first_state(recipe):
 
 
 def test_an_inpainting_run_goes_from_pictures_to_figures_and_paints(given, tmp_path):
-  more = dict(model=dict(extra_channels=5), latents=dict(masks=2))
+  more = dict(model=dict(extra_channels=5), latents=dict(masks=2), evaluation=dict(num_steps=(2,)))
   recipe, workdir = run(SD, given, tmp_path / 'run', **more)
   index = json.loads((workdir / 'latents' / 'index.json').read_text())
   assert index['masks'] == 2

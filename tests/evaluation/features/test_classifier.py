@@ -58,6 +58,7 @@ def test_the_digest_sees_every_name_shape_and_bit():
   assert classifier.digest(dict(reversed(params.items()))) == classifier.digest(params)
 
 
+@pytest.mark.full
 def test_the_batch_size_and_the_other_rows_change_nothing():
   pixels, _ = digits()
   whole = extract(trained(), pixels[:23])
