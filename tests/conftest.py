@@ -81,7 +81,9 @@ def pytest_xdist_make_scheduler(config, log):
 @functools.cache
 def _trains(file):
   text = (pathlib.Path(__file__).parent.parent / file).read_text()
-  return any(f'\nimport {name}\n' in text for name in ('micro', 'ladder', 'disturbed'))
+  return 'micro_run' in text or any(
+    f'\nimport {name}\n' in text for name in ('micro', 'ladder', 'disturbed')
+  )
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -16,14 +16,17 @@ MASK = np.arange(7)[None] < np.array([7, 4, 1])[:, None]
 
 @pytest.fixture(scope='module')
 def params():
-  found = bert.Bert(SIZES).init(jax.random.key(0), jnp.asarray(TOKENS), jnp.asarray(MASK))['params']
+  net = bert.Bert(SIZES)
+  found = jax.eval_shape(net.init, jax.random.key(0), jnp.asarray(TOKENS), jnp.asarray(MASK))
   rng = np.random.default_rng(1)
-  return jax.tree.map(lambda a: rng.normal(a.ndim == 1, 0.4, a.shape).astype(np.float32), found)
+  return jax.tree.map(
+    lambda a: rng.normal(a.ndim == 1, 0.4, a.shape).astype(np.float32), found['params']
+  )
 
 
 def hidden(params, tokens, mask):
   with jax.default_matmul_precision('highest'):
-    return np.asarray(bert.Bert(SIZES).apply({'params': params}, tokens, mask))
+    return np.asarray(jax.jit(bert.Bert(SIZES).apply)({'params': params}, tokens, mask))
 
 
 def norm(h, p):

@@ -55,7 +55,8 @@ def test_a_patch_goes_out_where_it_came_in():
   kernel = jnp.zeros((32, 4, 4, 2)).at[0].set(jnp.arange(32.0).reshape(4, 4, 2))
   params['final']['kernel'] = kernel.reshape(32, 32)
   z = jax.random.normal(jax.random.key(0), (1, 8, 12, 2))
-  found = net.apply({'params': params}, z, jnp.ones(1), {'label': jnp.zeros(1, int)}, jnp.ones(1))
+  apply = jax.jit(net.apply)
+  found = apply({'params': params}, z, jnp.ones(1), {'label': jnp.zeros(1, int)}, jnp.ones(1))
   for row in range(2):
     for column in range(3):
       cut = np.s_[0, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4]
@@ -82,10 +83,11 @@ def test_a_fresh_student_is_the_teacher_bit_for_bit_and_moves_with_w_once_it_lea
 def test_no_label_is_the_last_row_of_the_table_and_not_class_zero():
   net = dit.DiT(**TINY)
   params, (z, logsnr, _, w) = filled(net), inputs()
+  apply = jax.jit(net.apply)
 
   def at(label, table):
     given = {'params': {**params, 'label': {'embedding': table}}}
-    return net.apply(given, z, logsnr, {'label': jnp.full(4, label)}, w)
+    return apply(given, z, logsnr, {'label': jnp.full(4, label)}, w)
 
   table = params['label']['embedding']
   assert table.shape == (4, 32)
@@ -96,18 +98,20 @@ def test_no_label_is_the_last_row_of_the_table_and_not_class_zero():
 def test_rows_do_not_see_each_other():
   net = dit.DiT(**TINY, w_features=8)
   params, (z, logsnr, cond, w) = {'params': filled(net)}, inputs()
-  whole = net.apply(params, z, logsnr, cond, w)
-  alone = net.apply(params, z[2:3], logsnr[2:3], {'label': cond['label'][2:3]}, w[2:3])
+  apply = jax.jit(net.apply)
+  whole = apply(params, z, logsnr, cond, w)
+  alone = apply(params, z[2:3], logsnr[2:3], {'label': cond['label'][2:3]}, w[2:3])
   np.testing.assert_allclose(whole[2:3], alone, atol=2e-5)
 
 
 def test_a_fresh_network_says_zero_and_a_fresh_block_is_the_identity():
   net = dit.DiT(**TINY)
   fresh = jax.jit(net.init)(jax.random.key(0), *inputs(1))
-  np.testing.assert_array_equal(net.apply(fresh, *inputs()), 0.0)
+  np.testing.assert_array_equal(jax.jit(net.apply)(fresh, *inputs()), 0.0)
   block, h = dit.Block(2, 4), jax.random.normal(jax.random.key(0), (2, 3, 8))
   emb = jnp.ones((2, 8))
-  np.testing.assert_array_equal(block.apply(block.init(jax.random.key(0), h, emb), h, emb), h)
+  fresh = jax.jit(block.init)(jax.random.key(0), h, emb)
+  np.testing.assert_array_equal(jax.jit(block.apply)(fresh, h, emb), h)
 
 
 def test_a_learned_sigma_is_computed_and_left_out():
@@ -116,8 +120,9 @@ def test_a_learned_sigma_is_computed_and_left_out():
   kernel = params['final']['kernel'].reshape(32, 4, 4)[..., :2].reshape(32, 8)
   bias = params['final']['bias'].reshape(4, 4)[..., :2].reshape(8)
   halved = {**params, 'final': {'kernel': kernel, 'bias': bias}}
-  expected = plain.apply({'params': halved}, *inputs())
-  np.testing.assert_allclose(both.apply({'params': params}, *inputs()), expected, atol=1e-5)
+  expected = jax.jit(plain.apply)({'params': halved}, *inputs())
+  found = jax.jit(both.apply)({'params': params}, *inputs())
+  np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 @pytest.mark.full

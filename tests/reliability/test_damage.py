@@ -28,8 +28,11 @@ DAMAGES = ('empty', 'half', 'a byte short', 'gone', 'a bit', 'a byte more', 'the
 def state_of(recipe, seed):
   """Returns a training state with all its parts: parameters, EMA, optimiser moments, counters."""
   net = networks.build(recipe.model, recipe.takes_w, noise_settings=recipe.noise)
-  params = networks.initial_params(net, recipe.model, jax.random.key(seed))
-  state = states.create(params, train_step.optimizer(recipe.guidance), True)
+  state = jax.jit(
+    lambda key: states.create(
+      networks.initial_params(net, recipe.model, key), train_step.optimizer(recipe.guidance), True
+    )
+  )(jax.random.key(seed))
   moments = jax.tree.map(lambda a: a + seed, state.opt)
   return state.replace(opt=moments, step=state.step + seed)
 

@@ -23,8 +23,9 @@ class Mixture:
   def __init__(self, classes: int = CLASSES, size: int = SIZE, spread: float = SPREAD):
     self.shape, self.spread = (size, size, 1), spread
     self.means = np.random.default_rng(7).normal(size=(classes, *self.shape)).astype(np.float32)
+    self.v_fn = jax.jit(self._v)
 
-  def v_fn(self, z, logsnr, cond, w):
+  def _v(self, z, logsnr, cond, w):
     del w
     alpha, sigma = (types.expand_like(a, z)[:, None] for a in schedule.alpha_sigma(logsnr))
     s = alpha**2 * self.spread**2 + sigma**2
