@@ -20,6 +20,7 @@ from gdistill.workdir import storage
 
 ROOT = pathlib.Path(__file__).parents[2]
 pytestmark = pytest.mark.full
+QUICK = os.environ.get('XLA_FLAGS', '')  # those of launch/test.sh, by which programs compile fast
 
 
 def start(folder, config, *more, flags=''):
@@ -54,7 +55,8 @@ def test_the_tiny_digits_run_from_data_to_report(tmp_path, digits_run, variant):
     config = config_file.load('configs/digits.py:tiny', [])
     config['progressive'].update(sampler='stochastic', state='trajectory')
     config['guidance'].update(state='trajectory', trajectory_steps=4, ws_per_pass=2, one_batch=True)
-    finished(start(tmp_path, config))
+    config.update(stages=('guidance', 'progressive'), initial=str(digits_run / '00_teacher'))
+    finished(start(tmp_path, config, flags=QUICK))
   rows = json.loads((run / 'report' / 'metrics.json').read_text())
   sampler = 'stochastic' if variant else 'ddim'
   assert {r['sampler'] for r in rows if r['model'] == 'student'} == {sampler}
@@ -69,7 +71,7 @@ def test_a_finished_tiny_run_is_given_an_encoders_ladder_and_keeps_its_report(tm
   shutil.copytree(digits_run, run)
   before = {p: p.read_bytes() for p in run.glob('0*/card.json')}
   rows = json.loads((run / 'report' / 'metrics.json').read_text())
-  finished(start(tmp_path, config, '--config.encoder=True'))
+  finished(start(tmp_path, config, '--config.encoder=True', flags=QUICK))
   names = sorted(p.parent.name for p in run.glob('*/card.json'))
   assert names[5:] == ['05_encoder_4', '06_encoder_2', '07_encoder_1']
   assert {p: p.read_bytes() for p in before} == before and len(before) == 5
@@ -90,8 +92,7 @@ def two_processes(tmp_path, configs, workdirs=()):
     folder.mkdir()
     flags = [f'--coordinator=127.0.0.1:{port}', '--num_processes=2', f'--process_id={i}']
     workdir = workdirs[i] if workdirs else tmp_path / 'run'
-    quick = os.environ.get('XLA_FLAGS', '')  # both processes compile every program
-    children.append(start(folder, config, *flags, f'--workdir={workdir}', flags=quick))
+    children.append(start(folder, config, *flags, f'--workdir={workdir}', flags=QUICK))
   return children
 
 
@@ -142,11 +143,13 @@ def ends_well(run):
 def test_cifar10_runs_whole_on_a_folder_and_only_on_that(tmp_path):
   config, source = cifar10(tmp_path)
   config['mesh']['cpu_devices'] = 2
-  finished(start(tmp_path, config))
+  finished(start(tmp_path, config, flags=QUICK))
   last = ends_well(tmp_path / 'run')
   next((source / 'train').glob('*/*.png')).unlink()
   (last / 'card.json').unlink()
-  assert 'are not those this run began with' in finished(start(tmp_path, config), code=3)
+  assert 'are not those this run began with' in finished(
+    start(tmp_path, config, flags=QUICK), code=3
+  )
 
 
 def test_two_processes_run_cifar10_on_prepared_records_read_by_workers(tmp_path):
