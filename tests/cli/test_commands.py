@@ -316,7 +316,6 @@ def test_configs_that_cannot_be_read_are_said_so(tmp_path, capsys):
   assert "variant='huge'" in capsys.readouterr().err
 
 
-@pytest.mark.full
 def test_a_second_writer_is_refused(workdir, capsys):
   with ledger.Lock(workdir):
     done = subprocess.run(

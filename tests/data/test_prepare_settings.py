@@ -56,7 +56,6 @@ def imagenet(path, classes=1000):
   return path
 
 
-@pytest.mark.full
 def test_an_incomplete_imagenet_is_refused(tmp_path):
   source = imagenet(tmp_path / 'in')
   with pytest.raises(

@@ -103,7 +103,6 @@ def test_the_gradient_is_reduced_once_an_update_however_many_microbatches():
     assert given == {'all-reduce': [2], 'reduce-scatter': sorted(over_fsdp + over_data)}, name
 
 
-@pytest.mark.full
 def test_small_leaves_are_reduced_whole_with_the_loss_in_one_message():
   for given in reductions(16, 64).values():
     assert given == {'all-reduce': [64 * 8, 16 * 64], 'reduce-scatter': []}

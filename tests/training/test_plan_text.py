@@ -34,7 +34,6 @@ def test_the_plan_lists_an_encoders_rounds_and_their_batches_are_checked():
     run_checks.data(assemble.Run(dataclasses.replace(recipe, progressive=large)))
 
 
-@pytest.mark.full
 def test_a_plan_for_devices_that_are_not_here_starts_none():
   code = (
     'import sys\n'

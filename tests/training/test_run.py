@@ -266,7 +266,6 @@ def test_told_to_stop_while_it_compiles_it_leaves_at_once(tmp_path):
   assert child.stdout.read() == ''
 
 
-@pytest.mark.full
 def test_a_ledger_that_cannot_be_written_ends_the_run_with_its_error(tmp_path, monkeypatch):
   """The thread that compiles hands the error on; the loop must not wait for its step for ever."""
   write = ledger.record
