@@ -25,6 +25,7 @@ def ends_as(workdir, undisturbed):
   assert done.returncode == 0, done.stderr
   assert disturbed.digests(workdir) == disturbed.digests(undisturbed)
   assert disturbed.figures(workdir) == disturbed.figures(undisturbed)
+  assert '<html' in (workdir / 'report' / 'index.html').read_text()
   told = [e['round'] for e in ledger.ledger(workdir) if e['event'] == 'round-finished']
   assert told == sorted(set(told)) and len(told) == len(disturbed.digests(workdir))
 

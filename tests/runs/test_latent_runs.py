@@ -71,7 +71,7 @@ def test_every_config_goes_from_pictures_to_figures(given, tmp_path, name):
   assert {r['clipping'] for r in rows} == {'none'}
   students = [r for r in rows if r['model'] == 'student']
   assert {(r['num_steps'], r['w']) for r in students} == {
-    (n, w) for n in recipe.evaluation.num_steps for w in recipe.evaluation.ws
+    (n, w) for n in (1, 2) for w in recipe.evaluation.ws
   }
   for r in rows:
     reference = r['model'] == 'teacher' and r['num_steps'] == 4 and r['sampler'] == 'ddim'

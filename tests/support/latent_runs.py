@@ -114,8 +114,6 @@ def config(name: str, given: pathlib.Path, **sections) -> dict:
     batch_size=8, quick_images=8, quick_reference_steps=4, full_images=8, full_reference_steps=4,
     real_images=100,
   )  # fmt: skip
-  if name != 'photos_latent.py:tiny':
-    c['evaluation']['num_steps'] = (1,)  # every further number of steps compiles three samplers
   for section, values in sections.items():
     if isinstance(values, dict):
       c.setdefault(section, {}).update(values)
