@@ -5,6 +5,7 @@ import json
 import pathlib
 import re
 
+import micro
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -28,13 +29,14 @@ def test_they_call_the_package_define_nothing_and_hold_no_outputs(file):
 @pytest.mark.full
 def test_they_run_to_the_end(tmp_path, monkeypatch):
   nbclient, nbformat = pytest.importorskip('nbclient'), pytest.importorskip('nbformat')
-  monkeypatch.setenv('GDISTILL_NOTEBOOK_CONFIG', 'configs/digits.py:tiny')
+  (tmp_path / 'config.json').write_text(json.dumps(micro.config()))
+  monkeypatch.setenv('GDISTILL_NOTEBOOK_CONFIG', str(tmp_path / 'config.json'))
   monkeypatch.setenv('GDISTILL_NOTEBOOK_WORKDIR', str(tmp_path / 'run'))
   pictures = {'distill_digits': 2, 'evaluate': 0, 'edit': 3}
   for name, count in pictures.items():  # the later notebooks read the run of the first
     book = nbformat.read(ROOT / 'notebooks' / f'{name}.ipynb', as_version=4)
     client = nbclient.NotebookClient(
-      book, timeout=400, kernel_name='python3', resources={'metadata': {'path': str(ROOT)}}
+      book, timeout=150, kernel_name='python3', resources={'metadata': {'path': str(ROOT)}}
     )
     try:
       client.execute()

@@ -82,6 +82,8 @@ def test_without_a_place_for_temporary_files(undisturbed, tmp_path):
   unshare = ['unshare', '--mount', *(['--user', '--map-root-user'] if os.geteuid() else [])]
   sandbox = [*unshare, 'bash', '-c', READ_ONLY, '-', str(tmp_path)]
   places = dict.fromkeys(('TMPDIR', 'TEMP', 'TMP'), '/tmp')  # noqa: S108
+  # The cache of the machine may lie in a folder for temporary files.
+  places['XDG_CACHE_HOME'] = str(tmp_path / 'cache')
 
   def run(*words):
     env = disturbed.environment({'PYTHONPATH': str(disturbed.ROOT), **places})
