@@ -10,6 +10,7 @@ import dataclasses
 import jax
 from flax import linen as nn
 
+from gdistill.models import attention
 from gdistill.models import clip
 
 
@@ -68,7 +69,7 @@ class Bert(nn.Module):
       )
       for part in ('query', 'key', 'value')
     )
-    a = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None, None])
+    a = attention.attention(q, k, v, mask)
     a = nn.Dense(width, name=f'{name}_attention_output_dense')(a.reshape(b, length, width))
     h = nn.LayerNorm(sizes.epsilon, name=f'{name}_attention_output_LayerNorm')(h + a)
     a = nn.Dense(sizes.mlp, name=f'{name}_intermediate_dense')(h)

@@ -8,6 +8,7 @@ from jax import numpy as jnp
 
 from gdistill import errors
 from gdistill.core import types
+from gdistill.models import attention
 
 zeros = nn.initializers.zeros_init()
 
@@ -131,7 +132,7 @@ class Attention(nn.Module):
       )
       for name in ('q', 'k', 'v')
     )
-    a = jax.nn.dot_product_attention(q, k, v).reshape(b, height, width, c)
+    a = attention.attention(q, k, v).reshape(b, height, width, c)
     return h + nn.Dense(c, dtype=self.dtype, kernel_init=zeros, name='out')(a)
 
 

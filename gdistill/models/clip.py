@@ -12,6 +12,8 @@ import jax
 from flax import linen as nn
 from jax import numpy as jnp
 
+from gdistill.models import attention
+
 SIZE = 224
 # Mean and standard deviation by which the published checkpoints normalise RGB in [0, 1].
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -135,7 +137,7 @@ def _transformer(tower: Tower, h: jax.Array, causal: bool) -> jax.Array:
       )
       for name in 'qkv'
     )
-    a = jax.nn.dot_product_attention(q, k, v, is_causal=causal).reshape(b, length, width)
+    a = attention.attention(q, k, v, causal=causal).reshape(b, length, width)
     h += nn.Dense(width, name=f'layers_{i}_self_attn_out_proj')(a)
     a = nn.LayerNorm(tower.epsilon, name=f'layers_{i}_layer_norm2')(h)
     a = ACTIVATIONS[tower.activation](nn.Dense(tower.mlp, name=f'layers_{i}_mlp_fc1')(a))

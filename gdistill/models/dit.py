@@ -9,6 +9,7 @@ from flax import linen as nn
 from jax import numpy as jnp
 
 from gdistill.core import types
+from gdistill.models import attention
 from gdistill.models import blocks
 from gdistill.models import embeddings
 
@@ -110,7 +111,7 @@ class Block(nn.Module):
       )
       for name in 'qkv'
     )
-    a = jax.nn.dot_product_attention(q, k, v).reshape(b, count, width)
+    a = attention.attention(q, k, v).reshape(b, count, width)
     h += gate_a[:, None] * nn.Dense(width, dtype=self.dtype, name='out')(a)
 
     m = normed(h, scale_m, shift_m).astype(self.dtype)

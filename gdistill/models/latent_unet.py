@@ -9,6 +9,7 @@ from jax import numpy as jnp
 
 from gdistill.core import condition
 from gdistill.core import types
+from gdistill.models import attention
 from gdistill.models import blocks
 from gdistill.models import embeddings
 
@@ -267,8 +268,7 @@ class Attention(nn.Module):
       )
       for name, of in (('q', h), ('k', context), ('v', context))
     )
-    mask = None if counts is None else counts[:, None, None]
-    a = jax.nn.dot_product_attention(q, k, v, mask=mask).reshape(b, n, c)
+    a = attention.attention(q, k, v, counts).reshape(b, n, c)
     return nn.Dense(c, dtype=self.dtype, name='out')(a)
 
 

@@ -10,6 +10,7 @@ import jax
 from flax import linen as nn
 from jax import numpy as jnp
 
+from gdistill.models import attention
 from gdistill.models import blocks
 
 
@@ -323,7 +324,7 @@ class Attention(nn.Module):
     b, _, _, c = h.shape
     normed = _norm(self.groups, 'group_norm')(h).reshape(b, -1, 1, c)
     q, k, v = (nn.Dense(c, name=f'to_{name}')(normed) for name in 'qkv')
-    a = jax.nn.dot_product_attention(q, k, v).reshape(h.shape)
+    a = attention.attention(q, k, v).reshape(h.shape)
     return h + nn.Dense(c, name='to_out_0')(a)
 
 
