@@ -328,12 +328,12 @@ class Step:
   def function(self) -> Callable:
     """Returns the step before compilation, (state, teacher, batches, given) -> (state, metrics)."""
     loss = stage_losses.loss_of(assemble.setup_of(self.recipe, self.stage))
-    return train_step.make_step(loss, self.settings, jax.default_backend() == 'cpu', self.mesh)
+    return train_step.make_step(loss, self.settings, meshes.is_cpu(self.mesh), self.mesh)
 
   @functools.cached_property
   def compiled(self) -> Any:
     arguments = (self.state, self.teacher, self.batch, self.given)
-    return train_step.compile_step(self.function, *arguments)
+    return train_step.trace_step(self.function, *arguments).lower().compile()
 
   def fresh(self) -> states.TrainState:
     make = functools.partial(

@@ -4,6 +4,8 @@ import contextlib
 import math
 import os
 import stat
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -59,16 +61,18 @@ AXES = ('slice', 'data', 'fsdp')  # axes of every mesh, from the slowest connect
 
 
 def make_mesh(
-  data: int, fsdp: int, slices: int = 1, devices: int | None = None
+  data: int, fsdp: int, slices: int = 1, devices: int | Sequence[Any] | None = None
 ) -> Mesh | AbstractMesh:
   """Returns the mesh (slice, data, fsdp) of all devices; size -1 takes a slice's remaining devices.
 
   Slices of a pod are connected only by the slow data-centre network, which only the mesh axis
-  'slice' crosses. If `devices` is given, `make_mesh` returns an abstract mesh of `devices` devices,
-  so that a run can be planned without the devices. Raises ConfigError unless the product of the
-  sizes is the number of devices.
+  'slice' crosses. `devices` may be devices to compile for, which are not here. If it is a number,
+  `make_mesh` returns an abstract mesh of so many devices, so that a run can be planned without the
+  devices. Raises ConfigError unless the product of the sizes is the number of devices.
   """
-  count = jax.device_count() if devices is None else devices
+  abstract = isinstance(devices, int)
+  found = jax.devices() if devices is None else devices
+  count = devices if abstract else len(found)
   if count % slices:
     raise errors.ConfigError(
       f'mesh.slices={slices} must divide the number of devices, {count}; change mesh.slices'
@@ -84,11 +88,10 @@ def make_mesh(
       'set mesh.data or mesh.fsdp to -1'
     )
   kinds = (AxisType.Auto,) * 3
-  if devices is not None:
+  if abstract:
     return AbstractMesh(shape, AXES, axis_types=kinds)
   from jax.experimental import mesh_utils
 
-  found = jax.devices()
   there = len({getattr(d, 'slice_index', 0) for d in found})
   try:
     # Physical axes may be split, because a mesh axis of size 2 on a 4x4 torus takes only half of a
@@ -107,6 +110,11 @@ def make_mesh(
   return Mesh(grid, AXES, axis_types=kinds)
 
 
+def is_cpu(mesh: Mesh) -> bool:
+  """Tells whether the devices of the mesh are a CPU's; they may be devices of another machine."""
+  return mesh.devices.flat[0].platform == 'cpu'
+
+
 def check_batch(name: str, batch_size: int, accumulation: int, mesh: Mesh) -> None:
   """Raises ConfigError unless each microbatch splits evenly over the devices of the mesh."""
   if batch_size % (accumulation * mesh.size):
@@ -116,13 +124,16 @@ def check_batch(name: str, batch_size: int, accumulation: int, mesh: Mesh) -> No
     )
 
 
-def over_local_devices(batch_size: int) -> tuple[NamedSharding, NamedSharding]:
+def over_local_devices(
+  batch_size: int, devices: Sequence[Any] | None = None
+) -> tuple[NamedSharding, NamedSharding]:
   """Returns shardings on this process's devices: `whole` for parameters and `rows` for batches.
 
   The shardings `whole` and `rows` use gcd(batch_size, number of this process's devices) devices:
   `whole` puts a copy on each of these devices, and `rows` splits a batch evenly over these devices.
+  `devices` are other devices than those of this process, to compile for.
   """
-  devices = jax.local_devices()
+  devices = jax.local_devices() if devices is None else devices
   count = math.gcd(batch_size, len(devices))
   mesh = Mesh(np.array(devices[:count]), ('data',))
   return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec('data'))

@@ -43,11 +43,17 @@ class Run:
 
   Each cached property, such as `mesh`, is built at the first use and then stays in memory.
   `workdir` may be None if no file of the run is needed, for example for --plan. `devices` is the
-  number of devices to plan for, and may exceed the devices of this machine; None takes the devices
-  of this machine. Outside of this module, only the checks of training/ read the attribute `recipe`.
+  number of devices to plan for, which may exceed the devices of this machine, or the devices to
+  compile for; None takes the devices of this machine. Outside of this module, only the checks of
+  training/ read the attribute `recipe`.
   """
 
-  def __init__(self, recipe: recipes.Recipe, workdir: Any = None, devices: int | None = None):
+  def __init__(
+    self,
+    recipe: recipes.Recipe,
+    workdir: Any = None,
+    devices: int | Sequence[Any] | None = None,
+  ):
     self.recipe = recipe
     self.workdir = None if workdir is None else storage.path(workdir)
     self.cpu_devices, self.initial = recipe.mesh.cpu_devices, recipe.initial

@@ -231,7 +231,7 @@ def _train_round(
       batches=batches,
       given=given,
       steps=r.steps,
-      substeps=setup.updates_per_call,
+      substeps=setup.updates_per_call(mesh),
     ),
     run.loop,
     stop,

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from gdistill.devices import mesh as meshes
 from gdistill.devices import sharding
 from gdistill.recipe import settings as recipes
 from gdistill.rounds import network as networks
@@ -17,24 +18,31 @@ from gdistill.training import stage_setup
 from gdistill.training import step as train_step
 from gdistill.workdir import state as states
 
+# {name of each array of an example: (shape, dtype)}
+Fields = Mapping[str, tuple[tuple[int, ...], Any]]
 
-def compile_stage(
-  setup: stage_setup.StageSetup, mesh: Mesh, fields: Mapping[str, tuple[tuple[int, ...], Any]]
-) -> Callable:
-  """Returns the compiled train step of a stage, compiled ahead of time from shapes alone.
 
-  `fields` maps the name of each array of an example to (shape, dtype).
+def compile_stage(setup: stage_setup.StageSetup, mesh: Mesh, fields: Fields) -> Callable:
+  """Returns the compiled train step of a stage, compiled ahead of time from shapes alone."""
+  return trace_stage(setup, mesh, fields, setup.updates_per_call(mesh)).lower().compile()
+
+
+def trace_stage(
+  setup: stage_setup.StageSetup, mesh: Mesh, fields: Fields, updates: int
+) -> jax.stages.Traced:
+  """Returns the traced train step of a stage, which makes `updates` updates a call.
+
+  The devices of the mesh may be chips that are not here.
   """
   settings, teacher = setup.settings, teacher_shapes(setup)
-  rows = (setup.updates_per_call, settings.batch_size)
+  rows = (updates, settings.batch_size)
   batch = {
     name: jax.ShapeDtypeStruct((*rows, *shape), dtype)
     for name, (shape, dtype) in {**fields, 'id': ((), np.int32)}.items()
   }
   given = jax.eval_shape(lambda: train_step.numbers(1, 1.0, 1, jax.random.key(0)))
-  unrolled = jax.default_backend() == 'cpu'
-  return train_step.compile_step(
-    train_step.make_step(stage_losses.loss_of(setup), settings, unrolled, mesh),
+  return train_step.trace_step(
+    train_step.make_step(stage_losses.loss_of(setup), settings, meshes.is_cpu(mesh), mesh),
     state_shapes(setup, mesh),
     _placed(teacher, sharding.tree_shardings(mesh, teacher)),
     _placed(batch, jax.tree.map(lambda _: sharding.batches_sharding(mesh), batch)),

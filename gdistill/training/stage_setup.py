@@ -3,9 +3,10 @@
 import dataclasses
 from typing import Any
 
-import jax
+from jax.sharding import Mesh
 
 from gdistill.core import schedule
+from gdistill.devices import mesh as meshes
 from gdistill.recipe import settings as recipes
 from gdistill.rounds import network as networks
 
@@ -51,13 +52,9 @@ class StageSetup:
     net = networks.build(self.model, self.takes_w, noise_settings=self.noise)
     return networks.initial_shapes(net, self.model)
 
-  @property
-  def updates_per_call(self) -> int:
-    """Returns the number of updates in one call of the train step: `substeps`, or 1 on a CPU.
-
-    Reading the property starts JAX's devices.
-    """
-    return 1 if jax.default_backend() == 'cpu' else self.substeps
+  def updates_per_call(self, mesh: Mesh) -> int:
+    """Returns the number of updates in one call of the train step: `substeps`, or 1 on a CPU."""
+    return 1 if meshes.is_cpu(mesh) else self.substeps
 
   @property
   def inpainting(self) -> bool:

@@ -66,7 +66,7 @@ def make_step(
     def body(state, batch):
       return update(state, batch, teacher, given)
 
-    if unrolled:
+    if unrolled or jax.tree.leaves(batches)[0].shape[0] == 1:
       broken = jnp.int32(-1)
       for i in range(jax.tree.leaves(batches)[0].shape[0]):
         state, metrics = body(state, jax.tree.map(lambda a, i=i: a[i], batches))
@@ -132,14 +132,14 @@ def _first(flags: jax.Array) -> jax.Array:
   return jnp.where(jnp.any(flags), jnp.argmax(flags), -1)
 
 
-def compile_step(step: Callable, state: Any, *more: Any) -> Callable:
-  """Compiles a train step ahead of time, so that JAX cannot compile the step again unnoticed.
+def trace_step(step: Callable, state: Any, *more: Any) -> jax.stages.Traced:
+  """Traces a train step, to be lowered and compiled ahead of time: JAX never compiles it unnoticed.
 
   `state` and `more` are arrays, or shapes with shardings. The compiled step donates the state, and
   returns a state with the shardings of `state`.
   """
   out = jax.tree.map(lambda a: a.sharding, state), None
-  return jax.jit(step, donate_argnums=0, out_shardings=out).lower(state, *more).compile()
+  return jax.jit(step, donate_argnums=0, out_shardings=out).trace(state, *more)
 
 
 def state_shardings(mesh: Mesh, state: states.TrainState) -> states.TrainState:

@@ -21,7 +21,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 _GRID = 'evaluation.grid'
 # (module, function, before or after its call, the ending of its first argument that is a path)
 POINTS = {
-  'first compile': ('training.step', 'compile_step', 'before', ''),
+  'first compile': ('training.shapes', 'compile_stage', 'before', ''),
   'arrays written, no manifest': ('workdir.checkpoints', '_write_arrays', 'after', 'arrays'),
   'a step complete, none pruned': ('workdir.step_checkpoints', '_prune', 'before', ''),
   'a file half written': ('workdir.storage', '_put', 'before', 'metrics.jsonl'),

@@ -27,7 +27,7 @@ def run(settings, xs, steps=10, unrolled=True, a=1.0):
   compiled, metrics = None, []
   for x in xs:
     batch = {'x': jnp.asarray(x, jnp.float32)}
-    compiled = compiled or train_step.compile_step(step, state, None, batch, given)
+    compiled = compiled or train_step.trace_step(step, state, None, batch, given).lower().compile()
     state, m = compiled(state, None, batch, given)
     metrics.append(jax.device_get(m))
   return state, metrics

@@ -64,12 +64,12 @@ for parts, fsdp in ((1, 1), (4, 1), (1, 2), (2, 2)):
   shapes = jax.eval_shape(lambda: states.create(params, train_step.optimizer(settings), True))
   given = jax.eval_shape(lambda: train_step.numbers(1, 1.0, 1, jax.random.key(0)))
   rows = {'x': jax.ShapeDtypeStruct((1, 64, height), jnp.float32)}
-  step = train_step.compile_step(
+  step = train_step.trace_step(
     train_step.make_step(loss, settings, True, mesh),
     placed(shapes, train_step.state_shardings(mesh, shapes)), None,
     placed(rows, {'x': sharding.batches_sharding(mesh)}),
     placed(given, jax.tree.map(lambda _: sharding.replicated(mesh), given)),
-  )
+  ).lower().compile()
   found = {}
   for kind in ('all-reduce', 'reduce-scatter'):
     lines = re.findall(r'= (\\S.*?) ' + kind + r'(?:-start)?\\(', step.as_text())
