@@ -9,7 +9,8 @@ gathered again after the update. The digits' network has no leaf of that size.
 """
 
 import common
-import counting
+
+from gdistill.devices import program
 
 DEVICES = 8
 SIZES = (('digits', 'teacher'), ('digits', 'guidance'), ('digits', 'progressive'))
@@ -21,7 +22,7 @@ def main() -> None:
   sizes = (('tiny', 'guidance'),) if args.smoke else (*SIZES, ('small128', 'guidance'))
   for network, stage in sizes:
     step = common.Step(common.recipe(network, 64), stage, devices=DEVICES)
-    found, parameters = counting.collectives(step.compiled.as_text()), common.count(step.params)
+    found, parameters = program.collectives(step.compiled.as_text()), common.count(step.params)
     reduced = [c for c in found if c['kind'] in ('all-reduce', 'reduce-scatter')]
     # The result of a reduce-scatter on one device is only that device's shard.
     sent = sum(c['bytes'] * (DEVICES if c['kind'] == 'reduce-scatter' else 1) for c in reduced)

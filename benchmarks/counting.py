@@ -1,8 +1,7 @@
-"""Counts of a program without a clock: products, FLOPs, activations kept, collectives."""
+"""Counts of a program without a clock: products, FLOPs, activations kept."""
 
 import dataclasses
 import math
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -93,55 +92,3 @@ def compiled_flops(compiled: Any) -> float:
   """Returns XLA's FLOPs of a compiled program, with elementwise work; a loop body counts once."""
   analysis = compiled.cost_analysis()
   return (analysis[0] if isinstance(analysis, list) else analysis)['flops']
-
-
-_COLLECTIVE = re.compile(
-  r'=\s+(?P<shape>\(.*?\)|\S+)\s+'
-  r'(?P<kind>all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all)'
-  r'(?P<half>-start|-done)?\('
-)
-_SHAPE = re.compile(r'\b(?P<type>pred|[a-z]+\d+\w*)\[(?P<dims>[\d,]*)\]')
-_COMPUTATION = re.compile(r'^(?:ENTRY\s+)?%?(?P<name>[\w.\-]+)\s.*\{\s*$')
-_LOOP = re.compile(r'\b(?:body|condition)=%?([\w.\-]+)')
-_CALL = re.compile(r'\b(?:calls|to_apply|\w+_computation)=%?([\w.\-]+)')
-
-
-def collectives(hlo: str) -> list[dict]:
-  """Returns [{'kind', 'leaves', 'bytes', 'loops'}], the collectives in the text of a program.
-
-  A combined collective counts as one, with several leaves. `bytes` is the size of its results.
-  `loops` is the number of while loops around the collective, which then runs more than once.
-  """
-  inside, callers, found = '', {}, []
-  for line in hlo.splitlines():
-    header = _COMPUTATION.match(line)
-    if header:
-      inside = header['name']
-    callers.update(dict.fromkeys(_LOOP.findall(line), (inside, 1)))
-    callers.update(dict.fromkeys(_CALL.findall(line), (inside, 0)))
-    match = _COLLECTIVE.search(line)
-    if match and match['half'] != '-done':
-      leaves = _SHAPE.findall(match['shape'])
-      if match['half'] and match['kind'] != 'all-reduce':
-        # The shape lists (operands, results[, contexts]); that of an all-reduce lists results only.
-        leaves = [leaf for leaf in leaves if leaf != ('u32', '')]
-        leaves = leaves[len(leaves) // 2 :]
-      found.append((inside, match['kind'], leaves))
-
-  def loops(name):
-    depth = 0
-    while name in callers:
-      name, more = callers[name]
-      depth += more
-    return depth
-
-  return [
-    {'kind': kind, 'leaves': len(leaves), 'bytes': sum(map(_bytes, leaves)), 'loops': loops(inside)}
-    for inside, kind, leaves in found
-  ]
-
-
-def _bytes(leaf: tuple[str, str]) -> int:
-  kind, dims = leaf
-  width = 8 if kind == 'pred' else int(re.search(r'\d+', kind)[0])
-  return max(1, width // 8) * math.prod(int(d) for d in dims.split(',') if d)

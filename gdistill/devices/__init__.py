@@ -2,5 +2,7 @@
 
 `mesh` arranges the devices in a mesh, `sharding` places batches, parameters and optimiser state on
 the mesh, and `processes` connects the processes of a run, compares values between processes and
-waits for all processes. The only module of gdistill that `devices` may import is `errors`.
+waits for all processes. `topology` names chips that are not here, `compiled` compiles a program for
+them, and `program` reads what a compiled program does. The only module of gdistill that `devices`
+may import is `errors`.
 """

@@ -1,4 +1,4 @@
-"""Tests of counting collectives, products and activations, on programs counted by hand."""
+"""Tests of counting products and activations, on programs counted by hand."""
 
 import pathlib
 import sys
@@ -9,69 +9,6 @@ from jax import numpy as jnp
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / 'benchmarks'))
 import counting
-
-COMBINED = """
-HloModule jit_step, entry_computation_layout={(f32[4]{0})->f32[4]{0}}
-
-%r (a: f32[], b: f32[]) -> f32[] {
-  %a = f32[] parameter(0)
-  %b = f32[] parameter(1)
-  ROOT %add.3 = f32[] add(%a, %b)
-}
-
-ENTRY %main.9 (p: f32[4]) -> f32[4] {
-  %p = f32[4]{0} parameter(0)
-  %all-reduce.1 = (f32[3,3,2,5]{3,2,1,0}, f32[7]{0}, bf16[6]{0}, f32[]) all-reduce(%c), to_apply=%r
-  %get-tuple-element.5 = f32[7]{0} get-tuple-element(%all-reduce.1), index=1
-  ROOT %copy.1 = f32[4]{0} copy(%p), metadata={op_name="all-reduce(x)"}
-}
-"""
-
-LOOP = """
-%inner.1 (x: f32[8]) -> f32[8] {
-  %x = f32[8]{0} parameter(0)
-  ROOT %all-reduce.2 = f32[8]{0} all-reduce(%x), to_apply=%sum.1
-}
-
-%body.2 (t: (s32[], f32[8])) -> (s32[], f32[8]) {
-  %t = (s32[], f32[8]{0}) parameter(0)
-  %call.1 = f32[8]{0} call(%y), to_apply=%inner.1
-  ROOT %tuple.3 = (s32[], f32[8]{0}) tuple(%i, %call.1)
-}
-
-%condition.3 (t.1: (s32[], f32[8])) -> pred[] {
-  ROOT %compare.1 = pred[] compare(%i, %n), direction=LT
-}
-
-ENTRY main.4 {
-  %while.1 = (s32[], f32[8]{0}) while(%init), condition=%condition.3, body=%body.2
-  %all-gather-start.1 = (f32[16]{0}, f32[128]{0:T(256)}) all-gather-start(%h), dimensions={0}
-  %all-gather-done.1 = f32[128]{0} all-gather-done(%all-gather-start.1)
-  %collective-permute-start.1 = (s8[4]{0}, s8[4]{0}, u32[], u32[]) collective-permute-start(%q)
-  %all-reduce-start.1 = pred[2]{0} all-reduce-start(%r), to_apply=%or.1
-  ROOT %reduce-scatter.1 = f32[2]{0} reduce-scatter(%h), dimensions={0}, to_apply=%sum.1
-}
-"""
-
-
-def test_a_combined_all_reduce_is_one_of_several_leaves():
-  (found,) = counting.collectives(COMBINED)
-  # 90 + 7 + 1 elements of four bytes, and 6 of two bytes.
-  assert found == {'kind': 'all-reduce', 'leaves': 4, 'bytes': 4 * 98 + 2 * 6, 'loops': 0}
-
-
-def test_what_is_inside_a_loop_is_told_and_an_asynchronous_pair_counts_once_by_its_results():
-  found = {c['kind']: c for c in counting.collectives(LOOP) if c['leaves'] and c['bytes'] != 2}
-  assert found['all-reduce'] == {'kind': 'all-reduce', 'leaves': 1, 'bytes': 32, 'loops': 1}
-  assert found['all-gather'] == {'kind': 'all-gather', 'leaves': 1, 'bytes': 512, 'loops': 0}
-  assert found['collective-permute']['bytes'] == 4
-  assert found['reduce-scatter']['bytes'] == 8
-  assert [c['bytes'] for c in counting.collectives(LOOP)] == [32, 512, 4, 2, 8]
-
-
-def test_a_program_for_one_device_has_no_collectives():
-  text = jax.jit(lambda a: a @ a).lower(jnp.ones((2, 2))).compile().as_text()
-  assert counting.collectives(text) == []
 
 
 def conv(x, kernel, **more):
