@@ -60,6 +60,7 @@ setuptools.setup(
     ],
     'convert': ['torch'],
     'text': ['tokenizers'],
+    'tpu': ['libtpu', 'requests'],
     'notebook': ['ipykernel', 'ipywidgets'],
     'parity': [
       'diffusers==0.42.1',

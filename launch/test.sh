@@ -3,15 +3,17 @@
 #   bash launch/test.sh            the ordinary suite: five minutes on two cores
 #   bash launch/test.sh full       the rest of the suite, which takes longer
 #   bash launch/test.sh parity     the tests against torch and diffusers
-#   bash launch/test.sh all        these three in one go
+#   bash launch/test.sh tpu        programs compiled for TPUs that are not here, with libtpu
+#   bash launch/test.sh all        these four in one go
 #   bash launch/test.sh soak       the long tests of docs/reliability.md: an hour, not in CI
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
-select='not full and not parity and not soak' extras='[test]' dist=loadscope
+select='not full and not parity and not tpu and not soak' extras='[test]' dist=loadscope
 case "${1:-}" in
   full) select=full dist=loadfile; shift ;;
   soak) select=soak dist=loadfile TEST_PROCESSES=1; shift ;;
   parity) select=parity extras='[test,parity]' dist=loadfile; shift ;;
-  all) select='not soak' extras='[test,parity]' dist=loadfile; shift ;;
+  tpu) select=tpu extras='[test,tpu]'; shift ;;
+  all) select='not soak' extras='[test,parity,tpu]' dist=loadfile; shift ;;
 esac
 setup "$extras"
 if [[ $extras == *parity* ]]; then

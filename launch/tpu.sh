@@ -58,6 +58,17 @@ check_run() {
   WORKDIR=$BUCKET/$RUN_ID
 }
 
+tell_plan() { # says what the last plan for this slice found, or how to make one
+  local plan said
+  plan=(python -m gdistill.main --plan --config="$CONFIG" --topology="$TPU_TYPE" ${OVERRIDES[@]+"${OVERRIDES[@]}"})
+  ((SLICES == 1)) || plan[5]="--topology=${SLICES}x $TPU_TYPE"
+  if said=$(JAX_PLATFORMS=cpu timeout --kill-after=10 300 "$PROGRAM" "${plan[@]:1}" --kept 2>/dev/null); then
+    printf '%s\n' "$said" >&2
+  else
+    say "the steps of this config were not compiled for $TPU_TYPE yet; to see whether they fit, and how many hours they take, run: $(show "${plan[@]}")"
+  fi
+}
+
 # ---- gcloud
 
 POLICY=() KIND=''
@@ -400,6 +411,7 @@ babysit() {
 case $command in
   create)
     check_run
+    tell_plan
     create || { (($? == 10)) && die 'no slice was created: try later, in another zone or with --queued, or let babysit try' 1 || exit 1; }
     ;;
   setup)

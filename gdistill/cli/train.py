@@ -38,6 +38,37 @@ def parser(prog: str, description: str) -> command_line.Parser:
     help='for a plan: number of devices to plan for, which may be more than this machine has '
     '(default: the devices of this machine)',
   )  # fmt: skip
+  p.add_argument(
+    '--topology',
+    help='for a plan: compile every stage for chips that are not here, such as v4:4x4x8, '
+    'v5litepod-128, 2x v5e:8x16 or h200:8, and print what the programs need',
+  )
+  p.add_argument(
+    '--stage', action='append',
+    help='for --topology: compile this stage only; may be given more than once',
+  )  # fmt: skip
+  p.add_argument(
+    '--samplers', action='store_true',
+    help='for --topology: compile the program with which the students draw, instead of the stages',
+  )  # fmt: skip
+  p.add_argument(
+    '--mfu', type=float, default=0.4,
+    help='for --topology: share of the peak FLOP/s with which hours are reckoned (default: 0.4)',
+  )  # fmt: skip
+  p.add_argument(
+    '--effort', type=float, default=-1.0,
+    help='for --topology: effort of the compiler, from -1, which is quick and makes larger '
+    'temporaries, to 0, with which a run is compiled (default: -1)',
+  )  # fmt: skip
+  p.add_argument(
+    '--minutes', type=float, default=60.0,
+    help='for --topology: give up the compile of a stage after so many minutes (default: 60)',
+  )  # fmt: skip
+  p.add_argument(
+    '--kept', action='store_true',
+    help='for --topology: print what was compiled before on this machine, and compile nothing',
+  )  # fmt: skip
+  p.add_argument('--json', help='for --topology: write the figures to this file, too')
   command_line.add_process_flags(p)
   return p
 
@@ -67,6 +98,10 @@ def _run(args, overrides, plan: bool) -> int:
 
   from gdistill.training import assemble
 
+  if plan and args.topology:
+    from gdistill.cli import plan_topology
+
+    return plan_topology.run(args, recipe)
   run = assemble.Run(recipe, args.workdir or None, args.devices)
   if plan:
     print(_plan(run, args.devices))
@@ -112,6 +147,7 @@ def _check_devices(args, plan: bool) -> None:
       f'--devices={args.devices} is only for --plan: a run uses all devices that it finds; leave '
       '--devices out'
     )
+  _check_topology(args, plan)
   if args.devices is not None and args.devices < 1:
     raise errors.ConfigError(f'--devices={args.devices} must be at least 1')
   for name in ('coordinator', 'num_processes', 'process_id'):
@@ -121,6 +157,25 @@ def _check_devices(args, plan: bool) -> None:
         f'nothing; leave --{name} out, and give the number of devices of all processes as '
         '--devices'
       )
+
+
+def _check_topology(args, plan: bool) -> None:
+  from gdistill import errors
+
+  stage = args.stage and args.stage[0]
+  flags = {'topology': args.topology, 'stage': stage, 'json': args.json}
+  flags |= {'samplers': args.samplers, 'kept': args.kept}
+  for name, value in flags.items():
+    given = f'--{name}' if value is True else f'--{name}={value}'
+    if value and not plan:
+      raise errors.ConfigError(f'{given} is only for --plan; leave --{name} out')
+    if value and not args.topology:
+      raise errors.ConfigError(f'{given} needs --topology, such as --topology=v4:4x4x8')
+  if args.topology and args.devices is not None:
+    raise errors.ConfigError(
+      f'--devices={args.devices}: --topology={args.topology} says the number of devices; leave '
+      '--devices out'
+    )
 
 
 def _plan(run, devices: int | None) -> str:

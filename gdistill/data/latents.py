@@ -71,7 +71,7 @@ class Latents:
     """Returns {name: (shape, dtype)} of the arrays that `gather` returns, for one example."""
     found = {'latents': ((*self.views, *self.shape), DTYPE), 'label': ((), np.int32)}
     if count := self.index.get('masks', 0):
-      found['masked'] = _masked_shape(count, self.shape), DTYPE
+      found['masked'] = masked_shape(count, self.shape), DTYPE
     if text := self.index['text']:
       found['text'] = (text['length'], text['width']), DTYPE
       found['text_mask'] = (text['length'],), np.bool_
@@ -124,7 +124,7 @@ def load(folder: str, shape: tuple[int, int, int]) -> Latents:
       f'takes {list(shape)}; set model.image_size={found[0]} and model.image_channels={found[2]}, '
       'or set latents.cache to another folder'
     )
-  shapes = (2, 1 + index['posterior'], *found), _masked_shape(index.get('masks', 0), found)
+  shapes = (2, 1 + index['posterior'], *found), masked_shape(index.get('masks', 0), found)
   read = _Examples(_shards(folder, index['shards']), *shapes)
   text = index['text']
   text = text and _Texts(_shards(folder, index['text_shards']), text['length'], text['width'])
@@ -148,7 +148,8 @@ def labels(folder: str, listed: Sequence[tuple[str, int]]) -> np.ndarray:
   return np.fromiter(read, np.int32, count)
 
 
-def _masked_shape(count: int, shape: tuple[int, int, int]) -> tuple[int, ...]:
+def masked_shape(count: int, shape: tuple[int, int, int]) -> tuple[int, ...]:
+  """Returns the shape of an example's masked latents, with `count` masks for each of two views."""
   return 2, count, *shape[:2], shape[2] + 1
 
 

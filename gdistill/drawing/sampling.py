@@ -62,22 +62,7 @@ class Sampler:
     self._negative = None if negative is None else self._frozen.tokens([negative])
     self._whole, self._rows = meshes.over_local_devices(batch_size)
     self._params = jax.device_put(arguments(folder, self._frozen), self._whole)
-    schedule = networks.noise(folder.noise)
-    shape = networks.image_shape(folder.settings)
-    project = networks.projection(self._frozen.autoencoder is not None)
-    walk = _walk(sampler, projections.unhidden(project))
-
-    def draw(params, rows, negative, num_steps):
-      _, around = params
-      v_fn = as_v_fn(folder, self._frozen, params, negative)
-      keys = image_noise.image_keys(rows['seeds'])
-      cond = {'label': rows['labels'], **self._frozen.text_of(around, rows.get('prompts'))}
-      if folder.settings.extra_channels:
-        cond['extra'] = nothing_known(self._frozen, around, (batch_size, *shape))
-      x = walk(v_fn, image_noise.start(keys, shape), cond, rows['w'], num_steps, schedule, keys)
-      images = self._frozen.decode(around, x)
-      return core_pixels.from_images(images), x, core_pixels.finite(x, images)
-
+    draw = drawing(folder, self._frozen, sampler, batch_size)
     jitted = jax.jit(
       draw,
       in_shardings=(self._whole, self._rows, self._whole, self._whole),
@@ -162,6 +147,33 @@ class Sampler:
       if stop is not None:
         stop.check()
     return np.concatenate(out)
+
+
+def drawing(
+  folder: folders.Folder, frozen: frozen_networks.Frozen, sampler: str, batch_size: int
+) -> Callable:
+  """Returns a function (params, rows, negative, num_steps) -> (pixels, x, finite), to be compiled.
+
+  `params` are those of `arguments`. `rows` has the seeds, labels and strengths w of a batch, and
+  its prompts as tokens if the network reads text. `finite` [B] tells which pictures are finite.
+  """
+  schedule = networks.noise(folder.noise)
+  shape = networks.image_shape(folder.settings)
+  project = networks.projection(frozen.autoencoder is not None)
+  walk = _walk(sampler, projections.unhidden(project))
+
+  def draw(params, rows, negative, num_steps):
+    _, around = params
+    v_fn = as_v_fn(folder, frozen, params, negative)
+    keys = image_noise.image_keys(rows['seeds'])
+    cond = {'label': rows['labels'], **frozen.text_of(around, rows.get('prompts'))}
+    if folder.settings.extra_channels:
+      cond['extra'] = nothing_known(frozen, around, (batch_size, *shape))
+    x = walk(v_fn, image_noise.start(keys, shape), cond, rows['w'], num_steps, schedule, keys)
+    images = frozen.decode(around, x)
+    return core_pixels.from_images(images), x, core_pixels.finite(x, images)
+
+  return draw
 
 
 def check_finite(finite: Any, folder: Any, rows: Mapping[str, Any], num_steps: int) -> None:

@@ -26,7 +26,9 @@ ALLOWED = {
   'frozen': {
     'convert', 'core', 'data', 'devices', 'errors', 'process', 'recipe', 'rounds', 'workdir',
   },
-  'drawing': {'core', 'devices', 'errors', 'frozen', 'process', 'rounds', 'samplers', 'workdir'},
+  'drawing': {
+    'core', 'devices', 'errors', 'frozen', 'process', 'recipe', 'rounds', 'samplers', 'workdir',
+  },
   'training': {
     'core', 'data', 'devices', 'errors', 'frozen', 'process', 'recipe', 'rounds', 'stages',
     'workdir',

@@ -160,6 +160,8 @@ def python():
     leave(0)
   if argv[:2] == ['-m', 'pip']:
     leave(turn('pip', 0))
+  if '--kept' in argv:
+    leave(*scenario.get('kept', [2, '', 'gdistill: not compiled yet\n']))
   if '--plan' in argv:
     code, line = scenario.get('plan', [0, ''])
     leave(code, 'the plan\n', line)
