@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from gdistill import errors
-from gdistill.cli import out_folder
 from gdistill.devices import topology as topologies
 from gdistill.process import progress
 from gdistill.recipe import settings as recipes
@@ -50,8 +49,8 @@ def run(args: argparse.Namespace, recipe: recipes.Recipe) -> int:
       )
   run_checks.mesh(planned)
   stages = [*stages, _SAMPLERS] if args.samplers else stages
-  if args.json:
-    out_folder.check_new(args.json)
+  if args.json and storage.exists(storage.path(args.json)):
+    raise errors.ConfigError(f'--json={args.json} exists already; choose another file')
   compiler = Compiler(planned, chips, args.minutes, args.effort)
   if args.kept:
     found = {stage: kept for stage in stages if (kept := compiler.kept(stage))}

@@ -4,7 +4,7 @@ import contextlib
 import math
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -137,3 +137,19 @@ def over_local_devices(
   count = math.gcd(batch_size, len(devices))
   mesh = Mesh(np.array(devices[:count]), ('data',))
   return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec('data'))
+
+
+def by_rows(function: Callable, mesh: Mesh, split: Sequence[bool]) -> Callable:
+  """Returns `function`, with each device of a mesh (data,) computing its own rows of a batch.
+
+  `split` tells for each argument whether it has a row for each example, which the devices share;
+  the other arguments are on every device. All results have a row for each example. Without
+  `by_rows`, XLA would have to partition the function, and XLA cannot partition a Pallas kernel.
+  """
+  if mesh.size == 1:
+    return function
+  everywhere, rows = PartitionSpec(), PartitionSpec('data')
+  return jax.shard_map(
+    function, mesh=mesh, in_specs=tuple(rows if s else everywhere for s in split), out_specs=rows,
+    check_vma=False,
+  )  # fmt: skip

@@ -51,7 +51,7 @@ def measure(
   if frozen.text:
     given['prompts'] = tuple(np.repeat(a, batch, 0) for a in frozen.tokens(['']))
   draw = jax.jit(
-    sampling.drawing(folder, frozen, name, batch),
+    meshes.by_rows(sampling.drawing(folder, frozen, name), rows.mesh, sampling.SPLIT),
     in_shardings=(whole, rows, whole, whole),
     out_shardings=rows,
   )

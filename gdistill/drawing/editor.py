@@ -45,7 +45,9 @@ class Editor:
     self._whole, self._rows = meshes.over_local_devices(batch_size)
     self._params = jax.device_put(params, self._whole)
     self._draw = jax.jit(
-      draw, in_shardings=(self._whole, self._rows, self._whole), out_shardings=self._rows
+      meshes.by_rows(draw, self._rows.mesh, (False, True, False)),
+      in_shardings=(self._whole, self._rows, self._whole),
+      out_shardings=self._rows,
     )
 
   def __call__(

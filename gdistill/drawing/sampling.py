@@ -33,6 +33,8 @@ SAMPLERS = ('ddim', 'stochastic', 'ancestral', 'dpm_solver')
 # with it the rounding errors of both: at w = 1000, errors of float32 reach the grey levels of a
 # picture, and those of bfloat16 exceed its whole range. Published pictures have w from 0 to 20.
 MOST_W = 1000.0
+# Which arguments of the function that `drawing` returns have a row for each picture.
+SPLIT = False, True, False, False
 
 
 class Sampler:
@@ -62,9 +64,9 @@ class Sampler:
     self._negative = None if negative is None else self._frozen.tokens([negative])
     self._whole, self._rows = meshes.over_local_devices(batch_size)
     self._params = jax.device_put(arguments(folder, self._frozen), self._whole)
-    draw = drawing(folder, self._frozen, sampler, batch_size)
+    draw = drawing(folder, self._frozen, sampler)
     jitted = jax.jit(
-      draw,
+      meshes.by_rows(draw, self._rows.mesh, SPLIT),
       in_shardings=(self._whole, self._rows, self._whole, self._whole),
       out_shardings=self._rows,
     )
@@ -149,9 +151,7 @@ class Sampler:
     return np.concatenate(out)
 
 
-def drawing(
-  folder: folders.Folder, frozen: frozen_networks.Frozen, sampler: str, batch_size: int
-) -> Callable:
+def drawing(folder: folders.Folder, frozen: frozen_networks.Frozen, sampler: str) -> Callable:
   """Returns a function (params, rows, negative, num_steps) -> (pixels, x, finite), to be compiled.
 
   `params` are those of `arguments`. `rows` has the seeds, labels and strengths w of a batch, and
@@ -168,7 +168,7 @@ def drawing(
     keys = image_noise.image_keys(rows['seeds'])
     cond = {'label': rows['labels'], **frozen.text_of(around, rows.get('prompts'))}
     if folder.settings.extra_channels:
-      cond['extra'] = nothing_known(frozen, around, (batch_size, *shape))
+      cond['extra'] = nothing_known(frozen, around, (len(rows['seeds']), *shape))
     x = walk(v_fn, image_noise.start(keys, shape), cond, rows['w'], num_steps, schedule, keys)
     images = frozen.decode(around, x)
     return core_pixels.from_images(images), x, core_pixels.finite(x, images)

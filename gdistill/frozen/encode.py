@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import os
 import time
 from collections.abc import Callable
@@ -165,11 +164,9 @@ def _encoder(
   whole, rows = meshes.over_local_devices(settings.batch_size)
   params = jax.device_put(autoencoder.params, whole)
 
-  @functools.partial(jax.jit, out_shardings=rows)
   def encode(params, batch):
     return autoencoder.encode(params, pixels.to_images(batch))
 
-  @functools.partial(jax.jit, out_shardings=rows)
   def masked(params, batch, numbers):
     images = pixels.to_images(batch)
     keys = jax.vmap(lambda number: jax.random.fold_in(jax.random.key(0), number))(numbers)
@@ -177,6 +174,8 @@ def _encoder(
     left, _ = autoencoder.encode(params, images * (1.0 - mask))
     return masks.condition(masks.smaller(mask, autoencoder.factor), left)
 
+  encode = jax.jit(meshes.by_rows(encode, rows.mesh, (False, True)), out_shardings=rows)
+  masked = jax.jit(meshes.by_rows(masked, rows.mesh, (False, True, True)), out_shardings=rows)
   sides = (side // autoencoder.factor for side in shape[:2])
   return latent_encoding.Encoder(
     lambda batch: encode(params, jax.device_put(batch, rows)),

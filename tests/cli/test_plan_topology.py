@@ -161,7 +161,7 @@ def test_an_interrupted_plan_leaves_no_process(monkeypatch, tmp_path):
     (['--topology=v5e:2x4', '--effort=1'], '--effort=1.0 must be from -1'),
     (['--topology=v5e:2x4', '--minutes=0'], '--minutes=0.0 must be above 0'),
     (['--topology=v5e:2x4', '--config.guidance.batch_size=12'], 'guidance.batch_size=12 must be'),
-    (['--topology=v5e:2x4', '--json=setup.py'], 'setup.py'),
+    (['--topology=v5e:2x4', '--json=setup.py'], '--json=setup.py exists already'),
     (['--stage=guidance'], '--stage=guidance needs --topology'),
     (['--json=a.json'], '--json=a.json needs --topology'),
   ],

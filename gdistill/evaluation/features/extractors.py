@@ -13,6 +13,7 @@ import numpy as np
 from jax import numpy as jnp
 
 from gdistill import errors
+from gdistill.devices import mesh as meshes
 from gdistill.evaluation.features import classifier
 from gdistill.evaluation.features import weights
 from gdistill.models import clip
@@ -64,20 +65,18 @@ class Extractor:
     mesh = getattr(getattr(pixels, 'sharding', None), 'mesh', None)
     if mesh not in self._placed:
       everywhere = mesh and jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-      self._placed[mesh] = jax.device_put(self.params, everywhere)
-    return self._compiled(self._placed[mesh], pixels)
+      outputs = meshes.by_rows(self._outputs, mesh, (False, True)) if mesh else self._outputs
+      self._placed[mesh] = jax.jit(outputs), jax.device_put(self.params, everywhere)
+    compiled, params = self._placed[mesh]
+    return compiled(params, pixels)
 
   @functools.cached_property
   def _placed(self) -> dict[Any, Any]:
-    return {}  # {mesh: a copy of the network's parameters on all devices of the mesh}
+    return {}  # {mesh: (compiled network, a copy of its parameters on all devices of the mesh)}
 
-  @functools.cached_property
-  def _compiled(self) -> Callable:
-    def kept(params, pixels):
-      found = self.apply(params, pixels)
-      return {name: found[name].astype(jnp.float32) for name in self.names}
-
-    return jax.jit(kept)
+  def _outputs(self, params: Any, pixels: jax.Array) -> dict[str, jax.Array]:
+    found = self.apply(params, pixels)
+    return {name: found[name].astype(jnp.float32) for name in self.names}
 
   def check(self, shape: tuple[int, ...]) -> None:
     """Raises ConfigError if pictures of `shape` [H, W, C] have a wrong number of channels C."""
