@@ -101,7 +101,9 @@ _SHAPE = re.compile(r'\b(?P<type>pred|[a-z]+\d+\w*)\[(?P<dims>[\d,]*)\]')
 _COMPUTATION = re.compile(r'^(?:ENTRY\s+)?%?(?P<name>[\w.\-]+)\s.*\{\s*$')
 _LOOP = re.compile(r'\b(?:body|condition)=%?([\w.\-]+)')
 _CALL = re.compile(r'\b(?:calls|to_apply|\w+_computation)=%?([\w.\-]+)')
-_GROUPS = re.compile(r'replica_groups=(\{\{.*?\}\}|\[[\d,]+\]<=\[[\d,]+\](?:T\([\d,]+\))?)')
+_GROUPS = re.compile(
+  r'replica_groups=(\{\{.*?\}\}|\[[\d,]+\]<=\[[\d,]+\](?:T\([\d,]+\))?|mesh\[[^\]]*\] \{[^}]*\})'
+)
 
 
 def collectives(hlo: str, axes: Mapping[str, int] | None = None) -> list[dict]:
@@ -171,7 +173,17 @@ def _axis(text: str, axes: Mapping[str, int]) -> str:
 
 
 def _groups(text: str) -> list[list[int]]:
-  """Returns the groups of device numbers that '{{0,1},{2,3}}' or '[2,2]<=[4]T(0)' stands for."""
+  """Returns the groups of device numbers for which one of XLA's texts stands.
+
+  The texts are '{{0,1},{2,3}}', '[2,2]<=[4]T(0)' and "mesh['a'=2,'b'=2] {'b'}".
+  """
+  if text.startswith('mesh'):
+    sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", text)}
+    chosen = re.findall(r"'(\w+)'", text[text.index('{') :])
+    ids = np.arange(math.prod(sizes.values())).reshape(list(sizes.values()))
+    where = [list(sizes).index(name) for name in chosen]
+    count = math.prod(sizes[name] for name in chosen)
+    return np.moveaxis(ids, where, range(-len(where), 0)).reshape(-1, count).tolist()
   if text.startswith('{'):
     return [[int(n) for n in g.split(',') if n] for g in re.findall(r'\{([\d,]*)\}', text[1:-1])]
   shape, source, order = re.fullmatch(r'\[(.*?)\]<=\[(.*?)\](?:T\((.*?)\))?', text).groups()

@@ -71,11 +71,12 @@ def _details(stage: str, figures: Mapping[str, Any]) -> list[str]:
     for c in figures['collectives']
   ]
   products = ', '.join(f'{n} in {kind}' for kind, n in sorted(figures['products'].items()))
+  state = figures.get('state')
+  donated = f'{figures["donated"]} of {state} arrays of the state are donated; ' if state else ''
   lines = [
     f'{stage} sends: {"; ".join(sent) or "nothing"}',
     f'{stage} multiplies: {products}{_in_float32(figures)}',
-    f'{stage}: {figures["donated"]} of {figures.get("state", 0)} arrays of the state are donated; '
-    f'{figures["callbacks"]} callbacks',
+    f'{stage}: {donated}{figures["callbacks"]} callbacks',
   ]
   for one in figures['largest']:
     lines.append(f'{stage} makes: {one["bytes"] / 1e9:8.3f} GB {one["shape"]} in {one["where"]}')

@@ -139,6 +139,9 @@ def test_a_platform_has_its_own_products():
     ('[2,4]<=[8]', 'data, fsdp'),
     ('[1,8]<=[8]', 'slice, data, fsdp'),
     ('[2,4]<=[2,2,2]T(1,0,2)', 'slice, fsdp'),
+    ("mesh['axis_0'=4,'axis_1'=2] {'axis_1'}", 'fsdp'),
+    ("mesh['axis_0'=2,'axis_1'=2,'axis_2'=2] {'axis_0','axis_2'}", 'slice, fsdp'),
+    ("mesh['axis_0'=8,'axis_1'=1] {'axis_0'}", 'slice, data, fsdp'),
     ('{{0,3},{1,2},{4,7},{5,6}}', ''),
   ],
 )
