@@ -12,8 +12,10 @@ import time
 
 
 def main(file: str) -> int:
-  """Compiles the stage of a request, and writes the figures, or the compiler's refusal."""
+  """Compiles the stage of a request, and writes the figures, or the compiler's error."""
   _end_with_parent()
+  import jax
+
   from gdistill import errors
   from gdistill.devices import topology as topologies
   from gdistill.drawing import ahead as drawing_ahead
@@ -35,11 +37,9 @@ def main(file: str) -> int:
       found = ahead.measure(run, request['stage'], chips, say, request['effort'])
   except errors.ConfigError as e:
     found = {'wrong': str(e)}
-  except Exception as e:
-    text = str(e)
-    if not any(code in text for code in ('RESOURCE_EXHAUSTED', 'UNIMPLEMENTED', 'INTERNAL')):
-      raise
-    found = {'refused': text[:4000]}
+  except jax.errors.JaxRuntimeError as e:
+    full = 'RESOURCE_EXHAUSTED' in str(e)
+    found = {'refused' if full else 'failed': errors.brief(e, 1000)}
   storage.write_json(storage.path(f'{file}.result'), found)
   return 0
 

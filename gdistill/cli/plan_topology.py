@@ -84,9 +84,9 @@ class Compiler:
   def figures(self, stage: str) -> dict[str, Any]:
     """Returns the figures of a stage's train step, or of the program 'samplers'.
 
-    The figures are those of `compiled.figures`. A program that the compiler refused has its words
-    as 'refused'; one whose process crashed, or took too long, has 'failed'. Figures and refusals
-    are kept in ~/.cache/gdistill/plans.
+    The figures are those of `compiled.figures`. A program that needs more memory than there is has
+    the compiler's words as 'refused'. If the compiler failed or crashed, or took too long, 'failed'
+    says so. Figures and refusals are kept in ~/.cache/gdistill/plans.
     """
     name = f'{stage} for {self.chips}'
     found = self.kept(stage)
@@ -107,7 +107,7 @@ class Compiler:
       found = json.loads(result.read_text(encoding='utf-8'))
     if 'wrong' in found:
       raise errors.ConfigError(found['wrong'])
-    if (file := self._file(stage)) is not None:
+    if 'failed' not in found and (file := self._file(stage)) is not None:
       storage.write_json(file, found)
     return found
 

@@ -136,6 +136,16 @@ def test_the_compilers_refusal_is_told_in_its_words_and_kept(monkeypatch, capsys
     assert line.split()[1] == 'no' and 'Ran out of memory in memory space hbm' in line
 
 
+def test_another_error_of_the_compiler_is_no_answer_and_is_not_kept(monkeypatch, capsys):
+  gives(monkeypatch, {'failed': "INTERNAL: Couldn't find output tile sizes"})
+  assert plan('--stage=guidance') == 0
+  [line] = [a for a in capsys.readouterr().out.splitlines() if a.startswith('guidance ')]
+  assert line.split()[1] == '?' and 'output tile sizes' in line
+  gives(monkeypatch, FIGURES)
+  assert plan('--stage=guidance') == 0
+  assert 'guidance           yes' in capsys.readouterr().out
+
+
 def test_an_interrupted_plan_leaves_no_process(monkeypatch, tmp_path):
   compiles_by(monkeypatch, f"open('{tmp_path}/pid', 'w').write(str(os.getpid())); time.sleep(99)")
 
