@@ -13,9 +13,8 @@ unguided teacher is halved, and guidance is applied when sampling), `small` (net
 budget for one small machine), `tiny` (every stage takes seconds, for tests: sizes change, never
 the method).
 
-Hardware assumed: 8 accelerator chips or one GPU; compiled for TPU v5e:2x4, stage one takes 1.1 GB of
-a chip (docs/pods.md). `small`: two CPU cores, on which it took an hour
-beside other work.
+Hardware assumed: 8 accelerator chips or one GPU; compiled for TPU v5e:2x4, stage one takes 1.1 GB
+of a chip (docs/pods.md). `small`: two CPU cores, on which it took an hour beside other work.
 Result: not run yet. `small`: at w = 1, FD-lite0 to the teacher's 64-step images (1,000 of them) is
 9.8 for the student's 4 steps and 60 for the teacher's own 4 steps; docs/cifar10_small.md has more.
 

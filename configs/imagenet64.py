@@ -10,8 +10,8 @@ Variants, after a colon: `stochastic` (stage two distils for the stochastic samp
 unguided teacher is halved, and guidance is applied when sampling), `tiny` (every stage takes
 seconds, for tests: sizes change, never the method).
 
-Hardware assumed: 128 TPU v4 chips; compiled for v4:4x4x8, stage one takes 7.6 of the 34 GB of a chip
-(docs/pods.md). With fewer chips, raise `accumulation` of each stage or set
+Hardware assumed: 128 TPU v4 chips; compiled for v4:4x4x8, stage one takes 7.6 of the 34 GB of a
+chip (docs/pods.md). With fewer chips, raise `accumulation` of each stage or set
 --config.train.remat=blocks; --plan --topology shows what a chip then needs.
 Result: not run yet.
 

@@ -17,8 +17,8 @@ Stable Diffusion's inpainting network, imported as data/sd_inpainting, with rand
 ordinary network, with a teacher stage first, in which the weights of the new inputs start at zero),
 `tiny` (every stage takes seconds, for tests: sizes change, never the method).
 
-Hardware assumed: 32 TPU v4 or v5e chips; compiled for v4:2x4x4, stage one takes 10.3 of the 34 GB of
-a chip, and for v5e:4x8 9.9 of 17 GB (docs/pods.md). --plan --topology shows what others need.
+Hardware assumed: 32 TPU v4 or v5e chips; compiled for v4:2x4x4, stage one takes 10.3 of the 34 GB
+of a chip, and for v5e:4x8 9.9 of 17 GB (docs/pods.md). --plan --topology shows what others need.
 Result: not run yet.
 
 Sources: network and noise schedule are Rombach et al.'s, arXiv 2112.10752. w in [2, 14] is Meng et
