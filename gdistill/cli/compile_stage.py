@@ -31,10 +31,10 @@ def main(file: str) -> int:
   try:
     devices = topologies.devices_of(chips)
     if request['stage'] == 'samplers':
-      found = drawing_ahead.measure(recipe, chips, devices, say, request['effort'])
+      found = drawing_ahead.measure(recipe, chips, devices, say)
     else:
       run = assemble.Run(recipe, devices=devices)
-      found = ahead.measure(run, request['stage'], chips, say, request['effort'])
+      found = ahead.measure(run, request['stage'], chips, say)
   except errors.ConfigError as e:
     found = {'wrong': str(e)}
   except jax.errors.JaxRuntimeError as e:

@@ -28,6 +28,7 @@ from gdistill.workdir import storage
 
 _COMMAND = ('-m', 'gdistill.cli.compile_stage')  # arguments of Python that compile a request
 _SAMPLERS = 'samplers'  # named like a stage: the program with which students draw
+_LEVELS = ('O0', 'O1', 'O2', 'O3', 'run')  # values of --level
 _SAY_EVERY = 60.0  # seconds between two lines that a compile goes on
 
 
@@ -36,8 +37,8 @@ def run(args: argparse.Namespace, recipe: recipes.Recipe) -> int:
   chips = topologies.parse(args.topology)
   if not 0 < args.mfu <= 1:
     raise errors.ConfigError(f'--mfu={args.mfu} must be above 0 and at most 1, such as 0.4')
-  if not -1 <= args.effort <= 0:
-    raise errors.ConfigError(f'--effort={args.effort} must be from -1 (quick) to 0 (as a run does)')
+  if args.level not in _LEVELS:
+    raise errors.ConfigError(f'--level={args.level} must be one of {", ".join(_LEVELS)}')
   if not args.minutes > 0:
     raise errors.ConfigError(f'--minutes={args.minutes} must be above 0')
   planned = assemble.Run(recipe, args.workdir or None, chips.devices)
@@ -51,7 +52,7 @@ def run(args: argparse.Namespace, recipe: recipes.Recipe) -> int:
   stages = [*stages, _SAMPLERS] if args.samplers else stages
   if args.json and storage.exists(storage.path(args.json)):
     raise errors.ConfigError(f'--json={args.json} exists already; choose another file')
-  compiler = Compiler(planned, chips, args.minutes, args.effort)
+  compiler = Compiler(planned, chips, args.minutes, args.level)
   if args.kept:
     found = {stage: kept for stage in stages if (kept := compiler.kept(stage))}
     if not found:
@@ -73,13 +74,14 @@ def run(args: argparse.Namespace, recipe: recipes.Recipe) -> int:
 class Compiler:
   """Compiles the programs of a planned run for `chips`, each in its own process.
 
-  `effort` is that of `compiled.figures`. A process that takes more than `minutes` is ended.
+  `level` is XLA's optimization level, or 'run' for the one with which runs are compiled. A process
+  that takes more than `minutes` is ended.
   """
 
   run: assemble.Run
   chips: topologies.Topology
   minutes: float
-  effort: float
+  level: str
 
   def figures(self, stage: str) -> dict[str, Any]:
     """Returns the figures of a stage's train step, or of the program 'samplers'.
@@ -94,9 +96,10 @@ class Compiler:
       progress.say(f'{name}: compiled before')
       return found
     request = {
-      'config': self.run.config, 'stage': stage, 'topology': str(self.chips), 'effort': self.effort
+      'config': self.run.config, 'stage': stage, 'topology': str(self.chips)
     }  # fmt: skip
     environment = {**os.environ, **topologies.environment(self.chips)}
+    environment['JAX_OPTIMIZATION_LEVEL'] = 'UNKNOWN' if self.level == 'run' else self.level
     with tempfile.TemporaryDirectory(prefix='gdistill-plan-') as folder:
       file = pathlib.Path(folder) / 'request.json'
       file.write_text(json.dumps(request), encoding='utf-8')
@@ -104,7 +107,7 @@ class Compiler:
       result = pathlib.Path(f'{file}.result')
       if not result.exists():
         return {'failed': failed}
-      found = json.loads(result.read_text(encoding='utf-8'))
+      found = {'level': self.level, **json.loads(result.read_text(encoding='utf-8'))}
     if 'wrong' in found:
       raise errors.ConfigError(found['wrong'])
     if 'failed' not in found and (file := self._file(stage)) is not None:
@@ -124,7 +127,7 @@ class Compiler:
     run = self.run
     parts = {
       'topology': str(self.chips),
-      'effort': self.effort,
+      'level': self.level,
       'mesh': dict(run.mesh.shape),
       'setup': run.digest if stage == _SAMPLERS else repr(dataclasses.asdict(run.setups[stage])),
       'fields': repr(ahead.fields(run)),

@@ -56,9 +56,9 @@ def parser(prog: str, description: str) -> command_line.Parser:
     help='for --topology: share of the peak FLOP/s with which hours are reckoned (default: 0.4)',
   )  # fmt: skip
   p.add_argument(
-    '--effort', type=float, default=-1.0,
-    help='for --topology: effort of the compiler, from -1, which is quick and makes larger '
-    'temporaries, to 0, with which a run is compiled (default: -1)',
+    '--level', default='O0',
+    help='for --topology: optimization level of XLA, from O0, which is quick, to O3, or `run`, '
+    'with which a run is compiled (default: O0)',
   )  # fmt: skip
   p.add_argument(
     '--minutes', type=float, default=60.0,

@@ -16,13 +16,10 @@ def figures(
   chips: topologies.Topology,
   axes: Mapping[str, int],
   say: Callable[[str], None],
-  effort: float,
 ) -> dict[str, Any]:
   """Returns the figures of a compiled program, in plain JSON types.
 
-  `axes` are the names and sizes of the mesh's axes. `say` is told each phase. `effort` is XLA's
-  exec_time_optimization_effort: from 0, with which runs are compiled, down to -1, which takes a
-  small part of the time and makes larger temporaries. FLOPs are those of
+  `axes` are the names and sizes of the mesh's axes. `say` is told each phase. FLOPs are those of
   convolutions and products of one device, also of products that the backward pass repeats. Raises
   what the compiler raises if it refuses the program.
   """
@@ -40,11 +37,9 @@ def figures(
   flops = sum(p.flops for p in program.products(traced.jaxpr.jaxpr))
   lowered = timed('lowering', traced.lower)
   del traced
-  options = {'exec_time_optimization_effort': effort} if effort else None
-  compiled = timed('compiling', lambda: lowered.compile(options))
+  compiled = timed('compiling', lowered.compile)
   text = compiled.as_text()
   return {
-    'effort': effort,
     'seconds': seconds,
     'memory': _memory(compiled),
     'flops': flops,

@@ -23,7 +23,6 @@ def measure(
   chips: topologies.Topology,
   devices: Any,
   say: Callable[[str], None],
-  effort: float,
 ) -> dict[str, Any]:
   """Returns `compiled.figures` of the program with which a student draws, from tokens to pixels.
 
@@ -65,5 +64,4 @@ def measure(
     chips,
     dict(whole.mesh.shape),
     say,
-    effort,
   )

@@ -18,7 +18,6 @@ def measure(
   stage: str,
   chips: topologies.Topology,
   say: Callable[[str], None],
-  effort: float,
 ) -> dict[str, Any]:
   """Returns `compiled.figures` of a stage's train step, and 'state', its number of arrays.
 
@@ -31,7 +30,6 @@ def measure(
     chips,
     dict(mesh.shape),
     say,
-    effort,
   )
   return {**found, 'state': len(jax.tree.leaves(stage_shapes.state_shapes(setup, mesh)))}
 

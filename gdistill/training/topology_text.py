@@ -18,11 +18,11 @@ def describe(
   `found` is {stage: figures of training/ahead.py, or why there are none}.
   """
   chip = chips.chip
-  efforts = ', '.join(sorted({f'{f["effort"]:g}' for f in found.values() if 'effort' in f}))
+  levels = ', '.join(sorted({f['level'] for f in found.values() if 'level' in f}))
   lines = [
     f'{chips}: {chips.devices} devices, each {chip.flops / 1e12:,.0f} TFLOP/s in bfloat16, '
-    f'{chip.memory / 1e9:.1f} GB, {chip.bandwidth / 1e9:,.0f} GB/s; compiled with effort '
-    f'{efforts or "-"}, and a run with effort 0',
+    f'{chip.memory / 1e9:.1f} GB, {chip.bandwidth / 1e9:,.0f} GB/s; compiled at level '
+    f'{levels or "-"}',
     f'{"compiled for it":16}{"fits":>6}{"GB: state and batch":>21}{"temporaries":>13}{"all":>8}'
     f'{"TFLOP":>8}{"GB moved":>10}{"ms by FLOPs":>13}{"by bytes":>10}{"MFU at most":>13}'
     f'{"compiled in":>13}',

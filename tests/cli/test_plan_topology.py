@@ -15,7 +15,7 @@ from gdistill.training import assemble
 
 CHIPS = topologies.parse('v5e:2x4')
 FIGURES = {
-  'effort': -1.0,
+  'level': 'O0',
   'seconds': {'tracing': 1.0, 'lowering': 2.0, 'compiling': 3.0},
   'memory': {'arguments': 10**9, 'results': 0, 'temporaries': 2 * 10**9, 'program': 10**6},
   'flops': 197 * 10**9,  # a millisecond of a v5e
@@ -85,10 +85,10 @@ def test_a_plan_prints_and_writes_what_the_compiled_steps_need(monkeypatch, tmp_
 
 def test_figures_are_kept_for_equal_programs_only(monkeypatch):
   gives(monkeypatch, FIGURES)
-  first = plan_topology.Compiler(run_of(), CHIPS, 1, -1.0).figures('guidance')
+  first = plan_topology.Compiler(run_of(), CHIPS, 1, 'O0').figures('guidance')
   compiles_by(monkeypatch, 'sys.exit(9)')
   assert (
-    plan_topology.Compiler(run_of('evaluation.ws=(1.0,)'), CHIPS, 1, -1.0).figures('guidance')
+    plan_topology.Compiler(run_of('evaluation.ws=(1.0,)'), CHIPS, 1, 'O0').figures('guidance')
     == first
   )
   others = [run_of('guidance.batch_size=64'), run_of('model.channels=32')]
@@ -97,7 +97,7 @@ def test_figures_are_kept_for_equal_programs_only(monkeypatch):
     (run_of(), 'teacher', CHIPS),
     (run_of(), 'guidance', topologies.parse('v6e:2x4')),
   ):
-    found = plan_topology.Compiler(run, chips, 1, -1.0).figures(stage)
+    found = plan_topology.Compiler(run, chips, 1, 'O0').figures(stage)
     assert 'exit code 9' in found['failed']
 
 
@@ -115,7 +115,7 @@ def test_a_stage_without_figures_is_a_line_and_the_others_go_on(
   good = f"open(sys.argv[1] + '.result', 'w').write('''{json.dumps(FIGURES)}''')"
   request = "json.load(open(sys.argv[1]))['stage']"
   compiles_by(monkeypatch, f'if {request} == "teacher":\n  {code}\nelse:\n  {good}')
-  slow = plan_topology.Compiler(run_of(), CHIPS, minutes, -1.0).figures('teacher')
+  slow = plan_topology.Compiler(run_of(), CHIPS, minutes, 'O0').figures('teacher')
   assert words in slow['failed']
   if minutes == 1:
     assert plan() == 0
@@ -156,7 +156,7 @@ def test_an_interrupted_plan_leaves_no_process(monkeypatch, tmp_path):
   monkeypatch.setattr(plan_topology, '_SAY_EVERY', 0.0)
   monkeypatch.setattr(plan_topology.progress, 'say', interrupt)
   with pytest.raises(KeyboardInterrupt):
-    plan_topology.Compiler(run_of(), CHIPS, 1, -1.0).figures('guidance')
+    plan_topology.Compiler(run_of(), CHIPS, 1, 'O0').figures('guidance')
   with pytest.raises(ProcessLookupError):
     os.kill(int((tmp_path / 'pid').read_text()), 0)
 
@@ -168,7 +168,7 @@ def test_an_interrupted_plan_leaves_no_process(monkeypatch, tmp_path):
     (['--topology=v5e:2x4', '--stage=guide'], '--stage=guide is no stage of this config'),
     (['--topology=v5e:2x4', '--devices=8'], 'leave --devices out'),
     (['--topology=v5e:2x4', '--mfu=40'], '--mfu=40.0 must be above 0 and at most 1'),
-    (['--topology=v5e:2x4', '--effort=1'], '--effort=1.0 must be from -1'),
+    (['--topology=v5e:2x4', '--level=0'], '--level=0 must be one of O0'),
     (['--topology=v5e:2x4', '--minutes=0'], '--minutes=0.0 must be above 0'),
     (['--topology=v5e:2x4', '--config.guidance.batch_size=12'], 'guidance.batch_size=12 must be'),
     (['--topology=v5e:2x4', '--json=setup.py'], '--json=setup.py exists already'),
