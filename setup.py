@@ -60,7 +60,7 @@ setuptools.setup(
     ],
     'convert': ['torch'],
     'text': ['tokenizers'],
-    'tpu': ['libtpu', 'requests'],
+    'tpu': ['jax[tpu]>=0.10'],  # libtpu of the version that belongs to JAX
     'notebook': ['ipykernel', 'ipywidgets'],
     'parity': [
       'diffusers==0.42.1',
