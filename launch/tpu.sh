@@ -59,6 +59,7 @@ check_run() {
 }
 
 tell_plan() { # says what the last plan for this slice found, or how to make one
+  [[ -z $DRY_RUN ]] || return 0
   local plan said
   plan=(python -m gdistill.main --plan --config="$CONFIG" --topology="$TPU_TYPE" ${OVERRIDES[@]+"${OVERRIDES[@]}"})
   ((SLICES == 1)) || plan[5]="--topology=${SLICES}x $TPU_TYPE"
