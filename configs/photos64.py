@@ -15,7 +15,8 @@ training budget for one small machine), `tiny` (every stage takes seconds, for t
 Differences from imagenet64.py: 128 channels, two blocks, batch 256, a ladder from 256 steps and
 shorter stages. Stage one weighs the loss by SNR + 1 (`small`: by the truncated SNR).
 
-Hardware assumed: one accelerator of 80 GB. `small`: two CPU cores for a few hours.
+Hardware assumed: one accelerator of 80 GB; compiled for one TPU v5p (v5p:1x1x1), stage one takes
+30.5 GB (docs/pods.md). `small`: two CPU cores for a few hours.
 Result: not run yet.
 """
 
