@@ -7,6 +7,8 @@ from typing import Any
 
 import jax
 
+from gdistill.devices import program
+
 
 @dataclasses.dataclass(frozen=True)
 class Product:
@@ -27,49 +29,30 @@ class Product:
 
 
 def products(function: Callable, *args: Any) -> list[tuple[Product, Any]]:
-  """Returns every convolution and matrix product of the function's jaxpr, with its equation.
-
-  The body of a loop counts once.
-  """
+  """Returns every convolution and matrix product of the function's jaxpr, with its equation."""
   found = []
-  for eqn in _equations(jax.make_jaxpr(function)(*args).jaxpr):
-    kind = {'conv_general_dilated': 'conv', 'dot_general': 'dot'}.get(eqn.primitive.name)
-    if kind is None:
-      continue
-    (lhs, rhs), out = (v.aval for v in eqn.invars), eqn.outvars[0].aval
-    numbers = eqn.params['dimension_numbers']
+  for p in program.products(jax.make_jaxpr(function)(*args).jaxpr):
+    kind = {'conv_general_dilated': 'conv', 'dot_general': 'dot'}[p.eqn.primitive.name]
+    names = ('dimension_numbers',)
     if kind == 'conv':
       names = (
         'window_strides', 'padding', 'lhs_dilation', 'rhs_dilation', 'dimension_numbers',
         'feature_group_count', 'batch_group_count',
       )  # fmt: skip
-      terms = math.prod(rhs.shape[i] for i in numbers.rhs_spec[1:])
-    else:
-      names = ('dimension_numbers',)
-      terms = math.prod(lhs.shape[i] for i in numbers[0][0])
-    settings = tuple((name, eqn.params[name]) for name in names)
-    flops = 2 * math.prod(out.shape) * terms
+    lhs, rhs, out = (v.aval for v in (*p.eqn.invars, *p.eqn.outvars))
+    settings = tuple((name, p.eqn.params[name]) for name in names)
+    flops = p.flops // p.times  # of one run
     one = Product(kind, lhs.shape, rhs.shape, out.shape, str(lhs.dtype), settings, flops)
-    found.append((one, eqn))
+    found.append((one, p.eqn))
   return found
 
 
-def _equations(jaxpr: Any) -> list:
-  """Returns the equations of a jaxpr and of every jaxpr inside it."""
-  out = []
-  for eqn in jaxpr.eqns:
-    out.append(eqn)
-    for value in eqn.params.values():
-      for inner in value if isinstance(value, (tuple, list)) else (value,):
-        inner = getattr(inner, 'jaxpr', inner)
-        if hasattr(inner, 'eqns'):
-          out += _equations(inner)
-  return out
-
-
 def forward_flops(function: Callable, *args: Any) -> int:
-  """Returns the FLOPs of the convolutions and matrix products of a function."""
-  return sum(product.flops for product, _ in products(function, *args))
+  """Returns the FLOPs of the convolutions and matrix products of a function.
+
+  The body of a scan counts as often as the scan runs it.
+  """
+  return sum(p.flops for p in program.products(jax.make_jaxpr(function)(*args).jaxpr))
 
 
 def activation_floor(function: Callable, *args: Any) -> int:

@@ -10,6 +10,8 @@ from jax import numpy as jnp
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / 'benchmarks'))
 import counting
 
+from gdistill.models import attention
+
 
 def conv(x, kernel, **more):
   return jax.lax.conv_general_dilated(
@@ -29,9 +31,12 @@ def conv(x, kernel, **more):
       2 * (4 * 4 * 8) * (3 * 3 * 3),
     ),
     (lambda a, b: jnp.einsum('bqd,bkd->bqk', a, b), ((2, 3, 4), (2, 5, 4)), 2 * 2 * 3 * 5 * 4),
-    # Products inside another function, and inside a loop, whose body counts once.
+    # Products inside another function, and inside a loop, which runs nine times.
     (jax.jit(lambda a, b: jnp.tanh(a @ b)), ((2, 2), (2, 2)), 16),
-    (lambda a, b: jax.lax.fori_loop(0, 9, lambda i, c: c @ b, a), ((2, 2), (2, 2)), 16),
+    (lambda a, b: jax.lax.fori_loop(0, 9, lambda i, c: c @ b, a), ((2, 2), (2, 2)), 9 * 16),
+    # One of the forms of attention counts, and blocks of queries count all together.
+    (lambda q, k: attention.attention(q, k, k), 2 * ((1, 256, 2, 8),), 2**3 * 256**2 * 8),
+    (lambda q, k: attention.attention(q, k, k), 2 * ((8, 2048, 2, 8),), 2**6 * 2048**2 * 8),
   ],
 )  # fmt: skip
 def test_flops_of_products_by_hand(function, shapes, flops):
