@@ -10,6 +10,8 @@ import sys
 import threading
 import time
 
+SAMPLERS = 'samplers'  # named like a stage: the program with which students draw
+
 
 def main(file: str) -> int:
   """Compiles the stage of a request, and writes the figures, or the compiler's error."""
@@ -30,13 +32,13 @@ def main(file: str) -> int:
   say = functools.partial(print, flush=True)
   try:
     devices = topologies.devices_of(chips)
-    if request['stage'] == 'samplers':
+    if request['stage'] == SAMPLERS:
       found = drawing_ahead.measure(recipe, chips, devices, say)
     else:
       run = assemble.Run(recipe, devices=devices)
       found = ahead.measure(run, request['stage'], chips, say)
-  except errors.ConfigError as e:
-    found = {'wrong': str(e)}
+  except errors.GdistillError as e:
+    found = {'wrong': str(e), 'kind': type(e).__name__}
   except jax.errors.JaxRuntimeError as e:
     full = 'RESOURCE_EXHAUSTED' in str(e)
     found = {'refused' if full else 'failed': errors.brief(e, 1000)}

@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from gdistill import errors
+from gdistill.cli import compile_stage
+from gdistill.devices import mesh as meshes
 from gdistill.devices import topology as topologies
 from gdistill.process import progress
 from gdistill.recipe import settings as recipes
@@ -27,7 +29,6 @@ from gdistill.training import topology_text
 from gdistill.workdir import storage
 
 _COMMAND = ('-m', 'gdistill.cli.compile_stage')  # arguments of Python that compile a request
-_SAMPLERS = 'samplers'  # named like a stage: the program with which students draw
 _LEVELS = ('O0', 'O1', 'O2', 'O3', 'run')  # values of --level
 _SAY_EVERY = 60.0  # seconds between two lines that a compile goes on
 
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace, recipe: recipes.Recipe) -> int:
         f'--stage={stage} is no stage of this config; take one of {", ".join(planned.setups)}'
       )
   run_checks.mesh(planned)
-  stages = [*stages, _SAMPLERS] if args.samplers else stages
+  stages = [*stages, compile_stage.SAMPLERS] if args.samplers else stages
   if args.json and storage.exists(storage.path(args.json)):
     raise errors.ConfigError(f'--json={args.json} exists already; choose another file')
   compiler = Compiler(planned, chips, args.minutes, args.level)
@@ -109,33 +110,41 @@ class Compiler:
         return {'failed': failed}
       found = {'level': self.level, **json.loads(result.read_text(encoding='utf-8'))}
     if 'wrong' in found:
-      raise errors.ConfigError(found['wrong'])
+      raise getattr(errors, found['kind'])(found['wrong'])
     if 'failed' not in found and (file := self._file(stage)) is not None:
-      storage.write_json(file, found)
+      try:
+        storage.write_json(file, found)
+      except errors.CheckpointError as e:  # the figures are printed all the same
+        progress.say(f'{name}: the figures are not kept: {e}')
     return found
 
   def kept(self, stage: str) -> dict[str, Any] | None:
     """Returns the figures that an earlier plan kept for the same program, or None."""
     file = self._file(stage)
-    return storage.read_json(file) if file is not None and storage.exists(file) else None
+    if file is None or not storage.exists(file):
+      return None
+    try:
+      return storage.read_json(file)
+    except errors.CheckpointError:
+      return None  # a damaged file is written again
 
   def _file(self, stage: str) -> storage.epath.Path | None:
     """Returns the file in which the figures of a stage are kept, or None without a home folder."""
-    base = os.environ.get('XDG_CACHE_HOME') or os.path.join(os.path.expanduser('~'), '.cache')
-    if not os.path.isabs(base):
+    folder = meshes.cache_folder('plans')
+    if not folder:
       return None
-    run = self.run
+    run, sampling = self.run, stage == compile_stage.SAMPLERS
     parts = {
       'topology': str(self.chips),
       'level': self.level,
       'mesh': dict(run.mesh.shape),
-      'setup': run.digest if stage == _SAMPLERS else repr(dataclasses.asdict(run.setups[stage])),
+      'setup': run.digest if sampling else repr(dataclasses.asdict(run.setups[stage])),
       'fields': repr(ahead.fields(run)),
       'versions': {p: _version(p) for p in ('jax', 'jaxlib', 'flax', 'optax', 'libtpu')},
       'sources': _sources(),
     }
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-    return storage.path(os.path.join(base, 'gdistill', 'plans', f'{digest}.json'))
+    return storage.path(os.path.join(folder, f'{digest}.json'))
 
 
 def _compile(file: pathlib.Path, name: str, minutes: float, environment: Mapping[str, str]) -> str:

@@ -35,15 +35,21 @@ def use_compile_cache() -> None:
   check_compile_cache()
   if 'JAX_COMPILATION_CACHE_DIR' in os.environ:
     return
-  base = os.environ.get('XDG_CACHE_HOME') or os.path.join(os.path.expanduser('~'), '.cache')
-  folder = os.path.join(base, 'gdistill', 'xla')
+  folder = cache_folder('xla')
+  if not folder:
+    return
   with contextlib.suppress(OSError):  # without a writable folder, there is no cache
-    if not os.path.isabs(folder):
-      return  # without a home folder, expanduser returns '~' unchanged
     os.makedirs(folder, mode=0o700, exist_ok=True)
     if os.stat(folder).st_uid == os.getuid() and os.access(folder, os.W_OK):
       jax.config.update('jax_compilation_cache_dir', folder)
       check_compile_cache()
+
+
+def cache_folder(name: str) -> str:
+  """Returns the folder ~/.cache/gdistill/`name`, or '' without a home folder; it may not exist."""
+  base = os.environ.get('XDG_CACHE_HOME') or os.path.join(os.path.expanduser('~'), '.cache')
+  # Without a home folder, expanduser returns '~' unchanged.
+  return os.path.join(base, 'gdistill', name) if os.path.isabs(base) else ''
 
 
 def check_compile_cache() -> None:

@@ -31,11 +31,10 @@ def measure(
   text encoder and the decoder.
   """
   frozen = frozen_networks.of_settings(recipe.latents)
-  sampler, batch = recipe.progressive.sampler, recipe.evaluation.batch_size
+  batch = recipe.evaluation.batch_size
   net = networks.build(recipe.model, recipe.takes_w, noise_settings=recipe.noise)
   params = networks.initial_shapes(net, recipe.model)
-  name = 'ddim' if sampler == 'deterministic' else sampler
-  card = {'guided': recipe.naive, 'takes_w': recipe.takes_w}
+  card = {'guided': recipe.naive, 'takes_w': recipe.takes_w, 'sampler': recipe.progressive.sampler}
   folder = folders.Folder(storage.path('.'), card, recipe.model, recipe.noise, net, params)
   own = [d for d in devices if d.process_index == 0]
   whole, rows = meshes.over_local_devices(batch, own)
@@ -50,7 +49,9 @@ def measure(
   if frozen.text:
     given['prompts'] = tuple(np.repeat(a, batch, 0) for a in frozen.tokens(['']))
   draw = jax.jit(
-    meshes.by_rows(sampling.drawing(folder, frozen, name), rows.mesh, sampling.SPLIT),
+    meshes.by_rows(
+      sampling.drawing(folder, frozen, sampling.own_sampler(card)), rows.mesh, sampling.SPLIT
+    ),
     in_shardings=(whole, rows, whole, whole),
     out_shardings=rows,
   )

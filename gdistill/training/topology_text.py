@@ -36,12 +36,12 @@ def describe(
   return '\n'.join(lines)
 
 
-def held(figures: Mapping[str, Any]) -> int:
+def _held(figures: Mapping[str, Any]) -> int:
   """Returns the bytes that a compiled step takes of a device's memory."""
   return sum(figures['memory'].values())
 
 
-def floors(figures: Mapping[str, Any], chip: topologies.Chip) -> tuple[float, float]:
+def _floors(figures: Mapping[str, Any], chip: topologies.Chip) -> tuple[float, float]:
   """Returns the least seconds of one update: by the FLOPs of its products, and by bytes moved."""
   return figures['flops'] / chip.flops, (figures['bytes'] or 0.0) / chip.bandwidth
 
@@ -51,14 +51,14 @@ def _row(stage: str, figures: Mapping[str, Any], chip: topologies.Chip) -> str:
     return f'{stage:16}{"no":>6}  {" ".join(figures["refused"].split())[:400]}'
   if 'failed' in figures:
     return f'{stage:16}{"?":>6}  {figures["failed"]}'
-  memory, (by_flops, by_bytes) = figures['memory'], floors(figures, chip)
-  fits = 'yes' if held(figures) <= chip.memory else 'no'
+  memory, (by_flops, by_bytes) = figures['memory'], _floors(figures, chip)
+  fits = 'yes' if _held(figures) <= chip.memory else 'no'
   # XLA counts no bytes for GPUs.
   moved = f'{figures["bytes"] / 1e9:10.1f}' if by_bytes else f'{"":10}'
   bound = f'{by_bytes * 1e3:10.1f}{min(1, by_flops / by_bytes):13.0%}' if by_bytes else f'{"":23}'
   return (
     f'{stage:16}{fits:>6}{memory["arguments"] / 1e9:21.2f}{memory["temporaries"] / 1e9:13.2f}'
-    f'{held(figures) / 1e9:8.2f}{figures["flops"] / 1e12:8.2f}{moved}{by_flops * 1e3:13.1f}{bound}'
+    f'{_held(figures) / 1e9:8.2f}{figures["flops"] / 1e12:8.2f}{moved}{by_flops * 1e3:13.1f}{bound}'
     f'{sum(figures["seconds"].values()):11.0f} s'
   )
 
@@ -103,7 +103,7 @@ def _hours(
   for r in plan:
     figures = found.get(r.stage, {})
     if 'flops' in figures:
-      by_flops, by_bytes = floors(figures, chips.chip)
+      by_flops, by_bytes = _floors(figures, chips.chip)
       hours = r.steps * max(by_flops / mfu, by_bytes) / 3600
       total += hours
       lines.append(f'{r.name:24}{r.steps:11,}{hours:9.2f}{hours * count:12,.0f}')

@@ -192,3 +192,27 @@ def test_what_was_compiled_before_is_printed_without_a_compiler(monkeypatch, cap
   compiles_by(monkeypatch, 'sys.exit(9)')
   assert plan('--kept', topology='v5litepod-8') == 0
   assert capsys.readouterr().out == first
+
+
+def test_a_damaged_file_of_figures_is_written_again(monkeypatch, tmp_path):
+  gives(monkeypatch, FIGURES)
+  compiler = plan_topology.Compiler(run_of(), CHIPS, 1, 'O0')
+  assert compiler.figures('guidance') == FIGURES
+  (file,) = (tmp_path / 'cache' / 'gdistill' / 'plans').iterdir()
+  file.write_text('{"level": "O')
+  assert compiler.kept('guidance') is None
+  assert compiler.figures('guidance') == FIGURES == compiler.kept('guidance')
+
+
+def test_figures_that_cannot_be_kept_are_printed_all_the_same(monkeypatch, tmp_path, capsys):
+  (tmp_path / 'cache').write_text('a file where the folder would be')
+  gives(monkeypatch, FIGURES)
+  assert plan('--stage=guidance') == 0
+  found = capsys.readouterr()
+  assert 'guidance           yes' in found.out and 'are not kept' in found.err
+
+
+def test_an_error_in_the_process_that_compiles_is_one_line_with_its_exit_code(monkeypatch, capsys):
+  gives(monkeypatch, {'wrong': 'data/sd/autoencoder holds no autoencoder', 'kind': 'DataError'})
+  assert plan('--samplers') == 3
+  assert capsys.readouterr().err.splitlines()[-1].startswith('gdistill: data/sd/autoencoder holds')
